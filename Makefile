@@ -1,0 +1,44 @@
+# `make help` lists what there is. Everything runs in .venv, which `make setup` makes.
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: .venv/.installed ## make .venv and install the locked dependencies; does nothing when nothing changed
+
+.venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, $(PYTHON) is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock requirements-uv.lock
+	@touch $@
+
+.PHONY: repro
+repro: setup ## run the pipeline (dvc repro) and say where the results are
+	dvc repro
+	@python -m commands.results
+
+.PHONY: ui
+ui: setup ## open the MLflow UI on 127.0.0.1:5000
+	python -m commands.ui
+
+.PHONY: test
+test: setup ## run every test
+	python -m pytest
+
+.PHONY: check
+check: setup ## lint, formatting and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+.PHONY: lock
+lock: setup ## resolve the dependencies anew into the lock files, which name no index
+	echo uv | uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --output-file requirements-uv.lock -
+	uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group dev --output-file requirements.lock pyproject.toml

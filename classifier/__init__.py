@@ -1,0 +1,1 @@
+"""The library under the stages: params, datasets, model, training engine, evaluation, tracking."""

@@ -1,0 +1,31 @@
+"""How a stage or a command ends: silently, or with one clear line and a non-zero exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Call `main` with the command line; what a person can mend is said in one line, without a traceback.
+
+    Errors of the program itself (anything but ValueError and OSError) keep their traceback.
+    """
+    name = Path(sys.argv[0]).stem
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def paths(arguments: list[str], *names: str) -> list[Path]:
+    """The command line as paths, one for each name; ValueError says what is expected."""
+    if len(arguments) != len(names):
+        raise ValueError(
+            f"expected {' '.join(name.upper() for name in names)}, got {len(arguments)} arguments: {arguments}"
+        )
+    return [Path(argument) for argument in arguments]
