@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     Errors of the program itself (anything but ValueError and OSError) keep their traceback.
     """
     name = Path(sys.argv[0]).stem
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwind, as SIGINT does
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -27,15 +27,34 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def publish(temporary: Path, path: Path) -> None:
     """Give a finished and flushed file its final name, with the permissions the umask asks for."""
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)
+    apply_umask(temporary)
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def apply_umask(path: Path) -> None:
+    """The permissions of an ordinary new file; a temporary one is made for its owner's eyes alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def empty_folder(path: Path) -> None:
+    """Make the folder, or remove the files in it, so that it will hold what is written next and nothing else.
+
+    A folder inside it raises ValueError before anything is removed: no stage writes one, so `path` is some other place.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    entries = sorted(path.iterdir())
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            raise ValueError(f"{path} is to be overwritten, but holds the folder {entry.name}: remove it, if it may go")
+    for entry in entries:
+        entry.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

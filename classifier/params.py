@@ -116,6 +116,11 @@ def load_params(path: Path) -> Params:
         raise FileNotFoundError(f"{path} does not exist: run in the project's root") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    return parse_params(text, path)
+
+
+def parse_params(text: str, path: Path) -> Params:
+    """As load_params, from the file's text; `path` is for the message."""
     try:
         # YAML 1.2, as DVC reads it: 1e-3 is a number; tags that would build objects are refused.
         tree = YAML(typ="safe", pure=True).load(text)

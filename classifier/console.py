@@ -1,0 +1,53 @@
+"""What training says: the classic tutorial's lines, a progress bar on a terminal, and a copy for the record."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from classifier.history import Row
+
+
+class Console(AbstractContextManager["Console"]):
+    """Prints while it lasts, and hands all its lines to `keep` when it ends, also when training fails."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int, keep: Callable[[str], None]) -> None:
+        self.steps_per_epoch = steps_per_epoch
+        self.keep = keep
+        self.lines: list[str] = []
+        self.bar = None
+        if sys.stdout.isatty():
+            from rich.progress import Progress  # for terminals alone: it takes 0.1 s
+
+            self.bar = Progress(transient=True)
+            self.task = self.bar.add_task("training", total=epochs * steps_per_epoch)
+            self.bar.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+        if error:
+            self.lines.append(f"{type(error).__name__}: {error}")
+        self.keep("\n".join(self.lines) + "\n")
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        if self.bar:
+            self.bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, flush=True)
+
+    def show(self, row: Row) -> None:
+        """`[epoch, step in the epoch] loss: running loss`, and the validation curves when the epoch ends."""
+        step = row.step - (row.epoch - 1) * self.steps_per_epoch
+        self.say(f"[{row.epoch}, {step:5d}] loss: {row.running_loss:.3f}")
+        if row.validation_loss is not None:
+            self.say(
+                f"[{row.epoch}] validation loss: {row.validation_loss:.3f} accuracy: {row.validation_accuracy:.2%}"
+            )
+        if self.bar:
+            self.bar.update(self.task, completed=row.step)

@@ -1,0 +1,31 @@
+"""Which device computes, and how precisely."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes CUDA, else Apple's MPS, else the CPU; ValueError when the named device is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    elif not available[name]:
+        there = ", ".join(["auto", *(device for device, is_there in available.items() if is_there)])
+        raise ValueError(f"train.device: {name!r} is not available on this machine; allowed here: {there}")
+    return torch.device(name)
+
+
+def be_deterministic() -> None:
+    """Only kernels that give the same bits twice; cuBLAS reads the variable when it is first used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+
+
+def describe(device: torch.device) -> str:
+    """For people and for the record: `cpu, 2 threads` or the GPU's name."""
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}"
+    return f"{device.type}, {torch.get_num_threads()} threads"

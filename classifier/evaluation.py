@@ -1,0 +1,188 @@
+"""What predictions are worth: numbers and tables from arrays; no files, no model.
+
+Every table lists the classes in their own order and bins from low to high, so equal predictions are equal bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of N >= 1 labelled images of K >= 2 classes.
+
+    labels: `(N,) int64` in 0..K-1. log_probabilities: `(N, K)` float, the log-softmax of the logits, finite, so that
+    the loss keeps its digits where a probability rounds to 0 or 1. class_names: K names.
+    ValueError names what does not fit, and the first image that it does not fit on.
+    """
+
+    labels: np.ndarray
+    log_probabilities: np.ndarray
+    class_names: list[str]
+
+    def __post_init__(self) -> None:
+        images, classes = len(self.labels), len(self.class_names)
+        if images == 0:
+            raise ValueError("there are no images to evaluate on: the split is empty")
+        if classes < 2:
+            raise ValueError(f"{classes} class names: allowed are 2 or more")
+        if self.labels.shape != (images,) or self.log_probabilities.shape != (images, classes):
+            raise ValueError(
+                f"labels {self.labels.shape} and log-probabilities {self.log_probabilities.shape} "
+                f"do not fit {images} images of {classes} classes"
+            )
+        if (wrong := np.flatnonzero((self.labels < 0) | (self.labels >= classes))).size:
+            raise ValueError(f"image {wrong[0]} has label {self.labels[wrong[0]]}: allowed is 0..{classes - 1}")
+        if (wrong := np.flatnonzero(~np.isfinite(self.log_probabilities).all(axis=1))).size:
+            raise ValueError(f"image {wrong[0]} has log-probabilities that are NaN or Inf: the weights are damaged")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """`(N, K) float64` in 0..1."""
+        probabilities: np.ndarray = np.exp(self.log_probabilities.astype(np.float64))
+        return probabilities
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """`(N,) int64`: the likeliest class; of equally likely ones the first."""
+        likeliest: np.ndarray = self.log_probabilities.argmax(axis=1)
+        return likeliest
+
+    @cached_property
+    def top_probability(self) -> np.ndarray:
+        """`(N,) float64`: what the model gives the class it predicts."""
+        top: np.ndarray = self.probabilities[np.arange(len(self)), self.predicted]
+        return top
+
+
+def evaluate(predictions: Predictions, confidence: float, calibration_bins: int) -> dict[str, float | int]:
+    """The test metrics by name; all but loss and n lie in 0..1.
+
+    loss: mean cross entropy in nats, summed in float64. macro_f1: mean F1 of the classes that occur as a label or as a
+    prediction (scikit-learn's rule: a class that nobody has seen says nothing).
+    """
+    labels, predicted = predictions.labels, predictions.predicted
+    hits = int(accuracy_score(labels, predicted, normalize=False))
+    low, high = wilson_interval(hits, len(predictions), confidence)
+    log_likelihood = predictions.log_probabilities[np.arange(len(predictions)), labels].astype(np.float64)
+    return {
+        "accuracy": hits / len(predictions),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "error_rate": (len(predictions) - hits) / len(predictions),
+        "loss": float(-log_likelihood.mean()),
+        "macro_f1": float(f1_score(labels, predicted, average="macro")),
+        "expected_calibration_error": expected_calibration_error(calibration(predictions, calibration_bins)),
+        "n": len(predictions),
+    }
+
+
+def wilson_interval(hits: int, n: int, confidence: float) -> tuple[float, float]:
+    """Score interval of a proportion: Wilson 1927; equation (4) of Brown, Cai and DasGupta 2001.
+
+    Stays within 0..1 and keeps its level where all or none are hits, which the textbook's p +- z * s does not.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    p = hits / n
+    centre = p + z**2 / (2 * n)
+    reach = z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    scale = 1 + z**2 / n
+    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
+def calibration(predictions: Predictions, bins: int) -> pd.DataFrame:
+    """A row per equal-width bin of the top probability (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+
+    Columns: low, high (the bin is low < p <= high), count, confidence (mean top probability), accuracy; both means are
+    NaN in a bin without images.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    bin_of = np.searchsorted(edges[1:-1], predictions.top_probability, side="left")
+    count = np.bincount(bin_of, minlength=bins)
+    seen = np.where(count > 0, count, np.nan)
+    hit = predictions.predicted == predictions.labels
+    return pd.DataFrame(
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "count": count,
+            "confidence": np.bincount(bin_of, predictions.top_probability, bins) / seen,
+            "accuracy": np.bincount(bin_of, hit, bins) / seen,
+        }
+    )
+
+
+def expected_calibration_error(bins: pd.DataFrame) -> float:
+    """Mean distance of accuracy from confidence over the rows of `calibration`, by images: Guo et al., equation (3)."""
+    gap = (bins["accuracy"] - bins["confidence"]).abs()
+    return float((gap * bins["count"]).sum() / bins["count"].sum())
+
+
+def per_class(predictions: Predictions) -> pd.DataFrame:
+    """A row per class: class (its index), name, precision, recall, f1, support (images), predicted (times).
+
+    Precision of a class never predicted and recall of a class without images are 0.
+    """
+    classes = np.arange(len(predictions.class_names))
+    precision, recall, f1, support = precision_recall_fscore_support(
+        predictions.labels, predictions.predicted, labels=classes, zero_division=0
+    )
+    return pd.DataFrame(
+        {
+            "class": classes,
+            "name": predictions.class_names,
+            "precision": precision,
+            "recall": recall,
+            "f1": f1,
+            "support": support,
+            "predicted": np.bincount(predictions.predicted, minlength=len(classes)),
+        }
+    )
+
+
+def confusion_counts(predictions: Predictions) -> np.ndarray:
+    """`(K, K) int64`: images by label (row) and prediction (column)."""
+    classes = np.arange(len(predictions.class_names))
+    return np.asarray(confusion_matrix(predictions.labels, predictions.predicted, labels=classes))
+
+
+def confusion(predictions: Predictions) -> pd.DataFrame:
+    """A row per pair of classes, zeros included: actual, predicted (names), count.
+
+    The long form, because that is what `dvc plots` and a group-by take;
+    `table.pivot(index="actual", columns="predicted", values="count")` is the matrix.
+    """
+    names, classes = predictions.class_names, len(predictions.class_names)
+    return pd.DataFrame(
+        {
+            "actual": np.repeat(names, classes),
+            "predicted": np.tile(names, classes),
+            "count": confusion_counts(predictions).ravel(),
+        }
+    )
+
+
+def prediction_table(predictions: Predictions) -> pd.DataFrame:
+    """A row per image: index (in the split), label, predicted, p_0 .. p_<K-1> (float32, one per class)."""
+    table = pd.DataFrame(
+        {"index": np.arange(len(predictions)), "label": predictions.labels, "predicted": predictions.predicted}
+    )
+    names = [f"p_{number}" for number in range(len(predictions.class_names))]
+    return table.join(pd.DataFrame(predictions.probabilities.astype(np.float32), columns=names))
+
+
+def most_confident_mistakes(predictions: Predictions, count: int) -> np.ndarray:
+    """Indices of at most `count` misclassified images, the most confident first, then by index."""
+    mistakes = np.flatnonzero(predictions.predicted != predictions.labels)
+    order = np.argsort(-predictions.top_probability[mistakes], kind="stable")
+    return mistakes[order][:count]

@@ -1,0 +1,94 @@
+"""The model directory, `models/classifier/`: all that evaluation and serving need, and no pickle.
+
+- `weights.safetensors`: the network's parameters, float32.
+- `meta.json`: `ModelMeta`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from classifier.dataset import DatasetMeta
+from classifier.files import sha256, write_atomic, write_json
+from classifier.model import Classifier, LeNet5
+
+
+class ModelMeta(BaseModel):
+    """What meta.json holds; mean and std per channel, on pixels scaled to 0..1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    architecture: str
+    channels: int = Field(ge=1, le=64)
+    class_names: list[str] = Field(min_length=2, max_length=10_000)
+    mean: list[float]
+    std: list[float]
+    dataset: str
+    weights_sha256: str
+
+
+def build(meta: DatasetMeta | ModelMeta, seed: int = 0) -> Classifier:
+    """A new classifier for this data: PyTorch's own initialization, a function of `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = LeNet5(meta.channels, len(meta.class_names))
+    return Classifier(network, meta.mean, meta.std)
+
+
+def write_model(folder: Path, classifier: Classifier, data: DatasetMeta) -> ModelMeta:
+    """Write weights and meta.json; the same classifier gives the same bytes."""
+    state = {name: value.detach().cpu().contiguous() for name, value in classifier.network.state_dict().items()}
+    weights = save(state)
+    meta = ModelMeta(
+        architecture="lenet5",
+        channels=data.channels,
+        class_names=data.class_names,
+        mean=data.mean,
+        std=data.std,
+        dataset=data.name,
+        weights_sha256=sha256(weights),
+    )
+    write_atomic(folder / "weights.safetensors", weights)
+    write_json(folder / "meta.json", meta.model_dump())
+    return meta
+
+
+def read_model_meta(folder: Path) -> ModelMeta:
+    """ValueError when meta.json is not what write_model wrote, FileNotFoundError when it is missing."""
+    path = folder / "meta.json"
+    try:
+        return ModelMeta.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged ({error.error_count()} problems): run dvc repro -f train") from None
+
+
+def read_model(folder: Path) -> Classifier:
+    """The classifier in evaluation mode, after hash, names, shapes and finiteness of its weights were verified."""
+    meta = read_model_meta(folder)
+    path = folder / "weights.safetensors"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
+    if (found := sha256(content)) != meta.weights_sha256:
+        raise ValueError(f"{path} has SHA-256 {found}, meta.json says {meta.weights_sha256}: run dvc repro -f train")
+    if meta.architecture != "lenet5":
+        raise ValueError(f"{folder / 'meta.json'} names the architecture {meta.architecture!r}: allowed is 'lenet5'")
+    if not len(meta.mean) == len(meta.std) == meta.channels:
+        raise ValueError(f"{folder / 'meta.json'} has {len(meta.mean)} means for {meta.channels} channels")
+    classifier = build(meta)
+    try:
+        state = load(content)
+        classifier.network.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold LeNet-5's weights: {' '.join(str(error).split())}") from None
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"{path} holds NaN or Inf in {', '.join(broken)}: run dvc repro -f train")
+    return classifier.eval()

@@ -1,0 +1,48 @@
+"""The evaluation as files: the formats of `reports/evaluate/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import classifier.evaluation as evaluation
+import classifier.figures as figures
+from classifier.evaluation import Predictions
+from classifier.files import write_atomic, write_json
+
+
+def write_evaluation(
+    folder: Path, images: np.ndarray, predictions: Predictions, confidence: float, calibration_bins: int, mistakes: int
+) -> dict[str, float | int]:
+    """Write these files, the same bytes for the same input, and return the metrics.
+
+    - `metrics.json`: accuracy, accuracy_low, accuracy_high (Wilson interval at `confidence`), error_rate, loss (nats),
+      macro_f1, expected_calibration_error (over `calibration_bins` bins), n
+    - `per_class.csv`: class, name, precision, recall, f1, support, predicted; a row per class
+    - `confusion.csv`: actual, predicted, count; a row per pair of classes
+    - `calibration.csv`: low, high, count, confidence, accuracy; a row per bin, the last two empty in an empty bin
+    - `predictions.parquet`: index, label, predicted (int64), p_0 .. p_<K-1> (float32); a row per image
+    - `misclassified.png`: the `mistakes` most confident mistakes; `confusion.png`; `calibration.png`
+
+    images: `(N, C, 32, 32) uint8` in 0..255, C 1 or 3, in the order of `predictions`.
+    """
+    metrics = evaluation.evaluate(predictions, confidence, calibration_bins)
+    counts = evaluation.confusion_counts(predictions)
+    bins = evaluation.calibration(predictions, calibration_bins)
+    write_json(folder / "metrics.json", metrics)
+    _write_csv(folder / "per_class.csv", evaluation.per_class(predictions))
+    _write_csv(folder / "confusion.csv", evaluation.confusion(predictions))
+    _write_csv(folder / "calibration.csv", bins)
+    table = evaluation.prediction_table(predictions)
+    write_atomic(folder / "predictions.parquet", table.to_parquet(index=False, engine="pyarrow"))
+    write_atomic(folder / "misclassified.png", figures.misclassified(images, predictions, mistakes))
+    write_atomic(folder / "confusion.png", figures.confusion(counts, predictions.class_names))
+    write_atomic(folder / "calibration.png", figures.calibration(bins))
+    return metrics
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    """UTF-8, line feeds, floats with all their digits, NaN as an empty field."""
+    write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())

@@ -1,0 +1,39 @@
+"""Put a data set's original files into a folder, untouched and verified, with a manifest.
+
+    python -m stages.download params.yaml data/raw
+
+Reads: params.yaml, section `download`; the variable DATA_MIRROR; the network, unless the files lie on this machine.
+Writes: the folder, which then holds the original files and `manifest.json` (`classifier.raw`), and nothing else.
+Why: everything after this stage starts from bytes that were compared with a published checksum. The output is the same
+whichever mirror gave the files.
+"""
+
+from __future__ import annotations
+
+from classifier.cli import paths, run
+from classifier.files import empty_folder
+from classifier.mirrors import configured_mirrors
+from classifier.params import load_params
+from classifier.raw import write_manifest
+from classifier.sources import origin
+from classifier.transfer import fetch
+
+
+def main(arguments: list[str]) -> None:
+    params_path, raw = paths(arguments, "params", "raw")
+    params = load_params(params_path).download
+    source = origin(params.dataset)
+    # What is installed on this machine goes before any mirror, so that `digits` needs no network whatever is set.
+    installed = [str(source.installed)] if source.installed else []
+    mirrors = [*installed, *configured_mirrors(params.mirror), *source.mirrors]
+
+    empty_folder(raw)
+    for file in source.files:
+        mirror = fetch(file, raw, mirrors, deadline_s=params.deadline_s, retries=params.retries)
+        print(f"{file.name} from {mirror}", flush=True)
+    manifest = write_manifest(raw, params.dataset, source)
+    print(f"{params.dataset}: {len(manifest.files)} files, {sum(file.bytes for file in manifest.files):,} bytes")
+
+
+if __name__ == "__main__":
+    run(main)

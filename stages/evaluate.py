@@ -1,0 +1,53 @@
+"""Measure the trained model on the test split, which no other stage reads.
+
+    python -m stages.evaluate params.yaml data/normalized models/classifier reports/train reports/evaluate
+
+Reads: params.yaml, section `evaluate`; the test split; the model; the training history, for a run that MLflow lost.
+Writes: the last folder (`classifier.reports` lists its files), and completes the run in MLflow.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from classifier import tracking
+from classifier.cli import paths, run
+from classifier.dataset import read_meta, read_split
+from classifier.device import be_deterministic, pick_device
+from classifier.evaluation import Predictions
+from classifier.inference import predict
+from classifier.model_dir import read_model, read_model_meta
+from classifier.params import load_params
+from classifier.reports import write_evaluation
+
+
+def main(arguments: list[str]) -> None:
+    params_path, data, model, training, reports = paths(arguments, "params", "data", "model", "training", "reports")
+    params = load_params(params_path)
+    data_meta, model_meta = read_meta(data), read_model_meta(model)
+    if data_meta.class_names != model_meta.class_names or data_meta.channels != model_meta.channels:
+        raise ValueError(f"{model} was trained on {model_meta.dataset}, {data} holds {data_meta.name}: run dvc repro")
+    device = pick_device("auto")
+    be_deterministic()
+
+    with tracking.evaluation_run(params, data, data_meta, model, model_meta, training) as record:
+        test = read_split(data, "test", data_meta)
+        classifier = read_model(model).to(device)
+        logits = predict(classifier, torch.from_numpy(test.images).to(device), params.evaluate.batch_size)
+        log_probabilities = logits.cpu().double().log_softmax(1).numpy()
+        predictions = Predictions(test.labels, log_probabilities, model_meta.class_names)
+        metrics = write_evaluation(
+            reports,
+            test.images,
+            predictions,
+            params.evaluate.confidence,
+            params.evaluate.calibration_bins,
+            params.evaluate.mistakes,
+        )
+        record.log_evaluation(metrics, reports, model)
+    low, high = metrics["accuracy_low"], metrics["accuracy_high"]
+    print(f"{data_meta.name}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {metrics['n']} images)")
+
+
+if __name__ == "__main__":
+    run(main)

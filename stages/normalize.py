@@ -1,0 +1,50 @@
+"""Bring a data set's original files into the canonical form that every later stage reads.
+
+    python -m stages.normalize params.yaml data/raw data/normalized
+
+Reads: params.yaml, section `normalize`; the folder that the stage download wrote, whose manifest names the data set.
+Writes: the folder, which then holds a file of images and labels per split, and `meta.json` (`classifier.dataset`).
+Why: training, evaluation and serving know one form, (N, C, 32, 32) bytes, whatever the source.
+"""
+
+from __future__ import annotations
+
+from classifier.cli import paths, run
+from classifier.dataset import DatasetMeta, write_meta, write_split
+from classifier.files import empty_folder
+from classifier.formats import parse
+from classifier.normalization import counts, make_splits, statistics
+from classifier.params import load_params
+from classifier.raw import read_raw
+from classifier.sources import SOURCES
+
+
+def main(arguments: list[str]) -> None:
+    params_path, raw, normalized = paths(arguments, "params", "raw", "normalized")
+    params = load_params(params_path).normalize
+    manifest, files = read_raw(raw)
+    class_names = SOURCES[manifest.dataset].class_names
+
+    splits = make_splits(*parse(manifest.dataset, files), class_names, params)
+    mean, std = statistics(splits["train"].images, params)
+
+    empty_folder(normalized)
+    meta = DatasetMeta(
+        name=manifest.dataset,
+        source=manifest.home,
+        licence=manifest.licence,
+        citation=manifest.citation,
+        class_names=list(class_names),
+        channels=splits["train"].images.shape[1],
+        mean=mean,
+        std=std,
+        counts={name: counts(split.labels, class_names) for name, split in splits.items()},
+        sha256={name: write_split(normalized, name, split) for name, split in splits.items()},
+    )
+    write_meta(normalized, meta)
+    print(f"{meta.name}: {', '.join(f'{len(split):,} {name}' for name, split in splits.items())}")
+    print(f"mean {', '.join(f'{value:.4f}' for value in mean)}, std {', '.join(f'{value:.4f}' for value in std)}")
+
+
+if __name__ == "__main__":
+    run(main)

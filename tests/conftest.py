@@ -1,0 +1,37 @@
+"""Fixtures that several modules' tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.loopback import Answer, LoopbackServer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def mnist_folder() -> Path:
+    """The official MNIST files: the folder that DATA_MIRROR names, or ../shared/data/mnist beside the repository."""
+    folder = ROOT / os.environ.get("DATA_MIRROR", "../shared/data/mnist")
+    if not (folder / "train-images-idx3-ubyte.gz").is_file():
+        pytest.skip(f"no MNIST files in {folder}")
+    return folder.resolve()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[LoopbackServer]]:
+    """`serve(answer)` starts a real server on loopback; `.address` is its base address, `.asked` the paths asked for."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    servers: list[LoopbackServer] = []
+
+    def start(answer: Answer, **options: object) -> LoopbackServer:
+        servers.append(LoopbackServer(answer, **options))
+        return servers[-1]
+
+    yield start  # type: ignore[misc]
+    for server in servers:
+        server.stop()
