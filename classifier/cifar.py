@@ -39,7 +39,7 @@ def read_archive(name: str, content: bytes) -> dict[str, tuple[Array, Array]]:
             for number, member in enumerate(archive):
                 if number == MEMBERS or member.size > LARGEST_MEMBER:
                     raise ValueError(
-                        f"{name}: {member.name}: allowed are {MEMBERS} members of {LARGEST_MEMBER:,} bytes"
+                        f"{name}: {member.name}: more than {MEMBERS} members or {LARGEST_MEMBER:,} bytes in one"
                     )
                 batch = member.name.removeprefix(f"{FOLDER}/")
                 if member.name == f"{FOLDER}/{batch}" and batch in BATCHES:

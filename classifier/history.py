@@ -50,14 +50,15 @@ def read_history(path: Path) -> list[Row]:
     rows = []
     for number, values in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2):
         try:
-            counts = {name: int(values[name]) for name in COLUMNS[:3]}
-            floats = {name: float(values[name]) if values[name] else None for name in COLUMNS[3:]}
-            row = Row(**counts, **floats)  # type: ignore[arg-type]
+            counts = [int(values[name]) for name in COLUMNS[:3]]
+            always = [float(values[name]) for name in COLUMNS[3:5]]
+            epoch_end = [float(values[name]) if values[name] else None for name in COLUMNS[5:]]
+            if not all(map(math.isfinite, always)):
+                raise ValueError(f"{always} are not finite")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} line {number} is not a row of the history ({error}): dvc repro -f train"
             ) from None
-        if not math.isfinite(row.running_loss):
-            raise ValueError(f"{path} line {number} has the running loss {row.running_loss}: dvc repro -f train")
+        row = Row(*counts, *always, *epoch_end)
         rows.append(row)
     return rows

@@ -79,8 +79,8 @@ def choose_by_class(
         count = max(1, round(len(members) * fraction)) if fraction else 0
         if count >= len(members):
             raise ValueError(
-                f"class {name!r} has {len(members)} images, of which {count} are to be held out, and one must be left "
-                "for training: lower normalize.test_fraction or normalize.validation_fraction, or add images"
+                f"class {name!r} has {len(members)} images: {count} to hold out and at least one for training are "
+                "needed; lower normalize.test_fraction or normalize.validation_fraction, or add images"
             )
         # Not permutation(): the stream of random() is the one that NumPy keeps from release to release.
         order = np.argsort(generator.random(len(members)), kind="stable")

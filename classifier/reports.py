@@ -11,35 +11,42 @@ import classifier.evaluation as evaluation
 import classifier.figures as figures
 from classifier.evaluation import Predictions
 from classifier.files import write_atomic, write_json
+from classifier.params import EvaluateParams
 
 
 def write_evaluation(
-    folder: Path, images: np.ndarray, predictions: Predictions, confidence: float, calibration_bins: int, mistakes: int
+    folder: Path,
+    images: np.ndarray,
+    predictions: Predictions,
+    history: pd.DataFrame,
+    params: EvaluateParams,
 ) -> dict[str, float | int]:
     """Write these files, the same bytes for the same input, and return the metrics.
 
-    - `metrics.json`: accuracy, accuracy_low, accuracy_high (Wilson interval at `confidence`), error_rate, loss (nats),
-      macro_f1, expected_calibration_error (over `calibration_bins` bins), n
+    - `metrics.json`: accuracy, accuracy_low, accuracy_high (Wilson interval), error_rate, loss (nats),
+      macro_f1, expected_calibration_error, n
     - `per_class.csv`: class, name, precision, recall, f1, support, predicted; a row per class
     - `confusion.csv`: actual, predicted, count; a row per pair of classes
     - `calibration.csv`: low, high, count, confidence, accuracy; a row per bin, the last two empty in an empty bin
     - `predictions.parquet`: index, label, predicted (int64), p_0 .. p_<K-1> (float32); a row per image
-    - `misclassified.png`: the `mistakes` most confident mistakes; `confusion.png`; `calibration.png`
+    - `misclassified.png`: the most confident mistakes; `confusion.png`; `calibration.png`
+    - `curves.png`: the training run, from `history` (`reports/train/history.csv`)
 
     images: `(N, C, 32, 32) uint8` in 0..255, C 1 or 3, in the order of `predictions`.
     """
-    metrics = evaluation.evaluate(predictions, confidence, calibration_bins)
+    metrics = evaluation.evaluate(predictions, params.confidence, params.calibration_bins)
     counts = evaluation.confusion_counts(predictions)
-    bins = evaluation.calibration(predictions, calibration_bins)
+    bins = evaluation.calibration(predictions, params.calibration_bins)
     write_json(folder / "metrics.json", metrics)
     _write_csv(folder / "per_class.csv", evaluation.per_class(predictions))
     _write_csv(folder / "confusion.csv", evaluation.confusion(predictions))
     _write_csv(folder / "calibration.csv", bins)
     table = evaluation.prediction_table(predictions)
     write_atomic(folder / "predictions.parquet", table.to_parquet(index=False, engine="pyarrow"))
-    write_atomic(folder / "misclassified.png", figures.misclassified(images, predictions, mistakes))
+    write_atomic(folder / "misclassified.png", figures.misclassified(images, predictions, params.mistakes))
     write_atomic(folder / "confusion.png", figures.confusion(counts, predictions.class_names))
     write_atomic(folder / "calibration.png", figures.calibration(bins))
+    write_atomic(folder / "curves.png", figures.curves(history))
     return metrics
 
 

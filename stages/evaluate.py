@@ -8,6 +8,7 @@ Writes: the last folder (`classifier.reports` lists its files), and completes th
 
 from __future__ import annotations
 
+import pandas as pd
 import torch
 
 from classifier import tracking
@@ -36,14 +37,8 @@ def main(arguments: list[str]) -> None:
         logits = predict(classifier, torch.from_numpy(test.images).to(device), params.evaluate.batch_size)
         log_probabilities = logits.cpu().double().log_softmax(1).numpy()
         predictions = Predictions(test.labels, log_probabilities, model_meta.class_names)
-        metrics = write_evaluation(
-            reports,
-            test.images,
-            predictions,
-            params.evaluate.confidence,
-            params.evaluate.calibration_bins,
-            params.evaluate.mistakes,
-        )
+        history = pd.read_csv(training / "history.csv")
+        metrics = write_evaluation(reports, test.images, predictions, history, params.evaluate)
         record.log_evaluation(metrics, reports, model)
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
     print(f"{data_meta.name}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {metrics['n']} images)")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,15 +24,15 @@ def mnist_folder() -> Path:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[LoopbackServer]]:
-    """`serve(answer)` starts a real server on loopback; `.address` is its base address, `.asked` the paths asked for."""
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LoopbackServer]]:
+    """`serve(answer)` starts a real server on loopback: `.address` is its base address, `.asked` what was asked for."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     servers: list[LoopbackServer] = []
 
-    def start(answer: Answer, **options: object) -> LoopbackServer:
+    def start(answer: Answer, **options: Any) -> LoopbackServer:
         servers.append(LoopbackServer(answer, **options))
         return servers[-1]
 
-    yield start  # type: ignore[misc]
+    yield start
     for server in servers:
         server.stop()

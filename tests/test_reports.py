@@ -11,6 +11,7 @@ import pytest
 
 from classifier.evaluation import Predictions, evaluate
 from classifier.files import sha256_of
+from classifier.params import EvaluateParams
 from classifier.reports import write_evaluation
 
 FILES = {
@@ -22,7 +23,18 @@ FILES = {
     "misclassified.png",
     "confusion.png",
     "calibration.png",
+    "curves.png",
 }
+HISTORY = pd.DataFrame(
+    {
+        "step": [10, 20],
+        "epoch": [1, 1],
+        "running_loss": [2.3, 1.9],
+        "learning_rate": [0.1, 0.05],
+        "validation_loss": [None, 1.8],
+        "validation_accuracy": [None, 0.6],
+    }
+)
 NAMES = ["cat, big", "dog", "déer"]
 
 
@@ -39,7 +51,11 @@ def case(n: int = 47, channels: int = 1) -> tuple[np.ndarray, Predictions]:
 
 def write(folder: Path, channels: int = 1) -> dict[str, float | int]:
     images, predictions = case(channels=channels)
-    return write_evaluation(folder, images, predictions, confidence=0.95, calibration_bins=10, mistakes=4)
+    return write_evaluation(folder, images, predictions, HISTORY, params())
+
+
+def params(confidence: float = 0.95, calibration_bins: int = 10, mistakes: int = 4) -> EvaluateParams:
+    return EvaluateParams(batch_size=1, confidence=confidence, calibration_bins=calibration_bins, mistakes=mistakes)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +115,8 @@ def test_another_process_writes_the_same_bytes(written: Path, tmp_path: Path) ->
 
 def test_calibration_has_as_many_rows_as_asked_and_the_picture_as_many_mistakes(tmp_path: Path) -> None:
     images, predictions = case()
-    write_evaluation(tmp_path / "a", images, predictions, confidence=0.95, calibration_bins=10, mistakes=4)
-    write_evaluation(tmp_path / "b", images, predictions, confidence=0.8, calibration_bins=3, mistakes=1)
+    write_evaluation(tmp_path / "a", images, predictions, HISTORY, params())
+    write_evaluation(tmp_path / "b", images, predictions, HISTORY, params(0.8, 3, 1))
     assert [len(pd.read_csv(tmp_path / name / "calibration.csv")) for name in "ab"] == [10, 3]
     narrow, wide = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ba")
     assert wide["accuracy_low"] < narrow["accuracy_low"]

@@ -89,7 +89,7 @@ def test_when_no_mirror_is_left_one_line_names_file_mirrors_reasons_and_remedy(s
     servers = {case: serve(answer).address for case, (answer, _) in BAD_ANSWERS.items()}
     dead, empty = closed_address(), tmp_path / "empty"
     out = tmp_path / "out"
-    with pytest.raises(OSError, match="images.gz could not be fetched") as caught:
+    with pytest.raises(OSError, match=r"images\.gz could not be fetched") as caught:
         fetch(FILE, out, [*servers.values(), dead, str(empty)], deadline_s=0.3, retries=0)
     message = str(caught.value)
     parts = message.split("; ")

@@ -1,0 +1,79 @@
+"""Small real inputs for tests: params as params.yaml has them, and some of the 1,797 digits."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from classifier.dataset import DatasetMeta, Split, write_meta, write_split
+from classifier.formats import parse
+from classifier.normalization import canonical_images, counts
+from classifier.params import Params, TrainParams, load_params
+from classifier.sources import origin
+
+ROOT = Path(__file__).parent.parent
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def file_params() -> Params:
+    """params.yaml as it is in the repository."""
+    return load_params(ROOT / "params.yaml")
+
+
+def train_params(**values: Any) -> TrainParams:
+    """A plain, quick training: one epoch of SGD with momentum, no augmentation; `values` take its place."""
+    plain: dict[str, Any] = {
+        "seed": 0,
+        "epochs": 1,
+        "batch_size": 30,
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 0.001,
+        "schedule": "constant",
+        "shift": 0,
+        "rotation": 0.0,
+        "scale": 0.0,
+        "log_every": 10,
+        "device": "cpu",
+    }
+    return TrainParams.model_validate(file_params().train.model_dump() | plain | values)
+
+
+@cache
+def all_digits() -> Split:
+    """The real digits in the canonical form: images `(1797, 1, 32, 32) uint8`."""
+    source = origin("digits")
+    assert source.installed
+    (images, labels), _ = parse(
+        "digits", {file.name: (source.installed / file.name).read_bytes() for file in source.files}
+    )
+    return Split(canonical_images(images), labels)
+
+
+def digits_split(count: int, start: int = 0) -> Split:
+    """`count` digits in the file's order from number `start`."""
+    digits = all_digits()
+    return Split(digits.images[start : start + count], digits.labels[start : start + count])
+
+
+def write_digits(folder: Path, train: int = 100, validation: int = 50, test: int = 57) -> DatasetMeta:
+    """A small `data/normalized` of real digits."""
+    ends = {"train": (0, train), "validation": (train, train + validation), "test": (1000, 1000 + test)}
+    splits = {name: digits_split(end - start, start) for name, (start, end) in ends.items()}
+    meta = DatasetMeta(
+        name="digits",
+        source="https://example.org/digits",
+        licence="CC BY 4.0",
+        citation="none",
+        class_names=DIGITS,
+        channels=1,
+        mean=[0.24],
+        std=[0.33],
+        counts={name: counts(split.labels, DIGITS) for name, split in splits.items()},
+        sha256={name: write_split(folder, name, split) for name, split in splits.items()},
+    )
+    write_meta(folder, meta)
+    return meta

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from classifier.dataset import DatasetMeta, Split, read_meta, read_split, write_meta, write_split
+from classifier.files import sha256
+
+
+def split(count: int = 5, channels: int = 3) -> Split:
+    images = np.random.default_rng(0).integers(0, 256, (count, channels, 32, 32), np.uint8)
+    return Split(images, np.arange(count) % 2)
+
+
+def write(folder, test: Split) -> DatasetMeta:
+    meta = DatasetMeta(
+        name="tiny",
+        source="https://home",
+        licence="MIT",
+        citation="none",
+        class_names=["cat", "dog"],
+        channels=3,
+        mean=[0.1, 0.2, 1 / 3],
+        std=[0.5, 0.5, 0.5],
+        counts={"test": [3, 2]},
+        sha256={"test": write_split(folder, "test", test)},
+    )
+    write_meta(folder, meta)
+    return meta
+
+
+@pytest.mark.parametrize("count", [5, 0])
+def test_what_was_written_is_read(tmp_path, count):
+    written = split(count)
+    meta = write(tmp_path, written)
+    assert {path.name for path in tmp_path.iterdir()} == {"test.safetensors", "meta.json"}
+    assert read_meta(tmp_path) == meta
+    found = read_split(tmp_path, "test", meta)
+    assert len(found) == count
+    assert found.images.shape == (count, 3, 32, 32)
+    assert np.array_equal(found.images, written.images)
+    assert np.array_equal(found.labels, written.labels)
+    assert (found.images.dtype, found.labels.dtype) == (np.uint8, np.int64)
+
+
+def test_arrays_that_are_views_are_written_in_their_own_order(tmp_path):
+    turned = Split(split().images[::-1, ::-1], split().labels[::-1])
+    found = read_split(tmp_path, "test", write(tmp_path, turned))
+    assert np.array_equal(found.images, turned.images)
+    assert np.array_equal(found.labels, turned.labels)
+
+
+def test_missing_files_name_the_stage_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"meta\.json does not exist: run dvc repro normalize"):
+        read_meta(tmp_path)
+    meta = write(tmp_path, split())
+    (tmp_path / "test.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test\.safetensors does not exist: run dvc repro normalize"):
+        read_split(tmp_path, "test", meta)
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    meta = write(tmp_path, split())
+    path = tmp_path / "test.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"test\.safetensors has SHA-256 .* run dvc repro -f normalize"):
+        read_split(tmp_path, "test", meta)
+
+
+def test_a_damaged_meta_is_named(tmp_path):
+    write(tmp_path, split())
+    path = tmp_path / "meta.json"
+    path.write_text(path.read_text().replace('"channels": 3', '"channels": "x", "more": 1'))
+    with pytest.raises(ValueError, match=r"meta\.json is damaged \(2 problems\): run dvc repro -f normalize"):
+        read_meta(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"{}", "is not a split"),
+        (save({"images": np.zeros((1, 3, 32, 32), np.uint8)}), "is not a split: 'labels'"),
+        (save({"images": np.zeros((2, 3, 32, 32), np.uint8), "labels": np.zeros(1, np.int64)}), r"images \(2, 3"),
+        (save({"images": np.zeros((1, 1, 32, 32), np.uint8), "labels": np.zeros(1, np.int64)}), r"images \(1, 1"),
+        (save({"images": np.zeros((1, 3, 28, 28), np.uint8), "labels": np.zeros(1, np.int64)}), r"images \(1, 3, 28"),
+        (save({"images": np.zeros((1, 3, 32, 32), np.int16), "labels": np.zeros(1, np.int64)}), "int16: allowed is"),
+    ],
+)
+def test_another_content_is_refused_even_when_its_hash_is_the_recorded_one(tmp_path, content, problem):
+    meta = write(tmp_path, split()).model_copy(update={"sha256": {"test": sha256(content)}})
+    (tmp_path / "test.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=problem):
+        read_split(tmp_path, "test", meta)

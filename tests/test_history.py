@@ -1,0 +1,35 @@
+"""history.csv gives back what was written."""
+
+import pytest
+
+from classifier.history import Row, read_history, write_history
+
+ROWS = [Row(10, 1, 320, 0.1, 2.3025851249694824), Row(12, 1, 340, 1 / 3, 0.1, 0.2, 0.3, 0.97)]
+
+
+def test_round_trip_is_exact(tmp_path):
+    write_history(tmp_path / "history.csv", ROWS)
+    assert read_history(tmp_path / "history.csv") == ROWS
+
+
+def test_text(tmp_path):
+    write_history(tmp_path / "history.csv", ROWS)
+    assert (tmp_path / "history.csv").read_bytes() == (
+        b"step,epoch,images,learning_rate,running_loss,train_loss,validation_loss,validation_accuracy\n"
+        b"10,1,320,0.1,2.3025851249694824,,,\n"
+        b"12,1,340,0.3333333333333333,0.1,0.2,0.3,0.97\n"
+    )
+
+
+@pytest.mark.parametrize("line", ["x,1,320,0.1,2.3,,,", "10,1", "10,1,320,0.1,nan,,,", "10,1,320,0.1,,,,"])
+def test_a_damaged_line_is_named(tmp_path, line):
+    write_history(tmp_path / "history.csv", ROWS)
+    with (tmp_path / "history.csv").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match="line 4"):
+        read_history(tmp_path / "history.csv")
+
+
+def test_missing_names_the_stage(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run dvc repro train"):
+        read_history(tmp_path / "history.csv")

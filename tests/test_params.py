@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from classifier.params import load_params
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+def changed(tmp_path: Path, *replacements: tuple[str, str]) -> Path:
+    text = TEXT
+    for before, after in replacements:
+        assert before in text
+        text = text.replace(before, after, 1)
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problem_of(path: Path) -> str:
+    with pytest.raises(ValueError, match=r"params\.yaml") as caught:
+        load_params(path)
+    return str(caught.value)
+
+
+def test_every_value_of_the_file_is_read():
+    params = load_params(ROOT / "params.yaml")
+    tree = YAML(typ="safe").load(TEXT)
+    assert params.model_dump() == tree
+    assert params.flat() == {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
+
+
+def test_every_field_has_a_description_and_no_default():
+    for section in type(load_params(ROOT / "params.yaml")).model_fields.values():
+        for field in section.annotation.model_fields.values():
+            assert field.description
+            assert field.is_required()
+
+
+def test_all_problems_are_in_one_message_each_with_key_value_and_what_is_allowed(tmp_path):
+    message = problem_of(
+        changed(
+            tmp_path,
+            ("dataset: digits", "dataset: imagenet"),
+            ("deadline_s: 600", "deadline_s: 0"),
+            ("validation_fraction: 0.1", "validation_fractoin: 0.1"),
+            ("mean: null", "mean: [0.5, x]"),
+            ("  epochs: 20\n", ""),
+            ("batch_size: 32", "batch_size: '32'"),
+            ("optimizer: sgd", "optimizer: adam"),
+            ("learning_rate: 0.05", "learning_rate: .nan"),
+            ("nesterov: true", "nesterov: 1"),
+            ("confidence: 0.95", "confidence: 95"),
+        )
+    )
+    lines = message.splitlines()
+    assert lines[0].endswith("params.yaml has 11 problems:")
+    for key, *parts in [
+        ("download.dataset", "'imagenet'", "'digits', 'mnist', 'fashion_mnist', 'kmnist' or 'cifar10'"),
+        ("download.deadline_s", " 0 ", "greater than 0", "seconds"),
+        ("normalize.validation_fractoin", "unknown key", "did you mean validation_fraction?", "allowed are seed,"),
+        ("normalize.validation_fraction", "is missing", "share of the training images"),
+        ("normalize.mean.1", "'x'", "valid number"),
+        ("train.epochs", "is missing", "passes over the training split"),
+        ("train.batch_size", "'32'", "valid integer"),
+        ("train.optimizer", "'adam'", "'sgd' or 'adamw'"),
+        ("train.learning_rate", "nan", "finite number"),
+        ("train.nesterov", " 1 ", "valid boolean"),
+        ("evaluate.confidence", " 95 ", "less than 1"),
+    ]:
+        (line,) = [line for line in lines if line.split()[0].rstrip(":") == key]
+        for part in parts:
+            assert part in line, line
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("retries: 2", "retries: 2.5", "download.retries"),
+        ("retries: 2", "retries: -1", "download.retries"),
+        ("retries: 2", "retries: null", "download.retries"),
+        ("retries: 2", "retries: true", "download.retries"),
+        ("mirror: null", "mirror: ''", "download.mirror"),
+        ("test_fraction: 0.2", "test_fraction: 0", "normalize.test_fraction"),
+        ("test_fraction: 0.2", "test_fraction: 1", "normalize.test_fraction"),
+        ("seed: 0", "seed: 4294967296", "normalize.seed"),
+        ("std: null", "std: [0]", "normalize.std.0"),
+        ("std: null", "std: 0.5", "normalize.std"),
+        ("shift: 1", "shift: 17", "train.shift"),
+        ("label_smoothing: 0.0", "label_smoothing: 1.0", "train.label_smoothing"),
+        ("learning_rate: 0.05", "learning_rate: .inf", "train.learning_rate"),
+        ("log_every: 10", "log_every: 0", "train.log_every"),
+        ("calibration_bins: 15", "calibration_bins: 1", "evaluate.calibration_bins"),
+    ],
+)
+def test_one_value_that_is_not_allowed(tmp_path, before, after, key):
+    message = problem_of(changed(tmp_path, (before, after)))
+    assert "has 1 problem:" in message
+    assert message.splitlines()[1].strip().startswith(f"{key}: ")
+
+
+def test_values_that_contradict_each_other_are_named(tmp_path):
+    message = problem_of(changed(tmp_path, ("mean: null", "mean: [0.5]"), ("std: null", "std: [1, 1, 1]")))
+    assert "mean has 1 channels, std 3" in message
+    message = problem_of(changed(tmp_path, ("momentum: 0.9", "momentum: 0.0")))
+    assert "nesterov: true with momentum: 0.0" in message
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.1e-2", "0.001"])
+def test_a_number_with_an_exponent_is_a_number(tmp_path, number):
+    assert load_params(changed(tmp_path, ("learning_rate: 0.05", f"learning_rate: {number}"))).train.learning_rate == (
+        0.001
+    )
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    message = problem_of(changed(tmp_path, ("  retries: 2\n", "  retries: 2\n  retries: 3\n")))
+    assert 'duplicate key "retries"' in message
+
+
+def test_a_tag_builds_no_object(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for tag in ("!!python/object/apply:os.system ['touch ran']", "!!python/name:os.system ''"):
+        assert "not valid YAML" in problem_of(changed(tmp_path, ("mirror: null", f"mirror: {tag}")))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"- 1", b"text", b"download: 3", b"a: [", b"\xff\xfe", b"\t a: b", b"[" * 1500]
+)
+def test_a_file_of_another_form_is_named(tmp_path, content):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    assert str(path) in problem_of(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"params\.yaml does not exist: run in the project's root"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("stage", ["download", "normalize"])
+def test_a_stage_reports_all_before_any_work_without_a_traceback(tmp_path, stage):
+    path = changed(tmp_path, ("batch_size: 32", "batch_size: -32"), ("mistakes: 25", "mistake: 25"))
+    arguments = [path, tmp_path / "raw", tmp_path / "normalized"][: 2 + (stage == "normalize")]
+    ended = subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.startswith(f"{stage}: {path} has 3 problems:")
+    for key in ("train.batch_size: -32", "evaluate.mistake:", "evaluate.mistakes is missing"):
+        assert key in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from classifier.files import sha256
+from classifier.raw import read_raw, write_manifest
+from classifier.sources import SOURCES, Origin, SourceFile
+
+ORIGIN = Origin(
+    files=(SourceFile("a.gz", "md5:0"), SourceFile("b.gz", "md5:0")), mirrors=("https://official/", "http://other/")
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a.gz").write_bytes(b"first")
+    (tmp_path / "b.gz").write_bytes(b"second file")
+    write_manifest(tmp_path, "kmnist", ORIGIN)
+    return tmp_path
+
+
+def test_the_manifest_says_what_the_files_are(folder):
+    assert json.loads((folder / "manifest.json").read_text()) == {
+        "dataset": "kmnist",
+        "home": SOURCES["kmnist"].home,
+        "licence": "CC BY-SA 4.0",
+        "citation": SOURCES["kmnist"].citation,
+        "files": [
+            {"name": "a.gz", "source": "https://official/a.gz", "bytes": 5, "sha256": sha256(b"first")},
+            {"name": "b.gz", "source": "https://official/b.gz", "bytes": 11, "sha256": sha256(b"second file")},
+        ],
+    }
+
+
+def test_what_was_written_is_read(folder):
+    manifest, contents = read_raw(folder)
+    assert manifest == write_manifest(folder, "kmnist", ORIGIN)
+    assert contents == {"a.gz": b"first", "b.gz": b"second file"}
+
+
+def test_a_changed_file_is_named_with_the_next_command(folder):
+    (folder / "b.gz").write_bytes(b"second fi1e")
+    with pytest.raises(ValueError, match=r"b\.gz has 11 bytes and SHA-256 .* run dvc repro -f download"):
+        read_raw(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "a.gz"])
+def test_a_missing_file_is_named_with_the_next_command(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} does not exist: run dvc repro -f download"):
+        read_raw(folder)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("{", ""),
+        ('"bytes": 5', '"bytes": "5"'),
+        ('"bytes": 5', '"bytes": -1'),
+        ('"dataset"', '"unknown": 1, "dataset"'),
+        ('"name": "a.gz"', '"name": "../a.gz"'),
+        ('"name": "a.gz"', '"name": "/etc/passwd"'),
+        ('"sha256": "', '"sha256": "0'),
+    ],
+)
+def test_a_damaged_manifest_is_named_with_the_next_command(folder, before, after):
+    path = folder / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace(before, after, 1))
+    assert path.read_text() != text
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged .* run dvc repro -f download"):
+        read_raw(folder)
+
+
+def test_an_unknown_dataset_is_named(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"kmnist"', '"imagenet"'))
+    with pytest.raises(ValueError, match=r"manifest\.json: dataset 'imagenet': allowed are digits, mnist"):
+        read_raw(folder)

@@ -1,0 +1,200 @@
+"""The engine: faithful to a plain loop, the same bits twice, stopped before an update that is not finite."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from classifier import training
+from classifier.dataset import Split
+from classifier.model import Classifier, LeNet5
+from classifier.training import DivergedError, fit, plan_epoch
+from tests.samples import digits_split, train_params
+
+CPU = torch.device("cpu")
+EMPTY = Split(np.zeros((0, 1, 32, 32), np.uint8), np.zeros(0, np.int64))
+
+
+def classifier(seed=0, mean=0.5, std=1.0):
+    torch.manual_seed(seed)
+    return Classifier(LeNet5(1, 10), [mean], [std])
+
+
+def train(params, train=None, validation=EMPTY, model=None):
+    model = model or classifier()
+    rows = []
+    fit(model, train or digits_split(100), validation, params, CPU, rows.append)
+    return model, rows
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+class PlainDataset(torch.utils.data.Dataset):
+    """As in the tutorial: one image at a time, ToTensor's and Normalize's arithmetic."""
+
+    def __init__(self, split, mean, std):
+        self.split, self.mean, self.std = split, mean, std
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, index):
+        image = torch.from_numpy(self.split.images[index]).float() / 255
+        return (image - self.mean) / self.std, int(self.split.labels[index])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_plain_tutorial_loop_finds_the_same_losses_and_weights(optimizer):
+    params = train_params(optimizer=optimizer, epochs=2, batch_size=30, learning_rate=0.01, log_every=2, nesterov=False)
+    split, network = digits_split(100), classifier().network
+    step = {
+        "sgd": torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=params.weight_decay),
+        "adamw": torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=params.weight_decay),
+    }[optimizer]
+    losses = []
+    for epoch in (1, 2):
+        batches, _ = plan_epoch(100, epoch, params, CPU)
+        order = [batch.tolist() for batch in batches]
+        running_loss, steps = 0.0, 0
+        for i, (images, labels) in enumerate(
+            torch.utils.data.DataLoader(PlainDataset(split, 0.5, 1.0), batch_sampler=order)
+        ):
+            step.zero_grad()
+            loss = nn.CrossEntropyLoss()(network(images), labels)
+            loss.backward()
+            step.step()
+            running_loss, steps = running_loss + loss.item(), steps + 1
+            if i % 2 == 1 or i == len(order) - 1:
+                losses.append(running_loss / steps)
+                running_loss, steps = 0.0, 0
+
+    model, rows = train(params, split)
+    assert [row.running_loss for row in rows] == pytest.approx(losses, rel=1e-5)
+    # AdamW divides by the gradient's size, so that a rounding error of a tiny gradient becomes one of the step.
+    atol = {"sgd": 1e-6, "adamw": 1e-4}[optimizer]
+    torch.testing.assert_close(weights(model), weights(network), rtol=1e-4, atol=atol)
+
+
+def test_same_seed_same_bits_other_seed_other_bits():
+    params = train_params(epochs=2, shift=1, schedule="one_cycle")
+    first, second = train(params), train(params)
+    assert torch.equal(weights(first[0]), weights(second[0]))
+    assert first[1] == second[1]
+    assert not torch.equal(weights(train(params.model_copy(update={"seed": 1}))[0]), weights(first[0]))
+
+
+def test_windows_end_every_log_every_steps_and_with_the_epoch():
+    _, rows = train(train_params(epochs=2, batch_size=30, log_every=3), digits_split(100))  # 4 steps an epoch
+    assert [(row.step, row.epoch, row.images) for row in rows] == [(3, 1, 90), (4, 1, 100), (7, 2, 190), (8, 2, 200)]
+
+
+def test_losses_are_sums_divided_by_counts_the_ragged_batch_included():
+    """At a vanishing learning rate every loss is that of the initial weights, so it can be computed directly."""
+    params = train_params(epochs=1, batch_size=30, log_every=10, learning_rate=1e-30, label_smoothing=0.1)
+    split = digits_split(100)
+    _, (row,) = train(params, split)
+    model, (batches, _) = classifier(), plan_epoch(100, 1, params, CPU)
+    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+    losses = [cross_entropy(model(images[b]), labels[b], label_smoothing=0.1).item() for b in batches]
+    assert [len(batch) for batch in batches] == [30, 30, 30, 10]
+    assert row.running_loss == pytest.approx(sum(losses) / 4, rel=1e-6)
+    assert row.train_loss == pytest.approx((sum(losses[:3]) * 30 + losses[3] * 10) / 100, rel=1e-6)
+
+
+def test_every_image_is_seen_once_an_epoch_in_another_order():
+    orders = [torch.cat(plan_epoch(50, epoch, train_params(batch_size=7), CPU)[0]).tolist() for epoch in (1, 2)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
+    assert orders[0] != orders[1]
+
+
+def test_validation_curves_stand_in_the_epochs_last_row():
+    validation = digits_split(137, start=300)
+    model, rows = train(train_params(epochs=2, batch_size=30, log_every=3), validation=validation)
+    assert [row.validation_loss is not None for row in rows] == [False, True, False, True]
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(validation.images))
+    labels = torch.from_numpy(validation.labels)
+    assert rows[-1].validation_loss == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
+    assert rows[-1].validation_accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+
+
+def test_validation_changes_no_weight():
+    params = train_params(epochs=2)
+    assert torch.equal(weights(train(params)[0]), weights(train(params, validation=digits_split(50, start=300))[0]))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_training_learns(optimizer):
+    rate = {"sgd": 0.05, "adamw": 0.003}[optimizer]
+    params = train_params(optimizer=optimizer, epochs=8, learning_rate=rate, schedule="one_cycle")
+    _, rows = train(params, digits_split(1000), digits_split(300, start=1000), classifier(mean=0.24, std=0.33))
+    assert rows[-1].validation_accuracy > 0.9
+
+
+def test_the_host_waits_once_a_window(monkeypatch):
+    """Outside close_window nothing reads a value back, so a GPU never waits within a window."""
+    inside = []
+    reads = {"tolist": 0, "item": 0}
+    close = training.Engine.close_window
+
+    def watched_close(self, *arguments):
+        inside.append(True)
+        result = close(self, *arguments)
+        inside.pop()
+        return result
+
+    for name in reads:
+        original = getattr(torch.Tensor, name)
+
+        def watched(self, *, name=name, original=original):
+            reads[name] += 1
+            assert inside, f"{name} within a window"
+            return original(self)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+    monkeypatch.setattr(training.Engine, "close_window", watched_close)
+    _, rows = train(train_params(epochs=2, batch_size=10, log_every=5))
+    assert reads == {"tolist": len(rows), "item": 0}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_stops_before_the_update_that_would_not_be_finite(monkeypatch, optimizer, where):
+    params = train_params(optimizer=optimizer, epochs=3, batch_size=30, log_every=3)  # 4 steps an epoch
+    good, _ = train(params.model_copy(update={"epochs": 1}))  # the weights after 4 steps
+    calls = []
+
+    def poisoned(*arguments, **keywords):
+        loss = cross_entropy(*arguments, **keywords)
+        calls.append(loss)
+        if len(calls) == 5:
+            if where == "loss":
+                return loss * math.nan
+            loss.register_hook(lambda gradient: gradient * math.inf)
+        return loss
+
+    monkeypatch.setattr(training, "cross_entropy", poisoned)
+    model = classifier()
+    with pytest.raises(DivergedError, match=r"not finite at step 5 \(epoch 2\).*before its update.*learning_rate"):
+        train(params, model=model)
+    assert torch.equal(weights(model), weights(good))
+    assert len(calls) == 7  # noticed at the end of the window that step 5 lies in
+
+
+def test_a_learning_rate_far_too_high_is_named():
+    with pytest.raises(DivergedError, match=r"train.learning_rate 100 is too high, try 10"):
+        train(train_params(epochs=20, learning_rate=100.0))
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
+    full, _ = train(train_params())
+    half, rows = train(train_params(precision="bfloat16"))
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
+    assert not torch.equal(weights(full), weights(half))
+    torch.testing.assert_close(weights(full), weights(half), rtol=0, atol=0.05)
+    assert math.isfinite(rows[-1].running_loss)
