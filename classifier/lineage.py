@@ -55,7 +55,7 @@ class GitState:
 
 
 def git_state() -> GitState | None:
-    """The working folder's state, None outside git; dvc.lock does not count, it is what a run writes, not what it reads.
+    """The working folder's state, None outside git; dvc.lock, which a run writes and does not read, does not count.
 
     The index is left alone: a temporary one takes its place.
     """

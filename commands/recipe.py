@@ -6,7 +6,6 @@ Example: python -m commands.recipe mnist
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +39,30 @@ def apply(text: str, values: dict[str, dict[str, Any]]) -> tuple[str, list[str]]
     """
     yaml = YAML(typ="safe", pure=True)
     before = yaml.load(text)
-    nodes = {section: dict(_children(content)) for section, content in _children(yaml.compose(text))}
+    spans = {
+        section.value: {key.value: _span(text, key, value) for key, value in content.value}
+        for section, content in yaml.compose(text).value
+    }
     changed = [
         (section, key, value)
         for section, keys in values.items()
         for key, value in keys.items()
         if before[section][key] != value
     ]
-    spans = [(nodes[section][key], value) for section, key, value in changed]
-    for node, value in sorted(spans, key=lambda span: -span[0].start_mark.index):  # from the end: places stay valid
-        start, end = node.start_mark.index, node.end_mark.index
-        end = start + len(text[start:end].rstrip())  # a block list's node reaches up to the next key
-        text = f"{text[:start]}{' ' * (text[start - 1] == ':')}{_written(value)}{text[end:]}"
+    replacements = [(spans[section][key], value) for section, key, value in changed]
+    for (start, end), value in sorted(replacements, key=lambda item: -item[0][0]):  # from the end: places stay valid
+        text = f"{text[:start]} {_written(value)}{text[end:]}"
     lines = [
         f"  {section}.{key}: {_written(before[section][key])} -> {_written(value)}" for section, key, value in changed
     ]
     return text, lines
 
 
-def _children(mapping: Any) -> Iterator[tuple[str, Any]]:
-    for key, value in mapping.value:
-        yield key.value, value
+def _span(text: str, key: Any, value: Any) -> tuple[int, int]:
+    """Where a key's value stands: from behind its colon to its last character; an empty value takes no place."""
+    start = text.index(":", key.end_mark.index) + 1
+    end = value.end_mark.index if value.end_mark.index > value.start_mark.index else start
+    return start, start + len(text[start:end].rstrip())  # a block list's node reaches up to the next key
 
 
 def _written(value: Any) -> str:

@@ -1,0 +1,277 @@
+"""The whole pipeline as a person runs it: real git, DVC, MLflow and digits, in a fresh clone."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from classifier.files import sha256_of
+from tests.samples import ROOT
+
+OUTPUTS = {
+    "data/raw": {"digits.csv.gz", "manifest.json"},
+    "data/normalized": {"train.safetensors", "validation.safetensors", "test.safetensors", "meta.json"},
+    "models/classifier": {"weights.safetensors", "meta.json"},
+    "reports/train": {"history.csv", "metrics.json"},
+    "reports/evaluate": {
+        *("metrics.json", "per_class.csv", "confusion.csv", "calibration.csv", "predictions.parquet"),
+        *("misclassified.png", "confusion.png", "calibration.png", "curves.png"),
+    },
+}
+
+
+class Project:
+    """A clone of this repository's working tree, committed, with the variables of a fresh shell."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+        for name in filter(None, listed.stdout.decode().split("\0")):
+            if (ROOT / name).is_file() and name != "dvc.lock":
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        self.git("init", "-q", "-b", "main")
+        self.commit("start")
+
+    def run(self, *command: str, check: bool = True, env: Mapping[str, str] | None = None) -> str:
+        """Standard output and error together."""
+        variables = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+        variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=variables | dict(env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert not check or done.returncode == 0, done.stdout
+        self.returncode = done.returncode
+        return done.stdout
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", "-c", "user.name=Test", "-c", "user.email=test@example.org", *arguments)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "-q", "-m", message)
+
+    def repro(self, check: bool = True, env: Mapping[str, str] | None = None) -> list[str]:
+        """The stages that ran."""
+        self.output = self.run("dvc", "repro", check=check, env=env)
+        return [line.split("'")[1] for line in self.output.splitlines() if line.startswith("Running stage")]
+
+    def edit_params(self, old: str, new: str) -> None:
+        path = self.folder / "params.yaml"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    def metrics(self) -> dict[str, float]:
+        metrics: dict[str, float] = json.loads((self.folder / "reports/evaluate/metrics.json").read_text())
+        return metrics
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every file that the stages wrote."""
+        files = [path for out in OUTPUTS for path in (self.folder / out).rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.folder)): sha256_of(path) for path in files}
+
+    def query(self, sql: str) -> list[tuple[str, ...]]:
+        with closing(sqlite3.connect(self.folder / "mlflow.db")) as store:
+            return store.execute(sql).fetchall()
+
+    def run_tags(self, key: str) -> list[str]:
+        return [value for (value,) in self.query(f"SELECT value FROM tags WHERE key = '{key}'")]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Reproduced once; the tests of this module use it in their order."""
+    project = Project(tmp_path_factory.mktemp("first"))
+    assert project.repro() == ["download", "normalize", "train", "evaluate"]
+    project.commit("results")
+    return project
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Project:
+    """A clone of its own with one epoch of training, not yet reproduced."""
+    project = Project(tmp_path)
+    project.edit_params("epochs: 20", "epochs: 1")
+    project.commit("quick")
+    return project
+
+
+def test_default_reaches_97_percent_and_writes_exactly_these_files(project):
+    assert project.metrics()["accuracy"] >= 0.97
+    assert {out: {path.name for path in (project.folder / out).iterdir()} for out in OUTPUTS} == OUTPUTS
+    assert project.git("status", "--porcelain") == ""
+
+
+def test_training_prints_the_tutorials_lines(project):
+    lines = project.output.splitlines()
+    assert [line for line in lines if line.startswith("[1,    10] loss: 2.")]
+    assert "digits: accuracy 9" in project.output
+
+
+def test_one_run_holds_everything_and_its_data_and_model_have_dvcs_hashes(project):
+    assert project.query("SELECT status FROM runs") == [("FINISHED",)]
+    lock = (project.folder / "dvc.lock").read_text()
+    for key in ("dvc.data", "dvc.model"):
+        (digest,) = project.run_tags(key)
+        assert digest.endswith(".dir")
+        assert digest in lock
+    assert project.run_tags("git.dirty") == ["false"]
+    keys = {key for (key,) in project.query("SELECT key FROM latest_metrics")}
+    assert keys >= {"train/running_loss", "train/learning_rate", "validation/accuracy", "test/accuracy"}
+    assert any(key.startswith("system/") for key in keys)
+    (artifacts,) = (project.folder / "mlartifacts").glob("*/artifacts")
+    logged = {str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file()}
+    reports = {f"{out.split('/')[1]}/{name}" for out in ("reports/train", "reports/evaluate") for name in OUTPUTS[out]}
+    assert logged == {"logs/train.txt", *reports}
+    assert "[20,    41] loss:" in (artifacts / "logs/train.txt").read_text()
+
+
+def test_outputs_hold_no_run_id_time_or_path(project):
+    ((run_id,),) = project.query("SELECT run_uuid FROM runs")
+    for out in OUTPUTS:
+        for path in (project.folder / out).rglob("*"):
+            content = path.read_bytes()
+            assert run_id.encode() not in content
+            assert str(project.folder).encode() not in content
+
+
+def test_nothing_changed_runs_nothing(project):
+    assert project.repro() == []
+    assert len(project.query("SELECT run_uuid FROM runs")) == 1
+
+
+def test_a_comment_runs_nothing(project):
+    project.edit_params("  epochs: 20", "  # patience\n  epochs: 20")
+    assert project.repro() == []
+    project.git("checkout", "-q", "params.yaml")
+
+
+def test_dvc_shows_metrics_plots_and_params(project):
+    shown = json.loads(project.run("dvc", "metrics", "show", "--json"))
+    assert shown[""]["data"]["reports/evaluate/metrics.json"]["data"]["n"] == 359
+    page = project.run("dvc", "plots", "show", "--out", "page").strip().splitlines()[-1]
+    text = Path(page.removeprefix("file://")).read_text()
+    for name in ("Running loss", "Learning rate", "Confusion matrix", "Calibration", "misclassified.png"):
+        assert name in text
+    shutil.rmtree(project.folder / "page")
+    project.edit_params("learning_rate: 0.05", "learning_rate: 0.04")
+    assert "learning_rate" in project.run("dvc", "params", "diff")
+    project.git("checkout", "-q", "params.yaml")
+
+
+def test_results_names_accuracy_interval_places_and_the_ui(project):
+    text = project.run(sys.executable, "-m", "commands.results")
+    metrics = project.metrics()
+    assert f"{metrics['accuracy']:.2%} on digits" in text
+    assert f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}" in text
+    for place in ("models/classifier/", "reports/evaluate/", "make ui"):
+        assert place in text
+
+
+@pytest.mark.slow
+def test_a_second_clone_gives_the_same_bytes(project, tmp_path):
+    second = Project(tmp_path)
+    second.repro()
+    assert second.hashes() == project.hashes()
+
+
+@pytest.mark.slow
+def test_another_learning_rate_runs_train_and_evaluate_alone(quick):
+    quick.repro()
+    quick.edit_params("learning_rate: 0.05", "learning_rate: 0.04")
+    assert quick.repro() == ["train", "evaluate"]
+    assert len(quick.query("SELECT run_uuid FROM runs")) == 2
+
+
+@pytest.mark.slow
+def test_experiments_from_workspace_temporary_folders_and_queue_are_runs_of_one_store(quick):
+    quick.run("dvc", "exp", "run", "--name", "here", "-S", "train.learning_rate=0.01")
+    quick.git("checkout", "-q", ".")
+    quick.run("dvc", "exp", "run", "--name", "aside", "--temp", "-S", "train.learning_rate=0.02")
+    quick.run("dvc", "exp", "run", "--name", "queued", "--queue", "-S", "train.learning_rate=0.03")
+    quick.run("dvc", "queue", "start", "--jobs", "1")
+    quick.run("dvc", "queue", "logs", "queued", "--follow")
+    runs = quick.query(
+        "SELECT r.name, p.value, r.status FROM runs r JOIN params p ON p.run_uuid = r.run_uuid "
+        "WHERE p.key = 'train.learning_rate' ORDER BY p.value"
+    )
+    assert runs == [("here", "0.01", "FINISHED"), ("aside", "0.02", "FINISHED"), ("queued", "0.03", "FINISHED")]
+    assert len(quick.run_tags("dvc.exp.baseline")) == 3
+    assert quick.query("SELECT count(*) FROM latest_metrics WHERE key = 'test/accuracy'") == [(3,)]
+    points = quick.query("SELECT count(*) FROM metrics WHERE key = 'train/running_loss' GROUP BY run_uuid")
+    assert points == [(5,)] * 3
+    for (uri,) in quick.query("SELECT artifact_uri FROM runs"):
+        artifacts = Path(uri.removeprefix("file://"))
+        assert artifacts.is_relative_to(quick.folder / "mlartifacts")
+        assert "learning_rate" in (artifacts / "code/uncommitted.diff").read_text()
+
+
+def test_every_problem_in_params_is_named_at_once_before_any_work(quick):
+    quick.edit_params("epochs: 1", "epochs: -1\n  epoch: 3")
+    quick.edit_params("confidence: 0.95", "confidence: high")
+    quick.edit_params("dataset: digits", "dataset: imagenet")
+    quick.repro(check=False)
+    assert quick.returncode != 0
+    for key in ("train.epochs: -1", "train.epoch: 3", "evaluate.confidence: 'high'", "download.dataset: 'imagenet'"):
+        assert key in quick.output
+    assert "Traceback" not in quick.output
+    assert not (quick.folder / "data").exists()
+
+
+def test_a_training_that_fails_leaves_a_failed_run_with_its_error(quick):
+    quick.edit_params("learning_rate: 0.05", "learning_rate: 100.0")
+    quick.repro(check=False)
+    assert quick.returncode != 0
+    assert "not finite at step" in quick.output
+    assert "Traceback" not in quick.output
+    assert quick.query("SELECT status FROM runs") == [("FAILED",)]
+    assert "not finite at step" in quick.run_tags("error")[0]
+    assert not (quick.folder / "models/classifier/weights.safetensors").exists()
+    (log,) = (quick.folder / "mlartifacts").glob("*/artifacts/logs/train.txt")
+    assert "not finite at step" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "message"),
+    [
+        ("normalize", "data/raw data/normalized", "run dvc repro"),
+        ("train", "data/normalized models/classifier reports/train", "run dvc repro normalize"),
+        ("evaluate", "data/normalized models/classifier reports/train reports/evaluate", "run dvc repro normalize"),
+    ],
+)
+def test_a_missing_input_names_the_stage_to_run(quick, stage, arguments, message):
+    output = quick.run(sys.executable, "-m", f"stages.{stage}", "params.yaml", *arguments.split(), check=False)
+    assert quick.returncode == 1
+    assert message in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_train_does_not_read_the_test_split(quick):
+    quick.repro()
+    before = quick.hashes()
+    (quick.folder / "data/normalized/test.safetensors").unlink()
+    shutil.rmtree(quick.folder / "models")
+    shutil.rmtree(quick.folder / "reports/train")
+    quick.run(
+        *(sys.executable, "-m", "stages.train", "params.yaml"),
+        *("data/normalized", "models/classifier", "reports/train"),
+    )
+    assert quick.hashes() == {name: value for name, value in before.items() if "test.safetensors" not in name}

@@ -1,0 +1,104 @@
+"""Recipes go into params.yaml without touching anything else in it."""
+
+import subprocess
+import sys
+
+import pytest
+from ruamel.yaml import YAML
+
+from classifier.params import load_params, parse_params
+from commands.recipe import apply
+from tests.samples import ROOT, file_params
+
+RECIPES = {path.stem: YAML(typ="safe").load(path) for path in sorted((ROOT / "recipes").glob("*.yaml"))}
+TEXT = (ROOT / "params.yaml").read_text()
+
+
+def test_the_four_recipes():
+    assert set(RECIPES) == {"digits", "mnist", "tutorial-mnist", "tutorial-cifar10"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_is_valid_and_states_what_to_expect_and_what_was_measured(name):
+    recipe = RECIPES[name]
+    text, _ = apply(TEXT, recipe["params"])
+    params = parse_params(text, ROOT / "params.yaml").model_dump()
+    for section, values in recipe["params"].items():
+        assert {key: params[section][key] for key in values} == values
+    assert recipe["description"]
+    assert recipe["expected"]
+    assert recipe["measured"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_sets_the_same_keys_so_that_nothing_of_another_is_left(name):
+    keys = [{section: set(values) for section, values in RECIPES[n]["params"].items()} for n in ("digits", name)]
+    assert keys[0] == keys[1]
+    machine = {"seed", "device", "checkpoint_every"}  # of the person's own choosing
+    assert keys[0]["train"] | machine >= set(type(file_params().train).model_fields)
+
+
+def test_digits_is_the_default():
+    assert apply(TEXT, RECIPES["digits"]["params"])[1] == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_there_and_back_keeps_comments_and_layout(name):
+    there, changes = apply(TEXT, RECIPES[name]["params"])
+    assert [line.partition("#")[2] for line in there.splitlines()] == [
+        line.partition("#")[2] for line in TEXT.splitlines()
+    ]
+    changed = [old for old, new in zip(TEXT.splitlines(), there.splitlines(), strict=True) if old != new]
+    assert len(changed) == len(changes)
+    back, _ = apply(there, RECIPES["digits"]["params"])
+    assert parse_params(back, ROOT) == parse_params(TEXT, ROOT)
+
+
+def test_values_in_other_forms_are_replaced_too():
+    text = TEXT.replace("  mean: null # ", "  mean:\n    - 0.1\n    # ").replace("  std: null", "  std:")
+    text, changes = apply(text, {"normalize": {"mean": [0.5], "std": [1.0]}})
+    assert "  normalize.mean: [0.1] -> [0.5]" in changes
+    normalize = parse_params(text, ROOT).normalize
+    assert (normalize.mean, normalize.std) == ([0.5], [1.0])
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "commands.recipe", *arguments]
+    return subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "params.yaml").write_text(TEXT)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    return tmp_path
+
+
+def test_the_command_says_what_it_changed(project):
+    done = run(project, "tutorial-mnist")
+    assert done.returncode == 0
+    assert "  train.learning_rate: 0.05 -> 0.001\n" in done.stdout
+    assert "  normalize.mean: null -> [0.5]\n" in done.stdout
+    assert "measured: " in done.stdout
+    assert load_params(project / "params.yaml").train.epochs == 2
+    assert "nothing to change" in run(project, "tutorial-mnist").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["nope"], "'nope' is not a recipe; allowed are digits, mnist"), ([], "expected the name of one recipe")],
+)
+def test_a_wrong_name_changes_nothing(project, arguments, message):
+    done = run(project, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (project / "params.yaml").read_text() == TEXT
+
+
+def test_a_damaged_params_yaml_is_named_and_kept(project):
+    (project / "params.yaml").write_text(TEXT.replace("epochs: 20", "epochs: many"))
+    done = run(project, "mnist")
+    assert done.returncode == 1
+    assert "train.epochs: 'many'" in done.stderr
+    assert "epochs: many" in (project / "params.yaml").read_text()
