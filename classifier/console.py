@@ -44,7 +44,8 @@ class Console(AbstractContextManager["Console"]):
     def show(self, row: Row) -> None:
         """`[epoch, step in the epoch] loss: running loss`, and the validation curves when the epoch ends."""
         step = row.step - (row.epoch - 1) * self.steps_per_epoch
-        self.say(f"[{row.epoch}, {step:5d}] loss: {row.running_loss:.3f}")
+        if row.running_loss is not None:
+            self.say(f"[{row.epoch}, {step:5d}] loss: {row.running_loss:.3f}")
         if row.validation_loss is not None:
             self.say(
                 f"[{row.epoch}] validation loss: {row.validation_loss:.3f} accuracy: {row.validation_accuracy:.2%}"

@@ -1,6 +1,7 @@
-"""The training history, `reports/train/history.csv`: a row for each window of the running loss.
+"""The training history, `reports/train/history.csv`: a row at each window's and at each epoch's end.
 
-The last row of an epoch also holds the epoch's training loss and the validation curves; elsewhere these are empty.
+As in the classic tutorial a window of the running loss starts anew with each epoch, and is dropped where the epoch ends
+before it is full. The epoch's last row holds its training loss and the validation curves. What a row lacks is empty.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from classifier.files import write_atomic
 
 @dataclass(frozen=True)
 class Row:
-    """What the training loop reports at the end of a window."""
+    """What the training loop reports at the end of a window, of an epoch, or of both at once."""
 
     step: int  # optimizer steps since the start of training
     epoch: int  # from 1
     images: int  # training images seen since the start
-    learning_rate: float  # of the window's last step
-    running_loss: float  # mean over the window's steps
+    learning_rate: float  # of this step
+    running_loss: float | None = None  # mean over the window's steps
     train_loss: float | None = None  # mean over the epoch's images
     validation_loss: float | None = None
     validation_accuracy: float | None = None  # 0..1
@@ -50,15 +51,15 @@ def read_history(path: Path) -> list[Row]:
     rows = []
     for number, values in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2):
         try:
-            counts = [int(values[name]) for name in COLUMNS[:3]]
-            always = [float(values[name]) for name in COLUMNS[3:5]]
-            epoch_end = [float(values[name]) if values[name] else None for name in COLUMNS[5:]]
-            if not all(map(math.isfinite, always)):
-                raise ValueError(f"{always} are not finite")
+            step, epoch, images = (int(values[name]) for name in COLUMNS[:3])
+            rate = float(values["learning_rate"])
+            results = {name: float(values[name]) if values[name] else None for name in COLUMNS[4:]}
+            if not all(math.isfinite(value) for value in (rate, *results.values()) if value is not None):
+                raise ValueError("a value is not finite")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} line {number} is not a row of the history ({error}): dvc repro -f train"
             ) from None
-        row = Row(*counts, *always, *epoch_end)
+        row = Row(step, epoch, images, rate, **results)
         rows.append(row)
     return rows

@@ -37,15 +37,16 @@ def fit(
     device: torch.device,
     report: Callable[[Row], None],
 ) -> None:
-    """Train `classifier` in place and call `report` at the end of each window of `params.log_every` steps.
+    """Train `classifier` in place and call `report` at each window's and each epoch's end (`classifier.history`).
 
-    A window ends with its epoch, so the last one of an epoch may be shorter; its row carries the validation results,
-    unless the validation split is empty. Raises DivergedError before an update that would not be finite.
+    A window has `params.log_every` steps, or those of a whole epoch where that has fewer. Validation results are absent
+    when the validation split is empty. Raises DivergedError before an update that would not be finite.
     """
     images, labels = (torch.from_numpy(array).to(device) for array in (train.images, train.labels))
     classifier.to(device)
     engine = Engine(classifier, params, device)
-    steps = params.epochs * steps_per_epoch(len(train), params)
+    batches_per_epoch = steps_per_epoch(len(train), params)
+    steps, window = params.epochs * batches_per_epoch, min(params.log_every, batches_per_epoch)
     step = seen = 0
     for epoch in range(1, params.epochs + 1):
         epoch_loss = 0.0  # summed over images
@@ -55,16 +56,18 @@ def fit(
             engine.step(augment(images[picked], batch - 1), labels[picked], rate)
             step += 1
             seen += len(picked)
-            if batch % params.log_every == 0 or batch == len(batches):
-                running_loss, images_loss = engine.close_window(epoch, step)
-                epoch_loss += images_loss
-                row = Row(step, epoch, seen, rate, running_loss)
-                if batch == len(batches):
-                    loss, accuracy = validate(classifier, validation, device)
-                    row = replace(
-                        row, train_loss=epoch_loss / len(train), validation_loss=loss, validation_accuracy=accuracy
-                    )
-                report(row)
+            full, last = batch % window == 0, batch == len(batches)
+            if not (full or last):
+                continue
+            running_loss, images_loss = engine.close_window(epoch, step)
+            epoch_loss += images_loss
+            row = Row(step, epoch, seen, rate, running_loss if full else None)
+            if last:
+                loss, accuracy = validate(classifier, validation, device)
+                row = replace(
+                    row, train_loss=epoch_loss / len(train), validation_loss=loss, validation_accuracy=accuracy
+                )
+            report(row)
 
 
 def steps_per_epoch(images: int, params: TrainParams) -> int:

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     if data_meta.class_names != model_meta.class_names or data_meta.channels != model_meta.channels:
         raise ValueError(f"{model} was trained on {model_meta.dataset}, {data} holds {data_meta.name}: run dvc repro")
     device = pick_device("auto")
-    be_deterministic()
+    be_deterministic(device)
 
     with tracking.evaluation_run(params, data, data_meta, model, model_meta, training) as record:
         test = read_split(data, "test", data_meta)

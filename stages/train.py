@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     params_file, data, model, reports = paths(arguments, "params", "data", "model", "reports")
     params = load_params(params_file)
     device = pick_device(params.train.device)
-    be_deterministic()
+    be_deterministic(device)
     with tracking.training_run(params) as record:
         meta = read_meta(data)
         record.log_data(data, meta)
@@ -44,17 +44,18 @@ def main(arguments: list[str]) -> None:
 
         model_meta = write_model(model, classifier, meta)
         write_history(reports / "history.csv", rows)
-        write_json(reports / "metrics.json", summary(rows[-1], size))
+        write_json(reports / "metrics.json", summary(rows, size))
         record.log_training(model, model_meta, reports)
 
 
-def summary(last: Row, parameters: int) -> dict[str, int | float | None]:
+def summary(rows: list[Row], parameters: int) -> dict[str, int | float | None]:
     """metrics.json: the end of training, without times, which would differ from run to run."""
+    last = rows[-1]
     return {
         "steps": last.step,
         "images": last.images,
         "parameters": parameters,
-        "running_loss": last.running_loss,
+        "running_loss": next(row.running_loss for row in reversed(rows) if row.running_loss is not None),
         "train_loss": last.train_loss,
         "validation_loss": last.validation_loss,
         "validation_accuracy": last.validation_accuracy,

@@ -4,7 +4,7 @@ import pytest
 
 from classifier.history import Row, read_history, write_history
 
-ROWS = [Row(10, 1, 320, 0.1, 2.3025851249694824), Row(12, 1, 340, 1 / 3, 0.1, 0.2, 0.3, 0.97)]
+ROWS = [Row(10, 1, 320, 0.1, 2.3025851249694824), Row(12, 1, 340, 1 / 3, None, 0.2, 0.3, 0.97)]
 
 
 def test_round_trip_is_exact(tmp_path):
@@ -17,11 +17,13 @@ def test_text(tmp_path):
     assert (tmp_path / "history.csv").read_bytes() == (
         b"step,epoch,images,learning_rate,running_loss,train_loss,validation_loss,validation_accuracy\n"
         b"10,1,320,0.1,2.3025851249694824,,,\n"
-        b"12,1,340,0.3333333333333333,0.1,0.2,0.3,0.97\n"
+        b"12,1,340,0.3333333333333333,,0.2,0.3,0.97\n"
     )
 
 
-@pytest.mark.parametrize("line", ["x,1,320,0.1,2.3,,,", "10,1", "10,1,320,0.1,nan,,,", "10,1,320,0.1,,,,"])
+@pytest.mark.parametrize(
+    "line", ["x,1,320,0.1,2.3,,,", "10,1", "10,1,320,0.1,nan,,,", "10,1,320,,2.3,,,", "10,1,320,0.1,,,,inf"]
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     write_history(tmp_path / "history.csv", ROWS)
     with (tmp_path / "history.csv").open("a") as file:

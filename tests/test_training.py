@@ -69,7 +69,7 @@ def test_a_plain_tutorial_loop_finds_the_same_losses_and_weights(optimizer):
             loss.backward()
             step.step()
             running_loss, steps = running_loss + loss.item(), steps + 1
-            if i % 2 == 1 or i == len(order) - 1:
+            if i % 2 == 1:
                 losses.append(running_loss / steps)
                 running_loss, steps = 0.0, 0
 
@@ -88,9 +88,16 @@ def test_same_seed_same_bits_other_seed_other_bits():
     assert not torch.equal(weights(train(params.model_copy(update={"seed": 1}))[0]), weights(first[0]))
 
 
-def test_windows_end_every_log_every_steps_and_with_the_epoch():
+def test_windows_start_anew_with_each_epoch_and_a_partial_one_is_dropped():
     _, rows = train(train_params(epochs=2, batch_size=30, log_every=3), digits_split(100))  # 4 steps an epoch
     assert [(row.step, row.epoch, row.images) for row in rows] == [(3, 1, 90), (4, 1, 100), (7, 2, 190), (8, 2, 200)]
+    assert [row.running_loss is not None for row in rows] == [True, False, True, False]
+    assert [row.train_loss is not None for row in rows] == [False, True, False, True]
+
+
+def test_an_epoch_shorter_than_a_window_is_one_window():
+    _, rows = train(train_params(epochs=2, batch_size=30, log_every=1000), digits_split(100))
+    assert [(row.step, row.running_loss is not None) for row in rows] == [(4, True), (8, True)]
 
 
 def test_losses_are_sums_divided_by_counts_the_ragged_batch_included():
