@@ -27,7 +27,6 @@ def run(main: Callable[[list[str]], None]) -> None:
 def paths(arguments: list[str], *names: str) -> list[Path]:
     """The command line as paths, one for each name; ValueError says what is expected."""
     if len(arguments) != len(names):
-        raise ValueError(
-            f"expected {' '.join(name.upper() for name in names)}, got {len(arguments)} arguments: {arguments}"
-        )
+        expected = " ".join(name.upper() for name in names) or "no arguments"
+        raise ValueError(f"expected {expected}, got {len(arguments)}: {' '.join(arguments)}")
     return [Path(argument) for argument in arguments]
