@@ -218,7 +218,9 @@ def open_store() -> str:
             relocate(database, root / ARTIFACTS)
         if experiment := mlflow.get_experiment_by_name(name):
             return str(experiment.experiment_id)
-        return str(mlflow.create_experiment(name, artifact_location=(root / ARTIFACTS).as_uri()))
+        # Without the kind the UI opens on pages for language models.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(mlflow.create_experiment(name, artifact_location=(root / ARTIFACTS).as_uri(), tags=kind))
 
 
 def store_uri() -> str:
