@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from classifier.files import sha256, write_atomic, write_json
+from classifier.files import sha256, sha256_of, write_atomic, write_json
 
 SIZE = 32  # pixels, height and width
 SPLITS = ("train", "validation", "test")
@@ -72,18 +72,21 @@ def read_meta(folder: Path) -> DatasetMeta:
 
 
 def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
-    """Read one split after its bytes have been verified against meta.json."""
+    """Read one split after its bytes have been verified against meta.json.
+
+    The arrays are the mapped file, not a copy of it: processes that train beside each other share one in memory.
+    """
     path = folder / f"{name}.safetensors"
     try:
-        content = path.read_bytes()
+        found = sha256_of(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro normalize") from None
-    if (found := sha256(content)) != meta.sha256[name]:
+    if found != meta.sha256[name]:
         raise ValueError(f"{path} has SHA-256 {found}, meta.json says {meta.sha256[name]}: run dvc repro -f normalize")
     try:
-        arrays = load(content)
-        split = Split(arrays["images"], arrays["labels"])
-    except (SafetensorError, KeyError) as error:
+        with safe_open(path, framework="pt") as file:  # the one framework for which it maps the file
+            split = Split(file.get_tensor("images").numpy(), file.get_tensor("labels").numpy())
+    except SafetensorError as error:
         raise ValueError(f"{path} is not a split: {error}") from None
     if split.images.shape != (len(split), meta.channels, SIZE, SIZE) or split.images.dtype != np.uint8:
         raise ValueError(

@@ -39,8 +39,8 @@ class NormalizeParams(Section):
     validation_fraction: Fraction = Field(
         description="share of the training images of each class held out for validation, 0 for none"
     )
-    test_fraction: Fraction = Field(
-        gt=0, description="share of the images of each class held out for the test, for sets without a test split"
+    test_fraction: float = Field(
+        gt=0, lt=1, description="share of the images of each class held out for the test, for sets without a test split"
     )
     mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
         description="mean per channel on pixels scaled to 0..1, null to compute it on the training split"
