@@ -8,13 +8,16 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from classifier.history import Row
+from classifier.params import TrainParams
 
 
 class Console(AbstractContextManager["Console"]):
     """Prints while it lasts, and hands all its lines to `keep` when it ends, also when training fails."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, keep: Callable[[str], None]) -> None:
+    def __init__(self, params: TrainParams, steps_per_epoch: int, keep: Callable[[str], None]) -> None:
         self.steps_per_epoch = steps_per_epoch
+        self.several = params.replicas > 1
+        self.steps: dict[int, int] = {}  # by seed
         self.keep = keep
         self.lines: list[str] = []
         self.bar = None
@@ -22,7 +25,7 @@ class Console(AbstractContextManager["Console"]):
             from rich.progress import Progress  # for terminals alone: it takes 0.1 s
 
             self.bar = Progress(transient=True)
-            self.task = self.bar.add_task("training", total=epochs * steps_per_epoch)
+            self.task = self.bar.add_task("training", total=params.replicas * params.epochs * steps_per_epoch)
             self.bar.start()
 
     def __exit__(
@@ -41,14 +44,18 @@ class Console(AbstractContextManager["Console"]):
         else:
             print(line, flush=True)
 
-    def show(self, row: Row) -> None:
-        """`[epoch, step in the epoch] loss: running loss`, and the validation curves when the epoch ends."""
+    def show(self, seed: int, row: Row) -> None:
+        """`[epoch, step in the epoch] loss: running loss`, and the validation curves when the epoch ends.
+
+        Lines of several replicas begin with the seed.
+        """
+        who = f"seed {seed} " if self.several else ""
         step = row.step - (row.epoch - 1) * self.steps_per_epoch
         if row.running_loss is not None:
-            self.say(f"[{row.epoch}, {step:5d}] loss: {row.running_loss:.3f}")
+            self.say(f"{who}[{row.epoch}, {step:5d}] loss: {row.running_loss:.3f}")
         if row.validation_loss is not None:
-            self.say(
-                f"[{row.epoch}] validation loss: {row.validation_loss:.3f} accuracy: {row.validation_accuracy:.2%}"
-            )
+            accuracy = f"{row.validation_accuracy:.2%}"
+            self.say(f"{who}[{row.epoch}] validation loss: {row.validation_loss:.3f} accuracy: {accuracy}")
         if self.bar:
-            self.bar.update(self.task, completed=row.step)
+            self.steps[seed] = row.step
+            self.bar.update(self.task, completed=sum(self.steps.values()))

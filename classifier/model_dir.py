@@ -2,10 +2,12 @@
 
 - `weights.safetensors`: the network's parameters, float32.
 - `meta.json`: `ModelMeta`.
+- `replicas/seed-<seed>.safetensors`: the weights of every replica, where several were trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +31,8 @@ class ModelMeta(BaseModel):
     mean: list[float]
     std: list[float]
     dataset: str
+    seed: int  # of these weights
+    replicas: dict[str, str]  # seed -> SHA-256 of every replica's weights; these are the median one on validation
     weights_sha256: str
 
 
@@ -40,10 +44,13 @@ def build(meta: DatasetMeta | ModelMeta, seed: int = 0) -> Classifier:
     return Classifier(network, meta.mean, meta.std)
 
 
-def write_model(folder: Path, classifier: Classifier, data: DatasetMeta) -> ModelMeta:
-    """Write weights and meta.json; the same classifier gives the same bytes."""
-    state = {name: value.detach().cpu().contiguous() for name, value in classifier.network.state_dict().items()}
-    weights = save(state)
+def write_model(folder: Path, replicas: Mapping[int, Classifier], chosen: int, data: DatasetMeta) -> ModelMeta:
+    """Write the classifier of the seed `chosen` and meta.json, and all `replicas` where there are several.
+
+    The same classifiers give the same bytes.
+    """
+    weights = {seed: _bytes_of(classifier) for seed, classifier in replicas.items()}
+    several = weights if len(weights) > 1 else {}
     meta = ModelMeta(
         architecture="lenet5",
         channels=data.channels,
@@ -51,11 +58,23 @@ def write_model(folder: Path, classifier: Classifier, data: DatasetMeta) -> Mode
         mean=data.mean,
         std=data.std,
         dataset=data.name,
-        weights_sha256=sha256(weights),
+        seed=chosen,
+        replicas={str(seed): sha256(content) for seed, content in several.items()},
+        weights_sha256=sha256(weights[chosen]),
     )
-    write_atomic(folder / "weights.safetensors", weights)
+    write_atomic(folder / "weights.safetensors", weights[chosen])
+    for seed, content in several.items():
+        write_atomic(_replica(folder, seed), content)
     write_json(folder / "meta.json", meta.model_dump())
     return meta
+
+
+def _replica(folder: Path, seed: int | str) -> Path:
+    return folder / "replicas" / f"seed-{seed}.safetensors"
+
+
+def _bytes_of(classifier: Classifier) -> bytes:
+    return save({name: value.detach().cpu().contiguous() for name, value in classifier.network.state_dict().items()})
 
 
 def read_model_meta(folder: Path) -> ModelMeta:
@@ -72,13 +91,24 @@ def read_model_meta(folder: Path) -> ModelMeta:
 def read_model(folder: Path) -> Classifier:
     """The classifier in evaluation mode, after hash, names, shapes and finiteness of its weights were verified."""
     meta = read_model_meta(folder)
-    path = folder / "weights.safetensors"
+    return _read_weights(folder / "weights.safetensors", meta.weights_sha256, folder, meta)
+
+
+def read_replicas(folder: Path) -> dict[int, Classifier]:
+    """Every replica by its seed, verified as `read_model` does; empty when a single model was trained."""
+    meta = read_model_meta(folder)
+    return {
+        int(seed): _read_weights(_replica(folder, seed), known, folder, meta) for seed, known in meta.replicas.items()
+    }
+
+
+def _read_weights(path: Path, known: str, folder: Path, meta: ModelMeta) -> Classifier:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
-    if (found := sha256(content)) != meta.weights_sha256:
-        raise ValueError(f"{path} has SHA-256 {found}, meta.json says {meta.weights_sha256}: run dvc repro -f train")
+    if (found := sha256(content)) != known:
+        raise ValueError(f"{path} has SHA-256 {found}, meta.json says {known}: run dvc repro -f train")
     if meta.architecture != "lenet5":
         raise ValueError(f"{folder / 'meta.json'} names the architecture {meta.architecture!r}: allowed is 'lenet5'")
     if not len(meta.mean) == len(meta.std) == meta.channels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +13,47 @@ import classifier.figures as figures
 from classifier.evaluation import Predictions
 from classifier.files import write_atomic, write_json
 from classifier.params import EvaluateParams
+from classifier.statistics import spread
 
 
 def write_evaluation(
     folder: Path,
     images: np.ndarray,
     predictions: Predictions,
+    replicas: Mapping[int, Predictions],
     history: pd.DataFrame,
     params: EvaluateParams,
-) -> dict[str, float | int]:
-    """Write these files, the same bytes for the same input, and return the metrics.
+) -> tuple[dict[str, float | int], dict[int, dict[str, float | int]]]:
+    """Write these files, the same bytes for the same input, and return the metrics and those of each replica.
 
     - `metrics.json`: accuracy, accuracy_low, accuracy_high (Wilson interval), error_rate, loss (nats),
-      macro_f1, expected_calibration_error, n
+      macro_f1, expected_calibration_error, n; with replicas accuracy_mean, accuracy_std and the mean's 95% interval
+      accuracy_mean_low, accuracy_mean_high
     - `per_class.csv`: class, name, precision, recall, f1, support, predicted; a row per class
     - `confusion.csv`: actual, predicted, count; a row per pair of classes
     - `calibration.csv`: low, high, count, confidence, accuracy; a row per bin, the last two empty in an empty bin
     - `predictions.parquet`: index, label, predicted (int64), p_0 .. p_<K-1> (float32); a row per image
     - `misclassified.png`: the most confident mistakes; `confusion.png`; `calibration.png`
     - `curves.png`: the training run, from `history` (`reports/train/history.csv`)
+    - `replicas.csv`, only with replicas: seed and the metrics of metrics.json; a row per replica
 
     images: `(N, C, 32, 32) uint8` in 0..255, C 1 or 3, in the order of `predictions`.
     """
     metrics = evaluation.evaluate(predictions, params.confidence, params.calibration_bins)
+    of_replicas = {
+        seed: evaluation.evaluate(each, params.confidence, params.calibration_bins) for seed, each in replicas.items()
+    }
+    if of_replicas:
+        names = {
+            "mean": "accuracy_mean",
+            "std": "accuracy_std",
+            "low": "accuracy_mean_low",
+            "high": "accuracy_mean_high",
+        }
+        of_all = spread([values["accuracy"] for values in of_replicas.values()])
+        metrics |= {names[name]: value for name, value in of_all.items()}
+        rows = [{"seed": seed} | values for seed, values in of_replicas.items()]
+        _write_csv(folder / "replicas.csv", pd.DataFrame(rows))
     counts = evaluation.confusion_counts(predictions)
     bins = evaluation.calibration(predictions, params.calibration_bins)
     write_json(folder / "metrics.json", metrics)
@@ -47,7 +66,7 @@ def write_evaluation(
     write_atomic(folder / "confusion.png", figures.confusion(counts, predictions.class_names))
     write_atomic(folder / "calibration.png", figures.calibration(bins))
     write_atomic(folder / "curves.png", figures.curves(history))
-    return metrics
+    return metrics, of_replicas
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:

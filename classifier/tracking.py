@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import mlflow
 import numpy as np
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
@@ -30,9 +29,10 @@ from classifier.history import Row, read_history
 from classifier.lineage import dvc_hash, experiment_tags, git_state, project_root
 from classifier.model_dir import ModelMeta
 from classifier.params import Params
+from classifier.store import ARTIFACTS, DATABASE, relocate, store_uri
+from classifier.training_report import read_histories, replica_metrics
 
 EXPERIMENT = "classifier"
-ARTIFACTS = "mlartifacts"  # beside mlflow.db
 WEIGHTS_TAG = "model.weights_sha256"
 EVALUATED_TAG = "evaluated"  # the run is complete
 SYSTEM_METRICS_S = 2  # seconds between two samples of processor and memory use
@@ -55,6 +55,21 @@ class Run:
         self.client = mlflow.MlflowClient()
         self.waiting: list[Metric] = []
         self.sent_at = time.monotonic()
+        self.replica_params: dict[str, object] = {}  # where several seeds are trained
+        self.children: dict[int, Run] = {}  # their runs, by seed
+
+    def of_seed(self, seed: int) -> Run:
+        """The nested run of one replica, or this run where there is a single seed."""
+        if not self.replica_params:
+            return self
+        if seed not in self.children:
+            info = self.client.get_run(self.id).info
+            tags = {"mlflow.parentRunId": self.id, "mlflow.user": info.user_id}
+            child = self.client.create_run(info.experiment_id, tags=tags, run_name=f"{info.run_name}, seed {seed}")
+            self.children[seed] = Run(child.info.run_id)
+            values = self.replica_params | {"train.seed": seed, "train.replicas": 1}
+            self.client.log_batch(child.info.run_id, params=[Param(key, str(value)) for key, value in values.items()])
+        return self.children[seed]
 
     def log_row(self, row: Row) -> None:
         """The window's values against the global step."""
@@ -102,8 +117,17 @@ class Run:
         """What train printed."""
         mlflow.log_text(text, "logs/train.txt")
 
-    def log_training(self, model: Path, meta: ModelMeta, reports: Path) -> None:
-        """What train wrote: the reports, and the model (loaded by `classifier.serving`) with its hash as the mark."""
+    def log_training(self, model: Path, meta: ModelMeta, reports: Path, histories: Mapping[int, Sequence[Row]]) -> None:
+        """What train wrote: the reports, and the model (loaded by `classifier.serving`) with its hash as the mark.
+
+        Of several replicas the run carries the chosen one's curves, and mean, deviation and interval over all.
+        """
+        if self.replica_params:
+            for row in histories[meta.seed]:
+                self.log_row(row)
+            spreads = {name.replace("_", "/", 1): value for name, value in replica_metrics(histories).items()}
+            self._log_values(spreads, histories[meta.seed][-1].step)
+            mlflow.set_tag("replicas.chosen_seed", str(meta.seed))
         self.flush()
         mlflow.log_artifacts(str(reports), "train")
         images = np.zeros((2, meta.channels, SIZE, SIZE), np.uint8)
@@ -120,18 +144,33 @@ class Run:
         )
         mlflow.set_tag(WEIGHTS_TAG, meta.weights_sha256)
 
-    def log_evaluation(self, metrics: Mapping[str, float], reports: Path, model: Path) -> None:
-        """What evaluate wrote, and DVC's hash of the model, which is known only now."""
+    def log_evaluation(
+        self,
+        metrics: Mapping[str, float],
+        of_replicas: Mapping[int, Mapping[str, float]],
+        reports: Path,
+        model: Path,
+    ) -> None:
+        """What evaluate wrote, each replica's test metrics, and DVC's hash of the model, which is known only now."""
+        for seed, values in of_replicas.items():
+            self.of_seed(seed).log_test(values)
         mlflow.log_artifacts(str(reports), "evaluate")
-        known = self.client.get_run(self.id).data.metrics  # an evaluation that was killed may have sent some
-        now = round(time.time() * 1000)
-        named = {f"test/{name}": value for name, value in metrics.items()}
-        self.waiting += [Metric(name, value, now, 0) for name, value in named.items() if name not in known]
-        self.flush()
+        self.log_test(metrics)
         mlflow.set_tags({EVALUATED_TAG: "true"} | ({"dvc.model": digest} if (digest := dvc_hash(model)) else {}))
 
     def log_text(self, text: str, name: str) -> None:
         mlflow.log_text(text, name)
+
+    def log_test(self, metrics: Mapping[str, float]) -> None:
+        """Test metrics; those that an evaluation that was killed has already sent are left as they are."""
+        known = self.client.get_run(self.id).data.metrics
+        values = {f"test/{name}": value for name, value in metrics.items() if f"test/{name}" not in known}
+        self._log_values(values, 0)
+        self.flush()
+
+    def _log_values(self, values: Mapping[str, float], step: int) -> None:
+        now = round(time.time() * 1000)
+        self.waiting += [Metric(name, value, now, step) for name, value in values.items()]
 
 
 @contextmanager
@@ -142,6 +181,7 @@ def training_run(params: Params) -> Iterator[Run]:
     with _active_run(experiment_id=experiment, log_system_metrics=True) as run:
         mlflow.log_params({key: value for key, value in params.flat().items() if not key.startswith("evaluate.")})
         run.log_lineage()
+        run.replica_params = _replica_params(params)
         yield run
 
 
@@ -154,14 +194,20 @@ def evaluation_run(
     wanted = {key: str(value) for key, value in params.flat().items()}
     found = _find_unevaluated(experiment, meta.weights_sha256, wanted)
     with _active_run(experiment_id=experiment, run_id=found) as run:
-        if not found:
+        run.replica_params = _replica_params(params)
+        if found:
+            run.children = _find_children(experiment, found)
+        else:
             mlflow.log_params({key: value for key, value in wanted.items() if not key.startswith("evaluate.")})
             mlflow.set_tag("train.restored", "true")  # the curves come from history.csv, not from training just now
             run.log_lineage()
             run.log_data(data, data_meta)
-            for row in read_history(reports / "history.csv"):
-                run.log_row(row)
-            run.log_training(model, meta, reports)
+            seeds = [int(seed) for seed in meta.replicas]
+            histories = read_histories(reports, seeds) or {meta.seed: read_history(reports / "history.csv")}
+            for seed, rows in histories.items():
+                for row in rows:
+                    run.of_seed(seed).log_row(row)
+            run.log_training(model, meta, reports, histories)
         mlflow.log_params({key: value for key, value in wanted.items() if key.startswith("evaluate.")})
         yield run
 
@@ -179,6 +225,18 @@ def _find_unevaluated(experiment: str, weights: str, params: Mapping[str, str]) 
     return None
 
 
+def _find_children(experiment: str, parent: str) -> dict[int, Run]:
+    runs = mlflow.MlflowClient().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    return {int(run.data.params["train.seed"]): Run(run.info.run_id) for run in runs}
+
+
+def _replica_params(params: Params) -> dict[str, object]:
+    """What each replica's run has as params; empty where a single model is trained."""
+    if params.train.replicas == 1:
+        return {}
+    return {key: value for key, value in params.flat().items() if not key.startswith("evaluate.")}
+
+
 @contextmanager
 def _active_run(**arguments: Any) -> Iterator[Run]:
     """Start or resume a run; it ends FINISHED, KILLED (a signal) or FAILED with the error as a tag."""
@@ -194,6 +252,9 @@ def _active_run(**arguments: Any) -> Iterator[Run]:
         mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:5000])
         raise
     finally:
+        for child in run.children.values():
+            child.flush()
+            run.client.set_terminated(child.id, status)
         run.flush()
         mlflow.end_run(status)
 
@@ -207,13 +268,13 @@ def open_store() -> str:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     root = project_root()
-    database = root / "mlflow.db"
+    database = root / DATABASE
     uri = store_uri()
     mlflow.set_tracking_uri(uri)  # which sets MLFLOW_TRACKING_URI too
     if uri != f"sqlite:///{database}":
         return str(mlflow.set_experiment(name).experiment_id)
     # Processes that start together on a fresh database crash in its migrations; one at a time they do not.
-    with FileLock(root / "mlflow.db.lock"):
+    with FileLock(root / f"{DATABASE}.lock"):
         if database.exists():
             relocate(database, root / ARTIFACTS)
         if experiment := mlflow.get_experiment_by_name(name):
@@ -221,33 +282,3 @@ def open_store() -> str:
         # Without the kind the UI opens on pages for language models.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return str(mlflow.create_experiment(name, artifact_location=(root / ARTIFACTS).as_uri(), tags=kind))
-
-
-def store_uri() -> str:
-    """Where runs are recorded: MLFLOW_TRACKING_URI, else the database in the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
-
-
-def relocate(database: Path, artifacts: Path) -> None:
-    """Point a store that was moved or copied at its own artifacts: MLflow stores their absolute addresses."""
-    address = artifacts.as_uri()
-    columns = {
-        "experiments": ["artifact_location"],
-        "runs": ["artifact_uri"],
-        "logged_models": ["artifact_location"],
-        "model_versions": ["source", "storage_location"],
-    }
-    with closing(sqlite3.connect(database)) as store, store:
-        try:
-            found = store.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        except sqlite3.OperationalError:
-            return  # a database without tables: MLflow is about to make them
-        for (old,) in found:
-            if not old or old == address or not old.endswith(f"/{ARTIFACTS}"):
-                continue
-            for table, names in columns.items():
-                for name in names:
-                    store.execute(
-                        f"UPDATE {table} SET {name} = ? || substr({name}, ?) WHERE {name} = ? OR {name} LIKE ?",  # noqa: S608
-                        (address, len(old) + 1, old, f"{old}/%"),
-                    )

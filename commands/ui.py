@@ -11,12 +11,13 @@ import sys
 import typer
 
 from classifier import tracking
+from classifier.store import store_uri
 
 
 def main(port: int = typer.Option(5000, min=1, max=65535, help="Port on 127.0.0.1.")) -> None:
     """Open the MLflow UI on this project's runs; Ctrl-C ends it."""
     tracking.open_store()
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking.store_uri()]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store_uri()]
     # One worker and no job runner: two processes in place of ten, for one person's eyes.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     print(f"http://127.0.0.1:{port}", flush=True)

@@ -17,7 +17,8 @@ from classifier.dataset import read_meta, read_split
 from classifier.device import be_deterministic, pick_device
 from classifier.evaluation import Predictions
 from classifier.inference import predict
-from classifier.model_dir import read_model, read_model_meta
+from classifier.model import Classifier
+from classifier.model_dir import read_model, read_model_meta, read_replicas
 from classifier.params import load_params
 from classifier.reports import write_evaluation
 
@@ -33,13 +34,17 @@ def main(arguments: list[str]) -> None:
 
     with tracking.evaluation_run(params, data, data_meta, model, model_meta, training) as record:
         test = read_split(data, "test", data_meta)
-        classifier = read_model(model).to(device)
-        logits = predict(classifier, torch.from_numpy(test.images).to(device), params.evaluate.batch_size)
-        log_probabilities = logits.cpu().double().log_softmax(1).numpy()
-        predictions = Predictions(test.labels, log_probabilities, model_meta.class_names)
+
+        def predictions_of(classifier: Classifier) -> Predictions:
+            images = torch.from_numpy(test.images).to(device)
+            logits = predict(classifier.to(device), images, params.evaluate.batch_size)
+            return Predictions(test.labels, logits.cpu().double().log_softmax(1).numpy(), model_meta.class_names)
+
+        predictions = predictions_of(read_model(model))
+        replicas = {seed: predictions_of(replica) for seed, replica in read_replicas(model).items()}
         history = pd.read_csv(training / "history.csv")
-        metrics = write_evaluation(reports, test.images, predictions, history, params.evaluate)
-        record.log_evaluation(metrics, reports, model)
+        metrics, of_replicas = write_evaluation(reports, test.images, predictions, replicas, history, params.evaluate)
+        record.log_evaluation(metrics, of_replicas, reports, model)
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
     print(f"{data_meta.name}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {metrics['n']} images)")
 

@@ -8,58 +8,42 @@ params, data and machine, and records the run in MLflow.
 from classifier import tracking
 from classifier.cli import paths, run
 from classifier.console import Console
-from classifier.dataset import read_meta, read_split
+from classifier.dataset import read_meta
 from classifier.device import be_deterministic, describe, pick_device
-from classifier.files import write_json
-from classifier.history import Row, write_history
+from classifier.history import Row
 from classifier.model import parameter_count
 from classifier.model_dir import build, write_model
 from classifier.params import load_params
-from classifier.training import fit, steps_per_epoch
+from classifier.replicas import median_seed, train_replicas
+from classifier.training import steps_per_epoch
+from classifier.training_report import write_training
 
 
 def main(arguments: list[str]) -> None:
-    params_file, data, model, reports = paths(arguments, "params", "data", "model", "reports")
-    params = load_params(params_file)
+    params_path, data, model, reports = paths(arguments, "params", "data", "model", "reports")
+    params = load_params(params_path)
     device = pick_device(params.train.device)
     be_deterministic(device)
     with tracking.training_run(params) as record:
         meta = read_meta(data)
         record.log_data(data, meta)
-        train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
-        classifier = build(meta, params.train.seed)
-        rows: list[Row] = []
+        images, size = sum(meta.counts["train"]), parameter_count(build(meta))
+        steps = steps_per_epoch(images, params.train)
+        with Console(params.train, steps, keep=record.log_console) as console:
+            console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}")
 
-        steps = steps_per_epoch(len(train), params.train)
-        with Console(params.train.epochs, steps, keep=record.log_console) as console:
-            size = parameter_count(classifier)
-            console.say(f"{meta.name}: {len(train)} images, {size} parameters, {describe(device)}")
+            def report(seed: int, row: Row) -> None:
+                console.show(seed, row)
+                record.of_seed(seed).log_row(row)
 
-            def report(row: Row) -> None:
-                rows.append(row)
-                console.show(row)
-                record.log_row(row)
+            replicas = train_replicas(data, params.train, device, report)
 
-            fit(classifier, train, validation, params.train, device, report)
-
-        model_meta = write_model(model, classifier, meta)
-        write_history(reports / "history.csv", rows)
-        write_json(reports / "metrics.json", summary(rows, size))
-        record.log_training(model, model_meta, reports)
-
-
-def summary(rows: list[Row], parameters: int) -> dict[str, int | float | None]:
-    """metrics.json: the end of training, without times, which would differ from run to run."""
-    last = rows[-1]
-    return {
-        "steps": last.step,
-        "images": last.images,
-        "parameters": parameters,
-        "running_loss": next(row.running_loss for row in reversed(rows) if row.running_loss is not None),
-        "train_loss": last.train_loss,
-        "validation_loss": last.validation_loss,
-        "validation_accuracy": last.validation_accuracy,
-    }
+        chosen = median_seed(replicas)
+        histories = {seed: replica.rows for seed, replica in replicas.items()}
+        classifiers = {seed: replica.classifier for seed, replica in replicas.items()}
+        model_meta = write_model(model, classifiers, chosen, meta)
+        write_training(reports, histories, chosen, size)
+        record.log_training(model, model_meta, reports, histories)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 from classifier.console import Console
 from classifier.history import Row
-from tests.samples import ROOT
+from tests.samples import ROOT, train_params
 
 ROWS = [
     Row(2000, 1, 8000, 0.001, 2.182),
@@ -19,9 +19,9 @@ ROWS = [
 
 
 def show(keep=lambda text: None):
-    with Console(epochs=2, steps_per_epoch=12500, keep=keep) as console:
+    with Console(train_params(epochs=2), steps_per_epoch=12500, keep=keep) as console:
         for row in ROWS:
-            console.show(row)
+            console.show(0, row)
 
 
 def test_lines_are_those_of_the_tutorial(capsys):
@@ -43,7 +43,7 @@ def test_an_error_is_kept_too():
     kept = []
 
     def fail():
-        with Console(1, 1, kept.append):
+        with Console(train_params(), 1, kept.append):
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):

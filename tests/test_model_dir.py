@@ -18,7 +18,7 @@ def meta(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, meta):
-    write_model(tmp_path / "model", build(meta, seed=3), meta)
+    write_model(tmp_path / "model", {3: build(meta, seed=3)}, 3, meta)
     return tmp_path / "model"
 
 
@@ -44,7 +44,7 @@ def test_reloaded_model_agrees_bit_for_bit(folder, meta):
 
 
 def test_channels_last_weights_are_the_same_bytes(folder, meta, tmp_path):
-    write_model(tmp_path / "other", build(meta, seed=3).to(memory_format=torch.channels_last), meta)
+    write_model(tmp_path / "other", {3: build(meta, seed=3).to(memory_format=torch.channels_last)}, 3, meta)
     for name in ("weights.safetensors", "meta.json"):
         assert (tmp_path / "other" / name).read_bytes() == (folder / name).read_bytes()
 

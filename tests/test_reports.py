@@ -51,7 +51,7 @@ def case(n: int = 47, channels: int = 1) -> tuple[np.ndarray, Predictions]:
 
 def write(folder: Path, channels: int = 1) -> dict[str, float | int]:
     images, predictions = case(channels=channels)
-    return write_evaluation(folder, images, predictions, HISTORY, params())
+    return write_evaluation(folder, images, predictions, {}, HISTORY, params())[0]
 
 
 def params(confidence: float = 0.95, calibration_bins: int = 10, mistakes: int = 4) -> EvaluateParams:
@@ -115,8 +115,8 @@ def test_another_process_writes_the_same_bytes(written: Path, tmp_path: Path) ->
 
 def test_calibration_has_as_many_rows_as_asked_and_the_picture_as_many_mistakes(tmp_path: Path) -> None:
     images, predictions = case()
-    write_evaluation(tmp_path / "a", images, predictions, HISTORY, params())
-    write_evaluation(tmp_path / "b", images, predictions, HISTORY, params(0.8, 3, 1))
+    write_evaluation(tmp_path / "a", images, predictions, {}, HISTORY, params())
+    write_evaluation(tmp_path / "b", images, predictions, {}, HISTORY, params(0.8, 3, 1))
     assert [len(pd.read_csv(tmp_path / name / "calibration.csv")) for name in "ab"] == [10, 3]
     narrow, wide = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ba")
     assert wide["accuracy_low"] < narrow["accuracy_low"]

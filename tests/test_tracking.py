@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -15,6 +16,7 @@ import pytest
 from classifier import tracking
 from classifier.history import Row, write_history
 from classifier.model_dir import build, write_model
+from classifier.training_report import write_training
 from tests.samples import ROOT, file_params, write_digits
 
 ROWS = [Row(10, 1, 320, 0.05, 2.1), Row(12, 1, 340, 0.04, 1.9, 2.0, 1.8, 0.5)]
@@ -44,7 +46,7 @@ class Workspace:
             Path(name) for name in ("data/normalized", "models/classifier", "reports/train", "reports/evaluate")
         )
         self.data_meta = write_digits(self.data)
-        self.meta = write_model(self.model, build(self.data_meta, seed), self.data_meta)
+        self.meta = write_model(self.model, {seed: build(self.data_meta, seed)}, seed, self.data_meta)
         write_history(self.training / "history.csv", ROWS)
         self.reports.mkdir(parents=True, exist_ok=True)
         (self.reports / "metrics.json").write_text(json.dumps(METRICS))
@@ -55,14 +57,83 @@ class Workspace:
             for row in ROWS:
                 run.log_row(row)
             run.log_console("[1,    10] loss: 2.100\n")
-            run.log_training(self.model, self.meta, self.training)
+            run.log_training(self.model, self.meta, self.training, {0: ROWS})
         return run.id
 
     def evaluate(self, params=None):
         arguments = (self.data, self.data_meta, self.model, self.meta, self.training)
         with tracking.evaluation_run(params or self.params, *arguments) as run:
-            run.log_evaluation(METRICS, self.reports, self.model)
+            run.log_evaluation(METRICS, {}, self.reports, self.model)
         return run.id
+
+
+class ReplicaWorkspace(Workspace):
+    """The same for two seeds."""
+
+    def __init__(self):
+        super().__init__()
+        train = self.params.train.model_copy(update={"replicas": 2, "seed": 4})
+        self.params = self.params.model_copy(update={"train": train})
+        models = {4: build(self.data_meta, 4), 5: build(self.data_meta, 5)}
+        self.meta = write_model(self.model, models, 5, self.data_meta)
+        self.histories = {4: ROWS, 5: [replace(row, running_loss=1.0, validation_accuracy=0.7) for row in ROWS]}
+        write_training(self.training, self.histories, 5, 61706)
+
+    def train(self):
+        with tracking.training_run(self.params) as run:
+            run.log_data(self.data, self.data_meta)
+            for seed, rows in self.histories.items():
+                for row in rows:
+                    run.of_seed(seed).log_row(row)
+            run.log_training(self.model, self.meta, self.training, self.histories)
+        return run.id
+
+    def evaluate(self, params=None):
+        arguments = (self.data, self.data_meta, self.model, self.meta, self.training)
+        with tracking.evaluation_run(self.params, *arguments) as run:
+            run.log_evaluation(METRICS, {4: {"accuracy": 0.8}, 5: {"accuracy": 0.9}}, self.reports, self.model)
+        return run.id
+
+
+def check_replicas(parent):
+    runs = {run.data.params["train.seed"]: run for run in all_runs() if run.data.tags.get("mlflow.parentRunId")}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent}
+    assert set(runs) == {"4", "5"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert history(runs["4"].info.run_id, "train/running_loss") == [(10, 2.1), (12, 1.9)]
+    assert history(runs["5"].info.run_id, "train/running_loss") == [(10, 1.0), (12, 1.0)]
+    assert [history(runs[seed].info.run_id, "test/accuracy") for seed in "45"] == [[(0, 0.8)], [(0, 0.9)]]
+    metrics = get_run(parent).data.metrics
+    assert metrics["validation/accuracy_mean"] == pytest.approx(0.6)
+    assert metrics["validation/accuracy_std"] == pytest.approx(0.141421, rel=1e-4)
+    assert metrics["validation/accuracy_low"] < 0.6 < metrics["validation/accuracy_high"]
+    assert history(parent, "train/running_loss") == [(10, 1.0), (12, 1.0)]  # those of the chosen seed
+    assert get_run(parent).data.tags["replicas.chosen_seed"] == "5"
+
+
+def test_each_replica_is_a_nested_run_under_one_that_carries_the_spread():
+    outputs = ReplicaWorkspace()
+    parent = outputs.train()
+    assert outputs.evaluate() == parent
+    assert len(all_runs()) == 3
+    check_replicas(parent)
+
+
+def test_replicas_too_are_made_from_their_histories_when_no_run_has_them():
+    check_replicas(ReplicaWorkspace().evaluate())
+
+
+def test_replicas_end_as_their_parent_does():
+    outputs = ReplicaWorkspace()
+
+    def fail():
+        with tracking.training_run(outputs.params) as run:
+            run.of_seed(4).log_row(ROWS[0])
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert {run.info.status for run in all_runs()} == {"FAILED"}
 
 
 def get_run(run_id):

@@ -1,0 +1,177 @@
+"""Several seeds of one training, each as if it ran alone: its own weights, order of images, augmentation and curves.
+
+On a CPU they are trained by one process per core, side by side: two processes of one thread each train two such small
+networks sooner than one process of two threads does. The processes share the data in memory (`classifier.dataset`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from classifier.dataset import read_meta, read_split
+from classifier.history import Row
+from classifier.model import Classifier
+from classifier.model_dir import build
+from classifier.params import TrainParams
+from classifier.training import fit
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A trained classifier and its history."""
+
+    classifier: Classifier
+    rows: list[Row]
+
+
+def seeds_of(params: TrainParams) -> list[int]:
+    """`train.seed` and the seeds that follow it, one for each replica."""
+    return list(range(params.seed, params.seed + params.replicas))
+
+
+def train_replicas(
+    data: Path, params: TrainParams, device: torch.device, report: Callable[[int, Row], None]
+) -> dict[int, Replica]:
+    """Train all seeds on `data/normalized` and call `report(seed, row)` as their windows end; by seed."""
+    seeds = seeds_of(params)
+    workers = min(len(seeds), os.cpu_count() or 1) if device.type == "cpu" else 1
+    replicas: dict[int, Replica] = {}
+    if workers == 1:
+        for seed in seeds:
+            rows: list[Row] = []
+
+            def keep(row: Row, seed: int = seed, rows: list[Row] = rows) -> None:
+                rows.append(row)
+                report(seed, row)
+
+            replicas[seed] = Replica(train_one(data, seed, params, device, keep), rows)
+        return replicas
+    return _train_in_processes(data, seeds, params, workers, report)
+
+
+def train_one(
+    data: Path, seed: int, params: TrainParams, device: torch.device, report: Callable[[Row], None]
+) -> Classifier:
+    """The one training that is alike for a single model and for each of several."""
+    meta = read_meta(data)
+    train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
+    classifier = build(meta, seed)
+    fit(classifier, train, validation, params.model_copy(update={"seed": seed}), device, report)
+    return classifier
+
+
+def _train_in_processes(
+    data: Path, seeds: Sequence[int], params: TrainParams, workers: int, report: Callable[[int, Row], None]
+) -> dict[int, Replica]:
+    """Each process trains every `workers`-th seed; what they report is handled here, one row after the other."""
+    reports: SimpleQueue[tuple[int, Row] | ValueError | None] = SimpleQueue()
+    rows: dict[int, list[Row]] = {seed: [] for seed in seeds}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(workers) as pool,  # left after the processes have ended, so that it waits for nobody
+        _processes(data, seeds, params, workers, Path(folder)) as processes,
+    ):
+        for process in processes:
+            pool.submit(_follow, process, reports)
+        working = workers
+        while working:
+            reported = reports.get()
+            if reported is None:
+                working -= 1
+            elif isinstance(reported, ValueError):
+                raise reported  # which ends the other processes
+            else:
+                rows[reported[0]].append(reported[1])
+                report(*reported)
+        return {seed: Replica(_read(data, seed, Path(folder)), rows[seed]) for seed in seeds}
+
+
+@contextmanager
+def _processes(
+    data: Path, seeds: Sequence[int], params: TrainParams, workers: int, folder: Path
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Workers of `python -m classifier.replicas`, one core each; none outlives this block."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    processes = []
+    for number in range(workers):
+        job = {"data": str(data), "folder": str(folder), "seeds": seeds[number::workers], "params": params.model_dump()}
+        command = [sys.executable, "-m", "classifier.replicas", json.dumps(job)]
+        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))  # noqa: S603
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | ValueError | None]) -> None:
+    """Hand over a worker's rows, then None at its end or its error in its own words."""
+    problem = None
+    assert process.stdout
+    with process.stdout as lines:
+        for line in lines:
+            message = json.loads(line)
+            problem = message.get("error")
+            if not problem:
+                reports.put((message["seed"], Row(**message["row"])))
+    failed = process.wait() != 0
+    reports.put(ValueError(problem or f"a training process ended with {process.returncode}") if failed else None)
+
+
+def _read(data: Path, seed: int, folder: Path) -> Classifier:
+    classifier = build(read_meta(data), seed)
+    classifier.network.load_state_dict(load_file(folder / f"{seed}.safetensors"))
+    return classifier
+
+
+def _work(job: dict[str, Any]) -> None:
+    """What a worker does: rows go to standard output as lines of JSON, weights into the folder."""
+    params = TrainParams.model_validate(job["params"])
+    for seed in job["seeds"]:
+
+        def say(row: Row, seed: int = seed) -> None:
+            print(json.dumps({"seed": seed, "row": asdict(row)}), flush=True)
+
+        try:
+            classifier = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say)
+        except (ValueError, OSError) as error:
+            print(json.dumps({"error": f"seed {seed}: {error}"}), flush=True)
+            sys.exit(1)
+        state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
+        save_file(state, Path(job["folder"]) / f"{seed}.safetensors")
+
+
+def median_seed(replicas: Mapping[int, Replica]) -> int:
+    """The seed whose validation accuracy is the median (the lower one of two), ties by loss, then by seed.
+
+    Without a validation split the training loss decides.
+    """
+
+    def rank(seed: int) -> tuple[float, float, int]:
+        last = replicas[seed].rows[-1]
+        assert last.train_loss is not None
+        if last.validation_accuracy is None or last.validation_loss is None:
+            return (0.0, -last.train_loss, seed)
+        return (last.validation_accuracy, -last.validation_loss, seed)
+
+    return sorted(replicas, key=rank)[(len(replicas) - 1) // 2]
+
+
+if __name__ == "__main__":
+    _work(json.loads(sys.argv[1]))

@@ -1,0 +1,184 @@
+"""The benchmarks' own arithmetic and data, and the harness from end to end on a few hundred digits."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+
+from benchmarks.contenders.stage import PARTS, Clock, replace
+from benchmarks.data import resize, write_idx
+from benchmarks.process import Sample, measure
+from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
+from benchmarks.sections import Contenders, Imports
+from classifier.dataset import read_meta, read_split
+from tests.samples import ROOT, digits_split, write_digits
+
+
+def test_ratio_is_that_of_the_medians() -> None:
+    assert ratio([1.0, 100.0, 3.0], [2.0, 2.0, 0.1]) == 1.5
+
+
+def test_spread_shows_median_and_range() -> None:
+    assert spread([3.0, 1.0, 2.0]) == "2.00 (1.00 to 3.00)"
+    assert spread([1.234], 1) == "1.2"
+
+
+def test_line_through_points_on_one() -> None:
+    fitted = line([1, 2, 4, 8], [7.0, 9.0, 13.0, 21.0])
+    assert (fitted.slope, fitted.constant) == pytest.approx((2, 5))
+    assert fitted.deviation == pytest.approx(0)
+
+
+def test_deviation_is_the_largest_share_of_the_line() -> None:
+    fitted = line([0, 1, 2], [1.0, 1.0, 4.0])  # 0.5 + 1.5 x: 1 is twice what the line says at 0
+    assert fitted.deviation == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "met"), [(1.0, False, True), (1.01, False, False), (1.0, True, True), (0.99, True, False)]
+)
+def test_bar_includes_its_limit(value: float, at_least: bool, met: bool) -> None:
+    bar = Bar("what", value, 1.0, at_least)
+    assert bar.met is met
+    assert bar.row()[-1] == ("met" if met else "**missed**")
+
+
+def test_markdown_aligns_columns() -> None:
+    assert markdown(["a", "value"], [["long", "1"]]) == "| a    | value |\n| ---- | ----: |\n| long |     1 |"
+
+
+def test_document_survives_json() -> None:
+    result = Result([Bar("speed", 0.5, 1.0)], [Table("Title", ["a", "b"], [["x", "y"]])])
+    kept = json.loads(json.dumps({"one": {"measured": "today", **result.as_json()}}))
+    bars = markdown(["what", "measured", "bar", ""], [["speed", "0.5", "≤ 1", "met"]])
+    table = markdown(["a", "b"], [["x", "y"]])
+    assert document(kept) == f"`make bench`: today\n\n{bars}\n\n### Title\n\n{table}\n"
+
+
+def sample(wall_s: float, loop_s: float) -> Sample:
+    return Sample(wall_s, wall_s, 100.0, {"loop_s": loop_s})
+
+
+class PreparedBench:
+    """A bench whose processes are never run."""
+
+    device, quick = "cpu", True
+
+    def __getattr__(self, name: str) -> object:
+        return (lambda *_: sample(5, 4)) if name in ("tutorial", "contender", "ours", "say", "python") else self
+
+
+def test_contenders_compares_loops() -> None:
+    section = Contenders(PreparedBench())  # type: ignore[arg-type]
+    samples = {name: [sample(20, 10)] * 3 for name in section.processes} | {
+        "bare": [sample(5, loop) for loop in (4.0, 2.0, 9.0)],
+        "ours": [sample(9, loop) for loop in (3.0, 5.0, 3.0)],
+    }
+    result = section.results(samples)
+    assert [(bar.value, bar.limit, bar.met) for bar in result.bars] == [(0.75, 1.03, True), (0.3, 0.25, False)]
+    assert len(result.tables[0].rows) == len(section.processes)
+
+
+def test_imports_compares_what_is_outside_the_loop() -> None:
+    section = Imports(PreparedBench())  # type: ignore[arg-type]
+    walls = {"import torch": 2, "import mlflow": 1, "import torch, mlflow": 2.5, "ours": 10}
+    result = section.results({name: [sample(wall, 4)] for name, wall in walls.items()})
+    assert [bar.value for bar in result.bars] == [2]
+
+
+def test_measure_reads_the_last_line_and_the_memory(tmp_path: Path) -> None:
+    code = "import json; print('text'); block = b'x' * 2**26; print(json.dumps({'loop_s': 1}))"
+    found = measure([sys.executable, "-c", code], tmp_path, os.environ)
+    assert found.said == {"loop_s": 1}
+    assert found.outside_s == found.wall_s - 1
+    assert found.peak_mib > 64
+
+
+def test_measure_shows_why_a_process_failed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"ended with 1:(.|\n)*ZeroDivisionError"):
+        measure([sys.executable, "-c", "1 / 0"], tmp_path, os.environ)
+
+
+def test_functions_that_are_timed_exist() -> None:
+    addresses = [address.rpartition(".") for addresses in PARTS.values() for address in addresses]
+    assert [name for module, _, name in addresses if not callable(getattr(import_module(module), name, None))] == []
+
+
+def test_replace_reaches_every_module_that_bound_the_function() -> None:
+    import classifier.dataset as home
+    import stages.train as stage
+
+    replace("classifier.dataset.read_meta", lambda function: lambda *_: (function, "changed"))
+    try:
+        assert home.read_meta("folder") == stage.read_meta("folder") == (read_meta, "changed")  # type: ignore[arg-type, comparison-overlap]
+    finally:
+        replace("classifier.dataset.read_meta", lambda _: read_meta)
+
+
+def test_clock_counts_every_moment_once() -> None:
+    clock = Clock()
+    start = time.monotonic()
+    with clock.part("work"), clock.part("mlflow"):
+        time.sleep(0.02)
+    with clock.part("writing"):
+        pass
+    assert clock.seconds["mlflow"] >= 0.02
+    assert sum(clock.seconds.values()) <= time.monotonic() - start + 0.01
+    assert clock.seconds["work"] < 0.01
+
+
+def test_torchvision_reads_what_we_normalized(tmp_path: Path) -> None:
+    write_digits(tmp_path / "digits", train=20)
+    write_idx(tmp_path / "digits", tmp_path)
+    found = torchvision.datasets.MNIST(tmp_path, train=True)
+    assert np.array_equal(found.data.numpy(), digits_split(20).images[:, 0, 2:-2, 2:-2])
+    assert np.array_equal(found.targets.numpy(), digits_split(20).labels)
+
+
+def test_resize_begins_anew(tmp_path: Path) -> None:
+    write_digits(tmp_path / "digits", train=20)
+    resize(tmp_path / "digits", tmp_path / "other", 50)
+    meta = read_meta(tmp_path / "other")
+    train = read_split(tmp_path / "other", "train", meta)
+    assert np.array_equal(train.images, digits_split(20).images[np.arange(50) % 20])
+    assert {name: sum(counts) for name, counts in meta.counts.items()} == {"train": 50, "validation": 0, "test": 0}
+
+
+@pytest.mark.slow
+def test_harness_from_end_to_end(tmp_path: Path) -> None:
+    only = "recording,stages,nothing"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", only, "--results", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # it tries the harness, and other tests run beside it
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.json")
+    kept = json.loads(path.read_text())
+    assert list(kept) == only.split(",")
+    assert path.with_suffix(".md").read_text() == document(kept)
+    assert document(kept) in done.stdout
+    for section in kept.values():
+        assert all(sample["wall_s"] > 0 for samples in section["samples"].values() for sample in samples)
+
+
+@pytest.mark.slow
+@pytest.mark.mnist
+def test_tutorial_reads_the_official_files(tmp_path: Path, mnist_folder: Path) -> None:
+    from benchmarks.bench import RECIPE
+    from benchmarks.project import Project
+
+    project = Project(tmp_path, str(mnist_folder))
+    project.write_params("data/params.yaml", RECIPE)
+    project.module("stages.download", "data/params.yaml", "data/raw")
+    project.module("stages.normalize", "data/params.yaml", "data/raw", "data/normalized")
+    project.module("benchmarks.data", "idx", "data/normalized", "data/torchvision")
+    for path in mnist_folder.glob("*-ubyte.gz"):
+        written = tmp_path / "data/torchvision/MNIST/raw" / path.stem
+        assert written.read_bytes() == gzip.decompress(path.read_bytes())

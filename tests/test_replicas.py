@@ -1,0 +1,131 @@
+"""Several seeds beside each other are what each would be alone."""
+
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+
+from classifier.history import Row
+from classifier.model import Classifier, LeNet5
+from classifier.replicas import Replica, median_seed, seeds_of, train_one, train_replicas
+from classifier.statistics import spread
+from tests.samples import ROOT, train_params, write_digits
+
+CPU = torch.device("cpu")
+
+
+def weights(classifier):
+    return torch.cat([parameter.detach().flatten() for parameter in classifier.parameters()])
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_digits(tmp_path / "normalized", train=200)
+    return tmp_path / "normalized"
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_each_replica_is_the_seed_trained_alone_bit_for_bit(data, one_thread, monkeypatch, cores):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    params = train_params(seed=5, replicas=3, epochs=2, shift=1, schedule="one_cycle")
+    reported = []
+    replicas = train_replicas(data, params, CPU, lambda seed, row: reported.append((seed, row)))
+    assert list(replicas) == [5, 6, 7]
+    for seed, replica in replicas.items():
+        rows = []
+        alone = train_one(data, seed, params, CPU, rows.append)
+        assert torch.equal(weights(replica.classifier), weights(alone))
+        assert replica.rows == rows == [row for reporter, row in reported if reporter == seed]
+
+
+def test_with_more_threads_the_first_steps_agree_to_float32_rounding(data):
+    """Sums are made in another order; after seven steps the weights agree to 1e-6."""
+    params = train_params(replicas=2)
+    replica = train_replicas(data, params, CPU, lambda seed, row: None)[0]
+    alone = train_one(data, 0, params, CPU, lambda row: None)
+    torch.testing.assert_close(weights(replica.classifier), weights(alone), rtol=1e-4, atol=1e-6)
+
+
+def test_seeds_follow_the_first():
+    assert seeds_of(train_params(seed=5, replicas=3)) == [5, 6, 7]
+
+
+def test_processes_share_the_cores(data, monkeypatch):
+    """Two processes of two threads each on two cores train twenty times slower."""
+    started = []
+    original = subprocess.Popen.__init__
+
+    def watched(self, command, **options):
+        started.append(options["env"]["OMP_NUM_THREADS"])
+        original(self, command, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", watched)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    train_replicas(data, train_params(replicas=2), CPU, lambda seed, row: None)
+    assert started == ["2", "2"]
+
+
+def test_an_error_names_the_seed_and_ends_the_other_processes(data):
+    params = train_params(replicas=2, learning_rate=100.0, epochs=50)
+    with pytest.raises(ValueError, match=r"seed [01]: loss or gradients are not finite at step"):
+        train_replicas(data, params, CPU, lambda seed, row: None)
+    assert not [child for child in psutil.Process().children() if "classifier.replicas" in " ".join(child.cmdline())]
+
+
+def test_processes_end_when_the_stage_is_killed(data):
+    script = (
+        "import torch\nfrom pathlib import Path\nfrom classifier.replicas import train_replicas\n"
+        "from tests.samples import train_params\n"
+        f"train_replicas(Path({str(data)!r}), train_params(replicas=2, epochs=10000), torch.device('cpu'), "
+        "lambda seed, row: print(seed, flush=True))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    stage = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    stage.stdout.readline()
+    workers = psutil.Process(stage.pid).children()
+    assert len(workers) == min(2, os.cpu_count())
+    stage.kill()
+    stage.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+
+
+def replicas_with(*ends):
+    model = Classifier(LeNet5(1, 10), [0.0], [1.0])
+    return {
+        seed: Replica(model, [Row(1, 1, 1, 0.1, None, loss, loss if accuracy else None, accuracy)])
+        for seed, (accuracy, loss) in enumerate(ends)
+    }
+
+
+@pytest.mark.parametrize(
+    ("ends", "chosen"),
+    [
+        ([(0.9, 1.0)], 0),
+        ([(0.9, 1.0), (0.7, 1.0), (0.8, 1.0)], 2),
+        ([(0.9, 1.0), (0.8, 1.0)], 1),  # the lower of two
+        ([(0.8, 3.0), (0.8, 1.0), (0.8, 2.0)], 2),  # equal accuracy: by loss
+        ([(None, 3.0), (None, 1.0), (None, 2.0)], 2),  # no validation split: by training loss
+    ],
+)
+def test_the_median_on_validation_is_chosen(ends, chosen):
+    assert median_seed(replicas_with(*ends)) == chosen
+
+
+def test_spread_against_a_textbook_example():
+    """n = 5, mean 10, s = 1.5811, t(0.975, 4) = 2.7764: 10 -+ 1.9632."""
+    found = spread([8, 9, 10, 11, 12])
+    assert found == pytest.approx({"mean": 10, "std": 1.58114, "low": 8.03676, "high": 11.96324}, rel=1e-5)

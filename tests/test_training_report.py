@@ -1,0 +1,52 @@
+"""reports/train/: which files there are, and what several seeds say together."""
+
+import json
+
+import pytest
+
+from classifier.history import Row, read_history
+from classifier.training_report import read_histories, replica_metrics, write_training
+
+ONE = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
+TWO = [Row(10, 1, 320, 0.1, 2.2), Row(12, 1, 340, 0.1, None, 1.0, 1.7, 0.9)]
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_one_seed(tmp_path):
+    write_training(tmp_path, {7: ONE}, 7, 61706)
+    assert files(tmp_path) == {"history.csv", "metrics.json"}
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {
+        "steps": 12,
+        "images": 340,
+        "parameters": 61706,
+        "running_loss": 2.3,
+        "train_loss": 2.0,
+        "validation_loss": 1.9,
+        "validation_accuracy": 0.8,
+    }
+
+
+def test_several_seeds(tmp_path):
+    write_training(tmp_path, {7: ONE, 8: TWO}, 8, 61706)
+    assert files(tmp_path) == {
+        *("history.csv", "metrics.json", "replicas.csv"),
+        *("replicas/seed-7.csv", "replicas/seed-8.csv"),
+    }
+    assert read_history(tmp_path / "history.csv") == TWO
+    assert read_histories(tmp_path, [7, 8]) == {7: ONE, 8: TWO}
+    assert (tmp_path / "replicas.csv").read_text() == (
+        "seed,train_loss,validation_loss,validation_accuracy\n7,2.0,1.9,0.8\n8,1.0,1.7,0.9\n"
+    )
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["validation_accuracy"] == 0.9
+    assert metrics["validation_accuracy_mean"] == pytest.approx(0.85)
+    assert metrics["train_loss_std"] == pytest.approx(0.5**0.5)
+
+
+def test_without_a_validation_split_there_is_no_spread_of_it():
+    bare = [Row(12, 1, 340, 0.1, 2.0, 2.0)]
+    assert set(replica_metrics({7: bare, 8: bare})) == {f"train_loss_{name}" for name in ("mean", "std", "low", "high")}
+    assert replica_metrics({7: bare}) == {}
