@@ -1,0 +1,111 @@
+"""Measure everything, print the tables, and keep them in benchmarks/results/<device>.json and .md.
+
+    python -m benchmarks [--only SECTION,...] [--rounds N] [--device auto|cpu|cuda] [--quick]
+
+MNIST comes from the folder or address in DATA_MIRROR, else from ../shared/data/mnist. `--quick` tries the harness
+itself on the digits, in one round, and keeps nothing unless --results names a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Bench, take_turns
+from benchmarks.project import ROOT, Project
+from benchmarks.results import document
+from benchmarks.sections import SECTIONS
+
+SHARED = ROOT / "../shared/data/mnist"
+BUSY = 0.5  # processes that wanted a core in the minute before, from which on the record says so
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        project = Project(Path(folder), mirror(options.quick), epochs=1 if options.quick else None)
+        machine = project.module("benchmarks.machine", options.device).said
+        load = os.getloadavg()[0]
+        measured = describe(machine, options.rounds) + (
+            f"; the machine was busy, load {load:.1f}" if load > BUSY else ""
+        )
+        say(measured)
+        bench = Bench(project, machine["device"], options.quick, say)
+        sections = {name: SECTIONS[name](bench) for name in options.only}
+        processes = {name: run for section in sections.values() for name, run in section.processes.items()}
+        samples = take_turns(processes, options.rounds, say)
+        found = {
+            name: {
+                "measured": measured,
+                "rounds": options.rounds,
+                "load_before": load,
+                "machine": machine,
+                **section.results(samples).as_json(),
+                "samples": {name: [vars(sample) for sample in samples[name]] for name in section.processes},
+            }
+            for name, section in sections.items()
+        }
+    print("\n" + document(found))
+    if options.results:
+        keep(options.results, machine["device"], found)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument("--only", help=f"sections, with commas: {', '.join(SECTIONS)}", default=",".join(SECTIONS))
+    parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--quick", action="store_true", help="try the harness on the digits")
+    parser.add_argument("--results", type=Path, help="folder for <device>.json and .md; default benchmarks/results")
+    options = parser.parse_args(arguments)
+    options.only = options.only.split(",")
+    if unknown := [name for name in options.only if name not in SECTIONS]:
+        parser.error(f"no section {', '.join(unknown)}: allowed are {', '.join(SECTIONS)}")
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.results = options.results or (None if options.quick else ROOT / "benchmarks/results")
+    return options
+
+
+def mirror(quick: bool) -> str:
+    """Where MNIST's files are, for the stage download; a relative folder is meant from the repository's root."""
+    named = os.environ.get("DATA_MIRROR")
+    if named and "://" in named:
+        return named
+    folder = ROOT / (Path(named).expanduser() if named else SHARED)
+    if not quick and not (folder / "train-images-idx3-ubyte.gz").is_file():
+        sys.exit(f"benchmarks: no MNIST files in {folder}: name their folder or address in DATA_MIRROR")
+    return str(folder.resolve())
+
+
+def describe(machine: dict[str, Any], rounds: int) -> str:
+    """One line: when, where, with what."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads"
+    gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
+    date = datetime.now(UTC).date()
+    return f"{date}, {gpu}{hardware}, {rounds} rounds, median (min to max); {versions}"
+
+
+def keep(folder: Path, device: str, found: dict[str, Any]) -> None:
+    """Put the sections into the file of this device; those that were not measured now stay as they were."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{device}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    kept = {name: (before | found)[name] for name in SECTIONS if name in before | found}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+    path.with_suffix(".md").write_text(document(kept))
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,20 @@
+"""Accuracy on the test split, read once for all models: `python -m benchmarks.accuracy DATA MODEL...`"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.contenders.stopwatch import say
+from classifier.dataset import read_meta, read_split
+from classifier.inference import predict
+from classifier.model_dir import read_model
+
+if __name__ == "__main__":
+    data, models = Path(sys.argv[1]), sys.argv[2:]
+    test = read_split(data, "test", read_meta(data))
+    images, labels = torch.from_numpy(test.images), torch.from_numpy(test.labels)
+    right = [predict(read_model(Path(model)), images, 1000).argmax(1) == labels for model in models]
+    say(accuracies=[correct.double().mean().item() for correct in right])

@@ -1,0 +1,52 @@
+"""Other forms of a normalized folder, made in a process of their own.
+
+python -m benchmarks.data idx FOLDER ROOT           the original files that torchvision's MNIST reads
+python -m benchmarks.data resize FOLDER OTHER N     the first N training images, begun anew where there are fewer
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from classifier.dataset import SPLITS, Split, read_meta, read_split, write_meta, write_split
+
+EDGE = 2  # pixels of background around MNIST's 28 x 28
+
+
+def write_idx(folder: Path, root: Path) -> None:
+    """MNIST's four files, unpacked, in `root`/MNIST/raw: 28 x 28 pixels."""
+    meta, raw = read_meta(folder), root / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for name, prefix in (("train", "train"), ("test", "t10k")):
+        split = read_split(folder, name, meta)
+        images = split.images[:, 0, EDGE:-EDGE, EDGE:-EDGE]
+        header = struct.pack(">iiii", 0x803, *images.shape)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = struct.pack(">ii", 0x801, len(split))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(header + split.labels.astype(np.uint8).tobytes())
+
+
+def resize(folder: Path, other: Path, count: int) -> None:
+    """A normalized folder whose training split has `count` images; the other splits are empty."""
+    meta = read_meta(folder)
+    train = read_split(folder, "train", meta)
+    picked = {name: np.arange(count if name == "train" else 0) % len(train) for name in SPLITS}
+    splits = {name: Split(train.images[images], train.labels[images]) for name, images in picked.items()}
+    counts = {
+        name: np.bincount(split.labels, minlength=len(meta.class_names)).tolist() for name, split in splits.items()
+    }
+    other.mkdir(parents=True, exist_ok=True)
+    sha256 = {name: write_split(other, name, split) for name, split in splits.items()}
+    write_meta(other, meta.model_copy(update={"counts": counts, "sha256": sha256}))
+
+
+if __name__ == "__main__":
+    source, target = Path(sys.argv[2]), Path(sys.argv[3])
+    if sys.argv[1] == "idx":
+        write_idx(source, target)
+    else:
+        resize(source, target, int(sys.argv[4]))

@@ -1,0 +1,61 @@
+"""Run one process and measure it from outside: wall time and peak memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MIB = 2**20 if sys.platform == "darwin" else 2**10  # in the units of ru_maxrss
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One process: seconds from its start to its end, of all cores, peak memory in MiB, its last line of JSON.
+
+    Of a process with children the peak is that of the largest. (Linux counts the parent's size at the start as well,
+    so the harness itself stays small: it imports neither numpy nor torch.)
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    said: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def loop_s(self) -> float:
+        return float(self.said["loop_s"])
+
+    @property
+    def outside_s(self) -> float:
+        """Whole process minus loop."""
+        return self.wall_s - self.loop_s
+
+
+def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Sample:
+    """Raises RuntimeError with the end of the process's output when it fails."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        start = time.monotonic()
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=errors)  # noqa: S603
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        errors.seek(0)
+        lines = out.read().decode(errors="replace").splitlines()
+        if process.returncode:
+            tail = "\n".join([*lines, *errors.read().decode(errors="replace").splitlines()][-20:])
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{tail}")
+    said = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    if "main_at" in said:  # the monotonic clock is the system's, the same in both processes
+        # What is left when the parts are taken away is the interpreter's end.
+        said["imports"] = said.pop("main_at") - start
+        said["exit"] = wall_s - sum(value for name, value in said.items() if not name.endswith(("_s", "_mib")))
+    return Sample(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MIB, said)

@@ -1,0 +1,64 @@
+"""A temporary copy of this repository in which everything is measured, as a user has it: git, DVC, an MLflow store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmarks.process import Sample, measure
+
+ROOT = Path(__file__).parent.parent
+# What an unusual shell may have set and a user's has not; Python shall keep the modules' bytecode.
+FOREIGN = ("DVC_", "MLFLOW_", "GIT_", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+
+
+class Project:
+    """Everything that runs writes into ignored folders, so that git finds a clean tree."""
+
+    def __init__(self, folder: Path, mirror: str, epochs: int | None = None) -> None:
+        """`mirror`: DATA_MIRROR; `epochs`: in place of those in params.yaml."""
+        self.folder = folder
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        self.environment = {
+            **kept,
+            "DATA_MIRROR": mirror,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
+        }
+        listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        files = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")  # noqa: S603
+        for name in filter(None, files):
+            if (ROOT / name).is_file() and name != "dvc.lock":
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        if epochs:
+            self.write_params("params.yaml", None, train={"epochs": epochs})
+        author = ["-c", "user.name=benchmarks", "-c", "user.email=benchmarks@localhost"]
+        for command in (["init", "-q"], ["add", "--all"], [*author, "commit", "-q", "-m", "what is measured"]):
+            self.run("git", *command)
+
+    def run(self, *command: str, folder: str = ".") -> Sample:
+        """`folder` is meant from the project's root."""
+        return measure(command, self.folder / folder, self.environment)
+
+    def python(self, *arguments: str) -> Sample:
+        return self.run(sys.executable, *arguments)
+
+    def module(self, name: str, *arguments: str) -> Sample:
+        return self.python("-m", name, *arguments)
+
+    def write_params(self, path: str, recipe: str | None, **sections: dict[str, Any]) -> None:
+        """params.yaml's values, in their place those of the file `recipe`, in their place `sections`."""
+        yaml = YAML(typ="safe", pure=True)
+        params = yaml.load(self.folder / "params.yaml")
+        for changes in (yaml.load(self.folder / recipe)["params"] if recipe else {}, sections):
+            for section, values in changes.items():
+                params[section] |= values
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_text(json.dumps(params, indent=2))  # JSON is YAML

@@ -1,0 +1,98 @@
+"""Medians, ratios, bars, tables: from samples to what is printed and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import linear_regression, median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What issue 3 asks for: `value` must not be above `limit`, or not below where `at_least`."""
+
+    what: str
+    value: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def row(self) -> list[str]:
+        sign = "≥" if self.at_least else "≤"
+        return [self.what, f"{self.value:.4g}", f"{sign} {self.limit:g}", "met" if self.met else "**missed**"]
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        return f"### {self.title}\n\n{markdown(self.header, self.rows)}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one section of the benchmarks found."""
+
+    bars: Sequence[Bar]
+    tables: Sequence[Table]
+
+    def as_json(self) -> dict[str, Any]:
+        bars = [asdict(bar) | {"met": bar.met} for bar in self.bars]
+        return {"bars": bars, "tables": [asdict(table) for table in self.tables]}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Result:
+        bars = [Bar(**{key: value for key, value in bar.items() if key != "met"}) for bar in found["bars"]]
+        return cls(bars, [Table(**table) for table in found["tables"]])
+
+
+@dataclass(frozen=True)
+class Line:
+    """The straight line of least squares, and the largest distance of a point from it as a share of the line there."""
+
+    slope: float
+    constant: float
+    deviation: float
+
+
+def line(x: Sequence[float], y: Sequence[float]) -> Line:
+    slope, constant = linear_regression(x, y)
+    deviations = [abs(value / (constant + slope * at) - 1) for at, value in zip(x, y, strict=True)]
+    return Line(slope, constant, max(deviations))
+
+
+def ratio(values: Sequence[float], others: Sequence[float]) -> float:
+    """Ratio of the medians."""
+    return median(values) / median(others)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """`median (min to max)`; of a single value, the value."""
+    middle = f"{median(values):.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that is readable as text too: the first column to the left, numbers to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    pads = [str.ljust, *[str.rjust] * (len(widths) - 1)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [[pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)] for row in (header, *rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
+
+
+def document(kept: dict[str, Any]) -> str:
+    """All sections as Markdown: when and where, every bar, then the tables."""
+    results = [Result.from_json(found) for found in kept.values()]
+    measured = list(dict.fromkeys(f"`make bench`: {found['measured']}" for found in kept.values()))
+    bars = [bar.row() for result in results for bar in result.bars]
+    parts = [*measured, markdown(["what", "measured", "bar", ""], bars) if bars else ""]
+    parts += [table.markdown() for result in results for table in result.tables]
+    return "\n\n".join(filter(None, parts)) + "\n"

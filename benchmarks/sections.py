@@ -1,0 +1,274 @@
+"""What is measured. A section prepares data when it is made, names its processes, and draws results from samples.
+
+Sections may name the same process, which then runs once a round for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from itertools import count
+from statistics import mean, median
+from typing import Protocol
+
+from benchmarks.bench import RECIPE, STAGES, Bench, Processes
+from benchmarks.process import Sample
+from benchmarks.results import Bar, Result, Table, line, ratio, spread
+
+Samples = Mapping[str, Sequence[Sample]]
+TUTORIAL_LIMIT = {"cuda": 0.01}  # our loop / tutorial's
+LINEAR = 0.05  # largest distance from the fitted line
+
+
+class Section(Protocol):
+    processes: Processes
+
+    def results(self, samples: Samples) -> Result: ...
+
+
+class Contenders:
+    """One epoch of the same net with the same recipe, in five ways."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.limit = TUTORIAL_LIMIT.get(bench.device, 0.25)
+        workers = best_workers(bench)
+        self.labels = {"dataloader_workers": f"dataloader_workers ({workers})"}
+        bare = partial(bench.contender, "bare", "data/tutorial/normalized")
+        self.processes: Processes = {
+            "tutorial": bench.tutorial,
+            "dataloader_workers": partial(bench.tutorial, workers),
+            "lightning": partial(bench.contender, "lightning", "data/torchvision"),
+            "bare_nchw": partial(bare, "contiguous_format"),
+            "bare": partial(bare, "channels_last"),
+            "ours": bench.ours,
+        }
+        if not find_spec("lightning"):
+            bench.say("lightning is not installed and left out: make bench installs it")
+            del self.processes["lightning"]
+
+    def results(self, samples: Samples) -> Result:
+        loops = {name: loop_seconds(samples[name]) for name in self.processes}
+        ours = loops["ours"]
+        rows = [
+            [
+                self.labels.get(name, name),
+                spread(loops[name]),
+                f"{ratio(loops[name], loops['bare']):.2f}",
+                f"{ratio(loops[name], loops['tutorial']):.3f}",
+                spread(wall_seconds(samples[name])),
+                spread([sample.outside_s for sample in samples[name]]),
+                f"{median(sample.peak_mib for sample in samples[name]):.0f}",
+            ]
+            for name in self.processes
+        ]
+        header = ["one epoch", "loop, s", "/ bare", "/ tutorial", "whole process, s", "process - loop, s", "peak, MiB"]
+        bars = [
+            Bar("our loop / bare", ratio(ours, loops["bare"]), 1.03),
+            Bar("our loop / tutorial", ratio(ours, loops["tutorial"]), self.limit),
+        ]
+        return Result(bars, [Table("Contenders", header, rows)])
+
+
+class Imports:
+    """What the train stage takes outside its loop, against the imports that it cannot do without."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.statements = ("import torch", "import mlflow", "import torch, mlflow")
+        self.processes: Processes = {name: partial(bench.project.python, "-c", name) for name in self.statements}
+        self.processes["ours"] = bench.ours
+
+    def results(self, samples: Samples) -> Result:
+        outside = [sample.outside_s for sample in samples["ours"]]
+        torch, mlflow, _ = (median(wall_seconds(samples[name])) for name in self.statements)
+        rows = [[f"`{name}`", spread(wall_seconds(samples[name]))] for name in self.statements]
+        rows.append(["train stage, process - loop", spread(outside)])
+        bar = Bar(
+            "train stage outside its loop / (import torch + import mlflow)", median(outside) / (torch + mlflow), 2
+        )
+        return Result([bar], [Table("Imports", ["process", "s"], rows)])
+
+
+class Recording:
+    """What the loop pays for being recorded: the stage's loop against `fit` whose rows are kept in a list."""
+
+    def __init__(self, bench: Bench) -> None:
+        arguments = ["data/tutorial/params.yaml", "data/tutorial/normalized"]
+        unrecorded = partial(bench.project.module, "benchmarks.contenders.unrecorded", *arguments)
+        self.processes: Processes = {"ours": bench.ours, "unrecorded": unrecorded}
+
+    def results(self, samples: Samples) -> Result:
+        ours, alone = loop_seconds(samples["ours"]), loop_seconds(samples["unrecorded"])
+        waited = [sample.said["report_s"] / sample.loop_s for sample in samples["ours"]]
+        rows = [
+            ["everything on", spread(ours)],
+            ["rows in a list", spread(alone)],
+            ["share that the loop waits for its reports", spread([100 * share for share in waited], 3) + " %"],
+        ]
+        bar = Bar("our loop, everything on / unrecorded", ratio(ours, alone), 1.02)
+        return Result([bar], [Table("Recording", ["our loop", "s"], rows)])
+
+
+class Stages:
+    """Every stage's whole process, and where its time goes."""
+
+    parts = ("imports", "reading", "work", "mlflow", "writing", "other", "exit")
+
+    def __init__(self, bench: Bench) -> None:
+        bench.normalize("digits", None)
+        self.datasets = {"digits": "digits"} if bench.quick else {"tutorial": "mnist", "digits": "digits"}
+        self.processes: Processes = {
+            f"{label} {stage}": partial(bench.stage, stage, name)
+            for name, label in self.datasets.items()
+            for stage in STAGES
+        }
+
+    def results(self, samples: Samples) -> Result:
+        rows = [
+            [name, spread(wall_seconds(samples[name]))]
+            + [f"{median(sample.said.get(part, 0) for sample in samples[name]):.2f}" for part in self.parts]
+            for name in self.processes
+        ]
+        return Result((), [Table("Stages, seconds", ["stage", "whole process", *self.parts], rows)])
+
+
+class Nothing:
+    """`dvc repro` with nothing to do against the smallest thing that dvc does in a repository."""
+
+    def __init__(self, bench: Bench) -> None:
+        run, folder = bench.project.run, bench.project.folder
+        run("dvc", "repro")
+        run("git", "init", "-q", "data/empty")
+        run("dvc", "init", "-q", folder="data/empty")
+        shutil.copy(folder / ".dvc/config", folder / "data/empty/.dvc/config")  # the same settings in both
+        self.processes: Processes = {
+            "dvc repro": partial(run, "dvc", "repro"),
+            "dvc status, empty": partial(run, "dvc", "status", folder="data/empty"),
+        }
+
+    def results(self, samples: Samples) -> Result:
+        repro, status = (wall_seconds(samples[name]) for name in self.processes)
+        rows = [["`dvc repro`, nothing to do", spread(repro)], ["`dvc status`, empty repository", spread(status)]]
+        bar = Bar("dvc repro with nothing to do / dvc status in an empty repository", ratio(repro, status), 1.2)
+        return Result([bar], [Table("Nothing to do", ["command", "s"], rows)])
+
+
+class Growth:
+    """The train stage with more images, and with more epochs."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.factors, self.images = ((1, 2), 100) if bench.quick else ((1, 2, 4, 8), 7500)
+        self.processes: Processes = {}
+        self.bytes: dict[str, int] = {}
+        for factor in self.factors:
+            bench.resize(factor * self.images)
+            data, params = f"data/{factor * self.images}", f"data/epochs-{factor}.yaml"
+            train = {"epochs": factor, "device": bench.device}
+            bench.project.write_params(params, RECIPE, train=train)
+            self.bytes[f"images x{factor}"] = (bench.project.folder / data / "train.safetensors").stat().st_size
+            self.processes[f"images x{factor}"] = partial(bench.ours, data)
+            self.processes[f"epochs x{factor}"] = partial(bench.ours, f"data/{self.images}", params)
+        del self.processes["epochs x1"]  # the same as images x1
+
+    def results(self, samples: Samples) -> Result:
+        samples = {**samples, "epochs x1": samples["images x1"]}
+        rows, bars = [], []
+        for what in ("images", "epochs"):
+            names = [f"{what} x{factor}" for factor in self.factors]
+            loops = [median(loop_seconds(samples[name])) for name in names]
+            fitted = line(self.factors, loops)
+            for name, factor, loop in zip(names, self.factors, loops, strict=True):
+                on_line = fitted.constant + fitted.slope * factor
+                whole = median(sample.peak_mib for sample in samples[name])
+                rows.append(
+                    [
+                        name,
+                        spread(loop_seconds(samples[name])),
+                        f"{loop / on_line - 1:+.1%}",
+                        f"{loop_peak(samples[name]):.0f}",
+                        f"{whole:.0f}",
+                    ]
+                )
+            rows.append([f"slope per {self.images} images", f"{fitted.slope:.3f}", "", "", ""])
+            bars.append(Bar(f"growth with {what}: largest distance from a line", fitted.deviation, LINEAR))
+        sizes = [self.bytes[f"images x{factor}"] / 2**20 for factor in self.factors]  # MiB
+        peaks = [loop_peak(samples[f"images x{factor}"]) for factor in self.factors]
+        memory = line(sizes, peaks)
+        rows.append(["constant of memory", "", "", f"{memory.constant:.0f}", ""])
+        bars.append(Bar("growth of memory: bytes per byte of data, to the loop's end", memory.slope, 1.2))
+        header = [f"x1: {self.images} images, 1 epoch", "loop, s", "from the line", "peak to its end, MiB", "peak, MiB"]
+        return Result(bars, [Table("Growth", header, rows)])
+
+
+class Speedrun:
+    """Time to 99.0% of MNIST's test images with one recipe, a new seed each time; the test split is read at the end."""
+
+    seeds_per_round = 2  # 10 in 5 rounds
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.seeds = bench, count()
+        self.models: list[str] = []
+        bench.normalize("speedrun", "benchmarks/speedrun.yaml")
+        runs = {f"speedrun {letter}": self.train for letter in "abcdefgh"[: self.seeds_per_round]}
+        self.processes: Processes = {"tutorial": bench.tutorial, **runs}
+
+    def train(self) -> Sample:
+        seed = next(self.seeds)
+        params = f"data/speedrun/seed-{seed}.yaml"
+        train = {"seed": seed, "device": self.bench.device}
+        self.bench.project.write_params(params, "benchmarks/speedrun.yaml", train=train)
+        self.models.append(f"data/speedrun/seed-{seed}")
+        return self.bench.ours("data/speedrun/normalized", params, self.models[-1])
+
+    def results(self, samples: Samples) -> Result:
+        arguments = ["data/speedrun/normalized", *self.models]
+        accuracies = self.bench.project.module("benchmarks.accuracy", *arguments).said["accuracies"]
+        loops = [sample.loop_s for name in self.processes if name != "tutorial" for sample in samples[name]]
+        tutorial = median(loop_seconds(samples["tutorial"]))
+        rows = [
+            [
+                str(len(accuracies)),
+                f"{mean(accuracies):.2%} ({min(accuracies):.2%} to {max(accuracies):.2%})",
+                f"{mean(loops):.2f} ({min(loops):.2f} to {max(loops):.2f})",
+                f"{mean(loops) / tutorial:.3f}",
+            ]
+        ]
+        header = ["seeds", "mean test accuracy", "mean loop, s", "/ tutorial's one epoch"]
+        bars = [
+            Bar(f"speedrun: mean accuracy of {len(accuracies)} seeds", mean(accuracies), 0.99, at_least=True),
+            Bar("speedrun: mean loop / tutorial's one epoch", mean(loops) / tutorial, 0.5),
+        ]
+        return Result(bars, [Table("Time to 99.0%", header, rows)])
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "contenders": Contenders,
+    "imports": Imports,
+    "recording": Recording,
+    "stages": Stages,
+    "nothing": Nothing,
+    "growth": Growth,
+    "speedrun": Speedrun,
+}
+
+
+def best_workers(bench: Bench) -> int:
+    """The DataLoader's best worker count of 1, 2, 4 ... up to the cores."""
+    counts = [workers for workers in (1, 2, 4, 8, 16) if workers <= max(2, os.cpu_count() or 1)]
+    loops = {workers: bench.tutorial(workers).loop_s for workers in counts}
+    bench.say("DataLoader workers: " + ", ".join(f"{workers}: {loop:.2f} s" for workers, loop in loops.items()))
+    return min(loops, key=lambda workers: loops[workers])
+
+
+def loop_seconds(samples: Sequence[Sample]) -> list[float]:
+    return [sample.loop_s for sample in samples]
+
+
+def wall_seconds(samples: Sequence[Sample]) -> list[float]:
+    return [sample.wall_s for sample in samples]
+
+
+def loop_peak(samples: Sequence[Sample]) -> float:
+    return median(sample.said["loop_peak_mib"] for sample in samples)
