@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +23,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     except (ValueError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        gc.freeze()  # before it ends Python would look for cycles among all that torch and mlflow hold: 1 s
 
 
 def paths(arguments: list[str], *names: str) -> list[Path]:
