@@ -1,7 +1,9 @@
 # `make help` lists what there is. Everything runs in .venv, which `make setup` makes.
 PYTHON ?= python3
-BIN := $(CURDIR)/.venv/bin
-export PATH := $(BIN):$(PATH)
+PORT ?= 5000
+# Relative, so that folders may have spaces; DVC finds `python` for the stages through PATH.
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 
@@ -14,37 +16,37 @@ setup: .venv/.installed ## make .venv and install the locked dependencies; does 
 
 .venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, $(PYTHON) is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock requirements-uv.lock
 	@touch $@
 
 .PHONY: repro
 repro: setup ## run the pipeline (dvc repro) and say where the results are
-	dvc repro
-	@python -m commands.results
+	$(BIN)/dvc repro
+	@$(BIN)/python -m commands.results
 
 .PHONY: ui
-ui: setup ## open the MLflow UI on 127.0.0.1:5000
-	python -m commands.ui
+ui: setup ## open the MLflow UI on 127.0.0.1, port 5000 or PORT=
+	$(BIN)/python -m commands.ui $(PORT)
 
 .PHONY: test
 test: setup ## run every test
-	python -m pytest
+	$(BIN)/python -m pytest
 
 .PHONY: check
 check: setup ## lint, formatting and types
-	ruff check .
-	ruff format --check .
-	mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .PHONY: bench
 bench: setup ## measure speed against other ways to train, on MNIST; needs a quiet machine and half an hour
-	uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-bench.lock
-	python -m benchmarks
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-bench.lock
+	$(BIN)/python -m benchmarks
 
 .PHONY: lock
 lock: setup ## resolve the dependencies anew into the lock files, which name no index
-	echo uv | uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --output-file requirements-uv.lock -
-	uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group dev --output-file requirements.lock pyproject.toml
-	uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group bench --constraint requirements.lock --output-file requirements-bench.lock
+	echo uv | $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --output-file requirements-uv.lock -
+	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group dev --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group bench --constraint requirements.lock --output-file requirements-bench.lock

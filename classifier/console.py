@@ -1,9 +1,8 @@
-"""What training says: the classic tutorial's lines, a progress bar on a terminal, and a copy for the record."""
+"""What a stage says: plain lines, a progress bar for training on a terminal, and a copy for the record."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -12,14 +11,13 @@ from classifier.params import TrainParams
 
 
 class Console(AbstractContextManager["Console"]):
-    """Prints while it lasts, and hands all its lines to `keep` when it ends, also when training fails."""
+    """The classic tutorial's lines of a training, which are appended to `lines` too."""
 
-    def __init__(self, params: TrainParams, steps_per_epoch: int, keep: Callable[[str], None]) -> None:
+    def __init__(self, params: TrainParams, steps_per_epoch: int, lines: list[str]) -> None:
         self.steps_per_epoch = steps_per_epoch
         self.several = params.replicas > 1
         self.steps: dict[int, int] = {}  # by seed
-        self.keep = keep
-        self.lines: list[str] = []
+        self.lines = lines
         self.bar = None
         if sys.stdout.isatty():
             from rich.progress import Progress  # for terminals alone: it takes 0.1 s
@@ -33,9 +31,6 @@ class Console(AbstractContextManager["Console"]):
     ) -> None:
         if self.bar:
             self.bar.stop()
-        if error:
-            self.lines.append(f"{type(error).__name__}: {error}")
-        self.keep("\n".join(self.lines) + "\n")
 
     def say(self, line: str) -> None:
         self.lines.append(line)

@@ -18,6 +18,17 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def set_precision(precision: str, device: torch.device) -> None:
+    """Full float32, unless `tf32` asks CUDA for TF32 in convolutions and matrix products.
+
+    PyTorch's own default is TF32 in convolutions alone. ValueError where there is no TF32.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"train.precision: 'tf32' needs cuda, the device is {device.type}; allowed: float32, bfloat16")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
 def be_deterministic(device: torch.device) -> None:
     """Only kernels that give the same bits twice. What we use on a CPU does so by itself, and asking takes 1.5 s."""
     if device.type == "cuda":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 
 def project_root() -> Path:
@@ -27,9 +28,9 @@ def dvc_hash(output: Path) -> str | None:
     """DVC's hash of a stage's output, such as `<md5>.dir`, from dvc.lock; None when DVC does not know it (yet)."""
     try:
         lock = YAML(typ="safe", pure=True).load(Path("dvc.lock"))
-    except FileNotFoundError:
+    except (FileNotFoundError, YAMLError):  # DVC does not write it in one step
         return None
-    for stage in lock.get("stages", {}).values():
+    for stage in (lock or {}).get("stages", {}).values():
         for out in stage.get("outs", []):
             if out["path"] == output.as_posix():
                 return str(out["md5"])
@@ -46,28 +47,46 @@ def experiment_tags() -> dict[str, str]:
 class GitState:
     """`diff` (git's binary patch, new files included) turns `commit` into what ran; empty when nothing was changed."""
 
-    commit: str
-    diff: bytes
-
-    @property
-    def dirty(self) -> bool:
-        return bool(self.diff)
+    commit: str | None = None  # None outside git
+    diff: bytes = b""
+    problem: str = ""  # why the state is not known, or not all of it
 
 
-def git_state() -> GitState | None:
-    """The working folder's state, None outside git; dvc.lock, which a run writes and does not read, does not count.
+LARGEST_NEW_FILE = 1 << 20  # bytes; a larger file that git does not track is data rather than code
 
-    The index is left alone: a temporary one takes its place.
-    """
+
+def git_state() -> GitState:
+    """The working folder's state; dvc.lock, which a run writes and does not read, does not count."""
     try:
         commit = _git("rev-parse", "HEAD").decode().strip()
-        with tempfile.TemporaryDirectory() as folder:
-            index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-            _git("read-tree", "HEAD", **index)
-            _git("add", "--all", "--", ".", ":(exclude)dvc.lock", **index)
-            return GitState(commit, _git("diff", "--cached", "--binary", "HEAD", **index))
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
+    except FileNotFoundError:
+        return GitState(problem="git is not installed")
+    except subprocess.CalledProcessError as error:
+        return GitState(problem=error.stderr.decode(errors="replace").strip()[:500])
+    try:
+        return _with_diff(commit)
+    except subprocess.CalledProcessError as error:
+        return GitState(commit, problem=error.stderr.decode(errors="replace").strip()[:500])
+
+
+def _with_diff(commit: str) -> GitState:
+    """A temporary index and object store take the place of git's own, which are left alone."""
+    untracked = _git("ls-files", "--others", "--exclude-standard", "-z").decode("utf-8", "surrogateescape").split("\0")
+    large = [name for name in untracked if name and os.lstat(name).st_size > LARGEST_NEW_FILE]
+    left_out = [f":(exclude,top,literal){name}" for name in ["dvc.lock", *large]]
+    with tempfile.TemporaryDirectory() as folder:
+        objects = _git("rev-parse", "--path-format=absolute", "--git-path", "objects").decode().strip()
+        (Path(folder) / "objects").mkdir()
+        own = {
+            "GIT_INDEX_FILE": f"{folder}/index",
+            "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
+        }
+        _git("read-tree", "HEAD", **own)
+        _git("add", "--all", "--", ".", *left_out, **own)
+        plain = ["--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/"]  # whatever the user's git does
+        diff = _git("diff", "--cached", "--binary", *plain, "HEAD", **own)
+    return GitState(commit, diff, f"too large for the diff: {', '.join(large)}"[:500] if large else "")
 
 
 def _git(*arguments: str, **environment: str) -> bytes:

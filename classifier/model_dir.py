@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def write_model(folder: Path, replicas: Mapping[int, Classifier], chosen: int, d
         replicas={str(seed): sha256(content) for seed, content in several.items()},
         weights_sha256=sha256(weights[chosen]),
     )
+    shutil.rmtree(folder / "replicas", ignore_errors=True)  # of an earlier training
     write_atomic(folder / "weights.safetensors", weights[chosen])
     for seed, content in several.items():
         write_atomic(_replica(folder, seed), content)

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -77,7 +78,7 @@ class TrainParams(Section):
     rotation: float = Field(ge=0, le=180, description="augmentation: largest rotation of a batch either way, degrees")
     scale: float = Field(ge=0, le=0.9, description="augmentation: largest change of size, 0.1 for 0.9 to 1.1")
     log_every: int = Field(ge=1, description="optimizer steps in one window of the running loss")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="auto takes cuda, else mps, else cpu")
+    device: Device = Field(description="auto takes cuda, else mps, else cpu")
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         description="float32, tf32 (cuda: TF32 matrix products) or bfloat16 (autocast; weights stay float32)"
     )
@@ -90,6 +91,7 @@ class TrainParams(Section):
 
 
 class EvaluateParams(Section):
+    device: Device = Field(description="as train.device")
     batch_size: int = Field(ge=1, le=65_536, description="images per forward pass")
     confidence: float = Field(gt=0.5, lt=1, description="level of the accuracy's Wilson interval")
     calibration_bins: int = Field(ge=2, le=1000, description="equal-width bins of the expected calibration error")

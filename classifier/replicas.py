@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from classifier.cli import run
 from classifier.dataset import read_meta, read_split
 from classifier.history import Row
 from classifier.model import Classifier
@@ -48,7 +48,8 @@ def train_replicas(
 ) -> dict[int, Replica]:
     """Train all seeds on `data/normalized` and call `report(seed, row)` as their windows end; by seed."""
     seeds = seeds_of(params)
-    workers = min(len(seeds), os.cpu_count() or 1) if device.type == "cpu" else 1
+    # The threads that torch may use are the cores that are ours: it heeds OMP_NUM_THREADS, taskset and containers.
+    workers = min(len(seeds), torch.get_num_threads()) if device.type == "cpu" else 1
     replicas: dict[int, Replica] = {}
     if workers == 1:
         for seed in seeds:
@@ -105,7 +106,7 @@ def _processes(
     data: Path, seeds: Sequence[int], params: TrainParams, workers: int, folder: Path
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Workers of `python -m classifier.replicas`, one core each; none outlives this block."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = torch.get_num_threads() // workers
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     processes = []
     for number in range(workers):
@@ -121,17 +122,23 @@ def _processes(
 
 
 def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | ValueError | None]) -> None:
-    """Hand over a worker's rows, then None at its end or its error in its own words."""
-    problem = None
-    assert process.stdout
-    with process.stdout as lines:
-        for line in lines:
-            message = json.loads(line)
-            problem = message.get("error")
-            if not problem:
+    """Hand over a worker's rows, then None at its end or its error in its own words; whatever happens, an end."""
+    end: ValueError | None = ValueError("a training process was not understood")
+    try:
+        assert process.stdout
+        with process.stdout as lines:
+            for line in lines:
+                message = json.loads(line)
+                if "error" in message:
+                    raise ValueError(message["error"])
                 reports.put((message["seed"], Row(**message["row"])))
-    failed = process.wait() != 0
-    reports.put(ValueError(problem or f"a training process ended with {process.returncode}") if failed else None)
+        end = None
+        if process.wait():
+            raise ValueError(f"a training process ended with {process.returncode}; -9: killed, or out of memory")
+    except ValueError as error:  # broken JSON too: a line cut off with its process
+        end = error
+    finally:
+        reports.put(end)
 
 
 def _read(data: Path, seed: int, folder: Path) -> Classifier:
@@ -140,8 +147,9 @@ def _read(data: Path, seed: int, folder: Path) -> Classifier:
     return classifier
 
 
-def _work(job: dict[str, Any]) -> None:
+def _work(arguments: list[str]) -> None:
     """What a worker does: rows go to standard output as lines of JSON, weights into the folder."""
+    job = json.loads(arguments[0])
     params = TrainParams.model_validate(job["params"])
     for seed in job["seeds"]:
 
@@ -152,7 +160,7 @@ def _work(job: dict[str, Any]) -> None:
             classifier = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say)
         except (ValueError, OSError) as error:
             print(json.dumps({"error": f"seed {seed}: {error}"}), flush=True)
-            sys.exit(1)
+            return
         state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
         save_file(state, Path(job["folder"]) / f"{seed}.safetensors")
 
@@ -174,4 +182,4 @@ def median_seed(replicas: Mapping[int, Replica]) -> int:
 
 
 if __name__ == "__main__":
-    _work(json.loads(sys.argv[1]))
+    run(_work)

@@ -13,7 +13,7 @@ import classifier.figures as figures
 from classifier.evaluation import Predictions
 from classifier.files import write_atomic, write_json
 from classifier.params import EvaluateParams
-from classifier.statistics import spread
+from classifier.spread import spread
 
 
 def write_evaluation(
@@ -26,9 +26,9 @@ def write_evaluation(
 ) -> tuple[dict[str, float | int], dict[int, dict[str, float | int]]]:
     """Write these files, the same bytes for the same input, and return the metrics and those of each replica.
 
-    - `metrics.json`: accuracy, accuracy_low, accuracy_high (Wilson interval), error_rate, loss (nats),
-      macro_f1, expected_calibration_error, n; with replicas accuracy_mean, accuracy_std and the mean's 95% interval
-      accuracy_mean_low, accuracy_mean_high
+    - `metrics.json`: accuracy, accuracy_low, accuracy_high (Wilson interval at confidence), confidence, error_rate,
+      loss (nats), macro_f1, expected_calibration_error, n; with replicas accuracy_mean, accuracy_std and the mean's
+      95% interval accuracy_mean_low, accuracy_mean_high
     - `per_class.csv`: class, name, precision, recall, f1, support, predicted; a row per class
     - `confusion.csv`: actual, predicted, count; a row per pair of classes
     - `calibration.csv`: low, high, count, confidence, accuracy; a row per bin, the last two empty in an empty bin
@@ -40,6 +40,8 @@ def write_evaluation(
     images: `(N, C, 32, 32) uint8` in 0..255, C 1 or 3, in the order of `predictions`.
     """
     metrics = evaluation.evaluate(predictions, params.confidence, params.calibration_bins)
+    metrics["confidence"] = params.confidence
+    (folder / "replicas.csv").unlink(missing_ok=True)  # of an earlier evaluation
     of_replicas = {
         seed: evaluation.evaluate(each, params.confidence, params.calibration_bins) for seed, each in replicas.items()
     }

@@ -7,37 +7,47 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from classifier.files import write_atomic
 from classifier.lineage import project_root
 
 DATABASE = "mlflow.db"  # in the project's root
 ARTIFACTS = "mlartifacts"  # beside it
+PLACES = [  # tables and columns that hold addresses of artifacts
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+]
 
 
 def store_uri() -> str:
-    """Where runs are recorded: MLFLOW_TRACKING_URI, else the database in the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / DATABASE}"
+    """Where runs are recorded: MLFLOW_TRACKING_URI, else the database in the project's root.
+
+    A relative SQLite file is meant from that root: an experiment's working folder is a temporary one.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
+    kind, separator, path = uri.partition("sqlite:///")
+    if separator and not kind and not Path(path).is_absolute():
+        return f"sqlite:///{project_root() / path}"
+    return uri
 
 
-def relocate(database: Path, artifacts: Path) -> None:
-    """Point a store that was moved or copied at its own artifacts: MLflow stores their absolute addresses."""
-    address = artifacts.as_uri()
-    columns = {
-        "experiments": ["artifact_location"],
-        "runs": ["artifact_uri"],
-        "logged_models": ["artifact_location"],
-        "model_versions": ["source", "storage_location"],
-    }
-    with closing(sqlite3.connect(database)) as store, store:
-        try:
-            found = store.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        except sqlite3.OperationalError:
-            return  # a database without tables: MLflow is about to make them
-        for (old,) in found:
-            if not old or old == address or not old.endswith(f"/{ARTIFACTS}"):
-                continue
-            for table, names in columns.items():
-                for name in names:
-                    store.execute(
-                        f"UPDATE {table} SET {name} = ? || substr({name}, ?) WHERE {name} = ? OR {name} LIKE ?",  # noqa: S608
-                        (address, len(old) + 1, old, f"{old}/%"),
-                    )
+def relocate(root: Path) -> None:
+    """Point a store that was moved or copied with its project at its own artifacts: MLflow stores absolute addresses.
+
+    A note beside the artifacts says at which address they were last used; addresses below that one are ours.
+    """
+    note, address = root / ARTIFACTS / "address.txt", (root / ARTIFACTS).as_uri()
+    noted = note.read_text(encoding="utf-8") if note.exists() else None
+    if noted == address:
+        return
+    if noted and (root / DATABASE).exists():
+        with closing(sqlite3.connect(root / DATABASE)) as store, store:
+            for table, column in PLACES:
+                store.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608
+                    f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (address, len(noted) + 1, noted, len(noted) + 1, f"{noted}/"),
+                )
+    write_atomic(note, address.encode())

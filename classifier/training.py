@@ -22,7 +22,7 @@ from classifier.model import Classifier
 from classifier.params import TrainParams
 from classifier.schedule import learning_rate
 
-VALIDATION_BATCH = 1000  # images per forward pass; it changes no result
+VALIDATION_BATCH = 1000  # images per forward pass
 
 
 class DivergedError(ValueError):
@@ -43,6 +43,7 @@ def fit(
     when the validation split is empty. Raises DivergedError before an update that would not be finite.
     """
     images, labels = (torch.from_numpy(array).to(device) for array in (train.images, train.labels))
+    held_out, held_out_labels = (torch.from_numpy(array).to(device) for array in (validation.images, validation.labels))
     classifier.to(device)
     engine = Engine(classifier, params, device)
     batches_per_epoch = steps_per_epoch(len(train), params)
@@ -63,7 +64,7 @@ def fit(
             epoch_loss += images_loss
             row = Row(step, epoch, seen, rate, running_loss if full else None)
             if last:
-                loss, accuracy = validate(classifier, validation, device)
+                loss, accuracy = validate(classifier, held_out, held_out_labels)
                 row = replace(
                     row, train_loss=epoch_loss / len(train), validation_loss=loss, validation_accuracy=accuracy
                 )
@@ -99,8 +100,12 @@ class Engine:
         self.optimizer = make_optimizer(self.parameters, params)
         # Sums of the window, on the device: loss over steps, loss over images, steps before the first bad one.
         self.loss, self.images_loss, self.good_steps = torch.zeros(3, device=device).unbind()
-        # The fused optimizers skip their update when this is 1. It stays 1, so that nothing follows a bad step.
-        self.optimizer.found_inf = self.bad = torch.zeros((), device=device)  # type: ignore[attr-defined]
+        self.bad = torch.zeros((), device=device)  # 1 from the first bad step on, so that nothing follows it
+        # The fused optimizers of CPU and CUDA skip their update when `found_inf` is 1; MPS's refuse to be told, so that
+        # there the host has to look at each step.
+        self.skips_by_itself = device.type in ("cpu", "cuda")
+        if self.skips_by_itself:
+            self.optimizer.found_inf = self.bad  # type: ignore[attr-defined]
         self.steps = 0  # in the window
 
     def step(self, images: Tensor, labels: Tensor, rate: float) -> None:
@@ -113,7 +118,8 @@ class Engine:
         loss.backward()  # type: ignore[no-untyped-call]
         self._watch(loss.detach(), len(labels))
         self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
+        if self.skips_by_itself or not self.bad:
+            self.optimizer.step()
 
     def _watch(self, loss: Tensor, count: int) -> None:
         """Add to the window's sums; stop all updates from the first loss or gradient that is not finite."""
@@ -162,10 +168,9 @@ def make_optimizer(parameters: list[torch.nn.Parameter], params: TrainParams) ->
     )
 
 
-def validate(classifier: Classifier, split: Split, device: torch.device) -> tuple[float, float] | tuple[None, None]:
-    """Mean loss and accuracy (0..1) on the validation split; None for both when it is empty."""
-    if not len(split):
+def validate(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[float, float] | tuple[None, None]:
+    """Mean loss and accuracy (0..1) on the validation split, on the device; None for both when it is empty."""
+    if not len(labels):
         return None, None
-    labels = torch.from_numpy(split.labels).to(device)
-    logits = predict(classifier, torch.from_numpy(split.images).to(device), VALIDATION_BATCH)
+    logits = predict(classifier, images, VALIDATION_BATCH)
     return cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()

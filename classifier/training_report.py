@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from classifier.files import write_atomic, write_json
 from classifier.history import Row, read_history, write_history
-from classifier.statistics import spread
+from classifier.spread import spread
 
 REPLICA_COLUMNS = ["train_loss", "validation_loss", "validation_accuracy"]
 
 
 def write_training(folder: Path, histories: Mapping[int, list[Row]], chosen: int, parameters: int) -> None:
     """Write the files for the seed `chosen`, and those of all seeds where there are several."""
+    shutil.rmtree(folder / "replicas", ignore_errors=True)  # of an earlier training
+    (folder / "replicas.csv").unlink(missing_ok=True)
     rows = histories[chosen]
     write_history(folder / "history.csv", rows)
     write_json(folder / "metrics.json", _summary(rows, parameters) | replica_metrics(histories))
@@ -42,7 +45,7 @@ def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[Row]]:
 
 
 def replica_metrics(histories: Mapping[int, Sequence[Row]]) -> dict[str, float]:
-    """`<column>_mean`, `_std`, `_low`, `_high` (`classifier.statistics`) of how training ended; empty for one seed."""
+    """`<column>_mean`, `_std`, `_low`, `_high` (`classifier.spread`) of how training ended; empty for one seed."""
     if len(histories) == 1:
         return {}
     metrics: dict[str, float] = {}

@@ -20,6 +20,8 @@ PARAMS, RECIPES = Path("params.yaml"), Path("recipes")
 
 def main(arguments: list[str]) -> None:
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if not names:
+        raise FileNotFoundError(f"{RECIPES}/ does not exist here: run in the project's root")
     if len(arguments) != 1 or arguments[0] not in names:
         given = f"{arguments[0]!r} is not a recipe" if len(arguments) == 1 else "expected the name of one recipe"
         raise ValueError(f"{given}; allowed are {', '.join(names)}, as in python -m commands.recipe {names[0]}")

@@ -20,13 +20,28 @@ def main(arguments: list[str]) -> None:
     file = REPORTS / "metrics.json"
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist: run dvc repro")
-    metrics = json.loads(file.read_text(encoding="utf-8"))
-    low, high = metrics["accuracy_low"], metrics["accuracy_high"]
-    print(f"""
-test accuracy  {metrics["accuracy"]:.2%} on {meta.dataset} (95% interval {low:.2%} to {high:.2%}, {metrics["n"]} images)
-model          {MODEL}/
-reports        reports/train/ and {REPORTS}/, pictures among them
-runs           make ui, then open http://127.0.0.1:5000""")
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        print(text(metrics, meta.dataset))
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{file} is damaged ({error}): run dvc repro -f evaluate") from None
+
+
+def text(metrics: dict[str, float], dataset: str) -> str:
+    """What a person wants to know, and where to look further."""
+    low, high, level = metrics["accuracy_low"], metrics["accuracy_high"], metrics["confidence"]
+    lines = [
+        "",
+        f"test accuracy  {metrics['accuracy']:.2%} on {dataset} "
+        f"({100 * level:g}% interval {low:.2%} to {high:.2%}, {metrics['n']} images)",
+        f"model          {MODEL}/",
+        f"reports        reports/train/ and {REPORTS}/, pictures among them",
+        "runs           make ui, then open http://127.0.0.1:5000",
+    ]
+    if "accuracy_mean" in metrics:
+        mean, low, high = (metrics[f"accuracy_mean{end}"] for end in ("", "_low", "_high"))
+        lines.insert(2, f"all replicas   {mean:.2%} on average (95% interval {low:.2%} to {high:.2%})")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Open the MLflow UI on this project's runs, for this machine alone.
 
-Example: python -m commands.ui --port 5001
+Example: python -m commands.ui 5001
 """
 
 from __future__ import annotations
@@ -8,21 +8,28 @@ from __future__ import annotations
 import os
 import sys
 
-import typer
-
 from classifier import tracking
+from classifier.cli import run
 from classifier.store import store_uri
 
 
-def main(port: int = typer.Option(5000, min=1, max=65535, help="Port on 127.0.0.1.")) -> None:
-    """Open the MLflow UI on this project's runs; Ctrl-C ends it."""
+def main(arguments: list[str]) -> None:
+    """Replace this process by `mlflow ui` on 127.0.0.1; Ctrl-C ends it."""
+    port = (arguments or ["5000"])[0]
+    if len(arguments) > 1 or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ValueError(
+            f"{' '.join(arguments)!r} is not a port; allowed is 1 to 65535, as in python -m commands.ui 5001"
+        )
+    uri = store_uri()
+    if uri.startswith("http"):
+        print(f"the runs are on a server: {uri}")
+        return
     tracking.open_store()
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store_uri()]
-    # One worker and no job runner: two processes in place of ten, for one person's eyes.
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    print(f"http://127.0.0.1:{port}", flush=True)
-    os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"])  # noqa: S606
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes in place of ten
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
+    print(f"http://127.0.0.1:{port}, in a few seconds", flush=True)
+    os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", port])  # noqa: S606, arguments of our own
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -14,8 +14,9 @@ import torch
 from classifier import tracking
 from classifier.cli import paths, run
 from classifier.dataset import read_meta, read_split
-from classifier.device import be_deterministic, pick_device
+from classifier.device import be_deterministic, pick_device, set_precision
 from classifier.evaluation import Predictions
+from classifier.history import read_history
 from classifier.inference import predict
 from classifier.model import Classifier
 from classifier.model_dir import read_model, read_model_meta, read_replicas
@@ -27,26 +28,34 @@ def main(arguments: list[str]) -> None:
     params_path, data, model, training, reports = paths(arguments, "params", "data", "model", "training", "reports")
     params = load_params(params_path)
     data_meta, model_meta = read_meta(data), read_model_meta(model)
-    if data_meta.class_names != model_meta.class_names or data_meta.channels != model_meta.channels:
+    if data_meta.name != model_meta.dataset:
         raise ValueError(f"{model} was trained on {model_meta.dataset}, {data} holds {data_meta.name}: run dvc repro")
-    device = pick_device("auto")
+    device = pick_device(params.evaluate.device)
+    set_precision("float32", device)
     be_deterministic(device)
 
     with tracking.evaluation_run(params, data, data_meta, model, model_meta, training) as record:
         test = read_split(data, "test", data_meta)
+        images = torch.from_numpy(test.images).to(device)
 
         def predictions_of(classifier: Classifier) -> Predictions:
-            images = torch.from_numpy(test.images).to(device)
             logits = predict(classifier.to(device), images, params.evaluate.batch_size)
             return Predictions(test.labels, logits.cpu().double().log_softmax(1).numpy(), model_meta.class_names)
 
         predictions = predictions_of(read_model(model))
         replicas = {seed: predictions_of(replica) for seed, replica in read_replicas(model).items()}
-        history = pd.read_csv(training / "history.csv")
+        history = pd.DataFrame(read_history(training / "history.csv"))
         metrics, of_replicas = write_evaluation(reports, test.images, predictions, replicas, history, params.evaluate)
+        line = summary(data_meta.name, metrics)
+        record.log.append(line)
         record.log_evaluation(metrics, of_replicas, reports, model)
+    print(line)
+
+
+def summary(dataset: str, metrics: dict[str, float | int]) -> str:
+    """The line that a person wants to read."""
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
-    print(f"{data_meta.name}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {metrics['n']} images)")
+    return f"{dataset}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {metrics['n']} images)"
 
 
 if __name__ == "__main__":

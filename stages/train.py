@@ -1,15 +1,19 @@
-"""Train LeNet-5 on the normalized images.
+"""Train LeNet-5 on the normalized images, one seed or several.
 
-Reads the train and validation splits of DATA; the test split is for evaluate alone.
-Writes MODEL (weights.safetensors, meta.json) and REPORTS (history.csv, metrics.json), the same bytes for the same
-params, data and machine, and records the run in MLflow.
+    python -m stages.train params.yaml data/normalized models/classifier reports/train
+
+Reads: params.yaml, section `train`; the train and validation splits (the test split is for evaluate alone).
+Writes: the model directory (`classifier.model_dir`) and the report (`classifier.training_report`), then the MLflow run.
+Why: the same params, data and machine give the same bytes, and the run says which they were.
 """
+
+from __future__ import annotations
 
 from classifier import tracking
 from classifier.cli import paths, run
 from classifier.console import Console
 from classifier.dataset import read_meta
-from classifier.device import be_deterministic, describe, pick_device
+from classifier.device import be_deterministic, describe, pick_device, set_precision
 from classifier.history import Row
 from classifier.model import parameter_count
 from classifier.model_dir import build, write_model
@@ -23,13 +27,14 @@ def main(arguments: list[str]) -> None:
     params_path, data, model, reports = paths(arguments, "params", "data", "model", "reports")
     params = load_params(params_path)
     device = pick_device(params.train.device)
+    set_precision(params.train.precision, device)
     be_deterministic(device)
     with tracking.training_run(params) as record:
         meta = read_meta(data)
         record.log_data(data, meta)
         images, size = sum(meta.counts["train"]), parameter_count(build(meta))
         steps = steps_per_epoch(images, params.train)
-        with Console(params.train, steps, keep=record.log_console) as console:
+        with Console(params.train, steps, record.log) as console:
             console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}")
 
             def report(seed: int, row: Row) -> None:

@@ -5,8 +5,6 @@ import pty
 import subprocess
 import sys
 
-import pytest
-
 from classifier.console import Console
 from classifier.history import Row
 from tests.samples import ROOT, train_params
@@ -18,8 +16,8 @@ ROWS = [
 ]
 
 
-def show(keep=lambda text: None):
-    with Console(train_params(epochs=2), steps_per_epoch=12500, keep=keep) as console:
+def show(lines=None):
+    with Console(train_params(epochs=2), 12500, [] if lines is None else lines) as console:
         for row in ROWS:
             console.show(0, row)
 
@@ -33,22 +31,16 @@ def test_lines_are_those_of_the_tutorial(capsys):
     ]
 
 
-def test_all_lines_are_kept():
-    kept = []
-    show(kept.append)
-    assert kept == ["[1,  2000] loss: 2.182\n[2,  1500] loss: 1.282\n[2] validation loss: 1.300 accuracy: 55.00%\n"]
+def test_all_lines_are_kept(capsys):
+    lines = []
+    show(lines)
+    assert lines == capsys.readouterr().out.splitlines()
 
 
-def test_an_error_is_kept_too():
-    kept = []
-
-    def fail():
-        with Console(train_params(), 1, kept.append):
-            raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        fail()
-    assert kept == ["ValueError: no\n"]
+def test_lines_of_replicas_begin_with_the_seed(capsys):
+    with Console(train_params(replicas=2), 12500, []) as console:
+        console.show(7, ROWS[0])
+    assert capsys.readouterr().out == "seed 7 [1,  2000] loss: 2.182\n"
 
 
 def test_a_terminal_gets_a_bar_and_the_same_lines():

@@ -139,7 +139,7 @@ def test_one_run_holds_everything_and_its_data_and_model_have_dvcs_hashes(projec
     (artifacts,) = (project.folder / "mlartifacts").glob("*/artifacts")
     logged = {str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file()}
     reports = {f"{out.split('/')[1]}/{name}" for out in ("reports/train", "reports/evaluate") for name in OUTPUTS[out]}
-    assert logged == {"logs/train.txt", *reports}
+    assert logged == {"logs/train.txt", "logs/evaluate.txt", *reports}
     assert "[20,    40] loss:" in (artifacts / "logs/train.txt").read_text()
 
 

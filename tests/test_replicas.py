@@ -11,10 +11,16 @@ import torch
 from classifier.history import Row
 from classifier.model import Classifier, LeNet5
 from classifier.replicas import Replica, median_seed, seeds_of, train_one, train_replicas
-from classifier.statistics import spread
+from classifier.spread import spread
 from tests.samples import ROOT, train_params, write_digits
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    """So that there are two processes wherever the tests run."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
 def weights(classifier):
@@ -29,7 +35,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def one_thread():
-    threads = torch.get_num_threads()
+    threads = torch._C.get_num_threads() if hasattr(torch._C, "get_num_threads") else os.cpu_count()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
@@ -37,7 +43,7 @@ def one_thread():
 
 @pytest.mark.parametrize("cores", [1, 2, 3])
 def test_each_replica_is_the_seed_trained_alone_bit_for_bit(data, one_thread, monkeypatch, cores):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     params = train_params(seed=5, replicas=3, epochs=2, shift=1, schedule="one_cycle")
     reported = []
     replicas = train_replicas(data, params, CPU, lambda seed, row: reported.append((seed, row)))
@@ -71,7 +77,7 @@ def test_processes_share_the_cores(data, monkeypatch):
         original(self, command, **options)
 
     monkeypatch.setattr(subprocess.Popen, "__init__", watched)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     train_replicas(data, train_params(replicas=2), CPU, lambda seed, row: None)
     assert started == ["2", "2"]
 
@@ -96,11 +102,20 @@ def test_processes_end_when_the_stage_is_killed(data):
     )
     stage.stdout.readline()
     workers = psutil.Process(stage.pid).children()
-    assert len(workers) == min(2, os.cpu_count())
+    assert len(workers) == 2
     stage.kill()
     stage.communicate()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
+
+
+def test_a_process_that_is_killed_in_the_middle_ends_the_stage(data):
+    def kill(seed, row):
+        for child in psutil.Process().children():
+            child.kill()
+
+    with pytest.raises(ValueError, match="a training process ended with -9"):
+        train_replicas(data, train_params(replicas=2, epochs=1000), CPU, kill)
 
 
 def replicas_with(*ends):

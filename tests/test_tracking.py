@@ -16,6 +16,7 @@ import pytest
 from classifier import tracking
 from classifier.history import Row, write_history
 from classifier.model_dir import build, write_model
+from classifier.store import store_uri
 from classifier.training_report import write_training
 from tests.samples import ROOT, file_params, write_digits
 
@@ -56,7 +57,7 @@ class Workspace:
             run.log_data(self.data, self.data_meta)
             for row in ROWS:
                 run.log_row(row)
-            run.log_console("[1,    10] loss: 2.100\n")
+            run.log.append("[1,    10] loss: 2.100")
             run.log_training(self.model, self.meta, self.training, {0: ROWS})
         return run.id
 
@@ -258,9 +259,10 @@ def test_an_evaluation_that_was_killed_is_completed_without_doubled_points(monke
     with pytest.raises(ZeroDivisionError):
         outputs.evaluate()
     assert get_run(run_id).info.status == "FAILED"
-    monkeypatch.undo()
-    os.environ["DVC_ROOT"] = str(Path.cwd())
+    monkeypatch.setattr(tracking, "dvc_hash", lambda path: None)
+    assert "ZeroDivisionError" in get_run(run_id).data.tags["error"]
     assert outputs.evaluate() == run_id
+    assert "error" not in get_run(run_id).data.tags
     assert history(run_id, "test/accuracy") == [(0, 0.9)]
     assert get_run(run_id).info.status == "FINISHED"
 
@@ -298,7 +300,10 @@ def test_a_run_that_does_not_end_well_says_so(error, status):
     (ended,) = all_runs()
     assert ended.info.status == status
     assert history(ended.info.run_id, "train/running_loss") == [(10, 2.1)]  # what was reported before is not lost
-    assert ended.data.tags.get("error") == ("ValueError: loss is nan" if status == "FAILED" else None)
+    assert ended.data.tags["error"] == f"{type(error).__name__}: {error}"
+    log = mlflow.artifacts.load_text(f"runs:/{ended.info.run_id}/logs/train.txt")
+    assert "Traceback" in log
+    assert log.endswith(f"{type(error).__name__}: {error}".removesuffix(": ") + "\n\n")
 
 
 def test_git_commit_dirty_state_and_the_diff_are_recorded(workspace):
@@ -396,6 +401,82 @@ def test_old_runs_open_with_their_artifacts_after_the_folder_was_moved_or_copied
     (model,) = run.outputs.model_outputs
     shutil.rmtree(project, ignore_errors=True)  # so that a copy cannot lean on the original
     mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict(np.zeros((1, 1, 32, 32), np.uint8))
+
+
+def test_addresses_that_are_not_the_projects_are_left_alone_when_it_moves(workspace):
+    mlflow.set_tracking_uri(store_uri())
+    elsewhere = mlflow.create_experiment("nas", artifact_location="s3://bucket/mlartifacts")
+    tracking.open_store()
+    address = workspace / "mlartifacts/address.txt"
+    address.write_text(address.read_text().replace("mlartifacts", "%20_before"))
+    tracking.open_store()
+    assert mlflow.get_experiment(elsewhere).artifact_location == "s3://bucket/mlartifacts"
+
+
+def test_a_relative_sqlite_store_lies_in_the_project_and_so_do_its_artifacts(workspace, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///team.db")
+    elsewhere = tmp_path / "temporary"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    experiment = mlflow.get_experiment(tracking.open_store())
+    assert (workspace / "team.db").exists()
+    assert experiment.artifact_location == (workspace / "mlartifacts").as_uri()
+
+
+def test_a_server_that_is_not_there_is_one_clear_line(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(OSError, match=r"http://127.0.0.1:9 cannot be used: .*unset MLFLOW_TRACKING_URI"):
+        tracking.open_store()
+
+
+def test_what_a_killed_process_left_running_is_marked_failed():
+    script = (
+        "import os; from classifier import tracking; from tests.samples import file_params\n"
+        "with tracking.training_run(file_params()): os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    tracking.open_store()
+    (killed,) = all_runs()
+    assert killed.info.status == "RUNNING"
+    with tracking.training_run(file_params()) as alive:
+        assert get_run(killed.info.run_id).info.status == "FAILED"
+        assert "killed, or out of memory" in get_run(killed.info.run_id).data.tags["error"]
+        tracking._end_dead_runs(tracking.open_store())
+        assert get_run(alive.id).info.status == "RUNNING"
+
+
+def test_metrics_wait_when_the_store_fails_in_the_middle(monkeypatch, capsys):
+    original, broken = mlflow.MlflowClient.log_batch, [False]
+
+    def log_batch(self, *arguments, **keywords):
+        if broken[0]:
+            raise mlflow.MlflowException("the database is locked\nlong story")
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", log_batch)
+    monkeypatch.setattr(tracking, "FLUSH_S", 0)
+    with tracking.training_run(file_params()) as run:
+        broken[0] = True
+        run.log_row(ROWS[0])
+        broken[0] = False
+        assert "MLflow: the database is locked; metrics wait" in capsys.readouterr().err
+    assert history(run.id, "train/running_loss") == [(10, 2.1)]
+
+
+def test_a_run_never_ends_finished_when_its_last_metrics_could_not_be_sent(monkeypatch):
+    def fail(*arguments, **keywords):
+        raise mlflow.MlflowException("gone")
+
+    def record():
+        with tracking.training_run(file_params()) as run:
+            run.log_row(ROWS[0])
+            monkeypatch.setattr(tracking.Run, "flush", fail)
+
+    with pytest.raises(mlflow.MlflowException, match="gone"):
+        record()
+    (run,) = all_runs()
+    assert run.info.status == "FAILED"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from classifier import training
 from classifier.dataset import Split
+from classifier.device import be_deterministic
 from classifier.model import Classifier, LeNet5
 from classifier.training import DivergedError, fit, plan_epoch
 from tests.samples import digits_split, train_params
@@ -196,6 +197,40 @@ def test_stops_before_the_update_that_would_not_be_finite(monkeypatch, optimizer
 def test_a_learning_rate_far_too_high_is_named():
     with pytest.raises(DivergedError, match=r"train.learning_rate 100 is too high, try 10"):
         train(train_params(epochs=20, learning_rate=100.0))
+
+
+def test_where_the_optimizer_cannot_skip_by_itself_the_host_does(monkeypatch):
+    """As on Apple's MPS, whose fused optimizers refuse `found_inf`."""
+    params = train_params(epochs=2, batch_size=30, log_every=3)
+    expected, rows = train(params)
+    start = training.Engine.__init__
+
+    def init(self, *arguments):
+        start(self, *arguments)
+        self.skips_by_itself = False
+        del self.optimizer.found_inf
+
+    monkeypatch.setattr(training.Engine, "__init__", init)
+    model, same = train(params)
+    assert torch.equal(weights(model), weights(expected))
+    assert same == rows
+    with pytest.raises(DivergedError):
+        train(train_params(epochs=20, learning_rate=100.0), model=(model := classifier()))
+    assert weights(model).isfinite().all()
+
+
+@pytest.mark.gpu
+def test_cuda_learns_as_the_cpu_does_and_gives_the_same_bits_twice():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    be_deterministic(torch.device("cuda"))
+    params, runs = train_params(epochs=2, shift=1), []
+    for device in ("cuda", "cuda", "cpu"):
+        model = classifier()
+        fit(model, digits_split(200), EMPTY, params, torch.device(device), lambda row: None)
+        runs.append(weights(model.cpu()))
+    assert torch.equal(runs[0], runs[1])
+    torch.testing.assert_close(runs[0], runs[2], rtol=1e-3, atol=1e-4)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
