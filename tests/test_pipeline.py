@@ -193,6 +193,36 @@ def test_a_second_clone_gives_the_same_bytes(project, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.mnist
+def test_the_tutorials_recipe_gives_the_tutorials_numbers(quick, mnist_folder):
+    """A plain DataLoader loop printed 2.304 at step 100, 2.263 at step 1,200, and reached 36% of the test images."""
+    quick.run(sys.executable, "-m", "commands.recipe", "tutorial-mnist")
+    assert quick.repro(env={"DATA_MIRROR": str(mnist_folder)}) == ["download", "normalize", "train", "evaluate"]
+    assert "[1,   100] loss: 2.304\n" in quick.output
+    assert "[2,   600] loss: 2.263\n" in quick.output
+    assert 0.35 < quick.metrics()["accuracy"] < 0.39
+    assert quick.metrics()["n"] == 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.mnist
+def test_the_mnist_recipe_reaches_99_3_percent(quick, mnist_folder):
+    quick.run(sys.executable, "-m", "commands.recipe", "mnist")
+    quick.repro(env={"DATA_MIRROR": str(mnist_folder)})
+    assert quick.metrics()["accuracy"] >= 0.993
+
+
+@pytest.mark.slow
+def test_metrics_diff_shows_what_an_experiment_changed(quick):
+    quick.repro()
+    quick.commit("results")
+    quick.edit_params("learning_rate: 0.05", "learning_rate: 0.001")
+    quick.repro()
+    changed = json.loads(quick.run("dvc", "metrics", "diff", "--json"))["diff"]
+    assert changed["reports/train/metrics.json"]["train_loss"]["diff"] != 0
+
+
+@pytest.mark.slow
 def test_another_learning_rate_runs_train_and_evaluate_alone(quick):
     quick.repro()
     quick.edit_params("learning_rate: 0.05", "learning_rate: 0.04")
