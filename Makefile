@@ -14,12 +14,16 @@ help: ## show this list
 .PHONY: setup
 setup: .venv/.installed ## make .venv and install the locked dependencies; does nothing when nothing changed
 
+ifneq ($(shell cat .venv/.installed 2>/dev/null),$(CURDIR))
+.PHONY: .venv/.installed # never made, or moved: the scripts in .venv name the folder where they were installed
+endif
+
 .venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, $(PYTHON) is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	test "$$(cat $@ 2>/dev/null)" = "$(CURDIR)" || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock requirements-uv.lock
-	@touch $@
+	@echo "$(CURDIR)" > $@
 
 .PHONY: repro
 repro: setup ## run the pipeline (dvc repro) and say where the results are

@@ -15,6 +15,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     Errors of the program itself (anything but ValueError and OSError) keep their traceback.
     """
     name = Path(sys.argv[0]).stem
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((sys.modules[main.__module__].__doc__ or "").strip())
+        return
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwind, as SIGINT does
     try:
         main(sys.argv[1:])

@@ -208,7 +208,9 @@ def curves(history: pd.DataFrame) -> Figure:
         last = validated["validation_accuracy"].iloc[-1]
         middle[0].set(ylabel="accuracy", title=f"Validation accuracy: {last:.2%} at the end")
         middle[0].yaxis.set_major_formatter(PercentFormatter(1))
-    loss.set(ylabel="cross entropy (nats)", title="Loss", ylim=(0, None))
+    loss.set(ylabel="cross entropy (nats)", title="Loss")
+    if loss.get_ylim()[0] < loss.get_ylim()[1] / 2:  # else a small fall would be a flat line
+        loss.set_ylim(bottom=0)
     loss.legend(loc="upper right")
     _line(rate, history, "learning_rate", GREEN, "learning rate")
     epochs = int(history["epoch"].max())

@@ -128,7 +128,8 @@ def parse_params(text: str, path: Path) -> Params:
         # YAML 1.2, as DVC reads it: 1e-3 is a number; tags that would build objects are refused.
         tree = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())[:500]}") from None
+        reason = " ".join(str(error).partition("To suppress this check")[0].split())
+        raise ValueError(f"{path} is not valid YAML: {reason[:500]}") from None
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
@@ -155,10 +156,17 @@ def _describe(problem: Any) -> str:
         return f"{key}: {reprlib.repr(problem['input'])}: unknown key; {hint}allowed are {', '.join(fields)}"
     if problem["type"] == "missing":
         return f"{key} is missing" + (f": {meaning}" if meaning else "")
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return f"{key}: {_shown(problem['input'])} should hold keys and values"
     allowed = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     if problem["type"] == "value_error":
         return f"{key}: {allowed}"
-    return f"{key}: {reprlib.repr(problem['input'])} {allowed}" + (f" ({meaning})" if meaning else "")
+    return f"{key}: {_shown(problem['input'])} {allowed}" + (f" ({meaning})" if meaning else "")
+
+
+def _shown(value: Any) -> str:
+    """As YAML writes it, cut short."""
+    return "null" if value is None else reprlib.repr(value)
 
 
 def _is_section(model: Any) -> bool:

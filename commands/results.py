@@ -22,12 +22,12 @@ def main(arguments: list[str]) -> None:
         raise FileNotFoundError(f"{file} does not exist: run dvc repro")
     try:
         metrics = json.loads(file.read_text(encoding="utf-8"))
-        print(text(metrics, meta.dataset))
+        print(text(metrics, meta.dataset, meta.seed))
     except (json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{file} is damaged ({error}): run dvc repro -f evaluate") from None
 
 
-def text(metrics: dict[str, float], dataset: str) -> str:
+def text(metrics: dict[str, float], dataset: str, seed: int) -> str:
     """What a person wants to know, and where to look further."""
     low, high, level = metrics["accuracy_low"], metrics["accuracy_high"], metrics["confidence"]
     lines = [
@@ -36,11 +36,12 @@ def text(metrics: dict[str, float], dataset: str) -> str:
         f"({100 * level:g}% interval {low:.2%} to {high:.2%}, {metrics['n']} images)",
         f"model          {MODEL}/",
         f"reports        reports/train/ and {REPORTS}/, pictures among them",
-        "runs           make ui, then open http://127.0.0.1:5000",
+        "runs           make ui, and open the address that it prints",
     ]
     if "accuracy_mean" in metrics:
         mean, low, high = (metrics[f"accuracy_mean{end}"] for end in ("", "_low", "_high"))
         lines.insert(2, f"all replicas   {mean:.2%} on average (95% interval {low:.2%} to {high:.2%})")
+        lines.insert(3, f"               the model is the median one on validation, seed {seed}")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ Example: python -m commands.ui 5001
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
 from classifier import tracking
@@ -24,10 +25,21 @@ def main(arguments: list[str]) -> None:
     if uri.startswith("http"):
         print(f"the runs are on a server: {uri}")
         return
-    tracking.open_store()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(port)))
+        except OSError as error:
+            raise OSError(
+                f"port {port}: {error.strerror}; take another, as in make ui PORT={int(port) % 65535 + 1}"
+            ) from None
+    experiment = tracking.open_store()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes in place of ten
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
-    print(f"http://127.0.0.1:{port}, in a few seconds", flush=True)
+    # The plain address opens on pages for language models.
+    page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    print(f"in a few seconds: http://127.0.0.1:{port}/{page}", flush=True)
     os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", port])  # noqa: S606, arguments of our own
 
 

@@ -29,8 +29,8 @@ def main(arguments: list[str]) -> None:
     device = pick_device(params.train.device)
     set_precision(params.train.precision, device)
     be_deterministic(device)
+    meta = read_meta(data)
     with tracking.training_run(params) as record:
-        meta = read_meta(data)
         record.log_data(data, meta)
         images, size = sum(meta.counts["train"]), parameter_count(build(meta))
         steps = steps_per_epoch(images, params.train)

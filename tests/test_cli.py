@@ -45,3 +45,11 @@ def test_paths_say_what_is_expected():
     assert [path.as_posix() for path in paths(["a", "b/c"], "data", "model")] == ["a", "b/c"]
     with pytest.raises(ValueError, match="expected DATA MODEL, got 1: a"):
         paths(["a"], "data", "model")
+
+
+def test_help_is_the_modules_docstring():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "commands.recipe", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert "Example: python -m commands.recipe mnist" in done.stdout

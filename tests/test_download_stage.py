@@ -147,7 +147,7 @@ def test_a_failure_is_one_line_and_leaves_no_manifest(tmp_path):
 
 
 def test_a_wrong_command_line_says_what_is_expected():
-    with pytest.raises(ValueError, match="expected PARAMS RAW, got 1: params.yaml"):
+    with pytest.raises(ValueError, match=r"expected PARAMS RAW, got 1: params\.yaml"):
         download.main(["params.yaml"])
 
 

@@ -36,9 +36,9 @@ def test_set_up_does_nothing_when_nothing_changed_and_something_when_the_lock_di
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-uv.lock"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv/.installed").touch()
+    (tmp_path / ".venv/.installed").write_text(f"{tmp_path}\n")
     assert subprocess.run(["make", "-q", "setup"], cwd=tmp_path).returncode == 0
-    (tmp_path / ".venv/.installed").unlink()
+    (tmp_path / ".venv/.installed").write_text("/where/it/was/before\n")
     assert subprocess.run(["make", "-q", "setup"], cwd=tmp_path).returncode == 1
 
 
