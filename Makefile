@@ -53,4 +53,4 @@ bench: setup ## measure speed against other ways to train, on MNIST; needs a qui
 lock: setup ## resolve the dependencies anew into the lock files, which name no index
 	echo uv | $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --output-file requirements-uv.lock -
 	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group dev --output-file requirements.lock pyproject.toml
-	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group bench --constraint requirements.lock --output-file requirements-bench.lock
+	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --no-annotate --group bench --constraint requirements.lock --output-file requirements-bench.lock
