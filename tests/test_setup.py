@@ -19,6 +19,7 @@ def test_every_requirement_is_pinned_with_hashes_and_no_address(lock):
         assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==[^ ]+", requirement), requirement
         assert "--hash=sha256:" in requirement, requirement
     assert "://" not in text
+    assert not re.search(r"^ *# .* /", text, re.MULTILINE), "a path of the machine that made it"
 
 
 def test_the_lock_holds_the_pair_of_torch_and_torchvision_that_works_on_a_cpu_too():
