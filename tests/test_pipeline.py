@@ -218,7 +218,7 @@ def test_metrics_diff_shows_what_an_experiment_changed(quick):
     quick.commit("results")
     quick.edit_params("learning_rate: 0.05", "learning_rate: 0.001")
     quick.repro()
-    changed = json.loads(quick.run("dvc", "metrics", "diff", "--json"))["diff"]
+    changed = json.loads(quick.run("dvc", "metrics", "diff", "--json"))
     assert changed["reports/train/metrics.json"]["train_loss"]["diff"] != 0
 
 
