@@ -23,6 +23,7 @@ endif
 	test "$$(cat $@ 2>/dev/null)" = "$(CURDIR)" || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock requirements-uv.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-index --compile-bytecode --editable .
 	@echo "$(CURDIR)" > $@
 
 .PHONY: repro
@@ -52,5 +53,5 @@ bench: setup ## measure speed against other ways to train, on MNIST; needs a qui
 .PHONY: lock
 lock: setup ## resolve the dependencies anew into the lock files, which name no index
 	echo uv | $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --output-file requirements-uv.lock -
-	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group dev --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group dev --extra team --output-file requirements.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --no-annotate --group bench --constraint requirements.lock --output-file requirements-bench.lock

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], *, own_help: bool = False) -> None:
     """Call `main` with the command line; what a person can mend is said in one line, without a traceback.
 
-    Errors of the program itself (anything but ValueError and OSError) keep their traceback.
+    Errors of the program itself (anything but ValueError and OSError) keep their traceback. The module's docstring is
+    the text of --help, unless `main` has its own.
     """
     name = Path(sys.argv[0]).stem
-    if {"-h", "--help"} & set(sys.argv[1:]):
+    if not own_help and {"-h", "--help"} & set(sys.argv[1:]):
         print((sys.modules[main.__module__].__doc__ or "").strip())
         return
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwind, as SIGINT does
