@@ -39,6 +39,15 @@ ui: setup ## open the MLflow UI on 127.0.0.1, port 5000 or PORT=
 test: setup ## run every test
 	$(BIN)/python -m pytest
 
+.PHONY: faults
+faults: N ?= 100
+faults: setup ## run the attacks of tests/faults, all cases or N= percent of them, and write their figures to faults.md
+	FAULTS=$(N) FAULTS_RESULTS=faults.md $(BIN)/python -m pytest tests/faults
+
+.PHONY: audit
+audit: setup ## look the locked dependencies up among the known vulnerabilities, and list their licences
+	@$(BIN)/python -m commands.audit
+
 .PHONY: check
 check: setup ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ executed. Words and their arguments: CPython's Lib/pickletools.py.
 
 from __future__ import annotations
 
+import gzip
 import struct
 import tarfile
 import zlib
@@ -35,7 +36,7 @@ def read_archive(name: str, content: bytes) -> dict[str, tuple[Array, Array]]:
     """
     batches = {}
     try:
-        with tarfile.open(fileobj=BytesIO(content), mode="r:gz") as archive:
+        with tarfile.open(fileobj=_Unpacked(fileobj=BytesIO(content)), mode="r:") as archive:
             for number, member in enumerate(archive):
                 if number == MEMBERS or member.size > LARGEST_MEMBER:
                     raise ValueError(
@@ -46,11 +47,20 @@ def read_archive(name: str, content: bytes) -> dict[str, tuple[Array, Array]]:
                     if batch in batches or not member.isfile():
                         raise ValueError(f"{name}: {member.name} is there twice, or not a file")
                     batches[batch] = _read_batch(f"{name}: {batch}", _read_member(archive, member))
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise ValueError(f"{name}: not a whole gzipped tar archive: {error}") from None
     if missing := [batch for batch in BATCHES if batch not in batches]:
         raise ValueError(f"{name}: {FOLDER}/{missing[0]} is missing")
     return {batch: batches[batch] for batch in BATCHES}
+
+
+class _Unpacked(gzip.GzipFile):
+    """tarfile reads a header's extension whole, however long it claims to be, before it shows the member."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= LARGEST_MEMBER:
+            raise tarfile.ReadError(f"it holds something of more than {LARGEST_MEMBER:,} bytes")
+        return super().read(size)
 
 
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -85,7 +95,7 @@ class _Call:
             (RECONSTRUCT, (NDARRAY, (0,), b"b")),
             (DTYPE, (b"u1", 0, 1)),
         ):
-            raise ValueError(f"it calls {name!r} with {arguments!r}")
+            raise ValueError(f"it calls {name!r:.100} with {arguments!r:.100}")
         self.name = name
 
 
@@ -160,7 +170,7 @@ class _Reader:
             case b"c":
                 name = self.line() + b" " + self.line()
                 if name not in (RECONSTRUCT, NDARRAY, DTYPE):
-                    raise ValueError(f"it names {name.decode('latin-1')!r}")
+                    raise ValueError(f"it names {name.decode('latin-1')!r:.100}")
                 push(name)
             case b"R":
                 arguments, name = pop(), pop()

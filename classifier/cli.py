@@ -8,6 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from classifier.files import sha256
+from classifier.lineage import project_root
+from classifier.ownership import owning
+
 
 def run(main: Callable[[list[str]], None], *, own_help: bool = False) -> None:
     """Call `main` with the command line; what a person can mend is said in one line, without a traceback.
@@ -29,6 +33,22 @@ def run(main: Callable[[list[str]], None], *, own_help: bool = False) -> None:
         sys.exit(1)
     finally:
         gc.freeze()  # before it ends Python would look for cycles among all that torch and mlflow hold: 1 s
+
+
+def run_stage(main: Callable[[list[str]], None]) -> None:
+    """As `run`, one process at a time per stage and working folder.
+
+    A stage outlives a `dvc repro` that was killed, and the next one starts it again beside itself.
+    """
+    stage = Path(sys.argv[0]).stem
+    place = project_root() / ".pipeline/stages" / f"{stage}-{sha256(str(Path.cwd()).encode())[:16]}"
+
+    def alone(arguments: list[str]) -> None:
+        with owning(place):
+            main(arguments)
+
+    alone.__module__ = main.__module__  # whose docstring is the text of --help
+    run(alone)
 
 
 def paths(arguments: list[str], *names: str) -> list[Path]:

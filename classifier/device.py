@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -34,6 +38,27 @@ def be_deterministic(device: torch.device) -> None:
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What the bits of a training depend on beside params, data and code."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "threads": str(torch.get_num_threads()),
+        "device": describe(device),
+        **{name: version(name) for name in ("torch", "numpy", "mlflow", "dvc")},
+    }
+
+
+def _cpu() -> str:
+    """The processor's name: Linux knows more than `platform` says."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def describe(device: torch.device) -> str:

@@ -1,17 +1,24 @@
-"""Files that are whole or absent: written to a temporary name, flushed to disk, then renamed."""
+"""Files and folders that are whole or absent: written under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` under `path`, or leave `path` as it was; makes the folder when it is missing."""
+def write_atomic(path: Path, content: bytes, *, verify: bool = False) -> None:
+    """Write `content` under `path`, or leave `path` as it was; makes the folder when it is missing.
+
+    With `verify` it is read back and compared before it gets its name: OSError when the disk holds something else.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -19,6 +26,8 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if verify and Path(temporary).read_bytes() != content:
+            raise OSError(f"{path}: the disk does not give back what was written to it")
         publish(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -29,7 +38,11 @@ def publish(temporary: Path, path: Path) -> None:
     """Give a finished and flushed file its final name, with the permissions the umask asks for."""
     apply_umask(temporary)
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush_folder(path.parent)
+
+
+def _flush_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
@@ -43,29 +56,76 @@ def apply_umask(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def empty_folder(path: Path) -> None:
-    """Make the folder, or remove the files in it, so that it will hold what is written next and nothing else.
+@contextmanager
+def replacing(path: Path, *subfolders: str) -> Iterator[Path]:
+    """A new folder to write into: when the block ends it takes the place of `path`, which stays as it was till then.
 
-    A folder inside it raises ValueError before anything is removed: no stage writes one, so `path` is some other place.
+    When the block raises, nothing is left of it; what a process that was killed left is removed the next time. A folder
+    inside `path` that is none of `subfolders` raises ValueError first: no stage writes one, so `path` is another place.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    entries = sorted(path.iterdir())
-    for entry in entries:
-        if entry.is_dir() and not entry.is_symlink():
+    path = path.resolve() if path.is_symlink() else path  # the link stays
+    new, old = (path.with_name(f".{path.name}.{word}") for word in ("new", "old"))
+    if old.exists() and not path.exists():  # killed between the two renames below
+        old.rename(path)
+    for entry in sorted(path.iterdir()) if path.exists() else []:
+        if entry.is_dir() and not entry.is_symlink() and entry.name not in subfolders:
             raise ValueError(f"{path} is to be overwritten, but holds the folder {entry.name}: remove it, if it may go")
-    for entry in entries:
-        entry.unlink()
+    for leftover in (new, old):
+        _remove(leftover)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        _swap(new, path, old)
+    finally:
+        _remove(new)
+    _remove(old)
+
+
+def _swap(new: Path, path: Path, old: Path) -> None:
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
+    _flush_folder(path.parent)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON with sorted keys, so that equal values are equal bytes; NaN and Inf raise ValueError."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON with sorted keys, so that equal values are equal bytes; NaN and Inf raise ValueError."""
-    write_atomic(
-        path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    )
+    """As json_bytes has it."""
+    write_atomic(path, json_bytes(value))
+
+
+def read_file(path: Path, largest: int) -> bytes:
+    """The bytes of an ordinary file; ValueError when it has more than `largest`, or is a pipe, which never ends."""
+    if (size := ordinary_size(path)) > largest:
+        raise ValueError(f"{path} has {size:,} bytes: allowed are {largest:,}")
+    return path.read_bytes()
+
+
+def ordinary_size(path: Path) -> int:
+    """Bytes of a file; ValueError when it is none but a folder, a pipe or a device."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is not an ordinary file")
+    return status.st_size
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    """SHA-256 of an ordinary file's bytes, 64 hexadecimal digits."""
+    ordinary_size(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from classifier.files import write_atomic
+from classifier.files import read_file, write_atomic
+
+LARGEST = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,25 @@ def write_history(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_history(path: Path) -> list[Row]:
-    """ValueError names the line that is not a row."""
+    """ValueError names the line that is not a row; the first is the header, and at least one follows."""
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = read_file(path, LARGEST).decode("ascii", "replace").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
+    if lines[0] != ",".join(COLUMNS) or len(lines) == 1:
+        raise ValueError(f"{path} is not a history, it starts with {lines[0][:200]!r}: run dvc repro -f train")
     rows = []
-    for number, values in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2):
+    for number, line in enumerate(lines[1:], start=2):
         try:
+            values = dict(zip(COLUMNS, line.split(","), strict=True))
             step, epoch, images = (int(values[name]) for name in COLUMNS[:3])
             rate = float(values["learning_rate"])
             results = {name: float(values[name]) if values[name] else None for name in COLUMNS[4:]}
             if not all(math.isfinite(value) for value in (rate, *results.values()) if value is not None):
                 raise ValueError("a value is not finite")
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(
-                f"{path} line {number} is not a row of the history ({error}): dvc repro -f train"
+                f"{path} line {number} is not a row of the history ({error!s:.200}): run dvc repro -f train"
             ) from None
         row = Row(step, epoch, images, rate, **results)
         rows.append(row)

@@ -15,10 +15,11 @@ from ruamel.yaml.error import YAMLError
 def project_root() -> Path:
     """The repository that all runs belong to.
 
-    DVC sets DVC_ROOT to the main repository also where an experiment's working folder is a temporary one;
-    without DVC it is the nearest folder upwards that holds `.dvc`, else the current one.
+    A sweep, whose experiments run in clones, names it in PIPELINE_ROOT. DVC sets DVC_ROOT to the main repository also
+    where an experiment's working folder is a temporary one; without DVC it is the nearest folder upwards that holds
+    `.dvc`, else the current one.
     """
-    if root := os.environ.get("DVC_ROOT"):
+    if root := os.environ.get("PIPELINE_ROOT") or os.environ.get("DVC_ROOT"):
         return Path(root).resolve()
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)

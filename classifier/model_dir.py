@@ -1,40 +1,38 @@
 """The model directory, `models/classifier/`: all that evaluation and serving need, and no pickle.
 
 - `weights.safetensors`: the network's parameters, float32.
-- `meta.json`: `ModelMeta`.
+- `meta.json`: `ModelMeta`, sealed (`classifier.sealed`).
 - `replicas/seed-<seed>.safetensors`: the weights of every replica, where several were trained.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from classifier.dataset import DatasetMeta
-from classifier.files import sha256, write_atomic, write_json
+from classifier.dataset import DatasetMeta, PixelStatistics, Sha256
+from classifier.files import read_file, replacing, sha256, write_atomic
 from classifier.model import Classifier, LeNet5
+from classifier.sealed import read_sealed, write_sealed
+
+LARGEST = 1 << 28  # bytes of weights
 
 
-class ModelMeta(BaseModel):
-    """What meta.json holds; mean and std per channel, on pixels scaled to 0..1."""
+class ModelMeta(PixelStatistics):
+    """What meta.json holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    architecture: str
-    channels: int = Field(ge=1, le=64)
-    class_names: list[str] = Field(min_length=2, max_length=10_000)
-    mean: list[float]
-    std: list[float]
+    architecture: Literal["lenet5"]
     dataset: str
     seed: int  # of these weights
-    replicas: dict[str, str]  # seed -> SHA-256 of every replica's weights; these are the median one on validation
-    weights_sha256: str
+    # Seed -> SHA-256 of every replica's weights; these are the median one on validation.
+    replicas: dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Sha256]
+    weights_sha256: Sha256
 
 
 def build(meta: DatasetMeta | ModelMeta, seed: int = 0) -> Classifier:
@@ -63,11 +61,11 @@ def write_model(folder: Path, replicas: Mapping[int, Classifier], chosen: int, d
         replicas={str(seed): sha256(content) for seed, content in several.items()},
         weights_sha256=sha256(weights[chosen]),
     )
-    shutil.rmtree(folder / "replicas", ignore_errors=True)  # of an earlier training
-    write_atomic(folder / "weights.safetensors", weights[chosen])
-    for seed, content in several.items():
-        write_atomic(_replica(folder, seed), content)
-    write_json(folder / "meta.json", meta.model_dump())
+    with replacing(folder, "replicas") as new:
+        write_atomic(new / "weights.safetensors", weights[chosen])
+        for seed, content in several.items():
+            write_atomic(_replica(new, seed), content)
+        write_sealed(new / "meta.json", meta)
     return meta
 
 
@@ -81,46 +79,36 @@ def _bytes_of(classifier: Classifier) -> bytes:
 
 def read_model_meta(folder: Path) -> ModelMeta:
     """ValueError when meta.json is not what write_model wrote, FileNotFoundError when it is missing."""
-    path = folder / "meta.json"
-    try:
-        return ModelMeta.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
-    except ValidationError as error:
-        raise ValueError(f"{path} is damaged ({error.error_count()} problems): run dvc repro -f train") from None
+    return read_sealed(folder / "meta.json", ModelMeta, "train")
 
 
 def read_model(folder: Path) -> Classifier:
     """The classifier in evaluation mode, after hash, names, shapes and finiteness of its weights were verified."""
     meta = read_model_meta(folder)
-    return _read_weights(folder / "weights.safetensors", meta.weights_sha256, folder, meta)
+    return _read_weights(folder / "weights.safetensors", meta.weights_sha256, meta)
 
 
 def read_replicas(folder: Path) -> dict[int, Classifier]:
     """Every replica by its seed, verified as `read_model` does; empty when a single model was trained."""
     meta = read_model_meta(folder)
-    return {
-        int(seed): _read_weights(_replica(folder, seed), known, folder, meta) for seed, known in meta.replicas.items()
-    }
+    return {int(seed): _read_weights(_replica(folder, seed), known, meta) for seed, known in meta.replicas.items()}
 
 
-def _read_weights(path: Path, known: str, folder: Path, meta: ModelMeta) -> Classifier:
+def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
     try:
-        content = path.read_bytes()
+        content = read_file(path, LARGEST)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
     if (found := sha256(content)) != known:
         raise ValueError(f"{path} has SHA-256 {found}, meta.json says {known}: run dvc repro -f train")
-    if meta.architecture != "lenet5":
-        raise ValueError(f"{folder / 'meta.json'} names the architecture {meta.architecture!r}: allowed is 'lenet5'")
-    if not len(meta.mean) == len(meta.std) == meta.channels:
-        raise ValueError(f"{folder / 'meta.json'} has {len(meta.mean)} means for {meta.channels} channels")
     classifier = build(meta)
     try:
         state = load(content)
         classifier.network.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} does not hold LeNet-5's weights: {' '.join(str(error).split())}") from None
+    if other := [name for name, value in state.items() if value.dtype != torch.float32]:
+        raise ValueError(f"{path} holds {', '.join(other)} not as float32: run dvc repro -f train")
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise ValueError(f"{path} holds NaN or Inf in {', '.join(broken)}: run dvc repro -f train")
     return classifier.eval()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from classifier.dataset import SIZE, Split
+from classifier.dataset import SIZE, SMALLEST_STD, Split
 from classifier.formats import Labelled
 from classifier.params import NormalizeParams
 
@@ -108,6 +108,8 @@ def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], li
             f"all pixels of channel {std.index(0)} of the training images are equal, which leaves nothing to learn "
             "from: normalize.std must not be null, or the images be others"
         )
+    if min(std) < SMALLEST_STD:
+        raise ValueError(f"normalize.std is {std}: allowed are {SMALLEST_STD:g} to 10, or null")
     return mean, std
 
 

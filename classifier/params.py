@@ -1,4 +1,4 @@
-"""params.yaml: one frozen, strict model per stage, and every problem in the file reported at once.
+"""params.yaml: one frozen, strict model per section, and every problem in the file reported at once.
 
 Values live in params.yaml alone; no default hides here. `dvc.yaml` tracks each section as a whole.
 """
@@ -6,17 +6,19 @@ Values live in params.yaml alone; no default hides here. `dvc.yaml` tracks each 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+STAGES = ("download", "normalize", "train", "evaluate")  # of dvc.yaml, in its order
 
 
 class Section(BaseModel):
@@ -64,11 +66,13 @@ class TrainParams(Section):
     batch_size: int = Field(
         ge=1, le=65_536, description="images per optimizer step; an epoch's last batch may be smaller"
     )
-    optimizer: Literal["sgd", "adamw"] = Field(description="sgd (with momentum) or adamw")
+    optimizer: Literal["sgd", "adamw", "muon"] = Field(
+        description="sgd (with momentum), adamw, or muon: momentum made orthogonal, adamw for biases"
+    )
     learning_rate: float = Field(gt=0, le=100, description="peak learning rate")
-    momentum: Fraction = Field(description="sgd: momentum")
-    nesterov: bool = Field(description="sgd: Nesterov's form of momentum")
-    weight_decay: float = Field(ge=0, le=10, description="L2 penalty of sgd, decoupled decay of adamw")
+    momentum: Fraction = Field(description="sgd and muon: momentum")
+    nesterov: bool = Field(description="sgd and muon: Nesterov's form of momentum")
+    weight_decay: float = Field(ge=0, le=10, description="L2 penalty of sgd, decoupled decay of adamw and muon")
     schedule: Literal["constant", "one_cycle", "cosine"] = Field(
         description="learning rate over the steps: constant, one_cycle (rise, then fall) or cosine (fall alone)"
     )
@@ -78,6 +82,9 @@ class TrainParams(Section):
     rotation: float = Field(ge=0, le=180, description="augmentation: largest rotation of a batch either way, degrees")
     scale: float = Field(ge=0, le=0.9, description="augmentation: largest change of size, 0.1 for 0.9 to 1.1")
     log_every: int = Field(ge=1, description="optimizer steps in one window of the running loss")
+    checkpoint_every: int = Field(
+        ge=0, description="optimizer steps between checkpoints, beside those at each epoch's end; 0 turns them off"
+    )
     device: Device = Field(description="auto takes cuda, else mps, else cpu")
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         description="float32, tf32 (cuda: TF32 matrix products) or bfloat16 (autocast; weights stay float32)"
@@ -85,7 +92,7 @@ class TrainParams(Section):
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
-        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+        if self.optimizer != "adamw" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: true with momentum: 0.0; allowed is a momentum above 0, or nesterov: false")
         return self
 
@@ -98,17 +105,115 @@ class EvaluateParams(Section):
     mistakes: int = Field(ge=1, le=400, description="misclassified images shown in the picture")
 
 
+class PromoteParams(Section):
+    model: str = Field(
+        pattern=r"^[A-Za-z0-9_-]{1,100}$", description="name in MLflow's model registry: letters, digits, _ and -"
+    )
+    min_accuracy_low: float = Field(ge=0, le=1, description="least lower bound of the test accuracy's interval")
+    max_calibration_error: float = Field(ge=0, le=1, description="largest expected calibration error on the test")
+    max_latency_ms: float = Field(
+        gt=0, le=60_000, description="largest median time of one image alone, milliseconds on one thread of this CPU"
+    )
+    significance: float = Field(
+        gt=0, lt=1, description="level of McNemar's test: refused when worse than the champion with a p-value below it"
+    )
+
+
+class Range(Section):
+    low: int | float = Field(description="smallest value")
+    high: int | float = Field(description="largest value")
+    log: bool = Field(description="true to try as many values between 0.01 and 0.1 as between 0.1 and 1")
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low: {self.low} with high: {self.high}; allowed is a low below high")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low: {self.low} with log: true; allowed is a low above 0, or log: false")
+        return self
+
+
+class Choices(Section):
+    choices: list[bool | int | float | str | None] = Field(min_length=1, description="the values to choose from")
+
+
+SEARCHED: dict[str | int, type[Section]] = {"Range": Range, "Choices": Choices}  # by the tag that pydantic shows
+
+
+def _searched_tag(value: Any) -> str:
+    choices = "choices" in value if isinstance(value, dict) else isinstance(value, Choices)
+    return "Choices" if choices else "Range"
+
+
+class SweepParams(Section):
+    metric: Literal["validation_accuracy", "validation_loss"] = Field(
+        description="what lenet sweep --search improves; what the test split says may not choose a model"
+    )
+    seed: Seed = Field(description="seed of the search")
+    search: dict[
+        str,
+        Annotated[
+            Annotated[Range, Tag("Range")] | Annotated[Choices, Tag("Choices")],
+            Discriminator(_searched_tag),
+        ],
+    ] = Field(description="what lenet sweep --search varies: low, high and log of a key, or its choices")
+
+
 class Params(Section):
-    """The whole of params.yaml: a section per stage."""
+    """The whole of params.yaml: a section per stage, then one for each command that has settings."""
 
     download: DownloadParams
     normalize: NormalizeParams
     train: TrainParams
     evaluate: EvaluateParams
+    promote: PromoteParams
+    sweep: SweepParams
+
+    @model_validator(mode="after")
+    def _search_is_allowed(self) -> Self:
+        for key, values in self.sweep.search.items():
+            for value in values.choices if isinstance(values, Choices) else (values.low, values.high):
+                try:
+                    self._check(key, value)
+                except ValueError as error:
+                    raise ValueError(f"sweep.search: {error}") from None
+        return self
 
     def flat(self) -> dict[str, Any]:
-        """`{"train.epochs": 2, ...}`, the names that DVC and MLflow show."""
-        return {f"{section}.{key}": value for section, values in self for key, value in values}
+        """`{"train.epochs": 2, ...}`, the names that DVC and MLflow show, of the stages alone.
+
+        A command's settings have no part in what a run made: other limits of promotion are no other experiment.
+        """
+        return {f"{stage}.{key}": value for stage in STAGES for key, value in getattr(self, stage)}
+
+    def override(self, values: Mapping[str, Any]) -> Params:
+        """These params with others in their place, `{"train.epochs": 2, ...}`; ValueError names key, value, allowed."""
+        tree = self.model_dump()
+        for key, value in values.items():
+            stage, name = self._parts(key)
+            tree[stage][name] = value
+        try:
+            return Params.model_validate(tree)
+        except ValidationError as error:
+            raise ValueError("; ".join(map(_describe, error.errors()))) from None
+
+    def _check(self, key: str, value: Any) -> None:
+        """As override for a single value, within a section that is valid already."""
+        stage, name = self._parts(key)
+        section: Section = getattr(self, stage)
+        try:
+            type(section).model_validate(section.model_dump() | {name: value})
+        except ValidationError as error:
+            problems = [{**problem, "loc": (stage, *problem["loc"])} for problem in error.errors()]
+            raise ValueError("; ".join(map(_describe, problems))) from None
+
+    def _parts(self, key: str) -> list[str]:
+        if key not in (known := self.flat()):
+            stage = key.partition(".")[0]
+            raise ValueError(
+                f"{key}: {_unknown(key, [name for name in known if name.startswith(f'{stage}.')] or known)}"
+            )
+        return key.split(".")
 
 
 def load_params(path: Path) -> Params:
@@ -140,33 +245,39 @@ def parse_params(text: str, path: Path) -> Params:
 
 def _describe(problem: Any) -> str:
     """One line: key, value, what is allowed."""
-    location = [part for part in problem["loc"] if part != "function-after"]
-    key = ".".join(map(str, location)) or "the file"
     section: Any = Params
-    for part in location[:-1]:
-        section = (
-            section.model_fields[part].annotation if _is_section(section) and part in section.model_fields else None
-        )
+    path = [part for part in problem["loc"] if part != "function-after"]
+    for part in path[:-1]:
+        known = _is_section(section) and part in section.model_fields
+        section = section.model_fields[part].annotation if known else SEARCHED.get(part)
+    location = [part for part in path if part not in SEARCHED]
+    key = ".".join(map(str, location)) or "the file"
     fields = section.model_fields if _is_section(section) else {}
     name = str(location[-1]) if location else ""
     meaning = fields[name].description if name in fields else None
     if problem["type"] == "extra_forbidden":
-        close = get_close_matches(name, fields, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{key}: {reprlib.repr(problem['input'])}: unknown key; {hint}allowed are {', '.join(fields)}"
+        return f"{key}: {reprlib.repr(problem['input'])}: {_unknown(name, fields)}"
     if problem["type"] == "missing":
         return f"{key} is missing" + (f": {meaning}" if meaning else "")
     if problem["type"] in ("model_type", "model_attributes_type"):
         return f"{key}: {_shown(problem['input'])} should hold keys and values"
     allowed = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     if problem["type"] == "value_error":
-        return f"{key}: {allowed}"
+        return f"{key}: {allowed}" if location else allowed
     return f"{key}: {_shown(problem['input'])} {allowed}" + (f" ({meaning})" if meaning else "")
 
 
 def _shown(value: Any) -> str:
     """As YAML writes it, cut short."""
     return "null" if value is None else reprlib.repr(value)
+
+
+def _unknown(name: str, allowed: Iterable[str]) -> str:
+    """Of a name that is not among those allowed; says which one was perhaps meant."""
+    names = list(allowed)
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown key; {hint}allowed are {', '.join(names)}"
 
 
 def _is_section(model: Any) -> bool:

@@ -1,6 +1,6 @@
 """`data/raw/`: the original files of a data set, untouched, and `manifest.json`, which says what they are.
 
-Reading verifies every file against the manifest before anything parses it.
+Reading verifies every file against the manifest, and that against its seal, before anything parses it.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from classifier.files import sha256, sha256_of, write_json
+from classifier.files import read_file, sha256, sha256_of
+from classifier.sealed import read_sealed, write_sealed
 from classifier.sources import SOURCES, Origin
 
 MANIFEST = "manifest.json"
 AGAIN = "run dvc repro -f download"
+LARGEST = 1 << 28  # bytes of any file: CIFAR-10's archive, the largest, has 170,498,071
 
 
 class RawFile(BaseModel):
@@ -58,7 +60,7 @@ def write_manifest(folder: Path, dataset: str, origin: Origin) -> Manifest:
             for file in origin.files
         ],
     )
-    write_json(folder / MANIFEST, manifest.model_dump())
+    write_sealed(folder / MANIFEST, manifest)
     return manifest
 
 
@@ -69,24 +71,20 @@ def read_raw(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     that mends it.
     """
     path = folder / MANIFEST
-    try:
-        manifest = Manifest.model_validate_json(_read(path))
-    except ValidationError as error:
-        raise ValueError(f"{path} is damaged ({error.error_count()} problems): {AGAIN}") from None
+    manifest = read_sealed(path, Manifest, "download")
     if manifest.dataset not in SOURCES:
         raise ValueError(f"{path}: dataset {manifest.dataset!r}: allowed are {', '.join(SOURCES)}: {AGAIN}")
-    contents = {file.name: _read(folder / file.name) for file in manifest.files}
-    for file in manifest.files:
-        if (found := sha256(contents[file.name])) != file.sha256:
-            raise ValueError(
-                f"{folder / file.name} has {len(contents[file.name]):,} bytes and SHA-256 {found}, "
-                f"{MANIFEST} says {file.bytes:,} and {file.sha256}: {AGAIN}"
-            )
-    return manifest, contents
+    return manifest, {file.name: _read(folder / file.name, file) for file in manifest.files}
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, file: RawFile) -> bytes:
     try:
-        return path.read_bytes()
+        content = read_file(path, LARGEST)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: {AGAIN}") from None
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro download") from None
+    if (found := sha256(content)) != file.sha256:
+        raise ValueError(
+            f"{path} has {len(content):,} bytes and SHA-256 {found}, "
+            f"{MANIFEST} says {file.bytes:,} and {file.sha256}: {AGAIN}"
+        )
+    return content

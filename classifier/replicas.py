@@ -2,6 +2,7 @@
 
 On a CPU they are trained by one process per core, side by side: two processes of one thread each train two such small
 networks sooner than one process of two threads does. The processes share the data in memory (`classifier.dataset`).
+On CUDA they are one stack of models (`classifier.vectorized`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from queue import SimpleQueue
 import torch
 from safetensors.torch import load_file, save_file
 
+from classifier.checkpoint import NO_WORK, Work
 from classifier.cli import run
 from classifier.dataset import read_meta, read_split
 from classifier.history import Row
@@ -28,6 +30,9 @@ from classifier.model import Classifier
 from classifier.model_dir import build
 from classifier.params import TrainParams
 from classifier.training import fit
+from classifier.vectorized import fit_together
+
+TOGETHER = 64  # models in one stack, so that any number of replicas fits into a GPU's memory
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,15 @@ def seeds_of(params: TrainParams) -> list[int]:
 
 
 def train_replicas(
-    data: Path, params: TrainParams, device: torch.device, report: Callable[[int, Row], None]
+    data: Path, params: TrainParams, device: torch.device, report: Callable[[int, Row], None], work: Work = NO_WORK
 ) -> dict[int, Replica]:
-    """Train all seeds on `data/normalized` and call `report(seed, row)` as their windows end; by seed."""
+    """Train all seeds on `data/normalized` and call `report(seed, row)` as their windows end; by seed.
+
+    Each goes on from its last checkpoint in `work`.
+    """
     seeds = seeds_of(params)
+    if device.type == "cuda" and len(seeds) > 1:
+        return train_in_stacks(data, seeds, params, device, report, work)
     # The threads that torch may use are the cores that are ours: it heeds OMP_NUM_THREADS, taskset and containers.
     workers = min(len(seeds), torch.get_num_threads()) if device.type == "cpu" else 1
     replicas: dict[int, Replica] = {}
@@ -59,24 +69,57 @@ def train_replicas(
                 rows.append(row)
                 report(seed, row)
 
-            replicas[seed] = Replica(train_one(data, seed, params, device, keep), rows)
+            replicas[seed] = Replica(train_one(data, seed, params, device, keep, work), rows)
         return replicas
-    return _train_in_processes(data, seeds, params, workers, report)
+    return _train_in_processes(data, seeds, params, workers, report, work)
 
 
 def train_one(
-    data: Path, seed: int, params: TrainParams, device: torch.device, report: Callable[[Row], None]
+    data: Path,
+    seed: int,
+    params: TrainParams,
+    device: torch.device,
+    report: Callable[[Row], None],
+    work: Work = NO_WORK,
 ) -> Classifier:
     """The one training that is alike for a single model and for each of several."""
     meta = read_meta(data)
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
     classifier = build(meta, seed)
-    fit(classifier, train, validation, params.model_copy(update={"seed": seed}), device, report)
+    fit(classifier, train, validation, params.model_copy(update={"seed": seed}), device, report, work.of_seed(seed))
     return classifier
 
 
+def train_in_stacks(
+    data: Path,
+    seeds: Sequence[int],
+    params: TrainParams,
+    device: torch.device,
+    report: Callable[[int, Row], None],
+    work: Work,
+) -> dict[int, Replica]:
+    """A stack's checkpoints lie in its first seed's folder."""
+    meta = read_meta(data)
+    train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
+    replicas = {seed: Replica(build(meta, seed), []) for seed in seeds}
+
+    def keep(seed: int, row: Row) -> None:
+        replicas[seed].rows.append(row)
+        report(seed, row)
+
+    for first in range(0, len(seeds), TOGETHER):
+        stack = {seed: replicas[seed].classifier for seed in seeds[first : first + TOGETHER]}
+        fit_together(stack, train, validation, params, device, keep, work.of_seed(seeds[first]))
+    return replicas
+
+
 def _train_in_processes(
-    data: Path, seeds: Sequence[int], params: TrainParams, workers: int, report: Callable[[int, Row], None]
+    data: Path,
+    seeds: Sequence[int],
+    params: TrainParams,
+    workers: int,
+    report: Callable[[int, Row], None],
+    work: Work,
 ) -> dict[int, Replica]:
     """Each process trains every `workers`-th seed; what they report is handled here, one row after the other."""
     reports: SimpleQueue[tuple[int, Row] | ValueError | None] = SimpleQueue()
@@ -84,7 +127,7 @@ def _train_in_processes(
     with (
         tempfile.TemporaryDirectory() as folder,
         ThreadPoolExecutor(workers) as pool,  # left after the processes have ended, so that it waits for nobody
-        _processes(data, seeds, params, workers, Path(folder)) as processes,
+        _processes(data, seeds, params, workers, Path(folder), work) as processes,
     ):
         for process in processes:
             pool.submit(_follow, process, reports)
@@ -103,14 +146,20 @@ def _train_in_processes(
 
 @contextmanager
 def _processes(
-    data: Path, seeds: Sequence[int], params: TrainParams, workers: int, folder: Path
+    data: Path, seeds: Sequence[int], params: TrainParams, workers: int, folder: Path, work: Work
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Workers of `python -m classifier.replicas`, one core each; none outlives this block."""
     threads = torch.get_num_threads() // workers
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     processes = []
     for number in range(workers):
-        job = {"data": str(data), "folder": str(folder), "seeds": seeds[number::workers], "params": params.model_dump()}
+        job = {
+            "data": str(data),
+            "folder": str(folder),
+            "seeds": seeds[number::workers],
+            "params": params.model_dump(),
+            "work": str(work.folder) if work.folder else None,
+        }
         command = [sys.executable, "-m", "classifier.replicas", json.dumps(job)]
         processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))  # noqa: S603
     try:
@@ -151,13 +200,14 @@ def _work(arguments: list[str]) -> None:
     """What a worker does: rows go to standard output as lines of JSON, weights into the folder."""
     job = json.loads(arguments[0])
     params = TrainParams.model_validate(job["params"])
+    work = Work("", Path(job["work"]), params.checkpoint_every) if job["work"] else NO_WORK
     for seed in job["seeds"]:
 
         def say(row: Row, seed: int = seed) -> None:
             print(json.dumps({"seed": seed, "row": asdict(row)}), flush=True)
 
         try:
-            classifier = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say)
+            classifier = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say, work)
         except (ValueError, OSError) as error:
             print(json.dumps({"error": f"seed {seed}: {error}"}), flush=True)
             return

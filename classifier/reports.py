@@ -11,7 +11,7 @@ import pandas as pd
 import classifier.evaluation as evaluation
 import classifier.figures as figures
 from classifier.evaluation import Predictions
-from classifier.files import write_atomic, write_json
+from classifier.files import replacing, write_atomic, write_json
 from classifier.params import EvaluateParams
 from classifier.spread import spread
 
@@ -41,7 +41,6 @@ def write_evaluation(
     """
     metrics = evaluation.evaluate(predictions, params.confidence, params.calibration_bins)
     metrics["confidence"] = params.confidence
-    (folder / "replicas.csv").unlink(missing_ok=True)  # of an earlier evaluation
     of_replicas = {
         seed: evaluation.evaluate(each, params.confidence, params.calibration_bins) for seed, each in replicas.items()
     }
@@ -54,20 +53,22 @@ def write_evaluation(
         }
         of_all = spread([values["accuracy"] for values in of_replicas.values()])
         metrics |= {names[name]: value for name, value in of_all.items()}
-        rows = [{"seed": seed} | values for seed, values in of_replicas.items()]
-        _write_csv(folder / "replicas.csv", pd.DataFrame(rows))
     counts = evaluation.confusion_counts(predictions)
     bins = evaluation.calibration(predictions, params.calibration_bins)
-    write_json(folder / "metrics.json", metrics)
-    _write_csv(folder / "per_class.csv", evaluation.per_class(predictions))
-    _write_csv(folder / "confusion.csv", evaluation.confusion(predictions))
-    _write_csv(folder / "calibration.csv", bins)
-    table = evaluation.prediction_table(predictions)
-    write_atomic(folder / "predictions.parquet", table.to_parquet(index=False, engine="pyarrow"))
-    write_atomic(folder / "misclassified.png", figures.misclassified(images, predictions, params.mistakes))
-    write_atomic(folder / "confusion.png", figures.confusion(counts, predictions.class_names))
-    write_atomic(folder / "calibration.png", figures.calibration(bins))
-    write_atomic(folder / "curves.png", figures.curves(history))
+    with replacing(folder) as new:
+        write_json(new / "metrics.json", metrics)
+        _write_csv(new / "per_class.csv", evaluation.per_class(predictions))
+        _write_csv(new / "confusion.csv", evaluation.confusion(predictions))
+        _write_csv(new / "calibration.csv", bins)
+        table = evaluation.prediction_table(predictions)
+        write_atomic(new / "predictions.parquet", table.to_parquet(index=False, engine="pyarrow"))
+        write_atomic(new / "misclassified.png", figures.misclassified(images, predictions, params.mistakes))
+        write_atomic(new / "confusion.png", figures.confusion(counts, predictions.class_names))
+        write_atomic(new / "calibration.png", figures.calibration(bins))
+        write_atomic(new / "curves.png", figures.curves(history))
+        if of_replicas:
+            rows = [{"seed": seed} | values for seed, values in of_replicas.items()]
+            _write_csv(new / "replicas.csv", pd.DataFrame(rows))
     return metrics, of_replicas
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -31,6 +32,11 @@ def store_uri() -> str:
     if separator and not kind and not Path(path).is_absolute():
         return f"sqlite:///{project_root() / path}"
     return uri
+
+
+def shown_uri() -> str:
+    """The store's address without a user's name and password."""
+    return re.sub(r"(?<=://)[^/@]*@", "", store_uri())
 
 
 def relocate(root: Path) -> None:

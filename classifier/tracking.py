@@ -1,304 +1,309 @@
-"""MLflow's side of the pipeline: one run per execution, begun by train and completed by evaluate.
+"""MLflow's side of the pipeline: puts journals into the store, each event once, however often it has to try.
 
-The only module that imports mlflow. DVC's outputs know nothing of runs: evaluate finds its run by the hash of the
-weights, and makes one from params and history when there is none (weights from the cache, a deleted store).
+    python -m classifier.tracking .pipeline/journal/<name>
+
+is the recorder that a stage starts beside itself (`classifier.recording`): it delivers the journal as it grows, until
+its standard input ends with the stage. A run is known by the tag `run.key`, a metric's point by its step, so that
+whatever arrived before a connection broke, or before a training was killed and resumed, is not sent again.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shutil
-import socket
+import platform
+import select
 import sys
-import tempfile
-import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections import defaultdict
+from importlib.metadata import distributions, version
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
-import psutil
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-from classifier.dataset import SIZE, DatasetMeta
-from classifier.history import Row, read_history
-from classifier.lineage import dvc_hash, experiment_tags, git_state, project_root
-from classifier.model_dir import ModelMeta
-from classifier.params import Params
-from classifier.store import ARTIFACTS, DATABASE, relocate, store_uri
-from classifier.training_report import read_histories, replica_metrics
+from classifier.cli import paths, run
+from classifier.dataset import SIZE
+from classifier.files import write_json
+from classifier.journal import Event, Journal, waiting_journals
+from classifier.lineage import project_root
+from classifier.ownership import claim, is_living
+from classifier.store import ARTIFACTS, DATABASE, relocate, shown_uri, store_uri
 
 EXPERIMENT = "classifier"
+KEY_TAG = "run.key"  # of the journal that made the run
+EVALUATION_TAG = "evaluation.key"  # of the journal that evaluates it
 WEIGHTS_TAG = "model.weights_sha256"
 EVALUATED_TAG = "evaluated"  # the run is complete
-PROCESS_TAG = "process"  # host, process id and its start, so that a process that was killed is noticed
 SEED_TAG = "replica.seed"
 SYSTEM_METRICS_S = 2  # seconds between two samples of processor and memory use
-FLUSH_S = 5.0  # seconds between two sendings of metrics, so that curves can be watched
+DELIVERY_S = 5.0  # seconds between two deliveries, so that curves can be watched
+FIRST_DELIVERY_S = 0.1  # the same until the run is there
+REQUEST_TIMEOUT_S = 10  # unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise; MLflow's own 120 s, 8 times, is for ever
 SERVING_PACKAGES = ["numpy", "pandas", "pydantic", "safetensors", "torch"]
-ROW_METRICS = {  # history.csv's column -> MLflow's name
-    "running_loss": "train/running_loss",
-    "learning_rate": "train/learning_rate",
-    "train_loss": "train/loss",
-    "validation_loss": "validation/loss",
-    "validation_accuracy": "validation/accuracy",
-}
 
 
-class Run:
-    """The active MLflow run. Metrics wait in memory and travel in batches: one call each would cost 4 to 50 ms."""
+class Delivery:
+    """Puts one journal's events into the store, from the first on."""
 
-    def __init__(self, run_id: str, params: Mapping[str, object], replicas: bool) -> None:
-        self.id = run_id
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.offset = 0  # in the journal, in bytes: what lies before it has arrived
+        self.run_id = ""
+        self.made_here = False  # the run was made by this journal
+        self.seeds: dict[int, str] = {}  # the nested runs' ids
+        self.waiting: dict[str, list[Metric]] = defaultdict(list)  # by run id
+        self.known: dict[tuple[str, str], set[int]] = {}  # (run id, metric) -> steps that the store has
+        self.resumed = False  # the store may hold points of this run
+        self.ended = False
+
+    def advance(self) -> None:
+        """Deliver what was written since the last time."""
+        events, offset = self.journal.read(self.offset)
+        for event in events:
+            if not event.get("restored") or self.made_here:
+                getattr(self, f"_{event['do']}")(event)
+        self._flush()
+        self.offset = offset
+
+    def _begin(self, event: Event) -> None:
+        self.experiment = open_store(event["experiment"])
         self.client = mlflow.MlflowClient()
-        self.params = params
-        self.replicas = replicas  # several seeds are trained, each with a nested run
-        self.children: dict[int, Run] = {}  # by seed
-        self.waiting: list[Metric] = []
-        self.sent_at = time.monotonic()
-        self.log: list[str] = []  # the console's lines
+        found = self._find(event)
+        self.resumed = found is not None
+        if found is None:
+            tags = event["tags"] | {
+                KEY_TAG: event["key"],
+                "mlflow.user": event["user"],
+                "mlflow.source.name": f"stages/{event['stage']}.py",
+                "mlflow.source.type": "LOCAL",
+            }
+            found = self.client.create_run(self.experiment, event["time"], tags, event["name"])
+        elif found.info.status != "RUNNING":
+            self.client.update_run(found.info.run_id, status="RUNNING")
+        self.run = found
+        self.run_id = found.info.run_id
+        self.params = event["params"]
+        self.made_here = found.data.tags.get(KEY_TAG) == event["key"]
+        self._log_params(self.run_id, self.params if self.made_here else {})
+        if event["stage"] == "evaluate":
+            self.client.set_tag(self.run_id, EVALUATION_TAG, event["key"])
+        nested = self._search(f"tags.`mlflow.parentRunId` = '{self.run_id}'") if self.resumed else []
+        self.seeds = {int(run.data.tags[SEED_TAG]): run.info.run_id for run in nested if SEED_TAG in run.data.tags}
 
-    def of_seed(self, seed: int) -> Run:
-        """The nested run of one replica, or this run where there is a single seed."""
-        if not self.replicas:
-            return self
-        if seed not in self.children:
-            info = self.client.get_run(self.id).info
-            tags = {"mlflow.parentRunId": self.id, "mlflow.user": info.user_id, SEED_TAG: str(seed)}
-            child = self.client.create_run(info.experiment_id, tags=tags, run_name=f"{info.run_name}, seed {seed}")
-            values = {**self.params, "train.seed": seed, "train.replicas": 1}
-            self.client.log_batch(child.info.run_id, params=[Param(key, str(value)) for key, value in values.items()])
-            self.children[seed] = Run(child.info.run_id, values, replicas=False)
-        return self.children[seed]
+    def _find(self, event: Event) -> MlflowRun | None:
+        """The run that this journal has begun before, else the newest one that awaits the evaluation of its weights."""
+        key = event["key"]
+        for tag in (KEY_TAG, EVALUATION_TAG):
+            if runs := self._search(f"tags.`{tag}` = '{key}'"):
+                return runs[0]
+        if event["weights"]:
+            for run in self._search(f"tags.`{WEIGHTS_TAG}` = '{event['weights']}'"):
+                same_experiment = run.data.tags.get("dvc.exp.name") == event["tags"].get("dvc.exp.name")
+                if run.data.params == event["params"] and EVALUATED_TAG not in run.data.tags and same_experiment:
+                    return run
+        return None
 
-    def log_row(self, row: Row) -> None:
-        """The window's values against the global step. A store that cannot be reached now is tried again later."""
-        values = {name: getattr(row, column) for column, name in ROW_METRICS.items()}
-        self._wait({name: value for name, value in values.items() if value is not None}, row.step)
-        if time.monotonic() - self.sent_at > FLUSH_S:
-            try:
-                self.flush()
-            except MlflowException as error:
-                print(f"MLflow: {_first_line(error)}; metrics wait for the end", file=sys.stderr)
-            self.sent_at = time.monotonic()
+    def _search(self, filter_string: str) -> list[MlflowRun]:
+        order = ["attributes.start_time DESC"]
+        return list(self.client.search_runs([self.experiment], filter_string, max_results=5000, order_by=order))
 
-    def flush(self) -> None:
-        """Send what waits, in batches of the 1,000 that MLflow takes at once."""
-        while self.waiting:
-            self.client.log_batch(self.id, metrics=self.waiting[:1000])
-            del self.waiting[:1000]
+    def _log_params(self, run_id: str, params: dict[str, str]) -> None:
+        values = [Param(name, value) for name, value in params.items()]
+        for start in range(0, len(values), 100):  # what MLflow takes at once
+            self.client.log_batch(run_id, params=values[start : start + 100])
 
-    def log_data(self, folder: Path, meta: DatasetMeta) -> None:
-        """The data set as an input of the run: its name, its home and DVC's hash as the digest."""
-        digest = dvc_hash(folder) or meta.sha256["train"][:32]
-        dataset = Dataset(
-            name=meta.name,
-            digest=digest,
-            source_type="http",
-            source=json.dumps({"url": meta.source}),
-            profile=json.dumps({split: sum(counts) for split, counts in meta.counts.items()}),
-        )
-        tag = InputTag("mlflow.data.context", "training")
-        self.client.log_inputs(self.id, [DatasetInput(dataset, [tag])])
-        mlflow.set_tag("dvc.data", digest)
+    def _metrics(self, event: Event) -> None:
+        run_id = self.run_id if event["seed"] is None else self._nested(event["seed"], event["time"])
+        for name, value in event["values"].items():
+            if event["step"] not in self._known(run_id, name):
+                self._known(run_id, name).add(event["step"])
+                self.waiting[run_id].append(Metric(name, value, event["time"], event["step"]))
+        if len(self.waiting[run_id]) >= 1000:
+            self._flush()
 
-    def log_lineage(self) -> None:
-        """Commit, uncommitted changes and DVC's experiment."""
-        tags, state = experiment_tags(), git_state()
-        if state.commit:
-            tags |= {"git.commit": state.commit, "git.dirty": str(bool(state.diff)).lower()}
-        if state.problem:
-            tags["git.problem"] = state.problem
-        if state.diff:
-            with tempfile.TemporaryDirectory() as folder:
-                patch = Path(folder) / "uncommitted.diff"
-                patch.write_bytes(state.diff)
-                mlflow.log_artifact(str(patch), "code")
-        mlflow.set_tags(tags)
+    def _known(self, run_id: str, name: str) -> set[int]:
+        """The steps of this metric's points; asked for once, and only of a run that existed before."""
+        if (run_id, name) not in self.known:
+            points = self.client.get_metric_history(run_id, name) if self.resumed else []
+            self.known[run_id, name] = {point.step for point in points}
+        return self.known[run_id, name]
 
-    def log_training(self, model: Path, meta: ModelMeta, reports: Path, histories: Mapping[int, Sequence[Row]]) -> None:
-        """What train wrote: the reports, and the model (loaded by `classifier.serving`) with its hash as the mark.
+    def _nested(self, seed: int, time_ms: int) -> str:
+        """The nested run of one replica."""
+        if seed not in self.seeds:
+            tags = {
+                "mlflow.parentRunId": self.run_id,
+                "mlflow.user": self.run.info.user_id,
+                SEED_TAG: str(seed),
+                KEY_TAG: f"{self.run_id}-{seed}",
+            }
+            child = self.client.create_run(self.experiment, time_ms, tags, f"{self.run.info.run_name}, seed {seed}")
+            self._log_params(child.info.run_id, self.params | {"train.seed": str(seed), "train.replicas": "1"})
+            self.seeds[seed] = child.info.run_id
+        return self.seeds[seed]
 
-        Of several replicas the run carries the chosen one's curves, and mean, deviation and interval over all.
-        """
-        if self.replicas:
-            for row in histories[meta.seed]:
-                self.log_row(row)
-            spreads = {name.replace("_", "/", 1): value for name, value in replica_metrics(histories).items()}
-            self._wait(spreads, histories[meta.seed][-1].step)
-            mlflow.set_tag("replicas.chosen_seed", str(meta.seed))
-        self.flush()
-        mlflow.log_artifacts(str(reports), "train")
-        self._log_model(model, meta)
-        mlflow.set_tag(WEIGHTS_TAG, meta.weights_sha256)
+    def _flush(self) -> None:
+        """Metrics travel in batches of the 1,000 that MLflow takes at once: a call each would cost 4 to 50 ms."""
+        for run_id, metrics in self.waiting.items():
+            while metrics:
+                self.client.log_batch(run_id, metrics=metrics[:1000])
+                del metrics[:1000]
 
-    def _log_model(self, model: Path, meta: ModelMeta) -> None:
-        images = np.zeros((2, meta.channels, SIZE, SIZE), np.uint8)
+    def _tags(self, event: Event) -> None:
+        for name, value in event["tags"].items():
+            self.client.set_tag(self.run_id, name, value)
+
+    def _data(self, event: Event) -> None:
+        dataset = Dataset(event["name"], event["digest"], "http", event["source"], profile=event["profile"])
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def _files(self, event: Event) -> None:
+        self.client.log_artifacts(self.run_id, str(self.journal.folder / "files" / event["path"]), event["path"])
+
+    def _model(self, event: Event) -> None:
+        """Once: one that was broken off is removed first."""
+        found = self.client.search_logged_models([self.experiment], f"source_run_id = '{self.run_id}'")
+        if any(model.status == LoggedModelStatus.READY for model in found):
+            return
+        for model in found:
+            self.client.delete_logged_model(model.model_id)
+        images = np.zeros((2, event["channels"], SIZE, SIZE), np.uint8)
         inputs = Schema([TensorSpec(images.dtype, (-1, *images.shape[1:]))])
-        outputs = [("predicted", DataType.string), *((name, DataType.double) for name in meta.class_names)]
-        with tempfile.TemporaryDirectory() as folder:  # without the other replicas
-            served = Path(folder) / "classifier"
-            served.mkdir()
-            for name in ("weights.safetensors", "meta.json"):
-                shutil.copyfile(model / name, served / name)
+        columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
+        with mlflow.start_run(self.run_id, log_system_metrics=False):
             mlflow.pyfunc.log_model(
                 name="classifier",
                 loader_module="classifier.serving",
-                data_path=str(served),
+                data_path=str(self.journal.folder / "files" / event["path"]),
                 code_paths=[str(Path(__file__).parent)],
-                signature=ModelSignature(inputs, Schema([ColSpec(kind, name) for name, kind in outputs])),
+                signature=ModelSignature(inputs, Schema([ColSpec(kind, name) for name, kind in columns])),
                 input_example=images,
                 pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
             )
+        self.client.update_run(self.run_id, status="RUNNING")
 
-    def log_evaluation(
-        self,
-        metrics: Mapping[str, float],
-        of_replicas: Mapping[int, Mapping[str, float]],
-        reports: Path,
-        model: Path,
-    ) -> None:
-        """What evaluate wrote, each replica's test metrics, and DVC's hash of the model, which is known only now."""
-        for seed, values in of_replicas.items():
-            self.of_seed(seed).log_test(values)
-        mlflow.log_artifacts(str(reports), "evaluate")
-        self.log_test(metrics)
-        mlflow.set_tags({EVALUATED_TAG: "true"} | ({"dvc.model": digest} if (digest := dvc_hash(model)) else {}))
-
-    def log_test(self, metrics: Mapping[str, float]) -> None:
-        """Test metrics; those that an evaluation that was killed has already sent are not sent again."""
-        known = self.client.get_run(self.id).data.metrics
-        named = {f"test/{name}": value for name, value in metrics.items()}
-        self._wait({name: value for name, value in named.items() if known.get(name) != value}, 0)
-        self.flush()
-
-    def _wait(self, values: Mapping[str, float], step: int) -> None:
-        now = round(time.time() * 1000)
-        self.waiting += [Metric(name, value, now, step) for name, value in values.items()]
+    def _end(self, event: Event) -> None:
+        self._flush()
+        if event["error"]:
+            self.client.set_tag(self.run_id, "error", event["error"])
+        elif "error" in self.client.get_run(self.run_id).data.tags:  # of an earlier try
+            self.client.delete_tag(self.run_id, "error")
+        for run_id in (*self.seeds.values(), self.run_id):
+            self.client.set_terminated(run_id, event["status"], event["time"])
+        self.ended = True
 
 
-@contextmanager
-def training_run(params: Params) -> Iterator[Run]:
-    """A new run with all params, lineage, and system metrics while it lasts."""
-    experiment = open_store()
-    _end_dead_runs(experiment)
-    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_S)  # type: ignore[no-untyped-call]
-    several = params.train.replicas > 1
-    with _active_run("train", params, several, experiment_id=experiment, log_system_metrics=True) as run:
-        mlflow.log_params(dict(run.params))
-        run.log_lineage()
-        yield run
+def deliver_waiting(without: Journal | None = None) -> list[str]:
+    """Deliver every journal of this store that no living process is at; a line for each that went.
 
-
-@contextmanager
-def evaluation_run(
-    params: Params, data: Path, data_meta: DatasetMeta, model: Path, meta: ModelMeta, reports: Path
-) -> Iterator[Run]:
-    """The run that trained these weights and awaits its evaluation, else one made from params and `reports`."""
-    experiment = open_store()
-    found = _find_unevaluated(experiment, meta.weights_sha256, params)
-    with _active_run("evaluate", params, bool(meta.replicas), experiment_id=experiment, run_id=found) as run:
-        if found:
-            run.children = _find_children(experiment, run)
-        else:
-            mlflow.log_params(dict(run.params))
-            mlflow.set_tag("train.restored", "true")  # the curves come from history.csv, not from training just now
-            run.log_lineage()
-            run.log_data(data, data_meta)
-            seeds = [int(seed) for seed in meta.replicas]
-            histories = read_histories(reports, seeds) or {meta.seed: read_history(reports / "history.csv")}
-            for seed, rows in histories.items():
-                for row in rows:
-                    run.of_seed(seed).log_row(row)
-            run.log_training(model, meta, reports, histories)
-        yield run
-
-
-def _find_unevaluated(experiment: str, weights: str, params: Params) -> str | None:
-    """The newest run of this pipeline execution: same weights, same params, same DVC experiment, not evaluated."""
-    wanted = {key: str(value) for key, value in params.flat().items()}
-    name = experiment_tags().get("dvc.exp.name")
-    for run in mlflow.MlflowClient().search_runs(
-        [experiment], f"tags.`{WEIGHTS_TAG}` = '{weights}'", order_by=["attributes.start_time DESC"]
-    ):
-        tags = run.data.tags
-        if run.data.params == wanted and EVALUATED_TAG not in tags and tags.get("dvc.exp.name") == name:
-            return str(run.info.run_id)
-    return None
-
-
-def _find_children(experiment: str, parent: Run) -> dict[int, Run]:
-    filter_string = f"tags.`mlflow.parentRunId` = '{parent.id}'"
-    runs = parent.client.search_runs([experiment], filter_string, max_results=5000)
-    return {int(run.data.tags[SEED_TAG]): Run(run.info.run_id, {}, replicas=False) for run in runs}
-
-
-def _end_dead_runs(experiment: str) -> None:
-    """Mark as FAILED what a process of this machine left RUNNING when it was killed or ran out of memory."""
-    client = mlflow.MlflowClient()
-    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'", max_results=5000):
-        host, _, process = run.data.tags.get(PROCESS_TAG, "").partition(":")
-        if host != socket.gethostname() or _is_living(process):
+    What a killed process began ends as KILLED. Raises what stops it, such as MlflowException.
+    """
+    delivered = []
+    for journal in waiting_journals():
+        if without and journal.folder == without.folder:
             continue
-        children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
-        for each in (run, *children):
-            client.set_tag(each.info.run_id, "error", "its process ended without a word: killed, or out of memory")
-            client.set_terminated(each.info.run_id, "FAILED")
+        begin = next(iter(journal.read()[0]), None)
+        if begin and (is_living(begin["writer"]) or begin["store"] != shown_uri()):
+            continue
+        if claim(journal.folder) and (run_id := deliver(journal)) and begin:
+            delivered.append(f"{begin['stage']}, run {run_id}")
+    return delivered
 
 
-def _mark(process: psutil.Process) -> str:
-    """A process id comes again; with the process's start it is one of a kind."""
-    return f"{process.pid}:{process.create_time():.2f}"
+def deliver(journal: Journal) -> str:
+    """Deliver a journal whose writer is gone, remove it, and return its run's id; empty when nothing was begun."""
+    delivery = Delivery(journal)
+    delivery.advance()
+    return _close(delivery)
 
 
-def _is_living(mark: str) -> bool:
+def _close(delivery: Delivery) -> str:
+    """A journal without an end gets one: its writer is gone."""
+    if delivery.run_id and not delivery.ended:
+        delivery.journal.append(
+            "end", status="KILLED", error="its process ended without a word: killed, or out of memory"
+        )
+        delivery.advance()
+    delivery.journal.remove()
+    return delivery.run_id
+
+
+def main(arguments: list[str]) -> None:
+    """Deliver while the stage lives; exit status 1 when something had to wait."""
+    (folder,) = paths(arguments, "journal")
+    journal = Journal(folder)
+    claim(folder)
+    os.chdir(project_root())  # an experiment's own folder may go away
+    _keep_environment(journal)
+    delivery: Delivery | None = None
+    monitor: SystemMetricsMonitor | None = None
     try:
-        return _mark(psutil.Process(int(mark.partition(":")[0]))) == mark
-    except (psutil.Error, ValueError):
-        return False
-
-
-@contextmanager
-def _active_run(stage: str, params: Params, replicas: bool, **arguments: Any) -> Iterator[Run]:
-    """Start or resume a run; it ends FINISHED, KILLED (a signal) or FAILED, the last two with the error as a tag."""
-    active = mlflow.start_run(run_name=os.environ.get("DVC_EXP_NAME"), **arguments)
-    status, run = "FAILED", Run(active.info.run_id, params.flat(), replicas)
-    try:
-        mlflow.set_tag(PROCESS_TAG, f"{socket.gethostname()}:{_mark(psutil.Process())}")
-        yield run
-        for each in (*run.children.values(), run):
-            each.flush()
-        if "error" in active.data.tags:  # of an earlier try
-            run.client.delete_tag(run.id, "error")
-        status = "FINISHED"
-    except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
-        run.log += traceback.format_exception(error)
-        for each in (*run.children.values(), run):
-            each.flush()
-        mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:5000])
-        raise
-    finally:
+        deliver_waiting(without=journal)  # of earlier stages, which come first
+    except Exception as error:
+        print(f"MLflow: {_first_line(error)}; earlier runs still wait", file=sys.stderr, flush=True)
+    complaint = ""
+    stage_ended = False
+    while True:
+        last_try = stage_ended
         try:
-            if run.log:
-                mlflow.log_text("\n".join(run.log) + "\n", f"logs/{stage}.txt")
-            for child in run.children.values():
-                run.client.set_terminated(child.id, status)
-        finally:
-            mlflow.end_run(status)
+            delivery = delivery or Delivery(journal)
+            delivery.advance()
+            complaint = ""
+        except Exception as error:  # whatever it is, the stage goes on, and the journal keeps what was not delivered
+            delivery = None
+            complaint = complaint or _complain(error, journal)
+        if last_try:
+            break
+        if delivery and delivery.run_id and not monitor and "-train" in journal.folder.name:
+            monitor = _watch_system(delivery)
+        interval = DELIVERY_S if complaint or (delivery and delivery.run_id) else FIRST_DELIVERY_S
+        stage_ended = bool(select.select([sys.stdin], [], [], interval)[0])
+        if stage_ended and monitor:
+            _stop_watching(monitor)
+    if delivery is None:
+        sys.exit(1)
+    _close(delivery)
 
 
-def open_store() -> str:
+def _complain(error: Exception, journal: Journal) -> str:
+    line = f"MLflow: {_first_line(error)}; this run waits in {journal.folder}, lenet sync delivers it"
+    print(line, file=sys.stderr, flush=True)
+    return line
+
+
+def _watch_system(delivery: Delivery) -> SystemMetricsMonitor:
+    monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+        delivery.run_id, sampling_interval=SYSTEM_METRICS_S, resume_logging=delivery.resumed
+    )
+    monitor.start()  # type: ignore[no-untyped-call]
+    return monitor
+
+
+def _stop_watching(monitor: SystemMetricsMonitor) -> None:
+    """With what was sampled since it last logged, or a short training would have nothing."""
+    monitor.finish()  # type: ignore[no-untyped-call]
+    try:
+        monitor.publish_metrics(monitor.aggregate_metrics())  # type: ignore[no-untyped-call]
+        monitor.mlflow_logger.flush()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        print(f"MLflow: {_first_line(error)}; the last system metrics are lost", file=sys.stderr, flush=True)
+
+
+def _keep_environment(journal: Journal) -> None:
+    """Every installed package's version beside the code, before anything of it is delivered."""
+    packages = {found.name: found.version for found in distributions()}
+    file = journal.folder / "files/code/environment.json"
+    write_json(file, {"python": platform.python_version(), "platform": platform.platform(), "packages": packages})
+
+
+def open_store(name: str | None = None) -> str:
     """Make sure that the store and the experiment exist, and return the experiment's id.
 
     MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME take the place of `mlflow.db` in the project's root. OSError when the
@@ -306,26 +311,41 @@ def open_store() -> str:
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next delivery is the retry
     uri, root = store_uri(), project_root()
     mlflow.set_tracking_uri(uri)  # which sets MLFLOW_TRACKING_URI too
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     try:
+        if uri.startswith("http"):
+            return _experiment(name, None)  # a server knows where its artifacts go
         # Processes that start together on a fresh database crash in its migrations; one at a time they do not.
         with FileLock(root / f"{DATABASE}.lock"):
             relocate(root)
-            if experiment := mlflow.get_experiment_by_name(name):
-                return str(experiment.experiment_id)
-            # Without the kind the UI opens on pages for language models.
-            tags = {"mlflow.experimentKind": "custom_model_development"}
-            # A server knows where its artifacts go; elsewhere they would go to the current folder.
-            location = None if uri.startswith("http") else (root / ARTIFACTS).as_uri()
-            return str(mlflow.create_experiment(name, artifact_location=location, tags=tags))
+            return _experiment(name, (root / ARTIFACTS).as_uri())  # elsewhere they would go to the current folder
     except MlflowException as error:
         raise OSError(
-            f"MLflow's store {uri} cannot be used: {_first_line(error)}; "
+            f"MLflow's store {shown_uri()} cannot be used: {_first_line(error)}; "
             "start it, or unset MLFLOW_TRACKING_URI to use mlflow.db in the project's root"
         ) from None
 
 
+def _experiment(name: str, artifacts: str | None) -> str:
+    if experiment := mlflow.get_experiment_by_name(name):
+        return str(experiment.experiment_id)
+    # Without the kind the UI opens on pages for language models.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    try:
+        return str(mlflow.create_experiment(name, artifact_location=artifacts, tags=tags))
+    except MlflowException:
+        if experiment := mlflow.get_experiment_by_name(name):  # another machine was quicker
+            return str(experiment.experiment_id)
+        raise
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+if __name__ == "__main__":
+    run(main)

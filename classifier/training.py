@@ -1,11 +1,12 @@
 """The training engine: the whole data set is one tensor on the device, and the host looks at it once per window.
 
-The order of the images and the augmentation of an epoch follow from the seed and the epoch's number alone.
+The order of the images and the augmentation of an epoch follow from the seed and the epoch's number alone. On CUDA the
+steps are replayed as a graph (`classifier.graph`), and several seeds are one stack of models (`classifier.vectorized`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -15,10 +16,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from classifier.augmentation import Augmentation
+from classifier.checkpoint import Checkpoints
 from classifier.dataset import Split
 from classifier.history import Row
 from classifier.inference import predict
 from classifier.model import Classifier
+from classifier.optimizer import gradients, make_optimizer
 from classifier.params import TrainParams
 from classifier.schedule import learning_rate
 
@@ -36,39 +39,67 @@ def fit(
     params: TrainParams,
     device: torch.device,
     report: Callable[[Row], None],
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Train `classifier` in place and call `report` at each window's and each epoch's end (`classifier.history`).
 
     A window has `params.log_every` steps, or those of a whole epoch where that has fewer. Validation results are absent
-    when the validation split is empty. Raises DivergedError before an update that would not be finite.
+    when the validation split is empty. Goes on from the last of `checkpoints`, whose rows are reported again. Raises
+    DivergedError before an update that would not be finite.
     """
-    images, labels = (torch.from_numpy(array).to(device) for array in (train.images, train.labels))
-    held_out, held_out_labels = (torch.from_numpy(array).to(device) for array in (validation.images, validation.labels))
-    classifier.to(device)
-    engine = Engine(classifier, params, device)
-    batches_per_epoch = steps_per_epoch(len(train), params)
-    steps, window = params.epochs * batches_per_epoch, min(params.log_every, batches_per_epoch)
-    step = seen = 0
-    for epoch in range(1, params.epochs + 1):
-        epoch_loss = 0.0  # summed over images
-        batches, augment = plan_epoch(len(train), epoch, params, device)
-        for batch, picked in enumerate(batches, start=1):
-            rate = learning_rate(step, steps, params)
-            engine.step(augment(images[picked], batch - 1), labels[picked], rate)
+    engine = Engine(classifier.to(device), params, device)
+    run_epochs(make_steps(engine, train), validation, lambda seed, row: report(row), checkpoints)
+
+
+def run_epochs(
+    steps: Steps, validation: Split, report: Callable[[int, Row], None], checkpoints: Checkpoints | None
+) -> None:
+    """As `fit`, for the one or the several models of an engine; a checkpoint holds them all, and their rows in turn."""
+    engine, params, seeds = steps.engine, steps.params, steps.engine.seeds
+    held_out, held_out_labels = on_device(validation, engine.device)
+    images, batches_per_epoch = len(steps.labels), steps.per_epoch
+    window = min(params.log_every, batches_per_epoch)
+    step = 0
+    if checkpoints and (saved := checkpoints.load()):
+        engine.load(saved.tensors)
+        step, engine.steps = saved.position.step, saved.position.window
+        for number, row in enumerate(saved.rows):
+            report(seeds[number % len(seeds)], row)
+    for epoch in range(step // batches_per_epoch + 1, params.epochs + 1):
+        steps.begin_epoch(epoch)
+        done = step % batches_per_epoch
+        if not done:
+            engine.epoch_loss.fill(0)
+        for batch in range(done + 1, batches_per_epoch + 1):
+            steps.step(batch - 1)
             step += 1
-            seen += len(picked)
-            full, last = batch % window == 0, batch == len(batches)
-            if not (full or last):
-                continue
-            running_loss, images_loss = engine.close_window(epoch, step)
-            epoch_loss += images_loss
-            row = Row(step, epoch, seen, rate, running_loss if full else None)
-            if last:
-                loss, accuracy = validate(classifier, held_out, held_out_labels)
-                row = replace(
-                    row, train_loss=epoch_loss / len(train), validation_loss=loss, validation_accuracy=accuracy
-                )
-            report(row)
+            full, last = batch % window == 0, batch == batches_per_epoch
+            if full or last:
+                seen = (epoch - 1) * images + min(batch * params.batch_size, images)
+                rows = [
+                    Row(step, epoch, seen, steps.rates[batch - 1], running_loss if full else None)
+                    for running_loss in engine.close_window(epoch, step)
+                ]
+                if last:
+                    train_loss = (engine.epoch_loss / images).tolist()
+                    results = engine.validate(held_out, held_out_labels)
+                    rows = [
+                        replace(row, train_loss=mean, validation_loss=loss, validation_accuracy=accuracy)
+                        for row, mean, (loss, accuracy) in zip(rows, train_loss, results, strict=True)
+                    ]
+                for seed, row in zip(seeds, rows, strict=True):
+                    report(seed, row)
+                    if checkpoints:
+                        checkpoints.add(row)
+            if checkpoints and (last or step % checkpoints.every == 0):
+                checkpoints.save(step, engine.steps, float(engine.epoch_loss.sum()), engine.state())
+    if checkpoints:
+        checkpoints.wait()
+
+
+def on_device(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images `(N, C, 32, 32) uint8` and labels `(N,) int64`."""
+    return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
 
 def steps_per_epoch(images: int, params: TrainParams) -> int:
@@ -76,101 +107,155 @@ def steps_per_epoch(images: int, params: TrainParams) -> int:
     return -(-images // params.batch_size)
 
 
-def plan_epoch(
-    count: int, epoch: int, params: TrainParams, device: torch.device
-) -> tuple[tuple[Tensor, ...], Augmentation]:
-    """Which of `count` images are in each batch, `(B,) int64` in the epoch's order, and the epoch's augmentation."""
-    random = np.random.default_rng([params.seed, epoch])
-    order = torch.from_numpy(random.permutation(count)).to(device)
-    batches = torch.split(order, params.batch_size)
-    return batches, Augmentation(params, len(batches), random)
+def plan_epoch(count: int, epoch: int, seed: int, params: TrainParams) -> tuple[Tensor, Augmentation]:
+    """The epoch's order of `count` images, `(count,) int64`, and its augmentation."""
+    random = np.random.default_rng([seed, epoch])
+    order = torch.from_numpy(random.permutation(count))
+    return order, Augmentation(params, steps_per_epoch(count, params), random)
+
+
+def make_steps(engine: Engine, train: Split) -> Steps:
+    """How the device takes its steps."""
+    if engine.device.type == "cuda":
+        from classifier.graph import GraphedSteps  # here, since it is built on this module
+
+        return GraphedSteps(engine, train)
+    return Steps(engine, train)
+
+
+class Steps:
+    """The steps of an epoch on the training images, which stay on the device: an engine's, one kernel after another."""
+
+    def __init__(self, engine: Engine, train: Split) -> None:
+        self.engine, self.params = engine, engine.params
+        self.images, self.labels = on_device(train, engine.device)
+        self.per_epoch = steps_per_epoch(len(train), self.params)
+
+    def begin_epoch(self, epoch: int) -> None:
+        (seed,) = self.engine.seeds
+        order, self.augment = plan_epoch(len(self.labels), epoch, seed, self.params)
+        self.batches = torch.split(order.to(self.engine.device), self.params.batch_size)
+        self.rates = self._rates(epoch)
+
+    def _rates(self, epoch: int) -> list[float]:
+        """The learning rates of the epoch's steps."""
+        total, start = self.params.epochs * self.per_epoch, (epoch - 1) * self.per_epoch
+        return [learning_rate(start + batch, total, self.params) for batch in range(self.per_epoch)]
+
+    def step(self, batch: int) -> None:
+        """On the epoch's batch number `batch`, from 0."""
+        picked = self.batches[batch]
+        self.engine.step(self.augment(self.images[picked], batch), self.labels[picked], self.rates[batch])
 
 
 class Engine:
     """One optimizer step at a time, without the host waiting for the device."""
 
-    def __init__(self, classifier: Classifier, params: TrainParams, device: torch.device) -> None:
-        # On a CPU, convolutions over the last dimension take half the time.
-        layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
-        self.classifier = classifier.train().to(memory_format=layout)
-        self.layout = layout
+    cpu_layout = torch.channels_last  # convolutions over the last dimension take half the time there
+
+    def __init__(
+        self, classifier: Classifier, params: TrainParams, device: torch.device, seeds: Sequence[int] | None = None
+    ) -> None:
+        """`seeds` are those of a stack of models (`classifier.vectorized`)."""
+        self.layout = self.cpu_layout if device.type == "cpu" else torch.contiguous_format
+        self.classifier = classifier.train().to(memory_format=self.layout)
         self.device = device
         self.params = params
-        self.parameters = list(classifier.parameters())
-        self.optimizer = make_optimizer(self.parameters, params)
+        self.seeds = seeds or [params.seed]
+        self.shape = (len(seeds),) if seeds else ()  # of one number for each model
+        self.parameters = dict(classifier.network.named_parameters())
         # Sums of the window, on the device: loss over steps, loss over images, steps before the first bad one.
-        self.loss, self.images_loss, self.good_steps = torch.zeros(3, device=device).unbind()
+        self.loss, self.images_loss, self.good_steps = torch.zeros(3, *self.shape, device=device).unbind()
         self.bad = torch.zeros((), device=device)  # 1 from the first bad step on, so that nothing follows it
-        # The fused optimizers of CPU and CUDA skip their update when `found_inf` is 1; MPS's refuse to be told, so that
-        # there the host has to look at each step.
+        self.diverged = self.bad  # of each model
+        self.epoch_loss = np.zeros(len(self.seeds))  # of its closed windows, summed over images; on the host
+        # The fused kernels of CPU and CUDA skip their update when `bad` is 1; MPS's refuse to be told, so that there
+        # the host has to look at each step.
         self.skips_by_itself = device.type in ("cpu", "cuda")
-        if self.skips_by_itself:
-            self.optimizer.found_inf = self.bad  # type: ignore[attr-defined]
+        bad = self.bad if self.skips_by_itself else None
+        self.optimizer = make_optimizer(self.parameters, params, bad, len(self.shape))
         self.steps = 0  # in the window
 
     def step(self, images: Tensor, labels: Tensor, rate: float) -> None:
         """Forward, backward and update on raw images `(B, C, 32, 32) uint8` and labels `(B,) int64`."""
+        self.update(images, labels, rate)
+        self.steps += 1
+
+    def update(self, images: Tensor, labels: Tensor, rate: float | Tensor) -> None:
+        """What the device does in `step`, and a graph can replay."""
         normalized = self.classifier.normalize(images).contiguous(memory_format=self.layout)
         with self._autocast():
             logits = self.classifier.network(normalized)
-        loss = cross_entropy(logits.float(), labels, label_smoothing=self.params.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._watch(loss.detach(), len(labels))
-        self.optimizer.param_groups[0]["lr"] = rate
+        loss = self._loss(logits.float(), labels)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
+        self._watch(loss.detach(), labels.shape[-1])
         if self.skips_by_itself or not self.bad:
-            self.optimizer.step()
+            self.optimizer.step(rate)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels, label_smoothing=self.params.label_smoothing)
 
     def _watch(self, loss: Tensor, count: int) -> None:
         """Add to the window's sums; stop all updates from the first loss or gradient that is not finite."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        torch.maximum(self.bad, (loss + norm).isfinite().logical_not(), out=self.bad)
-        self.good_steps += 1 - self.bad
+        norm = self._gradient_norm()
+        torch.maximum(self.diverged, (loss + norm).isfinite().logical_not(), out=self.diverged)
+        self.good_steps += 1 - self.diverged
         self.loss += loss
         self.images_loss.add_(loss, alpha=count)
-        self.steps += 1
 
-    def close_window(self, epoch: int, step: int) -> tuple[float, float]:
-        """Mean loss over the window's steps and loss summed over its images: the one place where the host waits."""
-        sums = torch.stack([self.loss, self.images_loss, self.good_steps, self.bad])
-        loss, images_loss, good_steps, bad = sums.tolist()
-        if bad:
-            bad_step = step - self.steps + int(good_steps) + 1
+    def _gradient_norm(self) -> Tensor:
+        return torch.nn.utils.get_total_norm(gradients(self.parameters))
+
+    def close_window(self, epoch: int, step: int) -> list[float]:
+        """Mean loss over the window's steps, of each model: the one place where the host waits."""
+        sums = torch.stack([self.loss, self.images_loss, self.good_steps, self.diverged])
+        loss, images_loss, good_steps, diverged = sums.reshape(4, -1).tolist()
+        if any(diverged):
+            ends = zip(good_steps, self.seeds, diverged, strict=True)
+            good, seed = min((good, seed) for good, seed, bad in ends if bad)
+            who = f"seed {seed}: " if len(self.seeds) > 1 else ""
+            bad_step = step - self.steps + int(good) + 1
             rate = self.params.learning_rate
             raise DivergedError(
-                f"loss or gradients are not finite at step {bad_step} (epoch {epoch}), stopped before its update; "
+                f"{who}loss or gradients are not finite at step {bad_step} (epoch {epoch}), stopped before its update; "
                 f"likely cause: train.learning_rate {rate:g} is too high, try {rate / 10:g}"
             )
-        mean = loss / self.steps
+        means = [total / self.steps for total in loss]
+        self.epoch_loss += images_loss
         for total in (self.loss, self.images_loss, self.good_steps):
             total.zero_()
         self.steps = 0
-        return mean, images_loss
+        return means
+
+    def validate(self, images: Tensor, labels: Tensor) -> Sequence[tuple[float | None, float | None]]:
+        """Mean loss and accuracy (0..1) of each model on the validation split; None for both when it is empty."""
+        if not len(labels):
+            return [(None, None)] * len(self.seeds)
+        logits = predict(self.classifier, images, VALIDATION_BATCH)
+        return [(cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item())]
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all tensors that the next step depends on: `weights/...`, `optimizer/...` and `sums/...`."""
+        return {name: value.clone(memory_format=torch.contiguous_format) for name, value in self._tensors().items()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` gave, bit for bit; the tensors stay where they are and take its values."""
+        tensors = self._tensors()
+        if wrong := sorted(tensors.keys() ^ state.keys()):
+            raise ValueError(f"not this training's state, which differs in {', '.join(wrong)}")
+        for name, value in tensors.items():
+            value.copy_(state[name])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        weights = {f"weights/{name}": value for name, value in self.classifier.network.state_dict().items()}
+        optimizer = {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
+        sums = {f"sums/{name}": getattr(self, name) for name in ("loss", "images_loss", "good_steps", "bad")}
+        return weights | optimizer | sums | {"sums/epoch_loss": torch.from_numpy(self.epoch_loss)}
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.params.precision == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
-
-
-def make_optimizer(parameters: list[torch.nn.Parameter], params: TrainParams) -> torch.optim.Optimizer:
-    """SGD or AdamW in their fused form: one kernel for all parameters."""
-    if params.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters,
-        lr=params.learning_rate,
-        momentum=params.momentum,
-        nesterov=params.nesterov,
-        weight_decay=params.weight_decay,
-        fused=True,
-    )
-
-
-def validate(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[float, float] | tuple[None, None]:
-    """Mean loss and accuracy (0..1) on the validation split, on the device; None for both when it is empty."""
-    if not len(labels):
-        return None, None
-    logits = predict(classifier, images, VALIDATION_BATCH)
-    return cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()

@@ -4,39 +4,68 @@
 - `metrics.json`: how training ended, without times, which would differ from run to run
 - where several replicas were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
   `replicas/seed-<seed>.csv`: each one's history
+- `manifest.json`: the SHA-256 of every other file, sealed (`classifier.sealed`)
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
-from classifier.files import write_atomic, write_json
+from pydantic import BaseModel, ConfigDict, Field
+
+from classifier.files import replacing, sha256_of, write_atomic, write_json
 from classifier.history import Row, read_history, write_history
+from classifier.sealed import read_sealed, write_sealed
 from classifier.spread import spread
+
+MANIFEST = "manifest.json"
 
 REPLICA_COLUMNS = ["train_loss", "validation_loss", "validation_accuracy"]
 
 
+class ReportManifest(BaseModel):
+    """What manifest.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    # Path within the folder -> SHA-256.
+    files: dict[
+        Annotated[str, Field(pattern=r"^(replicas/)?\w[\w.-]*$")], Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    ]
+
+
 def write_training(folder: Path, histories: Mapping[int, list[Row]], chosen: int, parameters: int) -> None:
     """Write the files for the seed `chosen`, and those of all seeds where there are several."""
-    shutil.rmtree(folder / "replicas", ignore_errors=True)  # of an earlier training
-    (folder / "replicas.csv").unlink(missing_ok=True)
     rows = histories[chosen]
-    write_history(folder / "history.csv", rows)
-    write_json(folder / "metrics.json", _summary(rows, parameters) | replica_metrics(histories))
-    if len(histories) == 1:
-        return
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["seed", *REPLICA_COLUMNS])
-    for seed, history in histories.items():
-        writer.writerow([seed, *(getattr(history[-1], column) for column in REPLICA_COLUMNS)])
-        write_history(_replica(folder, seed), history)
-    write_atomic(folder / "replicas.csv", text.getvalue().encode())
+    with replacing(folder, "replicas") as new:
+        write_history(new / "history.csv", rows)
+        write_json(new / "metrics.json", _summary(rows, parameters) | replica_metrics(histories))
+        if len(histories) > 1:
+            text = io.StringIO(newline="")
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(["seed", *REPLICA_COLUMNS])
+            for seed, history in histories.items():
+                writer.writerow([seed, *(getattr(history[-1], column) for column in REPLICA_COLUMNS)])
+                write_history(_replica(new, seed), history)
+            write_atomic(new / "replicas.csv", text.getvalue().encode())
+        files = {path.relative_to(new).as_posix(): sha256_of(path) for path in new.rglob("*") if path.is_file()}
+        write_sealed(new / MANIFEST, ReportManifest(files=files))
+
+
+def verify_training(folder: Path) -> None:
+    """ValueError names a file that is not the one that write_training wrote, FileNotFoundError one that is missing."""
+    for name, known in read_sealed(folder / MANIFEST, ReportManifest, "train").files.items():
+        path = folder / name
+        try:
+            found = sha256_of(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
+        if found != known:
+            raise ValueError(f"{path} has SHA-256 {found}, {MANIFEST} says {known}: run dvc repro -f train")
 
 
 def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[Row]]:

@@ -21,9 +21,8 @@ import pooch
 from classifier.files import apply_umask
 from classifier.mirrors import BrokenConnectionError, MirrorError, Piece, Pieces, pieces_of, without_password
 from classifier.progress import transfer_progress
+from classifier.raw import LARGEST
 from classifier.sources import SourceFile
-
-LARGEST = 1 << 28  # bytes that any file may have: CIFAR-10's archive, the largest, has 170,498,071
 
 
 def fetch(file: SourceFile, folder: Path, mirrors: Sequence[str], *, deadline_s: float, retries: int) -> str:

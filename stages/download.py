@@ -10,8 +10,8 @@ whichever mirror gave the files.
 
 from __future__ import annotations
 
-from classifier.cli import paths, run
-from classifier.files import empty_folder
+from classifier.cli import paths, run_stage
+from classifier.files import replacing
 from classifier.mirrors import configured_mirrors
 from classifier.params import load_params
 from classifier.raw import write_manifest
@@ -27,13 +27,13 @@ def main(arguments: list[str]) -> None:
     installed = [str(source.installed)] if source.installed else []
     mirrors = [*installed, *configured_mirrors(params.mirror), *source.mirrors]
 
-    empty_folder(raw)
-    for file in source.files:
-        mirror = fetch(file, raw, mirrors, deadline_s=params.deadline_s, retries=params.retries)
-        print(f"{file.name} from {mirror}", flush=True)
-    manifest = write_manifest(raw, params.dataset, source)
+    with replacing(raw) as new:
+        for file in source.files:
+            mirror = fetch(file, new, mirrors, deadline_s=params.deadline_s, retries=params.retries)
+            print(f"{file.name} from {mirror}", flush=True)
+        manifest = write_manifest(new, params.dataset, source)
     print(f"{params.dataset}: {len(manifest.files)} files, {sum(file.bytes for file in manifest.files):,} bytes")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

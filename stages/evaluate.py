@@ -8,55 +8,70 @@ Writes: the last folder (`classifier.reports` lists its files), and completes th
 
 from __future__ import annotations
 
-import pandas as pd
-import torch
+from pathlib import Path
+from uuid import uuid4
 
-from classifier import tracking
-from classifier.cli import paths, run
-from classifier.dataset import read_meta, read_split
-from classifier.device import be_deterministic, pick_device, set_precision
-from classifier.evaluation import Predictions
-from classifier.history import read_history
-from classifier.inference import predict
-from classifier.model import Classifier
-from classifier.model_dir import read_model, read_model_meta, read_replicas
-from classifier.params import load_params
-from classifier.reports import write_evaluation
+from classifier.cli import paths, run_stage
+from classifier.params import Params, load_params
+from classifier.recording import Recording, recording
 
 
 def main(arguments: list[str]) -> None:
     params_path, data, model, training, reports = paths(arguments, "params", "data", "model", "training", "reports")
     params = load_params(params_path)
+    with recording("evaluate", params) as record:
+        line = evaluate(params, data, model, training, reports, record)
+    print(line)
+
+
+def evaluate(params: Params, data: Path, model: Path, training: Path, reports: Path, record: Recording) -> str:
+    """The stage, once its record is open; returns the line that a person wants to read."""
+    # Here, so that torch and, in the recorder's process, mlflow are imported side by side: 2 s each.
+    import pandas as pd
+    import torch
+
+    from classifier.dataset import read_meta, read_split
+    from classifier.device import be_deterministic, environment, pick_device, set_precision
+    from classifier.evaluation import Predictions
+    from classifier.files import replacing
+    from classifier.history import read_history
+    from classifier.inference import predict
+    from classifier.model import Classifier
+    from classifier.model_dir import read_model, read_model_meta, read_replicas
+    from classifier.recording import restore_training
+    from classifier.reports import write_evaluation
+
     data_meta, model_meta = read_meta(data), read_model_meta(model)
     if data_meta.name != model_meta.dataset:
         raise ValueError(f"{model} was trained on {model_meta.dataset}, {data} holds {data_meta.name}: run dvc repro")
     device = pick_device(params.evaluate.device)
     set_precision("float32", device)
     be_deterministic(device)
+    record.begin(uuid4().hex, environment(device), model_meta.weights_sha256)
+    restore_training(record, data, data_meta, model, model_meta, training)
+    test = read_split(data, "test", data_meta)
+    images = torch.from_numpy(test.images).to(device)
 
-    with tracking.evaluation_run(params, data, data_meta, model, model_meta, training) as record:
-        test = read_split(data, "test", data_meta)
-        images = torch.from_numpy(test.images).to(device)
+    def predictions_of(classifier: Classifier) -> Predictions:
+        logits = predict(classifier.to(device), images, params.evaluate.batch_size)
+        return Predictions(test.labels, logits.cpu().double().log_softmax(1).numpy(), model_meta.class_names)
 
-        def predictions_of(classifier: Classifier) -> Predictions:
-            logits = predict(classifier.to(device), images, params.evaluate.batch_size)
-            return Predictions(test.labels, logits.cpu().double().log_softmax(1).numpy(), model_meta.class_names)
-
-        predictions = predictions_of(read_model(model))
-        replicas = {seed: predictions_of(replica) for seed, replica in read_replicas(model).items()}
-        history = pd.DataFrame(read_history(training / "history.csv"))
-        metrics, of_replicas = write_evaluation(reports, test.images, predictions, replicas, history, params.evaluate)
-        line = summary(data_meta.name, metrics)
-        record.log.append(line)
-        record.log_evaluation(metrics, of_replicas, reports, model)
-    print(line)
+    predictions = predictions_of(read_model(model))
+    replicas = {seed: predictions_of(replica) for seed, replica in read_replicas(model).items()}
+    history = pd.DataFrame(read_history(training / "history.csv"))
+    with replacing(reports) as new:
+        metrics, of_replicas = write_evaluation(new, test.images, predictions, replicas, history, params.evaluate)
+    line = summary(data_meta.name, metrics)
+    record.log.append(line)
+    record.log_evaluation(metrics, of_replicas, reports, model)
+    return line
 
 
 def summary(dataset: str, metrics: dict[str, float | int]) -> str:
-    """The line that a person wants to read."""
+    """Accuracy, its interval and the number of images."""
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
     return f"{dataset}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {metrics['n']} images)"
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -9,9 +9,9 @@ Why: training, evaluation and serving know one form, (N, C, 32, 32) bytes, whate
 
 from __future__ import annotations
 
-from classifier.cli import paths, run
+from classifier.cli import paths, run_stage
 from classifier.dataset import DatasetMeta, write_meta, write_split
-from classifier.files import empty_folder
+from classifier.files import replacing
 from classifier.formats import parse
 from classifier.normalization import counts, make_splits, statistics
 from classifier.params import load_params
@@ -28,23 +28,23 @@ def main(arguments: list[str]) -> None:
     splits = make_splits(*parse(manifest.dataset, files), class_names, params)
     mean, std = statistics(splits["train"].images, params)
 
-    empty_folder(normalized)
-    meta = DatasetMeta(
-        name=manifest.dataset,
-        source=manifest.home,
-        licence=manifest.licence,
-        citation=manifest.citation,
-        class_names=list(class_names),
-        channels=splits["train"].images.shape[1],
-        mean=mean,
-        std=std,
-        counts={name: counts(split.labels, class_names) for name, split in splits.items()},
-        sha256={name: write_split(normalized, name, split) for name, split in splits.items()},
-    )
-    write_meta(normalized, meta)
+    with replacing(normalized) as new:
+        meta = DatasetMeta(
+            name=manifest.dataset,
+            source=manifest.home,
+            licence=manifest.licence,
+            citation=manifest.citation,
+            class_names=list(class_names),
+            channels=splits["train"].images.shape[1],
+            mean=mean,
+            std=std,
+            counts={name: counts(split.labels, class_names) for name, split in splits.items()},
+            sha256={name: write_split(new, name, split) for name, split in splits.items()},
+        )
+        write_meta(new, meta)
     print(f"{meta.name}: {', '.join(f'{len(split):,} {name}' for name, split in splits.items())}")
     print(f"mean {', '.join(f'{value:.4f}' for value in mean)}, std {', '.join(f'{value:.4f}' for value in std)}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -5,51 +5,65 @@
 Reads: params.yaml, section `train`; the train and validation splits (the test split is for evaluate alone).
 Writes: the model directory (`classifier.model_dir`) and the report (`classifier.training_report`), then the MLflow run.
 Why: the same params, data and machine give the same bytes, and the run says which they were.
+A training that was killed goes on from its last checkpoint (`classifier.checkpoint`).
 """
 
 from __future__ import annotations
 
-from classifier import tracking
-from classifier.cli import paths, run
-from classifier.console import Console
-from classifier.dataset import read_meta
-from classifier.device import be_deterministic, describe, pick_device, set_precision
-from classifier.history import Row
-from classifier.model import parameter_count
-from classifier.model_dir import build, write_model
-from classifier.params import load_params
-from classifier.replicas import median_seed, train_replicas
-from classifier.training import steps_per_epoch
-from classifier.training_report import write_training
+from pathlib import Path
+
+from classifier.cli import paths, run_stage
+from classifier.dataset import DatasetMeta, read_meta
+from classifier.params import Params, load_params
+from classifier.recording import Recording, recording
 
 
 def main(arguments: list[str]) -> None:
     params_path, data, model, reports = paths(arguments, "params", "data", "model", "reports")
-    params = load_params(params_path)
+    params, meta = load_params(params_path), read_meta(data)
+    with recording("train", params) as record:
+        train(params, data, meta, model, reports, record)
+
+
+def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: Path, record: Recording) -> None:
+    """The stage, once its record is open."""
+    # Here, so that torch and, in the recorder's process, mlflow are imported side by side: 2 s each.
+    from classifier.checkpoint import checkpointed, fingerprint_of
+    from classifier.console import Console
+    from classifier.device import be_deterministic, describe, environment, pick_device, set_precision
+    from classifier.files import replacing
+    from classifier.history import Row
+    from classifier.model import parameter_count
+    from classifier.model_dir import build, write_model
+    from classifier.replicas import median_seed, train_replicas
+    from classifier.training import steps_per_epoch
+    from classifier.training_report import write_training
+
     device = pick_device(params.train.device)
     set_precision(params.train.precision, device)
     be_deterministic(device)
-    meta = read_meta(data)
-    with tracking.training_run(params) as record:
+    images, size = sum(meta.counts["train"]), parameter_count(build(meta))
+    fingerprint = fingerprint_of(params.train, data, environment(device))
+    with checkpointed(fingerprint, params.train.checkpoint_every) as work:
+        record.begin(work.key, environment(device))
         record.log_data(data, meta)
-        images, size = sum(meta.counts["train"]), parameter_count(build(meta))
-        steps = steps_per_epoch(images, params.train)
-        with Console(params.train, steps, record.log) as console:
+        with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}")
 
             def report(seed: int, row: Row) -> None:
                 console.show(seed, row)
-                record.of_seed(seed).log_row(row)
+                record.log_row(seed, row)
 
-            replicas = train_replicas(data, params.train, device, report)
+            replicas = train_replicas(data, params.train, device, report, work)
 
         chosen = median_seed(replicas)
         histories = {seed: replica.rows for seed, replica in replicas.items()}
         classifiers = {seed: replica.classifier for seed, replica in replicas.items()}
-        model_meta = write_model(model, classifiers, chosen, meta)
-        write_training(reports, histories, chosen, size)
+        with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
+            model_meta = write_model(new_model, classifiers, chosen, meta)
+            write_training(new_reports, histories, chosen, size)
         record.log_training(model, model_meta, reports, histories)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

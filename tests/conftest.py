@@ -36,3 +36,16 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LoopbackSer
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty project with a store of its own, the current folder; MLflow's globals are reset after the test."""
+    from tests.recorded import forget_store
+
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    forget_store()

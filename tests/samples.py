@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from classifier.dataset import DatasetMeta, Split, write_meta, write_split
 from classifier.formats import parse
 from classifier.normalization import canonical_images, counts
@@ -50,7 +52,7 @@ def all_digits() -> Split:
     (images, labels), _ = parse(
         "digits", {file.name: (source.installed / file.name).read_bytes() for file in source.files}
     )
-    return Split(canonical_images(images), labels)
+    return Split(canonical_images(images), labels.astype(np.int64))
 
 
 def digits_split(count: int, start: int = 0) -> Split:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from classifier.dataset import DatasetMeta, Split, read_meta, read_split, write_meta, write_split
+from classifier.dataset import SPLITS, DatasetMeta, Split, read_meta, read_split, write_meta, write_split
 from classifier.files import sha256
 
 
@@ -23,8 +23,8 @@ def write(folder, test: Split) -> DatasetMeta:
         channels=3,
         mean=[0.1, 0.2, 1 / 3],
         std=[0.5, 0.5, 0.5],
-        counts={"test": [3, 2]},
-        sha256={"test": write_split(folder, "test", test)},
+        counts={name: np.bincount(test.labels, minlength=2).tolist() for name in SPLITS},
+        sha256=dict.fromkeys(SPLITS, write_split(folder, "test", test)),
     )
     write_meta(folder, meta)
     return meta
@@ -74,7 +74,7 @@ def test_a_damaged_meta_is_named(tmp_path):
     write(tmp_path, split())
     path = tmp_path / "meta.json"
     path.write_text(path.read_text().replace('"channels": 3', '"channels": "x", "more": 1'))
-    with pytest.raises(ValueError, match=r"meta\.json is damaged \(2 problems\): run dvc repro -f normalize"):
+    with pytest.raises(ValueError, match=r"meta\.json is damaged \(2 problems\), .*: run dvc repro -f normalize"):
         read_meta(tmp_path)
 
 
@@ -86,11 +86,15 @@ def test_a_damaged_meta_is_named(tmp_path):
         (save({"images": np.zeros((2, 3, 32, 32), np.uint8), "labels": np.zeros(1, np.int64)}), r"images \(2, 3"),
         (save({"images": np.zeros((1, 1, 32, 32), np.uint8), "labels": np.zeros(1, np.int64)}), r"images \(1, 1"),
         (save({"images": np.zeros((1, 3, 28, 28), np.uint8), "labels": np.zeros(1, np.int64)}), r"images \(1, 3, 28"),
+        (save({"images": np.zeros((5, 3, 32, 32), np.uint8), "labels": np.arange(5) % 2 - 1}), "other labels than"),
+        (save({"images": np.zeros((5, 3, 32, 32), np.uint8), "labels": np.zeros(5, np.int64)}), "other labels than"),
+        (save({"images": np.zeros((5, 3, 32, 32), np.uint8), "labels": np.zeros(5)}), "other labels than"),
+        (save({"images": np.zeros((5, 3, 32, 32), np.uint8), "labels": np.zeros((5, 1), np.int64)}), "other labels"),
         (save({"images": np.zeros((1, 3, 32, 32), np.int16), "labels": np.zeros(1, np.int64)}), "int16: allowed is"),
     ],
 )
 def test_another_content_is_refused_even_when_its_hash_is_the_recorded_one(tmp_path, content, problem):
-    meta = write(tmp_path, split()).model_copy(update={"sha256": {"test": sha256(content)}})
+    meta = write(tmp_path, split()).model_copy(update={"sha256": dict.fromkeys(SPLITS, sha256(content))})
     (tmp_path / "test.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=problem):
         read_split(tmp_path, "test", meta)

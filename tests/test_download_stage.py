@@ -119,13 +119,13 @@ def test_a_changed_scikit_learn_is_noticed_and_a_mirror_helps(tmp_path, monkeypa
     monkeypatch.setattr(download, "origin", lambda name: Origin(true.files, (closed_address(),), changed))
     with pytest.raises(OSError, match=r"digits\.csv\.gz could not be fetched \(.*changed: wrong checksum of 57,522"):
         download.main([params(tmp_path, "digits"), str(tmp_path / "raw")])
-    assert contents(tmp_path / "raw") == {}
+    assert not (tmp_path / "raw").exists()
     monkeypatch.setenv("DATA_MIRROR", str(folder_of(tmp_path / "good", {"digits.csv.gz": content})))
     download.main([params(tmp_path, "digits"), str(tmp_path / "raw")])
     assert contents(tmp_path / "raw")["digits.csv.gz"] == content
 
 
-def test_a_failure_is_one_line_and_leaves_no_manifest(tmp_path):
+def test_a_failure_is_one_line_and_leaves_what_was_there(tmp_path):
     """A real process: the file of the data set is there, and wrong; the proxy keeps it off the network."""
     mirror = folder_of(tmp_path / "mirror", {"cifar-10-python.tar.gz": b"<html>"})
     (tmp_path / "raw").mkdir()
@@ -143,7 +143,8 @@ def test_a_failure_is_one_line_and_leaves_no_manifest(tmp_path):
     assert f"{mirror}: it sent an HTML page instead of the file; https://www.cs.toronto.edu/~kriz/: " in line
     assert line.endswith("set DATA_MIRROR or download.mirror to an address or a folder that has it")
     assert len(notes) == 1
-    assert contents(tmp_path / "raw") == {}
+    assert contents(tmp_path / "raw") == {"manifest.json": b"of another data set"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mirror", "params.yaml", "raw"}
 
 
 def test_a_wrong_command_line_says_what_is_expected():

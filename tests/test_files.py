@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from classifier.files import empty_folder, sha256, sha256_of, write_atomic, write_json
+from classifier.files import read_file, replacing, sha256, sha256_of, write_atomic, write_json
 
 
 def test_a_file_is_written_in_a_folder_that_it_makes(tmp_path):
@@ -62,21 +62,85 @@ def test_sha256(tmp_path):
     assert sha256(b"abc") == sha256_of(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
 
 
-def test_a_folder_is_made_or_emptied(tmp_path):
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_is_made_or_replaced_as_a_whole(tmp_path):
     folder = tmp_path / "a" / "b"
-    empty_folder(folder)
-    assert folder.is_dir()
-    (folder / "stale").touch()
-    (folder / ".hidden").touch()
-    (folder / "link").symlink_to(tmp_path)
-    empty_folder(folder)
-    assert list(folder.iterdir()) == []
-    assert tmp_path.is_dir()
+    for number in "12":
+        with replacing(folder, "inner") as new:
+            (new / number).touch()
+            (new / "inner").mkdir()
+            assert not folder.exists() or names(folder) == ["1", "inner"]
+        assert names(folder) == [number, "inner"]
+        assert names(folder.parent) == ["b"]
 
 
-def test_a_folder_that_holds_folders_is_left_alone(tmp_path):
+def test_what_fails_leaves_the_old_folder_and_nothing_temporary(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def interrupted():
+        with replacing(folder) as new:
+            (new / "new").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (names(folder), names(tmp_path)) == (["old"], ["folder"])
+
+
+@pytest.mark.parametrize("left", [{".folder.new"}, {".folder.new", "folder"}, {".folder.old", "folder"}])
+def test_what_a_killed_process_left_is_removed(tmp_path, left):
+    for name in left:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stale").touch()
+    with replacing(tmp_path / "folder") as new:
+        assert names(new) == []
+        (new / "new").touch()
+    assert (names(tmp_path / "folder"), names(tmp_path)) == (["new"], ["folder"])
+
+
+def test_a_process_killed_between_the_two_renames_lost_nothing(tmp_path):
+    (tmp_path / ".folder.old").mkdir()
+    (tmp_path / ".folder.old" / "old").touch()
+    (tmp_path / ".folder.new").mkdir()
+    with pytest.raises(ValueError, match="no luck"), replacing(tmp_path / "folder"):
+        raise ValueError("no luck")
+    assert (names(tmp_path / "folder"), names(tmp_path)) == (["old"], ["folder"])
+
+
+def test_a_folder_that_holds_other_folders_is_left_alone(tmp_path):
     (tmp_path / "a_file").touch()
     (tmp_path / "sources").mkdir()
-    with pytest.raises(ValueError, match="holds the folder sources: remove it"):
-        empty_folder(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"a_file", "sources"}
+    with (
+        pytest.raises(ValueError, match="holds the folder sources: remove it"),
+        replacing(tmp_path, "replicas"),
+    ):
+        raise AssertionError("reached")
+    assert names(tmp_path) == ["a_file", "sources"]
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "folder").symlink_to(tmp_path / "far" / "away")
+    with replacing(tmp_path / "folder") as new:
+        (new / "new").touch()
+    assert (tmp_path / "folder").is_symlink()
+    assert names(tmp_path / "far" / "away") == ["new"]
+    assert names(tmp_path) == ["far", "folder"]
+
+
+def test_only_ordinary_files_of_an_allowed_size_are_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_file(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(ValueError, match="file has 5 bytes: allowed are 4"):
+        read_file(tmp_path / "file", 4)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "zero"):
+        for read in (sha256_of, lambda path: read_file(path, 5)):
+            with pytest.raises(ValueError, match="is not an ordinary file"):
+                read(path)

@@ -4,6 +4,7 @@ import pytest
 
 from classifier.history import Row, read_history, write_history
 
+HEADER = "step,epoch,images,learning_rate,running_loss,train_loss,validation_loss,validation_accuracy\n"
 ROWS = [Row(10, 1, 320, 0.1, 2.3025851249694824), Row(12, 1, 340, 1 / 3, None, 0.2, 0.3, 0.97)]
 
 
@@ -22,7 +23,17 @@ def test_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["x,1,320,0.1,2.3,,,", "10,1", "10,1,320,0.1,nan,,,", "10,1,320,,2.3,,,", "10,1,320,0.1,,,,inf"]
+    "line",
+    [
+        *("x,1,320,0.1,2.3,,,", "10,1", "10,1,320,0.1,nan,,,", "10,1,320,,2.3,,,", "10,1,320,0.1,,,,inf"),
+        *(
+            "",
+            "10,1,320,0.1,2.3,,,,",
+            '"10,1\n",320,0.1,2.3,,,',
+            "10,1,320,0.1,\0,,,",
+            "9" * 5000 + ",1,320,0.1,2.3,,,",
+        ),
+    ],
 )
 def test_a_damaged_line_is_named(tmp_path, line):
     write_history(tmp_path / "history.csv", ROWS)
@@ -35,3 +46,12 @@ def test_a_damaged_line_is_named(tmp_path, line):
 def test_missing_names_the_stage(tmp_path):
     with pytest.raises(FileNotFoundError, match="run dvc repro train"):
         read_history(tmp_path / "history.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"step\n10\n", b"\xff\xfe", HEADER.encode(), b"x" * 1_000_000])
+def test_what_is_no_history_is_named_in_one_short_line(tmp_path, content):
+    (tmp_path / "history.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"history\.csv is not a history.*run dvc repro -f train") as caught:
+        read_history(tmp_path / "history.csv")
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)

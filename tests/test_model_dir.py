@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from classifier.files import sha256_of
+from classifier.files import json_bytes, sha256, sha256_of
 from classifier.model_dir import build, read_model, read_model_meta, write_model
 from tests.samples import digits_split, write_digits
 
@@ -23,8 +23,11 @@ def folder(tmp_path, meta):
 
 
 def edit_meta(folder, **values):
+    """As somebody who knows the seal."""
     path = folder / "meta.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    content = json.loads(path.read_text()) | values
+    del content["seal"]
+    path.write_bytes(json_bytes(content | {"seal": sha256(json_bytes(content))}))
 
 
 def edit_weights(folder, change):
@@ -81,6 +84,7 @@ def test_changed_weights_are_refused(folder):
         (lambda state: state.pop("fc3.bias"), "does not hold LeNet-5's weights"),
         (lambda state: state.update({"fc3.bias": torch.zeros(11)}), "does not hold LeNet-5's weights"),
         (lambda state: state.update(extra=torch.zeros(1)), "does not hold LeNet-5's weights"),
+        (lambda state: state.update({"fc3.bias": torch.zeros(10).double()}), "fc3.bias not as float32"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(folder, change, message):
@@ -92,9 +96,10 @@ def test_weights_that_do_not_fit_are_refused(folder, change, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"architecture": "resnet"}, "'resnet'.*'lenet5'"),
-        ({"mean": [0.1, 0.2]}, "2 means for 1 channels"),
+        ({"architecture": "resnet"}, "architecture: 'resnet'.*'lenet5'"),
+        ({"mean": [0.1, 0.2]}, "2 means and 1 stds for 1 channels"),
         ({"channels": 0}, "damaged"),
+        ({"replicas": {"../../secret": "0" * 64}}, "damaged.*secret"),
         ({"class_names": "0123456789"}, "damaged"),
         ({"class_names": ["a", "b"]}, "does not hold LeNet-5's weights"),
     ],

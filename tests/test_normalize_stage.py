@@ -139,7 +139,7 @@ def test_a_changed_file_is_noticed_before_it_is_parsed(tmp_path):
 
 
 def test_missing_input_names_the_stage_to_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"manifest\.json does not exist: run dvc repro -f download"):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json does not exist: run dvc repro download"):
         normalize.main([params(tmp_path), str(tmp_path / "raw"), str(tmp_path / "normalized")])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from classifier.params import load_params
+from classifier.params import STAGES, load_params
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -33,7 +33,14 @@ def test_every_value_of_the_file_is_read():
     params = load_params(ROOT / "params.yaml")
     tree = YAML(typ="safe").load(TEXT)
     assert params.model_dump() == tree
-    assert params.flat() == {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
+    assert params.flat() == {f"{stage}.{key}": value for stage in STAGES for key, value in tree[stage].items()}
+
+
+def test_the_stages_sections_are_those_that_dvc_tracks():
+    """A command's settings, such as the limits of promotion, make no stage run again and no other experiment."""
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    assert tuple(stages) == STAGES
+    assert [stage["params"] for stage in stages.values()] == [[name] for name in STAGES]
 
 
 def test_every_field_has_a_description_and_no_default():
@@ -97,6 +104,9 @@ def test_all_problems_are_in_one_message_each_with_key_value_and_what_is_allowed
         ("learning_rate: 0.05", "learning_rate: .inf", "train.learning_rate"),
         ("log_every: 10", "log_every: 0", "train.log_every"),
         ("calibration_bins: 15", "calibration_bins: 1", "evaluate.calibration_bins"),
+        ("model: classifier", "model: models:/classifier", "promote.model"),
+        ("min_accuracy_low: 0.95", "min_accuracy_low: 95", "promote.min_accuracy_low"),
+        ("significance: 0.05", "significance: 0", "promote.significance"),
     ],
 )
 def test_one_value_that_is_not_allowed(tmp_path, before, after, key):

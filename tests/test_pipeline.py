@@ -19,7 +19,7 @@ OUTPUTS = {
     "data/raw": {"digits.csv.gz", "manifest.json"},
     "data/normalized": {"train.safetensors", "validation.safetensors", "test.safetensors", "meta.json"},
     "models/classifier": {"weights.safetensors", "meta.json"},
-    "reports/train": {"history.csv", "metrics.json"},
+    "reports/train": {"history.csv", "metrics.json", "manifest.json"},
     "reports/evaluate": {
         *("metrics.json", "per_class.csv", "confusion.csv", "calibration.csv", "predictions.parquet"),
         *("misclassified.png", "confusion.png", "calibration.png", "curves.png"),
@@ -139,7 +139,8 @@ def test_one_run_holds_everything_and_its_data_and_model_have_dvcs_hashes(projec
     (artifacts,) = (project.folder / "mlartifacts").glob("*/artifacts")
     logged = {str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file()}
     reports = {f"{out.split('/')[1]}/{name}" for out in ("reports/train", "reports/evaluate") for name in OUTPUTS[out]}
-    assert logged == {"logs/train.txt", "logs/evaluate.txt", *reports}
+    code = {"code/params.yaml", "code/dvc.lock", "code/environment.json"}
+    assert logged == {"logs/train.txt", "logs/evaluate.txt", *reports, *code}
     assert "[20,    40] loss:" in (artifacts / "logs/train.txt").read_text()
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from classifier.files import sha256
-from classifier.raw import read_raw, write_manifest
+from classifier.raw import Manifest, read_raw, write_manifest
+from classifier.sealed import write_sealed
 from classifier.sources import SOURCES, Origin, SourceFile
 
 ORIGIN = Origin(
@@ -22,7 +23,9 @@ def folder(tmp_path):
 
 
 def test_the_manifest_says_what_the_files_are(folder):
-    assert json.loads((folder / "manifest.json").read_text()) == {
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert len(manifest.pop("seal")) == 64
+    assert manifest == {
         "dataset": "kmnist",
         "home": SOURCES["kmnist"].home,
         "licence": "CC BY-SA 4.0",
@@ -49,7 +52,7 @@ def test_a_changed_file_is_named_with_the_next_command(folder):
 @pytest.mark.parametrize("name", ["manifest.json", "a.gz"])
 def test_a_missing_file_is_named_with_the_next_command(folder, name):
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name} does not exist: run dvc repro -f download"):
+    with pytest.raises(FileNotFoundError, match=f"{name} does not exist: run dvc repro download"):
         read_raw(folder)
 
 
@@ -70,12 +73,14 @@ def test_a_damaged_manifest_is_named_with_the_next_command(folder, before, after
     text = path.read_text()
     path.write_text(text.replace(before, after, 1))
     assert path.read_text() != text
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged .* run dvc repro -f download"):
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged.*: run dvc repro -f download"):
         read_raw(folder)
 
 
 def test_an_unknown_dataset_is_named(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"kmnist"', '"imagenet"'))
+    values = json.loads(path.read_text()) | {"dataset": "imagenet"}
+    values.pop("seal")
+    write_sealed(path, Manifest.model_validate(values))
     with pytest.raises(ValueError, match=r"manifest\.json: dataset 'imagenet': allowed are digits, mnist"):
         read_raw(folder)

@@ -18,11 +18,11 @@ README = (ROOT / "README.md").read_text()
 
 def parameters() -> str:
     """A row for each key: the value in params.yaml, what is allowed, what it means."""
-    schema, values = Params.model_json_schema(), file_params().flat()
+    schema, values = Params.model_json_schema(), file_params().model_dump()
     rows = ["| key | value | allowed | meaning |", "|---|---|---|---|"]
     for section in Params.model_fields:
         for key, field in schema["$defs"][f"{section.capitalize()}Params"]["properties"].items():
-            value = values[f"{section}.{key}"]
+            value = values[section][key]
             shown = value if isinstance(value, str) else json.dumps(value)
             rows.append(f"| `{section}.{key}` | {shown} | {allowed(field)} | {field['description']} |")
     return "\n".join(rows)
@@ -35,6 +35,9 @@ def allowed(field: dict[str, Any]) -> str:
         return ", ".join(field["enum"])
     if field["type"] == "array":
         return f"list of {allowed(field['items'])}"
+    if field["type"] == "object":
+        kinds = [option["$ref"].rpartition("/")[2].lower() for option in field["additionalProperties"]["oneOf"]]
+        return f"{' or '.join(kinds)} of each key"
     words = {"integer": "whole", "number": "number", "boolean": "true, false", "null": "null", "string": "text"}
     limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {field[name]}" for name, sign in limits.items() if name in field]

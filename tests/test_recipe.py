@@ -6,7 +6,7 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
-from classifier.params import load_params, parse_params
+from classifier.params import STAGES, load_params, parse_params
 from commands.recipe import apply
 from tests.samples import ROOT, file_params
 
@@ -35,6 +35,7 @@ def test_each_sets_the_same_keys_so_that_nothing_of_another_is_left(name):
     keys = [{section: set(values) for section, values in RECIPES[n]["params"].items()} for n in ("digits", name)]
     assert keys[0] == keys[1]
     machine = {"seed", "replicas", "device"}  # of the person's own choosing
+    assert set(keys[0]) <= set(STAGES)  # the bar for a champion does not move with an experiment
     assert keys[0]["train"] | machine >= set(type(file_params().train).model_fields)
 
 

@@ -8,9 +8,12 @@ import psutil
 import pytest
 import torch
 
+import classifier.replicas
+from classifier import vectorized
+from classifier.checkpoint import NO_WORK
 from classifier.history import Row
 from classifier.model import Classifier, LeNet5
-from classifier.replicas import Replica, median_seed, seeds_of, train_one, train_replicas
+from classifier.replicas import Replica, median_seed, seeds_of, train_in_stacks, train_one, train_replicas
 from classifier.spread import spread
 from tests.samples import ROOT, train_params, write_digits
 
@@ -63,6 +66,30 @@ def test_with_more_threads_the_first_steps_agree_to_float32_rounding(data):
     torch.testing.assert_close(weights(replica.classifier), weights(alone), rtol=1e-4, atol=1e-6)
 
 
+def test_on_cuda_replicas_are_trained_in_stacks(data, monkeypatch):
+    """On a CPU here, so that the steps are called and not replayed."""
+    stacks = []
+
+    def fit_together(classifiers, *arguments):
+        stacks.append(list(classifiers))
+        vectorized.fit_together(classifiers, *arguments, capture=lambda step: step)
+
+    monkeypatch.setattr(classifier.replicas, "fit_together", fit_together)
+    monkeypatch.setattr(classifier.replicas, "TOGETHER", 2)
+    params, reported = train_params(seed=5, replicas=3, epochs=2, shift=1), []
+    replicas = train_in_stacks(
+        data, seeds_of(params), params, CPU, lambda seed, row: reported.append((seed, row)), NO_WORK
+    )
+    assert stacks == [[5, 6], [7]]
+    assert list(replicas) == [5, 6, 7]
+    for seed, replica in replicas.items():
+        rows = []
+        alone = train_one(data, seed, params, CPU, rows.append)
+        torch.testing.assert_close(weights(replica.classifier), weights(alone), rtol=0, atol=1e-6)
+        assert replica.rows == [row for reporter, row in reported if reporter == seed]
+        assert [row.step for row in replica.rows] == [row.step for row in rows]
+
+
 def test_seeds_follow_the_first():
     assert seeds_of(train_params(seed=5, replicas=3)) == [5, 6, 7]
 
@@ -96,7 +123,7 @@ def test_processes_end_when_the_stage_is_killed(data):
         f"train_replicas(Path({str(data)!r}), train_params(replicas=2, epochs=10000), torch.device('cpu'), "
         "lambda seed, row: print(seed, flush=True))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
     stage = subprocess.Popen(
         [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )

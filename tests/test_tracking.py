@@ -1,12 +1,9 @@
-"""What MLflow holds after training and evaluation, against a real SQLite store."""
+"""What MLflow holds once the journals of training and evaluation are delivered to a real SQLite store."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -14,86 +11,11 @@ import numpy as np
 import pytest
 
 from classifier import tracking
-from classifier.history import Row, write_history
-from classifier.model_dir import build, write_model
-from classifier.store import store_uri
-from classifier.training_report import write_training
-from tests.samples import ROOT, file_params, write_digits
+from classifier.history import Row
+from tests.recorded import ROWS, ReplicaWorkspace, Workspace, all_runs, files, get_run, history, recorded
+from tests.samples import ROOT, file_params
 
-ROWS = [Row(10, 1, 320, 0.05, 2.1), Row(12, 1, 340, 0.04, 1.9, 2.0, 1.8, 0.5)]
-METRICS = {"accuracy": 0.9, "n": 57}
-
-
-@pytest.fixture(autouse=True)
-def workspace(tmp_path, monkeypatch):
-    """An empty project with a store of its own; MLflow's globals are reset around each test."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    while mlflow.active_run():
-        mlflow.end_run()
-    mlflow.set_tracking_uri(None)
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-
-
-class Workspace:
-    """Outputs as the stages write them, and the stages' two halves of the record."""
-
-    def __init__(self, seed=0):
-        self.params = file_params()
-        self.data, self.model, self.training, self.reports = (
-            Path(name) for name in ("data/normalized", "models/classifier", "reports/train", "reports/evaluate")
-        )
-        self.data_meta = write_digits(self.data)
-        self.meta = write_model(self.model, {seed: build(self.data_meta, seed)}, seed, self.data_meta)
-        write_history(self.training / "history.csv", ROWS)
-        self.reports.mkdir(parents=True, exist_ok=True)
-        (self.reports / "metrics.json").write_text(json.dumps(METRICS))
-
-    def train(self):
-        with tracking.training_run(self.params) as run:
-            run.log_data(self.data, self.data_meta)
-            for row in ROWS:
-                run.log_row(row)
-            run.log.append("[1,    10] loss: 2.100")
-            run.log_training(self.model, self.meta, self.training, {0: ROWS})
-        return run.id
-
-    def evaluate(self, params=None):
-        arguments = (self.data, self.data_meta, self.model, self.meta, self.training)
-        with tracking.evaluation_run(params or self.params, *arguments) as run:
-            run.log_evaluation(METRICS, {}, self.reports, self.model)
-        return run.id
-
-
-class ReplicaWorkspace(Workspace):
-    """The same for two seeds."""
-
-    def __init__(self):
-        super().__init__()
-        train = self.params.train.model_copy(update={"replicas": 2, "seed": 4})
-        self.params = self.params.model_copy(update={"train": train})
-        models = {4: build(self.data_meta, 4), 5: build(self.data_meta, 5)}
-        self.meta = write_model(self.model, models, 5, self.data_meta)
-        self.histories = {4: ROWS, 5: [replace(row, running_loss=1.0, validation_accuracy=0.7) for row in ROWS]}
-        write_training(self.training, self.histories, 5, 61706)
-
-    def train(self):
-        with tracking.training_run(self.params) as run:
-            run.log_data(self.data, self.data_meta)
-            for seed, rows in self.histories.items():
-                for row in rows:
-                    run.of_seed(seed).log_row(row)
-            run.log_training(self.model, self.meta, self.training, self.histories)
-        return run.id
-
-    def evaluate(self, params=None):
-        arguments = (self.data, self.data_meta, self.model, self.meta, self.training)
-        with tracking.evaluation_run(self.params, *arguments) as run:
-            run.log_evaluation(METRICS, {4: {"accuracy": 0.8}, 5: {"accuracy": 0.9}}, self.reports, self.model)
-        return run.id
+pytestmark = pytest.mark.usefixtures("workspace")
 
 
 def check_replicas(parent):
@@ -128,31 +50,14 @@ def test_replicas_end_as_their_parent_does():
     outputs = ReplicaWorkspace()
 
     def fail():
-        with tracking.training_run(outputs.params) as run:
-            run.of_seed(4).log_row(ROWS[0])
+        with recorded("train", outputs.params) as record:
+            record.begin("key", {})
+            record.log_row(4, ROWS[0])
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
         fail()
     assert {run.info.status for run in all_runs()} == {"FAILED"}
-
-
-def get_run(run_id):
-    return mlflow.MlflowClient().get_run(run_id)
-
-
-def all_runs():
-    client = mlflow.MlflowClient()
-    return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-
-
-def history(run_id, key):
-    return [(point.step, point.value) for point in mlflow.MlflowClient().get_metric_history(run_id, key)]
-
-
-def files(run_id, folder=None):
-    found = mlflow.MlflowClient().list_artifacts(run_id, folder)
-    return {name for file in found for name in (files(run_id, file.path) if file.is_dir else {file.path})}
 
 
 def test_train_and_evaluate_share_one_run():
@@ -176,6 +81,8 @@ def test_the_run_holds_params_curves_metrics_and_reports():
     assert history(run_id, "validation/accuracy") == [(12, 0.5)]
     assert history(run_id, "test/accuracy") == [(0, 0.9)]
     assert files(run_id) == {"train/history.csv", "evaluate/metrics.json", "logs/train.txt"}
+    assert (run.data.tags["mlflow.source.name"], run.data.tags["env.threads"]) == ("stages/train.py", "2")
+    assert run.data.tags["data.test_sha256"] == outputs.data_meta.sha256["test"]
 
 
 def test_the_data_set_is_an_input_with_name_source_and_digest():
@@ -225,7 +132,7 @@ def test_nothing_logged_is_a_pickle(workspace):
 
 def test_evaluate_makes_a_run_from_history_when_the_store_was_deleted(workspace):
     # Another process trains: within one, MLflow would keep the deleted file open.
-    script = "from tests.test_tracking import Workspace; Workspace().train()"
+    script = "from tests.recorded import Workspace; Workspace().train()"
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     (workspace / "mlflow.db").unlink()
     outputs = Workspace()
@@ -252,19 +159,103 @@ def test_evaluation_of_another_kind_gets_a_run_of_its_own():
     assert get_run(second).data.params["evaluate.confidence"] == "0.9"
 
 
-def test_an_evaluation_that_was_killed_is_completed_without_doubled_points(monkeypatch):
+def test_an_evaluation_that_was_killed_is_completed_without_doubled_points():
     outputs = Workspace()
     run_id = outputs.train()
-    monkeypatch.setattr(tracking, "dvc_hash", lambda path: 1 / 0)  # dies after the metrics were sent
     with pytest.raises(ZeroDivisionError):
-        outputs.evaluate()
+        outputs.evaluate(fail=True)
     assert get_run(run_id).info.status == "FAILED"
-    monkeypatch.setattr(tracking, "dvc_hash", lambda path: None)
     assert "ZeroDivisionError" in get_run(run_id).data.tags["error"]
     assert outputs.evaluate() == run_id
     assert "error" not in get_run(run_id).data.tags
     assert history(run_id, "test/accuracy") == [(0, 0.9)]
     assert get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_training_that_is_resumed_goes_on_in_its_run_without_doubled_points():
+    outputs = Workspace()
+
+    def killed():
+        with recorded("train", outputs.params) as record:
+            record.begin("key", {})
+            record.log_row(0, ROWS[0])
+            raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        killed()
+    (first,) = all_runs()
+    assert first.info.status == "KILLED"
+    assert outputs.train("key") == first.info.run_id
+    (run,) = all_runs()
+    assert run.info.status == "FINISHED"
+    assert "error" not in run.data.tags
+    assert history(run.info.run_id, "train/running_loss") == [(10, 2.1), (12, 1.9)]
+
+
+def test_replicas_that_are_resumed_go_on_in_their_runs():
+    outputs = ReplicaWorkspace()
+    first = outputs.train("key")
+    assert outputs.train("key") == first
+    outputs.evaluate()
+    assert len(all_runs()) == 3
+    check_replicas(first)
+
+
+@pytest.mark.parametrize("kind", [Workspace, ReplicaWorkspace])
+def test_a_delivery_that_breaks_anywhere_and_is_tried_again_gives_the_same_run(kind, monkeypatch):
+    """Every call to the store fails once, before it or (the answer lost) after it was carried out."""
+    calls = 0
+    outputs = kind()
+    names = ["create_run", "log_batch", "set_tag", "log_inputs", "log_artifacts", "set_terminated", "update_run"]
+
+    def shaky(original, lost):
+        def call(*arguments, **keywords):
+            nonlocal calls
+            calls += 1
+            fail = calls == number
+            if fail and not lost:
+                raise mlflow.MlflowException("no connection")
+            answer = original(*arguments, **keywords)
+            if fail:
+                raise mlflow.MlflowException("the answer was lost")
+            return answer
+
+        return call
+
+    def stubborn(journal):
+        for _ in range(3):
+            try:
+                return original_deliver(journal)
+            except mlflow.MlflowException:
+                pass
+        raise AssertionError("a single failure stopped it for good")
+
+    original_deliver = tracking.deliver
+    monkeypatch.setattr(tracking, "deliver", stubborn)
+    number, total = 0, None
+    while total is None or number < total:
+        number += 1 if number == 0 else 4  # every fourth: each place is met over the two kinds of failure
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"{kind.__name__} {number}")
+        calls = 0
+        with monkeypatch.context() as patch:
+            for name in names:
+                original = getattr(mlflow.MlflowClient, name)
+                patch.setattr(mlflow.MlflowClient, name, shaky(original, lost=number % 2 == 0))
+            run_id = outputs.train()
+            assert outputs.evaluate() == run_id
+        total = calls
+        runs = [run for run in all_runs() if run.info.experiment_id == get_run(run_id).info.experiment_id]
+        assert len(runs) == (3 if outputs.params.train.replicas > 1 else 1)
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        for run in runs:
+            for name in run.data.metrics:
+                steps = [step for step, _ in history(run.info.run_id, name)]
+                assert len(steps) == len(set(steps)), name
+        run = get_run(run_id)
+        assert history(run_id, "train/learning_rate") == [(10, 0.05), (12, 0.04)]
+        assert history(run_id, "test/accuracy") == [(0, 0.9)]
+        assert len(run.outputs.model_outputs) == 1
+        assert run.data.tags["evaluated"] == "true"
 
 
 def test_a_run_of_another_experiment_with_the_same_weights_is_left_alone(monkeypatch):
@@ -291,8 +282,9 @@ def test_a_run_that_does_not_end_well_says_so(error, status):
     outputs = Workspace()
 
     def fail():
-        with tracking.training_run(outputs.params) as run:
-            run.log_row(ROWS[0])
+        with recorded("train", outputs.params) as record:
+            record.begin("key", {})
+            record.log_row(0, ROWS[0])
             raise error
 
     with pytest.raises(type(error)):
@@ -342,32 +334,13 @@ def test_metrics_travel_in_batches(monkeypatch):
         "log_batch",
         lambda self, *a, **k: (calls.append(len(k.get("metrics") or ())), original(self, *a, **k)),
     )
-    monkeypatch.setattr(tracking, "FLUSH_S", 3600)
     monkeypatch.setattr(mlflow, "log_metric", None)
-    with tracking.training_run(file_params()) as run:
+    with recorded("train", file_params()) as record:
+        record.begin("key", {})
         for step in range(2500):
-            run.log_row(Row(step, 1, step, 0.1, 0.5))
+            record.log_row(0, Row(step, 1, step, 0.1, 0.5))
     assert [count for count in calls if count] == [1000] * 5
-    assert len(history(run.id, "train/running_loss")) == 2500
-
-
-def test_system_metrics_are_recorded(monkeypatch):
-    monkeypatch.setattr(tracking, "SYSTEM_METRICS_S", 0.1)
-    with tracking.training_run(file_params()) as run:
-        for _ in range(100):
-            if any(name.startswith("system/cpu") for name in get_run(run.id).data.metrics):
-                break
-            time.sleep(0.05)
-    assert "system/cpu_utilization_percentage" in get_run(run.id).data.metrics
-
-
-def test_store_and_experiment_follow_mlflows_variables(workspace, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'elsewhere.db'}")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    tracking.open_store()
-    assert (workspace / "elsewhere.db").exists()
-    assert not (workspace / "mlflow.db").exists()
-    assert mlflow.get_experiment_by_name("mine") is not None
+    assert len(history(record.id, "train/running_loss")) == 2500
 
 
 def test_the_store_lies_in_the_main_repository_when_an_experiment_runs_elsewhere(workspace, monkeypatch, tmp_path):
@@ -378,114 +351,3 @@ def test_the_store_lies_in_the_main_repository_when_an_experiment_runs_elsewhere
     assert (workspace / "mlflow.db").exists()
     assert get_run(run_id).info.artifact_uri.startswith((workspace / "mlartifacts").as_uri())
     assert not list(elsewhere.glob("ml*"))
-
-
-@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
-def test_old_runs_open_with_their_artifacts_after_the_folder_was_moved_or_copied(workspace, monkeypatch, how):
-    project = workspace / "first place"
-    project.mkdir()
-    monkeypatch.setenv("DVC_ROOT", str(project))
-    monkeypatch.chdir(project)
-    run_id = Workspace().train()
-    monkeypatch.chdir(workspace)
-    moved = workspace / "second ü_%place"
-    how(project, moved)
-    monkeypatch.setenv("DVC_ROOT", str(moved))
-    mlflow.set_tracking_uri(None)
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    tracking.open_store()
-    run = get_run(run_id)
-    assert run.info.artifact_uri.startswith((moved / "mlartifacts").as_uri())
-    text = mlflow.artifacts.load_text(f"runs:/{run_id}/logs/train.txt")
-    assert text == "[1,    10] loss: 2.100\n"
-    (model,) = run.outputs.model_outputs
-    shutil.rmtree(project, ignore_errors=True)  # so that a copy cannot lean on the original
-    mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict(np.zeros((1, 1, 32, 32), np.uint8))
-
-
-def test_addresses_that_are_not_the_projects_are_left_alone_when_it_moves(workspace):
-    mlflow.set_tracking_uri(store_uri())
-    elsewhere = mlflow.create_experiment("nas", artifact_location="s3://bucket/mlartifacts")
-    tracking.open_store()
-    address = workspace / "mlartifacts/address.txt"
-    address.write_text(address.read_text().replace("mlartifacts", "%20_before"))
-    tracking.open_store()
-    assert mlflow.get_experiment(elsewhere).artifact_location == "s3://bucket/mlartifacts"
-
-
-def test_a_relative_sqlite_store_lies_in_the_project_and_so_do_its_artifacts(workspace, monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///team.db")
-    elsewhere = tmp_path / "temporary"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    experiment = mlflow.get_experiment(tracking.open_store())
-    assert (workspace / "team.db").exists()
-    assert experiment.artifact_location == (workspace / "mlartifacts").as_uri()
-
-
-def test_a_server_that_is_not_there_is_one_clear_line(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(OSError, match=r"http://127.0.0.1:9 cannot be used: .*unset MLFLOW_TRACKING_URI"):
-        tracking.open_store()
-
-
-def test_what_a_killed_process_left_running_is_marked_failed():
-    script = (
-        "import os; from classifier import tracking; from tests.samples import file_params\n"
-        "with tracking.training_run(file_params()): os._exit(9)"
-    )
-    subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    tracking.open_store()
-    (killed,) = all_runs()
-    assert killed.info.status == "RUNNING"
-    with tracking.training_run(file_params()) as alive:
-        assert get_run(killed.info.run_id).info.status == "FAILED"
-        assert "killed, or out of memory" in get_run(killed.info.run_id).data.tags["error"]
-        tracking._end_dead_runs(tracking.open_store())
-        assert get_run(alive.id).info.status == "RUNNING"
-
-
-def test_metrics_wait_when_the_store_fails_in_the_middle(monkeypatch, capsys):
-    original, broken = mlflow.MlflowClient.log_batch, [False]
-
-    def log_batch(self, *arguments, **keywords):
-        if broken[0]:
-            raise mlflow.MlflowException("the database is locked\nlong story")
-        return original(self, *arguments, **keywords)
-
-    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", log_batch)
-    monkeypatch.setattr(tracking, "FLUSH_S", 0)
-    with tracking.training_run(file_params()) as run:
-        broken[0] = True
-        run.log_row(ROWS[0])
-        broken[0] = False
-        assert "MLflow: the database is locked; metrics wait" in capsys.readouterr().err
-    assert history(run.id, "train/running_loss") == [(10, 2.1)]
-
-
-def test_a_run_never_ends_finished_when_its_last_metrics_could_not_be_sent(monkeypatch):
-    def fail(*arguments, **keywords):
-        raise mlflow.MlflowException("gone")
-
-    def record():
-        with tracking.training_run(file_params()) as run:
-            run.log_row(ROWS[0])
-            monkeypatch.setattr(tracking.Run, "flush", fail)
-
-    with pytest.raises(mlflow.MlflowException, match="gone"):
-        record()
-    (run,) = all_runs()
-    assert run.info.status == "FAILED"
-
-
-@pytest.mark.slow
-def test_processes_that_start_together_on_a_fresh_store_all_succeed(workspace):
-    script = "from classifier import tracking; print(tracking.open_store())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    started = [
-        subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE) for _ in range(4)
-    ]
-    answers = {(process.communicate()[0], process.returncode) for process in started}
-    assert len(answers) == 1
-    assert next(iter(answers))[1] == 0

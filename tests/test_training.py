@@ -12,6 +12,7 @@ from classifier import training
 from classifier.dataset import Split
 from classifier.device import be_deterministic
 from classifier.model import Classifier, LeNet5
+from classifier.schedule import learning_rate
 from classifier.training import DivergedError, fit, plan_epoch
 from tests.samples import digits_split, train_params
 
@@ -59,11 +60,12 @@ def test_a_plain_tutorial_loop_finds_the_same_losses_and_weights(optimizer):
     }[optimizer]
     losses = []
     for epoch in (1, 2):
-        batches, _ = plan_epoch(100, epoch, params, CPU)
-        order = [batch.tolist() for batch in batches]
+        order, _ = plan_epoch(100, epoch, params.seed, params)
         running_loss, steps = 0.0, 0
         for i, (images, labels) in enumerate(
-            torch.utils.data.DataLoader(PlainDataset(split, 0.5, 1.0), batch_sampler=order)
+            torch.utils.data.DataLoader(
+                PlainDataset(split, 0.5, 1.0), batch_sampler=[batch.tolist() for batch in order.split(30)]
+            )
         ):
             step.zero_grad()
             loss = nn.CrossEntropyLoss()(network(images), labels)
@@ -106,7 +108,7 @@ def test_losses_are_sums_divided_by_counts_the_ragged_batch_included():
     params = train_params(epochs=1, batch_size=30, log_every=10, learning_rate=1e-30, label_smoothing=0.1)
     split = digits_split(100)
     _, (row,) = train(params, split)
-    model, (batches, _) = classifier(), plan_epoch(100, 1, params, CPU)
+    model, batches = classifier(), plan_epoch(100, 1, params.seed, params)[0].split(30)
     images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
     losses = [cross_entropy(model(images[b]), labels[b], label_smoothing=0.1).item() for b in batches]
     assert [len(batch) for batch in batches] == [30, 30, 30, 10]
@@ -115,7 +117,7 @@ def test_losses_are_sums_divided_by_counts_the_ragged_batch_included():
 
 
 def test_every_image_is_seen_once_an_epoch_in_another_order():
-    orders = [torch.cat(plan_epoch(50, epoch, train_params(batch_size=7), CPU)[0]).tolist() for epoch in (1, 2)]
+    orders = [plan_epoch(50, epoch, 0, train_params(batch_size=7))[0].tolist() for epoch in (1, 2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
     assert orders[0] != orders[1]
 
@@ -208,7 +210,7 @@ def test_where_the_optimizer_cannot_skip_by_itself_the_host_does(monkeypatch):
     def init(self, *arguments):
         start(self, *arguments)
         self.skips_by_itself = False
-        del self.optimizer.found_inf
+        self.optimizer.bad = None
 
     monkeypatch.setattr(training.Engine, "__init__", init)
     model, same = train(params)
@@ -217,6 +219,55 @@ def test_where_the_optimizer_cannot_skip_by_itself_the_host_does(monkeypatch):
     with pytest.raises(DivergedError):
         train(train_params(epochs=20, learning_rate=100.0), model=(model := classifier()))
     assert weights(model).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"momentum": 0.0},
+        {"momentum": 0.9, "nesterov": True, "schedule": "one_cycle", "shift": 1},
+        {"optimizer": "adamw", "schedule": "cosine"},
+    ],
+)
+def test_an_engine_continues_from_its_state_bit_for_bit(values):
+    """Stopped after every step in turn, the middle of a window included, and continued by a new engine."""
+    params = train_params(epochs=2, batch_size=30, **values)
+    split = digits_split(100)
+    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+    plans = [plan_epoch(100, epoch, params.seed, params) for epoch in (1, 2)]
+    steps = [
+        (augment(images[picked], batch), labels[picked], learning_rate(batch, 8, params))
+        for order, augment in plans
+        for batch, picked in enumerate(order.split(30))
+    ]
+    whole = training.Engine(classifier(), params, CPU)
+    states = [whole.state()]
+    for step in steps:
+        whole.step(*step)
+        states.append(whole.state())
+    for done, state in enumerate(states):
+        assert all(value.is_contiguous() for value in state.values())
+        continued = training.Engine(classifier(seed=1), params, CPU)
+        continued.step(*steps[0])  # so that there is something to replace
+        continued.load(state)
+        for step in steps[done:]:
+            continued.step(*step)
+        equal = {name: torch.equal(value, states[-1][name]) for name, value in continued.state().items()}
+        assert equal == dict.fromkeys(states[-1], True)
+
+
+def test_a_state_is_a_copy_under_names_that_say_what_it_is():
+    engine = training.Engine(classifier(), train_params(), CPU)
+    state = engine.state()
+    assert {"weights/conv1.weight", "optimizer/conv1.weight/momentum_buffer", "sums/loss", "sums/bad"} < set(state)
+    state["weights/fc3.bias"].zero_()
+    assert engine.state()["weights/fc3.bias"].any()
+
+
+def test_the_state_of_another_training_is_refused():
+    state = training.Engine(classifier(), train_params(optimizer="adamw"), CPU).state()
+    with pytest.raises(ValueError, match=r"not this training's state, which differs in .*momentum_buffer"):
+        training.Engine(classifier(), train_params(), CPU).load(state)
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from classifier.history import Row, read_history
-from classifier.training_report import read_histories, replica_metrics, write_training
+from classifier.training_report import read_histories, replica_metrics, verify_training, write_training
 
 ONE = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
 TWO = [Row(10, 1, 320, 0.1, 2.2), Row(12, 1, 340, 0.1, None, 1.0, 1.7, 0.9)]
@@ -17,7 +17,7 @@ def files(folder):
 
 def test_one_seed(tmp_path):
     write_training(tmp_path, {7: ONE}, 7, 61706)
-    assert files(tmp_path) == {"history.csv", "metrics.json"}
+    assert files(tmp_path) == {"history.csv", "metrics.json", "manifest.json"}
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
         "steps": 12,
         "images": 340,
@@ -32,7 +32,7 @@ def test_one_seed(tmp_path):
 def test_several_seeds(tmp_path):
     write_training(tmp_path, {7: ONE, 8: TWO}, 8, 61706)
     assert files(tmp_path) == {
-        *("history.csv", "metrics.json", "replicas.csv"),
+        *("history.csv", "metrics.json", "replicas.csv", "manifest.json"),
         *("replicas/seed-7.csv", "replicas/seed-8.csv"),
     }
     assert read_history(tmp_path / "history.csv") == TWO
@@ -50,3 +50,22 @@ def test_without_a_validation_split_there_is_no_spread_of_it():
     bare = [Row(12, 1, 340, 0.1, 2.0, 2.0)]
     assert set(replica_metrics({7: bare, 8: bare})) == {f"train_loss_{name}" for name in ("mean", "std", "low", "high")}
     assert replica_metrics({7: bare}) == {}
+
+
+def test_one_seed_after_several_leaves_nothing_of_them(tmp_path):
+    write_training(tmp_path / "train", {7: ONE, 8: TWO}, 8, 61706)
+    write_training(tmp_path / "train", {7: ONE}, 7, 61706)
+    assert files(tmp_path) == {f"train/{name}" for name in ("history.csv", "metrics.json", "manifest.json")}
+
+
+@pytest.mark.parametrize("name", ["history.csv", "metrics.json", "replicas.csv", "replicas/seed-7.csv"])
+def test_a_file_that_was_changed_or_is_missing_is_named(tmp_path, name):
+    write_training(tmp_path, {7: ONE, 8: TWO}, 8, 61706)
+    verify_training(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes().replace(b"0.9", b"0.8").replace(b"2.3", b"2.2"))
+    with pytest.raises(ValueError, match=f"{name} has SHA-256 .*, manifest.json says .*: run dvc repro -f train"):
+        verify_training(tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} does not exist: run dvc repro train"):
+        verify_training(tmp_path)

@@ -1,0 +1,322 @@
+"""Training that is broken off anywhere and begun again ends with the bytes of one that was not."""
+
+import json
+import re
+import shutil
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from classifier import files
+from classifier.checkpoint import CHECKPOINTS, NO_WORK, Checkpoints, Work, checkpointed, fingerprint_of
+from classifier.dataset import read_meta, write_meta
+from classifier.files import sha256
+from classifier.history import Row
+from classifier.model import Classifier, LeNet5
+from classifier.replicas import train_replicas
+from classifier.training import DivergedError, fit
+from tests.samples import digits_split, train_params, write_digits
+
+CPU = torch.device("cpu")
+TRAIN, VALIDATION = digits_split(46), digits_split(20, start=46)
+TINY = {"epochs": 2, "batch_size": 10, "log_every": 2}  # 5 steps an epoch, the last of 6 images; windows of 2, 2, 1
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Snapshots(Checkpoints):
+    """Copies its folder after each checkpoint: what a process leaves that is killed there."""
+
+    def save(self, step, *arguments):
+        super().save(step, *arguments)
+        self.wait()
+        shutil.copytree(self.folder, self.folder.with_name(f"killed-{step}"))
+
+
+def trained(params, checkpoints=None, report=None):
+    """Bytes of the weights, and the rows."""
+    torch.manual_seed(params.seed)
+    classifier, rows = Classifier(LeNet5(1, 10), [0.24], [0.33]), []
+    fit(classifier, TRAIN, VALIDATION, params, CPU, report or rows.append, checkpoints)
+    return save({name: value.contiguous() for name, value in classifier.network.state_dict().items()}), rows
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "augmentation"),
+    [
+        *product(
+            [{"momentum": 0.0}, {"nesterov": True}, {"optimizer": "adamw", "learning_rate": 0.003}],
+            ["constant", "one_cycle", "cosine"],
+            [{}, {"shift": 2, "rotation": 10.0, "scale": 0.1}],
+        )
+    ],
+)
+def test_resumed_at_every_step_it_gives_the_same_bytes_and_rows(tmp_path, optimizer, schedule, augmentation):
+    params = train_params(schedule=schedule, **TINY, **optimizer, **augmentation)
+    whole = trained(params)
+    assert trained(params, Snapshots(tmp_path / "seed-0", every=1)) == whole
+    assert len(list(tmp_path.glob("killed-*"))) == 10
+    for step in range(1, 11):
+        assert trained(params, Checkpoints(tmp_path / f"killed-{step}", every=3)) == whole, step
+
+
+def test_broken_off_between_two_checkpoints_it_gives_the_same_rows_once(tmp_path):
+    params = train_params(**TINY)
+    whole = trained(params)
+    for stop in range(1, 6):  # rows
+        rows = []
+
+        def report(row, rows=rows, stop=stop):
+            rows.append(row)
+            if len(rows) == stop:
+                raise StoppedError
+
+        checkpoints = Checkpoints(tmp_path / str(stop), every=3)
+        with pytest.raises(StoppedError):
+            trained(params, checkpoints, report)
+        checkpoints.wait()
+        assert trained(params, Checkpoints(tmp_path / str(stop), every=3)) == whole
+
+
+def test_training_may_be_resumed_again_and_again(tmp_path):
+    params = train_params(**TINY)
+    whole, stops = trained(params), 0
+    while True:
+
+        class Deadly(Checkpoints):
+            def save(self, *arguments):
+                super().save(*arguments)
+                self.wait()
+                raise StoppedError
+
+        try:
+            assert trained(params, Deadly(tmp_path / "seed-0", every=1)) == whole
+            break
+        except StoppedError:
+            stops += 1
+    assert stops == 10
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """A training's folder, killed after step 7, with the checkpoints of steps 6 and 7."""
+    params = train_params(**TINY)
+    whole = trained(params, Snapshots(tmp_path / "seed-0", every=1))
+    return tmp_path / "killed-7", params, whole
+
+
+def newest(folder):
+    return sorted(folder.glob("*-*.safetensors"))[-1]
+
+
+def test_the_last_two_are_kept_under_the_hash_of_their_bytes_without_a_pickle(killed):
+    folder, _, _ = killed
+    kept = sorted(folder.glob("*.safetensors"))
+    assert [int(path.name.split("-")[0]) for path in kept] == [6, 7]
+    for path in kept:
+        assert path.stem.split("-")[1] == sha256(path.read_bytes())
+        assert {"weights/fc1.bias", "optimizer/fc1.bias/momentum_buffer", "sums/loss"} < set(load_file(path))
+    assert {path.name for path in folder.iterdir()} == {"rows.jsonl", *(path.name for path in kept)}
+    assert [json.loads(line)["step"] for line in (folder / "rows.jsonl").read_text().splitlines()] == [2, 4, 5, 7]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def other(path):
+    """Whole, but not what it says it is."""
+    content = save({"weights/fc1.bias": torch.zeros(1)}, {"position": "{}"})
+    path.unlink()
+    (path.parent / f"000000000007-{sha256(content)}.safetensors").write_bytes(content)
+
+
+def pickled(path):
+    path.unlink()
+    torch.save({"weights/fc1.bias": torch.zeros(1)}, path)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty, other, pickled])
+def test_a_damaged_newest_is_named_and_the_one_before_is_used(killed, capsys, damage):
+    folder, params, whole = killed
+    damage(newest(folder))
+    named = str(newest(folder))
+    checkpoints = Checkpoints(folder, every=1)
+    loaded = checkpoints.load()
+    assert loaded.position.step == 6
+    assert f"checkpoint {named} is damaged" in capsys.readouterr().err
+    assert not Path(named).exists()
+    assert trained(params, Checkpoints(folder, every=1)) == whole
+
+
+def test_when_all_are_damaged_training_begins_anew(killed, capsys):
+    folder, params, whole = killed
+    for path in folder.glob("*.safetensors"):
+        flip(path)
+    assert trained(params, Checkpoints(folder, every=1)) == whole
+    assert capsys.readouterr().err.count("is damaged") == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{}\n"])
+def test_a_history_that_is_not_the_checkpoints_damages_it(killed, capsys, content):
+    folder, params, whole = killed
+    (folder / "rows.jsonl").write_bytes(content)
+    assert trained(params, Checkpoints(folder, every=1)) == whole
+    assert "the history beside it is another" in capsys.readouterr().err
+
+
+def test_what_the_disk_gives_back_is_compared_before_a_checkpoint_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "fsync", lambda handle: damage_open_file(handle))
+
+    def damage_open_file(handle):
+        path = Path(f"/proc/self/fd/{handle}").resolve()
+        if path.name.endswith(".tmp"):
+            path.write_bytes(b"something else")
+
+    with pytest.raises(OSError, match="the disk does not give back what was written to it"):
+        trained(train_params(**TINY), Checkpoints(tmp_path / "seed-0", every=1))
+    assert [path.name for path in (tmp_path / "seed-0").iterdir()] == ["rows.jsonl"]
+
+
+def test_a_step_that_is_not_finite_leaves_the_checkpoint_before_it(tmp_path):
+    params = train_params(epochs=8, batch_size=10, log_every=5, learning_rate=100.0, weight_decay=1.0)
+    checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
+    with pytest.raises(DivergedError, match="stopped before its update") as error:
+        trained(params, checkpoints)
+    checkpoints.wait()
+    bad_step = int(re.search(r"at step (\d+)", str(error.value))[1])
+    assert bad_step > 2
+    kept = sorted((tmp_path / "seed-0").glob("*.safetensors"))
+    assert [int(path.name.split("-")[0]) for path in kept] == [bad_step - 2, bad_step - 1]
+    assert all(value.isfinite().all() for path in kept for value in load_file(path).values())
+
+
+def test_an_error_of_the_disk_stops_training(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
+    (tmp_path / "seed-0").write_text("a file in its place")
+    with pytest.raises(FileExistsError):
+        trained(train_params(**TINY), checkpoints)
+
+
+def test_replicas_are_resumed_each_from_its_own(tmp_path, monkeypatch):
+    torch.set_num_threads(2)
+    try:
+        write_digits(tmp_path / "data")
+        params = train_params(replicas=3, epochs=2, batch_size=400, log_every=1, checkpoint_every=1)
+
+        def results(report, work=NO_WORK):
+            replicas = train_replicas(tmp_path / "data", params, CPU, report, work)
+            return {
+                seed: (replica.rows, [value.tolist() for value in replica.classifier.network.state_dict().values()])
+                for seed, replica in replicas.items()
+            }
+
+        whole, seen = results(lambda *row: None), []
+
+        def stop(*row):
+            seen.append(row)
+            if len(seen) == 5:
+                raise StoppedError
+
+        work = Work("key", tmp_path / "work", 1)
+        with pytest.raises(StoppedError):
+            results(stop, work)
+        assert list((tmp_path / "work").glob("seed-*/*.safetensors"))
+        reported = []
+        assert results(lambda *row: reported.append(row), work) == whole
+        assert sorted(reported, key=lambda row: (row[0], row[1].step)) == [
+            (seed, row) for seed, (rows, _) in sorted(whole.items()) for row in rows
+        ]
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_place_is_kept_while_training_fails_and_removed_when_it_succeeds(workspace):
+    def fail():
+        with checkpointed("f" * 64, 10) as work:
+            places.append(work)
+            (work.folder / "seed-0").mkdir()
+            (work.folder / "seed-0/.1-a.safetensors.x.tmp").touch()  # a process was killed while it wrote
+            raise StoppedError
+
+    places = []
+    with pytest.raises(StoppedError):
+        fail()
+    (first,) = places
+    with checkpointed("f" * 64, 10) as second:
+        assert (second.folder, second.key) == (first.folder, first.key)
+        assert not list(second.folder.rglob("*.tmp"))
+    assert not second.folder.exists()
+    with checkpointed("f" * 64, 10) as third:
+        assert third.key != first.key
+
+
+def test_another_fingerprint_and_another_process_at_the_same_have_places_of_their_own(workspace):
+    with checkpointed("a" * 64, 10) as one, checkpointed("b" * 64, 10) as two:
+        assert one.folder.parent == two.folder.parent == workspace / CHECKPOINTS
+        assert one.folder != two.folder
+        (one.folder / "owner").write_text("elsewhere:1:0.00")  # another machine, same shared folder
+        with checkpointed("a" * 64, 10) as three:
+            assert three.folder not in (one.folder, two.folder)
+
+
+def test_turned_off_there_is_no_folder(workspace):
+    with checkpointed("a" * 64, 0) as work:
+        assert work.folder is None
+        assert work.of_seed(0) is None
+    assert not (workspace / CHECKPOINTS).exists()
+
+
+def test_the_fingerprint_covers_params_data_and_environment_but_not_how_often_it_is_saved(tmp_path):
+    data, params = tmp_path / "data", train_params()
+    write_digits(data)
+    environment = {"threads": "2", "torch": "1"}
+    fingerprint = fingerprint_of(params, data, environment)
+    assert fingerprint == fingerprint_of(train_params(checkpoint_every=7), data, dict(environment))
+    others = [
+        fingerprint_of(train_params(seed=1), data, environment),
+        fingerprint_of(params, data, environment | {"threads": "1"}),
+    ]
+    write_meta(data, read_meta(data).model_copy(update={"mean": [0.25]}))
+    others.append(fingerprint_of(params, data, environment))
+    assert len({fingerprint, *others}) == 4
+
+
+def test_the_fingerprint_covers_the_code(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    write_digits(data)
+    package = tmp_path / "classifier"
+    shutil.copytree(Path(files.__file__).parent, package)
+    from classifier import checkpoint
+
+    monkeypatch.setattr(checkpoint, "__file__", str(package / "checkpoint.py"))
+    before = fingerprint_of(train_params(), data, {})
+    with (package / "augmentation.py").open("a") as file:
+        file.write("# changed\n")
+    assert fingerprint_of(train_params(), data, {}) != before
+
+
+def test_rows_survive_as_they_were(tmp_path):
+    row = Row(3, 1, 30, 0.1, 1 / 3, 0.1 + 0.2, None, None)
+    checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
+    checkpoints.add(row)
+    checkpoints.save(3, 0, 1 / 3, {"sums/bad": torch.zeros(())})
+    checkpoints.wait()
+    loaded = Checkpoints(tmp_path / "seed-0", every=1).load()
+    assert loaded.rows == [row]
+    assert loaded.position.epoch_loss == 1 / 3

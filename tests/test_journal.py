@@ -1,0 +1,107 @@
+"""The journal: what was written whole is read, whatever happened to the rest."""
+
+import errno
+
+import pytest
+
+from classifier.journal import Journal, new_journal, waiting_journals
+
+
+@pytest.fixture
+def journal(tmp_path):
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    return Journal(folder)
+
+
+def kinds(journal):
+    return [event["do"] for event in journal.read()[0]]
+
+
+def test_events_come_back_in_order_with_their_values_and_time(journal):
+    journal.append("tags", tags={"a": "ü\n"})
+    journal.append("end", status="FINISHED", error=None)
+    (first, second), _ = journal.read()
+    assert (first["do"], first["tags"]) == ("tags", {"a": "ü\n"})
+    assert (second["status"], second["error"]) == ("FINISHED", None)
+    assert second["time"] >= first["time"] > 1.7e12
+
+
+def test_reading_goes_on_behind_what_was_read(journal):
+    journal.append("a")
+    _, offset = journal.read()
+    assert journal.read(offset) == ([], offset)
+    journal.append("b")
+    events, _ = journal.read(offset)
+    assert [event["do"] for event in events] == ["b"]
+
+
+def test_a_journal_cut_off_at_any_byte_keeps_its_whole_events_and_takes_more(journal):
+    journal.append("a", value=1)
+    journal.append("b", value=2)
+    content = journal.events.read_bytes()
+    ends = [number + 1 for number, byte in enumerate(content) if byte == ord("}")]
+    for cut in range(len(content) + 1):
+        journal.events.write_bytes(content[:cut])
+        whole = kinds(journal)
+        assert whole == ["a", "b"][: sum(cut > end for end in ends)]  # with the line's end
+        journal.append("c")
+        finished = ["a", "b"][: sum(cut >= end for end in ends)]
+        assert kinds(journal) == [*finished, "c"]
+
+
+def test_a_line_that_is_still_being_written_is_read_later_not_lost(journal):
+    journal.append("a")
+    whole = journal.events.read_bytes()
+    journal.events.write_bytes(whole + b'\n{"do": "b"')
+    _, offset = journal.read()
+    with journal.events.open("ab") as file:
+        file.write(b', "time": 0}\n')
+    events, _ = journal.read(offset)
+    assert [event["do"] for event in events] == ["b"]
+
+
+def test_no_journal_yet_is_an_empty_one(journal):
+    assert journal.read() == ([], 0)
+
+
+def test_a_disk_that_takes_only_part_of_a_line_is_an_error(journal, monkeypatch):
+    class Short:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def write(self, line):
+            return len(line) - 1
+
+    monkeypatch.setattr(type(journal.events), "open", lambda *arguments, **keywords: Short())
+    with pytest.raises(OSError, match="no space left") as error:
+        journal.append("a")
+    assert error.value.errno == errno.ENOSPC
+
+
+def test_files_and_folders_are_kept_as_they_are_now(journal, tmp_path):
+    folder = tmp_path / "reports"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner/a.txt").write_text("one")
+    journal.keep(folder, "train")
+    journal.keep(folder / "inner/a.txt", "code/a.txt")
+    journal.keep_text("text", "logs/train.txt")
+    (folder / "inner/a.txt").write_text("two")
+    kept = {path.relative_to(journal.folder / "files"): path.read_text() for path in journal.folder.rglob("*.txt")}
+    assert {str(path): text for path, text in kept.items()} == {
+        "train/inner/a.txt": "one",
+        "code/a.txt": "one",
+        "logs/train.txt": "text",
+    }
+
+
+def test_journals_of_the_project_are_listed_oldest_first_until_they_are_removed(workspace):
+    journals = [new_journal(stage) for stage in ("train", "evaluate", "train")]
+    (workspace / ".pipeline/journal/lock").touch()  # of classifier.ownership
+    assert [journal.folder for journal in waiting_journals()] == [journal.folder for journal in journals]
+    journals[1].append("begin", stage="evaluate")
+    journals[1].remove()
+    assert [journal.folder for journal in waiting_journals()] == [journals[0].folder, journals[2].folder]

@@ -1,0 +1,72 @@
+"""Which living process owns a folder."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from classifier.ownership import OWNER, claim, is_living, mark, owner_of, owning
+from tests.samples import ROOT
+
+HOLD = "import sys, time; from pathlib import Path; from classifier.ownership import owning\n"
+HOLD += "with owning(Path(sys.argv[1])): print('mine', flush=True); time.sleep(float(sys.argv[2]))"
+
+
+@contextmanager
+def held(folder, seconds):
+    """A process that owns `folder` for some seconds, or until the block kills it."""
+    command = [sys.executable, "-c", HOLD, str(folder), str(seconds)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout.readline() == "mine\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_mark_is_that_of_one_process():
+    host, pid, start = mark().split(":")
+    assert (host, int(pid)) == (socket.gethostname(), os.getpid())
+    assert float(start) == pytest.approx(psutil.Process().create_time(), abs=0.01)
+    assert is_living(mark())
+
+
+@pytest.mark.parametrize("owner", ["", "x", f"{socket.gethostname()}:1:0.00", f"{socket.gethostname()}:none:0.00"])
+def test_a_mark_of_another_start_or_of_nothing_is_not_living(owner):
+    assert not is_living(owner)
+
+
+def test_of_another_host_nobody_can_know():
+    assert is_living("elsewhere:1:0.00")
+
+
+def test_a_free_folder_is_made_and_owned_and_may_be_claimed_again(tmp_path):
+    assert claim(tmp_path / "a/b")
+    assert claim(tmp_path / "a/b")
+    assert owner_of(tmp_path / "a/b") == mark()
+
+
+def test_what_a_living_process_owns_is_not_to_be_had_until_it_is_killed(tmp_path):
+    with held(tmp_path / "work", 60) as process:
+        assert not claim(tmp_path / "work")
+        assert owner_of(tmp_path / "work").split(":")[1] == str(process.pid)
+    assert (tmp_path / "work" / OWNER).exists()  # its mark stays, and no longer counts
+    assert owner_of(tmp_path / "work") is None
+    assert claim(tmp_path / "work")
+
+
+def test_owning_waits_and_says_for_whom(tmp_path, capsys):
+    with held(tmp_path / "work", 1) as process:
+        begin = time.monotonic()
+        with owning(tmp_path / "work"):
+            assert time.monotonic() - begin > 0.5
+            assert owner_of(tmp_path / "work") == mark()
+        assert process.wait() == 0
+    assert not (tmp_path / "work" / OWNER).exists()
+    assert capsys.readouterr().err == f"waiting for process {process.pid}, which does the same in this folder\n"
