@@ -27,7 +27,8 @@ endif
 	@echo "$(CURDIR)" > $@
 
 .PHONY: repro
-repro: setup ## run the pipeline (dvc repro) and say where the results are
+repro: setup ## run the pipeline (dvc repro), mended if DVC was killed, and say where the results are
+	@$(BIN)/python -m commands.mend
 	$(BIN)/dvc repro
 	@$(BIN)/python -m commands.results
 

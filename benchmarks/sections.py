@@ -243,6 +243,66 @@ class Speedrun:
         return Result(bars, [Table("Time to 99.0%", header, rows)])
 
 
+class Replicas:
+    """K seeds as `train.replicas` trains them: against K runs in turn on a CPU, against a single one on a GPU."""
+
+    counts, limits = {"cuda": 64}, {"cuda": 4}
+
+    def __init__(self, bench: Bench) -> None:
+        self.count = self.counts.get(bench.device, 2 if bench.quick else 16)
+        self.limit = self.limits.get(bench.device, 0.75)
+        train = partial(bench.contender, "replicas", "data/tutorial/params.yaml", "data/tutorial/normalized")
+        other = ("1 run", "1") if bench.device == "cuda" else (f"{self.count} runs in turn", str(self.count))
+        self.other, self.together = other[0], f"{self.count} replicas"
+        self.processes: Processes = {
+            self.other: partial(train, other[1], "in_turn"),
+            self.together: partial(train, str(self.count), "together"),
+        }
+
+    def results(self, samples: Samples) -> Result:
+        names = (self.other, self.together)
+        loops = [loop_seconds(samples[name]) for name in names]
+        rows = [[name, spread(loop), f"{ratio(loop, loops[0]):.2f}"] for name, loop in zip(names, loops, strict=True)]
+        bar = Bar(f"{self.together} / {self.other}", ratio(loops[1], loops[0]), self.limit)
+        return Result([bar], [Table("Replicas", ["one epoch", "s", f"/ {self.other}"], rows)])
+
+
+class Replayed:
+    """On a GPU: our loop against replays of its captured step alone, and what determinism costs."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.processes: Processes = {}
+        if bench.device != "cuda":
+            bench.say("no GPU here: the section replayed is left out")
+            return
+        train = partial(
+            bench.project.module,
+            "benchmarks.contenders.replayed",
+            "data/tutorial/params.yaml",
+            "data/tutorial/normalized",
+        )
+        self.processes = {name: partial(train, name) for name in ("deterministic", "free")}
+
+    def results(self, samples: Samples) -> Result:
+        if not self.processes:
+            return Result((), ())
+        loops = {name: loop_seconds(samples[name]) for name in self.processes}
+        replays = {name: [sample.said["replay_s"] for sample in samples[name]] for name in self.processes}
+        rows = [
+            [
+                name,
+                spread(loops[name], 4),
+                spread(replays[name], 4),
+                f"{ratio(loops[name], replays[name]):.2f}",
+                f"{ratio(loops[name], loops['free']):.2f}",
+            ]
+            for name in self.processes
+        ]
+        header = ["one epoch", "loop, s", "replays alone, s", "loop / replays", "loop / free"]
+        bar = Bar("our loop / replays of its step alone", ratio(loops["deterministic"], replays["deterministic"]), 1.1)
+        return Result([bar], [Table("Replayed", header, rows)])
+
+
 SECTIONS: dict[str, type[Section]] = {
     "contenders": Contenders,
     "imports": Imports,
@@ -251,6 +311,8 @@ SECTIONS: dict[str, type[Section]] = {
     "nothing": Nothing,
     "growth": Growth,
     "speedrun": Speedrun,
+    "replicas": Replicas,
+    "replayed": Replayed,
 }
 
 

@@ -1,69 +1,21 @@
-"""The pictures, as PNG bytes: equal input gives equal bytes, whatever the reader's matplotlibrc says.
-
-Figures are built without pyplot, whose global state keeps them alive and picks a backend for a screen.
-"""
+"""The pictures of a training and its evaluation, as PNG bytes (`classifier.look`)."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec
-
 import numpy as np
 import pandas as pd
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from classifier.evaluation import Predictions, expected_calibration_error, most_confident_mistakes
+from classifier.look import BLUE, DPI, GREEN, INK, MUTED, ORANGE, png
 
-DPI = 150
 LETTER = 0.72 * DPI / 72  # pixels, width of a bold letter per point of its size, about
-INK, MUTED, FAINT = "#1f2933", "#66727f", "#e3e8ed"
-BLUE, ORANGE, GREEN = "#2f6db5", "#e07b39", "#3a9268"
-STYLE = {
-    "font.family": "DejaVu Sans",  # the font that matplotlib brings along
-    "font.size": 10,
-    "text.color": INK,
-    "text.parse_math": False,  # a class may be called "$"
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.frameon": False,
-    "figure.constrained_layout.w_pad": 0.12,  # inches
-    "figure.constrained_layout.h_pad": 0.12,
-}
-
-P = ParamSpec("P")
 
 
-def _png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
-    """Draw in the house's style and return the PNG without time or program version in it."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
-        with style.context(["default", STYLE]):
-            file = io.BytesIO()
-            draw(*args, **kwargs).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-        return file.getvalue()
-
-    return drawn
-
-
-@_png
+@png
 def misclassified(images: np.ndarray, predictions: Predictions, limit: int) -> Figure:
     """The `limit` most confident mistakes with label, prediction and its probability; without any, a line that says so.
 
@@ -117,7 +69,7 @@ def _mistakes_title(shown: int, predictions: Predictions) -> str:
     return f"{what} on {len(predictions):,} test images"
 
 
-@_png
+@png
 def confusion(counts: np.ndarray, class_names: list[str]) -> Figure:
     """Images by label (row) and prediction (column), each row coloured by its shares; numbers up to 20 classes.
 
@@ -159,7 +111,7 @@ def confusion(counts: np.ndarray, class_names: list[str]) -> Figure:
     return figure
 
 
-@_png
+@png
 def calibration(bins: pd.DataFrame) -> Figure:
     """Reliability diagram over the rows of `evaluation.calibration`, with how many images each bin holds."""
     figure = Figure(figsize=(6.2, 6.6), layout="constrained")
@@ -189,7 +141,7 @@ def calibration(bins: pd.DataFrame) -> Figure:
     return figure
 
 
-@_png
+@png
 def curves(history: pd.DataFrame) -> Figure:
     """The training run against its optimizer steps: loss, validation accuracy, learning rate.
 

@@ -1,5 +1,4 @@
-"""The whole step as a CUDA graph: one call launches its dozens of kernels, which for a net this small take longer to
-launch than to run.
+"""The whole step as a CUDA graph: one call launches its dozens of kernels, which one by one take longer than they run.
 
 The host hands over an epoch's order, augmentation and learning rates at once, and then only the number of the batch.
 A last, smaller batch has other shapes than the graph: its kernels are launched one by one.
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from math import cos, radians, sin
 
 import torch
@@ -57,6 +57,8 @@ class GraphedSteps(Steps):
         self.places = torch.arange(self.params.batch_size, device=device)  # in a batch
         self.full, self.rest = divmod(len(train), self.params.batch_size)
         self.replay = self._captured(capture)
+        self.planner = ThreadPoolExecutor(1)
+        self._plan_ahead(1)
 
     def _captured(self, capture: Capture) -> Callable[[], None]:
         def full_batch() -> None:
@@ -75,11 +77,23 @@ class GraphedSteps(Steps):
         return replay
 
     def begin_epoch(self, epoch: int) -> None:
+        if self.planned_epoch != epoch:  # training goes on from a checkpoint
+            self._plan_ahead(epoch)
+        self.rates, *plan = self.plan.result()
+        for static, values in zip((self.device_rates, self.order, self.draws), plan, strict=True):
+            static.copy_(values.view_as(static))
+        if epoch < self.params.epochs:
+            self._plan_ahead(epoch + 1)
+
+    def _plan_ahead(self, epoch: int) -> None:
+        """While the device is busy: of 64 models an epoch's orders take as long as some of its steps."""
+        self.planned_epoch, self.plan = epoch, self.planner.submit(self._plan, epoch)
+
+    def _plan(self, epoch: int) -> tuple[list[float], Tensor, Tensor, Tensor]:
+        """Learning rates for the history, and then, for the device, the same, orders and draws."""
         plans = [plan_epoch(len(self.labels), epoch, seed, self.params) for seed in self.engine.seeds]
-        self.rates = self._rates(epoch)
-        self.order.copy_(torch.stack([order for order, _ in plans]).view_as(self.order))
-        self.draws.copy_(torch.stack([self.augmented.draws(augment) for _, augment in plans]).view_as(self.draws))
-        self.device_rates.copy_(torch.tensor(self.rates, dtype=self.device_rates.dtype))
+        rates, draws = self._rates(epoch), [self.augmented.draws(augment) for _, augment in plans]
+        return rates, torch.tensor(rates, dtype=torch.float64), torch.stack([o for o, _ in plans]), torch.stack(draws)
 
     def step(self, batch: int) -> None:
         self.number.fill_(batch)

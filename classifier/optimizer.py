@@ -1,4 +1,4 @@
-"""SGD and AdamW on PyTorch's fused kernels, one call for all parameters, and Muon; all skip the update where `bad` is 1.
+"""SGD and AdamW on PyTorch's fused kernels, one call for all parameters, and Muon. Where `bad` is 1 none updates.
 
 `torch.optim` calls the same kernels with the same results to the bit, but its first optimizer imports `torch._dynamo`,
 which takes over a second. State starts as zeros, so that the first step is like every other and can be replayed.
@@ -149,7 +149,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     Three steps of Newton and Schulz's iteration, with the coefficients of Jordan et al. 2024; five train no better.
     """
     wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
-    x = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)
+    x: Tensor = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)
     for _ in range(3):
         gram = x @ x.mT
         x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x

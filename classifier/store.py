@@ -36,7 +36,12 @@ def store_uri() -> str:
 
 def shown_uri() -> str:
     """The store's address without a user's name and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", store_uri())
+    return without_passwords(store_uri())
+
+
+def without_passwords(text: str) -> str:
+    """`text` with `https://host` in place of `https://user:password@host`."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def relocate(root: Path) -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import select
+import sqlite3
 import sys
 from collections import defaultdict
 from importlib.metadata import distributions, version
@@ -25,8 +26,11 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, 
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from classifier.cli import paths, run
 from classifier.dataset import SIZE
@@ -34,7 +38,7 @@ from classifier.files import write_json
 from classifier.journal import Event, Journal, waiting_journals
 from classifier.lineage import project_root
 from classifier.ownership import claim, is_living
-from classifier.store import ARTIFACTS, DATABASE, relocate, shown_uri, store_uri
+from classifier.store import ARTIFACTS, DATABASE, relocate, shown_uri, store_uri, without_passwords
 
 EXPERIMENT = "classifier"
 KEY_TAG = "run.key"  # of the journal that made the run
@@ -251,7 +255,6 @@ def main(arguments: list[str]) -> None:
     complaint = ""
     stage_ended = False
     while True:
-        last_try = stage_ended
         try:
             delivery = delivery or Delivery(journal)
             delivery.advance()
@@ -259,7 +262,7 @@ def main(arguments: list[str]) -> None:
         except Exception as error:  # whatever it is, the stage goes on, and the journal keeps what was not delivered
             delivery = None
             complaint = complaint or _complain(error, journal)
-        if last_try:
+        if stage_ended:
             break
         if delivery and delivery.run_id and not monitor and "-train" in journal.folder.name:
             monitor = _watch_system(delivery)
@@ -267,6 +270,8 @@ def main(arguments: list[str]) -> None:
         stage_ended = bool(select.select([sys.stdin], [], [], interval)[0])
         if stage_ended and monitor:
             _stop_watching(monitor)
+        if stage_ended and complaint:
+            break  # nobody waits for a store that is away: the next stage tries again
     if delivery is None:
         sys.exit(1)
     _close(delivery)
@@ -313,6 +318,8 @@ def open_store(name: str | None = None) -> str:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next delivery is the retry
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri, root = store_uri(), project_root()
     mlflow.set_tracking_uri(uri)  # which sets MLFLOW_TRACKING_URI too
     name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
@@ -322,12 +329,24 @@ def open_store(name: str | None = None) -> str:
         # Processes that start together on a fresh database crash in its migrations; one at a time they do not.
         with FileLock(root / f"{DATABASE}.lock"):
             relocate(root)
+            _connect(uri)
             return _experiment(name, (root / ARTIFACTS).as_uri())  # elsewhere they would go to the current folder
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         raise OSError(
             f"MLflow's store {shown_uri()} cannot be used: {_first_line(error)}; "
             "start it, or unset MLFLOW_TRACKING_URI to use mlflow.db in the project's root"
         ) from None
+
+
+def _connect(uri: str) -> None:
+    """To a database, once: MLflow would try ten times in 100 s."""
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+        return
+    engine = create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _experiment(name: str, artifacts: str | None) -> str:
@@ -344,7 +363,7 @@ def _experiment(name: str, artifacts: str | None) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return without_passwords((str(error).splitlines() or [type(error).__name__])[0][:300])
 
 
 if __name__ == "__main__":

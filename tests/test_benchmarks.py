@@ -17,7 +17,7 @@ from benchmarks.contenders.stage import PARTS, Clock, replace
 from benchmarks.data import resize, write_idx
 from benchmarks.process import Sample, measure
 from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
-from benchmarks.sections import Contenders, Imports
+from benchmarks.sections import Contenders, Imports, Replayed, Replicas
 from classifier.dataset import read_meta, read_split
 from tests.samples import ROOT, digits_split, write_digits
 
@@ -73,7 +73,9 @@ class PreparedBench:
     device, quick = "cpu", True
 
     def __getattr__(self, name: str) -> object:
-        return (lambda *_: sample(5, 4)) if name in ("tutorial", "contender", "ours", "say", "python") else self
+        return (
+            (lambda *_: sample(5, 4)) if name in ("tutorial", "contender", "ours", "say", "python", "module") else self
+        )
 
 
 def test_contenders_compares_loops() -> None:
@@ -92,6 +94,35 @@ def test_imports_compares_what_is_outside_the_loop() -> None:
     walls = {"import torch": 2, "import mlflow": 1, "import torch, mlflow": 2.5, "ours": 10}
     result = section.results({name: [sample(wall, 4)] for name, wall in walls.items()})
     assert [bar.value for bar in result.bars] == [2]
+
+
+def test_replicas_are_compared_with_runs_in_turn_and_on_a_gpu_with_one() -> None:
+    bench = PreparedBench()
+    for device, names, limit in (
+        ("cpu", ["2 runs in turn", "2 replicas"], 0.75),
+        ("cuda", ["1 run", "64 replicas"], 4),
+    ):
+        bench.device = device
+        section = Replicas(bench)  # type: ignore[arg-type]
+        assert list(section.processes) == names
+        result = section.results({names[0]: [sample(9, 4)], names[1]: [sample(9, 3)]})
+        assert [(bar.value, bar.limit) for bar in result.bars] == [(0.75, limit)]
+
+
+def test_replays_are_measured_on_a_gpu_alone() -> None:
+    bench = PreparedBench()
+    section = Replayed(bench)  # type: ignore[arg-type]
+    assert not section.processes
+    assert section.results({}) == Result((), ())
+    bench.device = "cuda"
+    section = Replayed(bench)  # type: ignore[arg-type]
+    samples = {
+        name: [Sample(9, 9, 100.0, {"loop_s": loop, "replay_s": 4.0})]
+        for name, loop in zip(section.processes, (4.4, 4.0), strict=True)
+    }
+    result = section.results(samples)
+    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(1.1), True)]
+    assert [row[-1] for row in result.tables[0].rows] == ["1.10", "1.00"]
 
 
 def test_measure_reads_the_last_line_and_the_memory(tmp_path: Path) -> None:

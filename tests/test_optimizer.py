@@ -1,4 +1,4 @@
-"""The same bits as `torch.optim`, without what it imports."""
+"""The same bits as `torch.optim`, without what it imports; of Muon nearly the same numbers."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from classifier.optimizer import make_optimizer
+from classifier.optimizer import make_optimizer, orthogonal
 from tests.samples import ROOT, train_params
 
 SHAPES = {"conv": (6, 3, 5, 5), "bias": (6,), "fc": (17, 23)}
@@ -62,6 +62,80 @@ def test_the_bits_of_torch_optim(values, rate_on_device):
         for key, value in reference.state[theirs[name]].items():
             if value is not None:  # SGD without momentum
                 assert torch.equal(optimizer.state()["step" if key == "step" else f"{name}/{key}"], value)
+
+
+@pytest.mark.parametrize("rate_on_device", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_muon_is_that_of_torch_optim_but_for_its_bfloat16(nesterov, rate_on_device):
+    params = train_params(optimizer="muon", momentum=0.8, nesterov=nesterov, weight_decay=0.1)
+    ours, theirs = parameters(), parameters()
+    theirs["conv"] = torch.nn.Parameter(theirs["conv"].detach().flatten(1))  # torch.optim takes matrices alone
+    start = {name: value.detach().clone() for name, value in theirs.items()}
+    optimizer = make_optimizer(ours, params, torch.zeros(()))
+    matrices, biases = [theirs["conv"], theirs["fc"]], [theirs["bias"]]
+    options = {"momentum": 0.8, "nesterov": nesterov, "ns_steps": 3, "adjust_lr_fn": "match_rms_adamw"}
+    references = [
+        torch.optim.Muon(matrices, weight_decay=0.1, **options),
+        torch.optim.AdamW(biases, weight_decay=0.1, fused=True),
+    ]
+    for step in range(5):
+        give_gradients(ours)
+        for name in SHAPES:
+            theirs[name].grad = ours[name].grad.reshape(theirs[name].shape).clone()
+        rate = 0.1 / (step + 1)
+        optimizer.step(torch.tensor(rate, dtype=torch.float64) if rate_on_device else rate)
+        for reference in references:
+            reference.param_groups[0]["lr"] = rate
+            reference.step()
+    assert torch.equal(ours["bias"], theirs["bias"])
+    for name in ("conv", "fc"):
+        moved, expected = (values[name].detach().flatten(1) - start[name] for values in (ours, theirs))
+        assert (moved - expected).norm() < 0.02 * expected.norm()
+
+
+def test_muon_skips_the_update_of_a_bad_step():
+    params = train_params(optimizer="muon", momentum=0.8)
+    made, bad = parameters(), torch.zeros(())
+    optimizer = make_optimizer(made, params, bad)
+    give_gradients(made)
+    optimizer.step(0.1)
+    before = [value.detach().clone() for value in (*made.values(), *optimizer.state().values())]
+    for parameter in made.values():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    bad.fill_(1)
+    optimizer.step(0.1)
+    assert all(map(torch.equal, before, (*made.values(), *optimizer.state().values())))
+    give_gradients(made)
+    bad.fill_(0)
+    optimizer.step(0.1)
+    assert not any(map(torch.equal, before, (*made.values(), *optimizer.state().values())))
+
+
+def test_muon_updates_each_model_of_a_stack_as_if_alone():
+    params = train_params(optimizer="muon", momentum=0.8)
+    alone = [parameters() for _ in range(3)]
+    give_gradients(alone[0], alone[1])  # two models alike, and one that is not
+    give_gradients(alone[2])
+    stack = {name: torch.stack([model[name].detach() for model in alone]) for name in SHAPES}
+    for name, stacked in stack.items():
+        stacked.grad = torch.stack([model[name].grad for model in alone])
+    make_optimizer(stack, params, torch.zeros(()), stacked=1).step(0.1)
+    for number, model in enumerate(alone):
+        make_optimizer(model, params, torch.zeros(())).step(0.1)
+        for name in SHAPES:
+            torch.testing.assert_close(stack[name][number], model[name].detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 25), (25, 6), (3, 10, 84), (12, 12)])
+def test_orthogonal_maps_singular_values_and_keeps_directions(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(shape, dtype=torch.float64)
+    u, values, v = torch.linalg.svd(matrices, full_matrices=False)
+    values = values / values.norm(dim=-1, keepdim=True)
+    for _ in range(3):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    torch.testing.assert_close(orthogonal(matrices), u * values[..., None, :] @ v, rtol=0, atol=1e-6)
+    assert orthogonal(torch.zeros(4, 5)).eq(0).all()
 
 
 def test_what_torch_optim_imports_is_not_imported():

@@ -76,7 +76,7 @@ def test_all_problems_are_in_one_message_each_with_key_value_and_what_is_allowed
         ("normalize.mean.1", "'x'", "valid number"),
         ("train.epochs", "is missing", "passes over the training split"),
         ("train.batch_size", "'32'", "valid integer"),
-        ("train.optimizer", "'adam'", "'sgd' or 'adamw'"),
+        ("train.optimizer", "'adam'", "'sgd', 'adamw' or 'muon'"),
         ("train.learning_rate", "nan", "finite number"),
         ("train.nesterov", " 1 ", "valid boolean"),
         ("evaluate.confidence", " 95 ", "less than 1"),

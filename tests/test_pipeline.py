@@ -1,98 +1,13 @@
 """The whole pipeline as a person runs it: real git, DVC, MLflow and digits, in a fresh clone."""
 
 import json
-import os
 import shutil
-import sqlite3
-import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from classifier.files import sha256_of
-from tests.samples import ROOT
-
-OUTPUTS = {
-    "data/raw": {"digits.csv.gz", "manifest.json"},
-    "data/normalized": {"train.safetensors", "validation.safetensors", "test.safetensors", "meta.json"},
-    "models/classifier": {"weights.safetensors", "meta.json"},
-    "reports/train": {"history.csv", "metrics.json", "manifest.json"},
-    "reports/evaluate": {
-        *("metrics.json", "per_class.csv", "confusion.csv", "calibration.csv", "predictions.parquet"),
-        *("misclassified.png", "confusion.png", "calibration.png", "curves.png"),
-    },
-}
-
-
-class Project:
-    """A clone of this repository's working tree, committed, with the variables of a fresh shell."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-        )
-        for name in filter(None, listed.stdout.decode().split("\0")):
-            if (ROOT / name).is_file() and name != "dvc.lock":
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
-        self.git("init", "-q", "-b", "main")
-        self.commit("start")
-
-    def run(self, *command: str, check: bool = True, env: Mapping[str, str] | None = None) -> str:
-        """Standard output and error together."""
-        variables = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
-        variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=variables | dict(env or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert not check or done.returncode == 0, done.stdout
-        self.returncode = done.returncode
-        return done.stdout
-
-    def git(self, *arguments: str) -> str:
-        return self.run("git", "-c", "user.name=Test", "-c", "user.email=test@example.org", *arguments)
-
-    def commit(self, message: str) -> None:
-        self.git("add", "--all")
-        self.git("commit", "-q", "-m", message)
-
-    def repro(self, check: bool = True, env: Mapping[str, str] | None = None) -> list[str]:
-        """The stages that ran."""
-        self.output = self.run("dvc", "repro", check=check, env=env)
-        return [line.split("'")[1] for line in self.output.splitlines() if line.startswith("Running stage")]
-
-    def edit_params(self, old: str, new: str) -> None:
-        path = self.folder / "params.yaml"
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new))
-
-    def metrics(self) -> dict[str, float]:
-        metrics: dict[str, float] = json.loads((self.folder / "reports/evaluate/metrics.json").read_text())
-        return metrics
-
-    def hashes(self) -> dict[str, str]:
-        """SHA-256 of every file that the stages wrote."""
-        files = [path for out in OUTPUTS for path in (self.folder / out).rglob("*") if path.is_file()]
-        return {str(path.relative_to(self.folder)): sha256_of(path) for path in files}
-
-    def query(self, sql: str) -> list[tuple[str, ...]]:
-        with closing(sqlite3.connect(self.folder / "mlflow.db")) as store:
-            return store.execute(sql).fetchall()
-
-    def run_tags(self, key: str) -> list[str]:
-        return [value for (value,) in self.query(f"SELECT value FROM tags WHERE key = '{key}'")]
+from tests.project import OUTPUTS, Project
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,14 @@ def test_values_of_another_form_are_named_although_the_seal_is_right(path):
         read_sealed(path, Form, "train")
 
 
+def test_a_long_key_is_cut_short(path):
+    values = {"name": "", "values": [], "x" * 10_000: 1}
+    path.write_bytes(json_bytes(values | {"seal": sha256(json_bytes(values))}))
+    with pytest.raises(ValueError, match="is damaged") as caught:
+        read_sealed(path, Form, "train")
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_missing_file_names_the_stage(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"file\.json does not exist: run dvc repro train"):
         read_sealed(tmp_path / "file.json", Form, "train")

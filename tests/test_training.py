@@ -138,9 +138,9 @@ def test_validation_changes_no_weight():
     assert torch.equal(weights(train(params)[0]), weights(train(params, validation=digits_split(50, start=300))[0]))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_training_learns(optimizer):
-    rate = {"sgd": 0.05, "adamw": 0.003}[optimizer]
+    rate = {"sgd": 0.05, "adamw": 0.003, "muon": 0.015}[optimizer]
     params = train_params(optimizer=optimizer, epochs=8, learning_rate=rate, schedule="one_cycle")
     _, rows = train(params, digits_split(1000), digits_split(300, start=1000), classifier(mean=0.24, std=0.33))
     assert rows[-1].validation_accuracy > 0.9
@@ -172,7 +172,7 @@ def test_the_host_waits_once_a_window(monkeypatch):
     assert reads == {"tolist": len(rows), "item": 0}
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_stops_before_the_update_that_would_not_be_finite(monkeypatch, optimizer, where):
     params = train_params(optimizer=optimizer, epochs=3, batch_size=30, log_every=3)  # 4 steps an epoch
@@ -227,6 +227,7 @@ def test_where_the_optimizer_cannot_skip_by_itself_the_host_does(monkeypatch):
         {"momentum": 0.0},
         {"momentum": 0.9, "nesterov": True, "schedule": "one_cycle", "shift": 1},
         {"optimizer": "adamw", "schedule": "cosine"},
+        {"optimizer": "muon"},
     ],
 )
 def test_an_engine_continues_from_its_state_bit_for_bit(values):

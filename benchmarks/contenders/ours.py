@@ -35,10 +35,12 @@ def main() -> None:
         def reporting() -> float:
             return clock.seconds["report"] + clock.seconds["mlflow"]
 
-        def timed_fit(classifier: Any, train: Any, validation: Any, params: Any, device: Any, report: Any) -> None:
+        def timed_fit(
+            classifier: Any, train: Any, validation: Any, params: Any, device: Any, report: Any, checkpoints: Any
+        ) -> None:
             warm_up(classifier, train, params, device)
             before = reporting()
-            arguments = (classifier, train, validation, params, device, clock.timed(report, "report"))
+            arguments = (classifier, train, validation, params, device, clock.timed(report, "report"), checkpoints)
             figures["loop_s"] = loop_seconds(lambda: fit(*arguments), device)
             figures["report_s"] = reporting() - before
             figures["loop_peak_mib"] = getrusage(RUSAGE_SELF).ru_maxrss / MIB

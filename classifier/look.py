@@ -1,0 +1,55 @@
+"""How this project's pictures look, and how they become PNG bytes: equal input gives equal bytes.
+
+Figures are built without pyplot, whose global state keeps them alive and picks a backend for a screen.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+from matplotlib import style
+from matplotlib.figure import Figure
+
+DPI = 150
+INK, MUTED, FAINT = "#1f2933", "#66727f", "#e3e8ed"
+BLUE, ORANGE, GREEN = "#2f6db5", "#e07b39", "#3a9268"
+STYLE = {
+    "font.family": "DejaVu Sans",  # the font that matplotlib brings along
+    "font.size": 10,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$"
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.12,  # inches
+    "figure.constrained_layout.h_pad": 0.12,
+}
+
+P = ParamSpec("P")
+
+
+def png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
+    """Draw in the house's style and return the PNG without time or program version in it."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
+        with style.context(["default", STYLE]):
+            file = io.BytesIO()
+            draw(*args, **kwargs).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        return file.getvalue()
+
+    return drawn

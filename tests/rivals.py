@@ -1,0 +1,84 @@
+"""Other processes that promote: they race, or are killed. Without imports that they need not wait for."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+
+import mlflow
+
+from classifier.registry import Registry
+from classifier.tracking import open_store
+from commands.application import call
+from commands.promote import promote
+
+STORES = [f"mlflow.store.{kind}.sqlalchemy_store" for kind in ("tracking", "model_registry")]
+PROCESSES = multiprocessing.get_context("forkserver")  # each begins without this one's connections
+PROCESSES.set_forkserver_preload(["pandas", *STORES])
+WRITES = [
+    "create_registered_model",
+    "_create_model_version",
+    "set_logged_model_tags",
+    "set_registered_model_tag",
+    "set_registered_model_alias",
+    "set_model_version_tag",
+    "delete_registered_model",
+]
+
+
+def die_before(writes, root, name, work, *arguments):
+    """In a process of its own, which is killed when it begins its write to the registry with this number."""
+    os.environ["DVC_ROOT"] = root
+    open_store()
+    left = iter(range(writes, -1, -1))
+
+    def counted(method):
+        def call(*args, **kwargs):
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return method(*args, **kwargs)
+
+        return call
+
+    for write in WRITES:
+        setattr(mlflow.MlflowClient, write, counted(getattr(mlflow.MlflowClient, write)))
+    getattr(Registry(name), work)(*arguments)
+
+
+def race(root, name, rounds, barrier, answers, own):
+    """Promote `own` once a round, at the same moment as the other process."""
+    os.environ["DVC_ROOT"] = root
+    open_store()
+    for number in range(rounds):
+        registry = Registry(f"{name}-{number}")
+        champion = registry.aliases().get("champion")
+        barrier.wait(60)
+        try:
+            answers.put((number, registry.promote(*own, champion), None))
+        except ValueError as error:
+            answers.put((number, None, str(error)))
+        barrier.wait(60)
+
+
+def race_commands(root, rounds, start, gate, answers, run_id):
+    """`lenet promote RUN_ID` once a round; both rivals pass the gate before either goes on."""
+    os.environ["DVC_ROOT"] = root
+    os.chdir(root)
+    alone = Registry.promote
+
+    def together(*arguments):
+        gate.wait(60)
+        return alone(*arguments)
+
+    Registry.promote = together
+    for _ in range(rounds):
+        start.wait(60)
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                call(promote, [run_id, "--json"])
+            answers.put((run_id, json.loads(printed.getvalue())["outcome"]))
+        except ValueError as error:
+            answers.put((run_id, str(error)))

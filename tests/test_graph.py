@@ -1,0 +1,214 @@
+"""Replayed steps: on a CPU a plain call stands for the graph, and gives the bits of the engine's own steps."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from classifier.augmentation import Augmentation
+from classifier.checkpoint import Checkpoints
+from classifier.dataset import Split
+from classifier.device import be_deterministic
+from classifier.graph import DeviceAugmentation, GraphedSteps, cuda_graph
+from classifier.model import Classifier, LeNet5
+from classifier.training import DivergedError, Engine, run_epochs
+from classifier.training import fit as plain_fit
+from tests.samples import digits_split, train_params
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+TRAIN, VALIDATION = digits_split(100), digits_split(50, start=300)
+EMPTY = Split(np.zeros((0, 1, 32, 32), np.uint8), np.zeros(0, np.int64))
+
+
+@pytest.fixture
+def cuda():
+    """Deterministic, as the train stage is."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    be_deterministic(CUDA)
+    yield CUDA
+    torch.use_deterministic_algorithms(False)
+
+
+def replay_on_cpu(step):
+    """As `cuda_graph` does it: steps to warm up, one that is captured, and then the same call again and again."""
+    for _ in range(4):
+        step()
+    return step
+
+
+def new_classifier(seed=0):
+    torch.manual_seed(seed)
+    return Classifier(LeNet5(1, 10), [0.24], [0.33])
+
+
+def weights(classifier):
+    return torch.cat([parameter.detach().flatten() for parameter in classifier.cpu().parameters()])
+
+
+def eager(params, checkpoints=None):
+    classifier, rows = new_classifier(), []
+    plain_fit(classifier, TRAIN, VALIDATION, params, CPU, rows.append, checkpoints)
+    return weights(classifier), rows
+
+
+def graphed(params, checkpoints=None, capture=replay_on_cpu, device=CPU, train=TRAIN, report=None):
+    classifier, rows = new_classifier().to(device), []
+    steps = GraphedSteps(Engine(classifier, params, device), train, capture)
+    run_epochs(steps, VALIDATION, report or (lambda seed, row: rows.append(row)), checkpoints)
+    return weights(classifier), rows
+
+
+def assert_equal(found, expected):
+    assert torch.equal(found[0], expected[0])
+    assert found[1] == expected[1]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"momentum": 0.0},
+        {"nesterov": True, "shift": 2, "schedule": "one_cycle"},
+        {"rotation": 10.0, "scale": 0.1, "shift": 1, "label_smoothing": 0.1},
+        {"optimizer": "adamw", "schedule": "cosine", "batch_size": 25},  # no smaller batch at the end
+        {"optimizer": "muon", "schedule": "one_cycle"},
+        {"batch_size": 200},  # nothing else
+        {"precision": "bfloat16"},
+    ],
+)
+def test_replayed_steps_give_the_eager_bits(values):
+    params = train_params(**{"epochs": 2, "batch_size": 30, "log_every": 2} | values)
+    assert_equal(graphed(params), eager(params))
+
+
+def test_full_batches_are_replayed_and_the_smaller_one_is_not():
+    calls = {"captured": 0, "replayed": 0}
+
+    def capture(step):
+        calls["captured"] += 1
+
+        def replay():
+            calls["replayed"] += 1
+            step()
+
+        return replay
+
+    graphed(train_params(epochs=2, batch_size=30), capture=capture)
+    assert calls == {"captured": 1, "replayed": 6}
+    graphed(train_params(batch_size=200), capture=capture)
+    assert calls == {"captured": 1, "replayed": 6}
+
+
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_without_a_graph_training_goes_on_and_one_line_says_why(capsys, steps_before):
+    def failing(step):
+        for _ in range(steps_before):
+            step()
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with TORCH_USE_...")
+
+    params = train_params(epochs=2, batch_size=30, shift=1)
+    assert_equal(graphed(params, capture=failing), eager(params))
+    said = "CUDA error: operation not permitted when stream is capturing"
+    assert capsys.readouterr().err == f"no CUDA graph, kernels are launched one by one: {said}\n"
+
+
+def test_where_there_is_no_cuda_the_capture_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("there is")
+    with pytest.raises(RuntimeError):
+        cuda_graph(lambda: None)
+
+
+def test_divergence_is_found_at_the_same_step_before_its_update():
+    params = train_params(epochs=20, batch_size=30, learning_rate=100.0)
+    classifiers, messages = [new_classifier(), new_classifier()], []
+    with pytest.raises(DivergedError) as error:
+        plain_fit(classifiers[0], TRAIN, EMPTY, params, CPU, lambda row: None)
+    messages.append(str(error.value))
+    steps = GraphedSteps(Engine(classifiers[1], params, CPU), TRAIN, replay_on_cpu)
+    with pytest.raises(DivergedError) as error:
+        run_epochs(steps, EMPTY, lambda seed, row: None, None)
+    messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    assert re.match(r"loss or gradients are not finite at step \d+ ", messages[0])
+    assert torch.equal(weights(classifiers[0]), weights(classifiers[1]))
+    assert weights(classifiers[1]).isfinite().all()
+
+
+class StoppedError(Exception):
+    """What kills a training in a test."""
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 5])  # rows; the middle of an epoch included
+def test_resumed_from_a_checkpoint_it_gives_the_same_bits_and_rows(tmp_path, stop):
+    params = train_params(epochs=2, batch_size=30, log_every=2, shift=2, schedule="one_cycle")
+    rows = []
+
+    def report(seed, row):
+        rows.append(row)
+        if len(rows) == stop:
+            raise StoppedError
+
+    killed = Checkpoints(tmp_path / "seed-0", every=1)
+    if stop < 5:
+        with pytest.raises(StoppedError):
+            graphed(params, killed, report=report)
+        killed.wait()
+    assert_equal(graphed(params, Checkpoints(tmp_path / "seed-0", every=1)), eager(params))
+
+
+@pytest.mark.parametrize("values", [{}, {"shift": 3}, {"shift": 2, "rotation": 20.0, "scale": 0.3}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_on_the_device_gives_the_same_pixels(values, channels):
+    params = train_params(**values)
+    images = torch.randint(0, 256, (40, channels, 32, 32), dtype=torch.uint8)
+    plans = [Augmentation(params, 5, np.random.default_rng(seed)) for seed in (0, 1)]
+    moved = DeviceAugmentation(images, params)
+    draws = torch.stack([moved.draws(plan) for plan in plans])  # (K, batches, D)
+    assert draws.shape == moved.no_draws(2, 5).shape
+    assert draws.dtype == moved.no_draws(2, 5).dtype
+    picked = torch.stack([torch.randperm(40)[:7] for _ in plans])
+    for batch in range(5):
+        number = torch.tensor([batch])
+        expected = torch.stack([plan(images[those], batch) for plan, those in zip(plans, picked, strict=True)])
+        assert torch.equal(moved(picked, draws[:, number]), expected)
+        assert torch.equal(moved(picked[1], draws[1, number]), expected[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "values",
+    [{"shift": 2}, {"optimizer": "adamw"}, {"optimizer": "muon"}, {"rotation": 10.0}, {"precision": "bfloat16"}],
+)
+def test_the_graph_gives_the_bits_of_its_kernels_one_by_one_and_the_same_ones_twice(cuda, values, capsys):
+    params = train_params(epochs=3, batch_size=30, log_every=2, **values)
+    replayed = graphed(params, capture=cuda_graph, device=cuda)
+    assert_equal(replayed, graphed(params, capture=cuda_graph, device=cuda))
+    assert_equal(replayed, graphed(params, capture=lambda step: step, device=cuda))
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_gpu_within_a_window(cuda):
+    steps = GraphedSteps(Engine(new_classifier().to(cuda), train_params(shift=1, batch_size=30), cuda), TRAIN)
+    steps.begin_epoch(1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in range(steps.per_epoch):  # the smaller batch included
+            steps.step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert steps.engine.close_window(1, steps.per_epoch)[0] > 0
+
+
+@pytest.mark.gpu
+def test_a_step_that_cannot_be_captured_is_launched_kernel_by_kernel(cuda, capsys):
+    def capture(step):
+        return cuda_graph(lambda: (step(), torch.cuda.synchronize()))
+
+    params = train_params(epochs=2, batch_size=30, shift=1)
+    expected = graphed(params, capture=cuda_graph, device=cuda)
+    assert_equal(graphed(params, capture=capture, device=cuda), expected)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("no CUDA graph, kernels are launched one by one: ")

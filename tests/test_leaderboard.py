@@ -1,0 +1,269 @@
+"""The board, from runs in a real store."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from scipy.stats import t
+
+from classifier.leaderboard import groups, leaderboard, results
+from classifier.leaderboard_page import page
+from classifier.runs import all_runs
+from classifier.significance import mcnemar
+from tests.recorded import ReplicaWorkspace, Workspace
+from tests.results import TEST, empty_store, record
+from tests.samples import ROOT
+
+
+@pytest.fixture(autouse=True)
+def store(workspace):
+    (workspace / "mlflow.db").write_bytes(empty_store())
+
+
+def board(**options):
+    return leaderboard(all_runs(), **options)
+
+
+def test_seeds_of_the_same_params_data_and_code_are_one_entry():
+    runs = [record(seed, range(wrong)) for seed, wrong in enumerate([2, 4, 9])]
+    (entry,) = board().entries
+    assert [(each.run, each.seed, each.accuracy) for each in entry.results] == [
+        (runs[0], "0", 0.95),
+        (runs[1], "1", 0.9),
+        (runs[2], "2", 0.775),
+    ]
+    assert entry.run == runs[1]  # the median
+    assert entry.mean == pytest.approx(0.875)
+    assert entry.std == pytest.approx(0.0901388, rel=1e-5)
+    reach = t.ppf(0.975, 2) * entry.std / 3**0.5
+    assert (entry.low, entry.high) == (pytest.approx(0.875 - reach), 1)  # no accuracy is above 1
+    assert entry.trained_s == 2.5  # the run itself ended after 9 s
+    assert entry.parameters == 61706
+    assert entry.verdict == "best"
+
+
+def test_one_seed_has_no_interval():
+    record(0, [1])
+    (entry,) = board().entries
+    assert (entry.std, entry.low, entry.high) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"params": {"train.learning_rate": "0.1"}},
+        {"params": {"train.momentum": "0.9"}},
+        {"tags": {"dvc.data": "e" * 32 + ".dir"}},
+        {"tags": {"git.commit": "b" * 40}},
+        {"patch": b"diff --git a/classifier/model.py b/classifier/model.py\n"},
+    ],
+)
+def test_what_may_change_a_result_makes_another_entry(other):
+    record(0)
+    record(1, **other)
+    assert len(board().entries) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"params": {"train.log_every": "5"}},
+        {"params": {"train.replicas": "1"}},
+        {"params": {"evaluate.batch_size": "7"}},
+        {"tags": {"env.threads": "2"}},
+        {"patch": b"diff --git a/params.yaml b/params.yaml\n"},
+        {"patch": b"diff --git a/README.md b/README.md\n"},
+    ],
+)
+def test_what_cannot_change_a_result_does_not(other):
+    record(0)
+    record(1, **other)
+    (entry,) = board().entries
+    assert len(entry.results) == 2
+
+
+def test_a_seed_that_was_repeated_counts_once_with_its_newest_run():
+    record(0, [1, 2])
+    newest = record(0, [1])
+    (entry,) = board().entries
+    assert [each.run for each in entry.results] == [newest]
+
+
+def test_the_board_names_params_that_differ():
+    record(0)
+    record(0, params={"train.learning_rate": "0.1", "train.shift": "2"})
+    found = board()
+    assert found.columns == ["train.learning_rate", "train.shift"]
+    assert sorted(entry.value("train.shift") for entry in found.entries) == ["-", "2"]
+
+
+def test_a_difference_is_real_only_after_the_correction():
+    best = record(0, [0])
+    record(0, range(1, 9), params={"train.epochs": "3"})
+    record(0, range(1, 26), params={"train.epochs": "4"})
+    first, slightly, clearly = board().entries
+    assert (first.run, first.verdict, first.p) == (best, "best", None)
+    assert (slightly.best_alone, slightly.here_alone) == (8, 1)
+    assert slightly.p == pytest.approx(mcnemar(8, 1))
+    assert slightly.p < 0.05
+    assert slightly.p_corrected == slightly.p  # the larger of two
+    assert clearly.p_corrected == pytest.approx(2 * mcnemar(25, 1))
+    assert (slightly.verdict, clearly.verdict) == ("worse", "worse")
+
+
+def test_holm_counts_the_tests():
+    record(0, [0])
+    for number in range(3):
+        record(0, range(1, 9), params={"train.epochs": str(number + 3)})
+    assert {entry.verdict for entry in board().entries[1:]} == {"no real difference"}
+    assert board().entries[1].p_corrected == pytest.approx(3 * mcnemar(8, 1))
+
+
+def test_a_lower_mean_may_hide_a_better_model():
+    for seed, wrong in enumerate([20, 20, 0]):
+        record(seed, range(wrong), accuracy=0.9)  # what its metric says is what ranks it
+    record(0, [0], params={"train.epochs": "3"}, accuracy=0.8)
+    assert board().entries[1].verdict == "better"
+
+
+def test_other_test_data_are_shown_and_not_compared():
+    record(0, tags={"data.test_sha256": "b" * 64, "dvc.data": "e" * 32 + ".dir"})
+    record(0, [1, 2, 3])
+    found = board()
+    assert [(entry.verdict, entry.p) for entry in found.entries] == [("best", None), ("other test data", None)]
+    assert found.test_data == TEST  # the newest run's
+    assert board(test_data="bbb").entries[0].mean == 1
+    with pytest.raises(ValueError, match=rf"no run has test data cc; recorded are {TEST}, {'b' * 64}"):
+        board(test_data="cc")
+
+
+def test_without_predictions_there_is_no_test():
+    record(0)
+    record(0, [1], predictions=False, params={"train.epochs": "3"})
+    assert board().entries[1].verdict == "no predictions"
+
+
+def test_a_best_without_predictions_is_said():
+    record(0, predictions=False)
+    record(0, [1], params={"train.epochs": "3"})
+    assert board().entries[1].verdict == "the best has no predictions"
+
+
+def test_what_is_no_result_is_not_on_the_board():
+    record(0, tags={"evaluated": ""})  # its evaluation was killed
+    with pytest.raises(ValueError, match="no evaluated run: dvc repro makes one"):
+        board()
+
+
+def test_replicas_count_as_seeds_and_their_parent_not_at_all():
+    parent = record(4, [1], params={"train.replicas": "2"}, tags={"replicas.chosen_seed": "5"})
+    nested = {"mlflow.parentRunId": parent, "evaluated": "", "git.commit": "", "dvc.data": "", "data.test_sha256": ""}
+    children = [
+        record(seed, range(seed - 3), tags={**nested, "replica.seed": str(seed)}, predictions=False) for seed in (4, 5)
+    ]
+    alone = record(6, [1, 2, 3])
+    (entry,) = board().entries
+    assert [each.run for each in entry.results] == [*children, alone]
+    assert entry.run == alone  # the lower of the two that have predictions; those of seed 4 are not kept
+
+
+def test_a_sweep_is_no_result_and_its_runs_can_be_shown_alone():
+    sweep = record(0, tags={"sweep": "train.seed=0,1"}, params={"train.epochs": "9"})
+    runs = [record(seed, [seed], tags={"mlflow.parentRunId": sweep}) for seed in (0, 1)]
+    record(0, params={"train.epochs": "3"})
+    assert len(results(all_runs())) == 3
+    (entry,) = board(sweep=sweep).entries
+    assert [each.run for each in entry.results] == runs
+    with pytest.raises(ValueError, match=f"no evaluated run in sweep {runs[0]}"):
+        board(sweep=runs[0])
+
+
+def test_groups_take_code_by_content(tmp_path):
+    """In a repository a commit of dvc.lock changes nothing, and what was uncommitted is the same once committed."""
+
+    def git(*arguments):
+        command = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    def commit():
+        git("add", "classifier", "stages", "dvc.yaml", "dvc.lock")
+        git("commit", "-q", "-m", "x")
+        return {"git.commit": git("rev-parse", "HEAD").strip()}
+
+    for name in ("classifier/model.py", "stages/train.py", "dvc.yaml", "dvc.lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1\n")
+    git("init", "-q")
+    record(0, tags=commit())
+    (tmp_path / "dvc.lock").write_text("2\n")
+    tags = commit()
+    record(1, tags=tags)
+    assert len(groups(results(all_runs()))) == 1
+    (tmp_path / "classifier/model.py").write_text("2\n")
+    record(2, tags=tags, patch=git("diff", "HEAD").encode())
+    record(3, tags=commit())
+    assert sorted(len(entry.results) for entry in groups(results(all_runs()))) == [2, 2]
+    assert git("status", "--porcelain", "--untracked-files=no") == ""
+
+
+class Tags(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_fetches_nothing_and_escapes_what_it_shows():
+    record(0)
+    record(0, [1], params={"train.epochs": "<script>alert(1)</script>"})
+    found = Tags(page(board()))
+    assert "script" not in found.tags
+    assert "<script>alert(1)</script>" in found.text
+    assert not {"src", "srcset", "action"} & {name for name, _ in found.attributes}
+    assert {value for name, value in found.attributes if name == "href"} == {"data:,"}
+    assert "url(" not in page(board())
+    assert "@import" not in page(board())
+    assert found.tags.count("tr") == 3
+    assert found.tags.count("svg") == 2
+
+
+def lenet(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "commands", *arguments], cwd=Path.cwd(), capture_output=True, text=True
+    )
+
+
+def test_the_command_shows_what_the_stages_recorded(monkeypatch):
+    """The whole way: journals of a run and of two replicas are delivered, and the board is printed and written."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for outputs in (Workspace(), ReplicaWorkspace()):
+        outputs.train()
+        outputs.evaluate()
+    said = lenet("leaderboard", "--json")
+    assert said.returncode == 0, said.stderr
+    (entry,) = json.loads(said.stdout)["entries"]  # both have the same params but for the seed
+    assert [(run["seed"], run["accuracy"]) for run in entry["runs"]] == [("0", 0.9), ("4", 0.8), ("5", 0.9)]
+    assert entry["mean"] == pytest.approx(2.6 / 3)
+    shown = lenet("leaderboard", "--html", "board.html")
+    assert shown.returncode == 0, shown.stderr
+    assert "86.67%" in shown.stdout
+    assert "86.67%" in Path("board.html").read_text()
+
+
+def test_the_command_says_in_one_line_that_there_is_nothing(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    said = lenet("leaderboard")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr == "leaderboard: no evaluated run: dvc repro makes one\n"

@@ -1,0 +1,97 @@
+"""What a killed DVC leaves behind is mended; what is whole, or in use, is left alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from ruamel.yaml import YAML
+
+from classifier.mending import LOCK, RWLOCK, mend
+from tests.samples import ROOT
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A repository with this one's dvc.lock committed."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "dvc.lock", LOCK)
+    for command in ("init -q", "add .", "-c user.name=a -c user.email=b commit -qm lock"):
+        subprocess.run(["git", *command.split()], check=True)
+    RWLOCK.parent.mkdir(parents=True)
+    return tmp_path
+
+
+def held_by(pid):
+    return json.dumps({"write": {"/x/data/raw": {"pid": pid, "cmd": "/bin/dvc repro"}}, "read": {}})
+
+
+def test_nothing_is_mended_where_all_is_well(project):
+    assert mend() == []
+    LOCK.write_text("schema: '2.0'\nstages: {}\n")  # whole, and other than the last commit
+    assert mend() == []
+    assert LOCK.read_text() == "schema: '2.0'\nstages: {}\n"
+
+
+def test_nothing_is_mended_where_dvc_never_ran(project):
+    shutil.rmtree(".dvc")
+    LOCK.write_text("stages: [")
+    assert mend() == []
+
+
+def test_dvc_lock_cut_off_at_any_byte_is_one_that_dvc_reads(project):
+    content = LOCK.read_bytes()
+    mended = 0
+    for cut in range(0, len(content), 61):
+        LOCK.write_bytes(content[:cut])
+        said = mend()
+        mended += bool(said)
+        assert all("taken back from the last commit" in line for line in said)
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(LOCK))
+        assert LOCK.read_bytes() == content[:cut] if not said else content
+    assert mended > len(content) / 61 / 4
+
+
+def test_without_a_commit_of_it_dvc_writes_it_anew(project):
+    subprocess.run(["git", "rm", "-q", "--cached", "dvc.lock"], check=True)
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "none"], check=True)
+    LOCK.write_text("stages: [")
+    assert mend() == ["dvc.lock was cut off when DVC was killed: removed, DVC writes it anew"]
+    assert not LOCK.exists()
+
+
+def test_a_lock_of_a_process_that_is_no_dvc_is_removed(project):
+    RWLOCK.write_text(held_by(os.getppid()))
+    (line,) = mend()
+    assert line == f".dvc/tmp/rwlock named process {os.getppid()}, which is no DVC any more: removed"
+    assert not RWLOCK.exists()
+
+
+def test_a_lock_file_that_was_cut_off_is_removed(project):
+    RWLOCK.write_text(held_by(1)[:-5])
+    assert mend() == [".dvc/tmp/rwlock was cut off when DVC was killed: removed"]
+
+
+def test_what_a_living_dvc_holds_is_left_alone(project):
+    script = project / "dvc"
+    script.write_text("import time; time.sleep(60)")
+    with subprocess.Popen([sys.executable, str(script), "repro"]) as process:
+        try:
+            RWLOCK.write_text(held_by(process.pid))
+            assert mend() == []
+        finally:
+            process.kill()
+    assert len(mend()) == 1
+
+
+def test_while_dvc_holds_the_repository_nothing_is_touched(project):
+    script = "from zc.lockfile import LockFile; lock = LockFile('.dvc/tmp/lock'); print('held', flush=True); input()"
+    LOCK.write_text("stages: [")  # it may be writing just now
+    with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert mend() == []
+        process.communicate("\n")
+    assert len(mend()) == 1

@@ -1,0 +1,192 @@
+"""lenet promote, the whole way: what it prints, what it changes, and two processes at once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from classifier.registry import Registry
+from classifier.tracking import open_store
+from commands.application import call
+from commands.promote import promote
+from tests.candidates import Candidate, begin_project
+from tests.recorded import forget_store
+from tests.rivals import PROCESSES, race_commands
+from tests.samples import ROOT
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
+            patch.delenv(name, raising=False)
+        patch.setenv("DVC_ROOT", str(root))
+        patch.chdir(root)
+        begin_project()
+        wrong = {"bad": range(12), "one": [0], "two": [1], "three": []}
+        yield root, {name: Candidate(seed, wrong[name]).record() for seed, name in enumerate(wrong)}
+        forget_store()
+
+
+@pytest.fixture
+def runs(project, monkeypatch):
+    root, runs = project
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.chdir(root)
+    open_store()
+    yield runs
+    client = mlflow.MlflowClient()
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
+    forget_store()
+
+
+@pytest.fixture
+def lenet(capsys):
+    """`lenet(*arguments)`: exit status and what was printed."""
+
+    def lenet(*arguments):
+        status = 0
+        try:
+            call(promote, list(arguments))
+        except SystemExit as stopped:
+            status = stopped.code
+        return status, capsys.readouterr().out
+
+    return lenet
+
+
+def registered():
+    """All that the registry holds."""
+    client = mlflow.MlflowClient()
+    versions = client.search_model_versions()
+    return [dict(model) for model in client.search_registered_models()], [dict(version) for version in versions]
+
+
+def test_promote_refuse_roll_back(runs, lenet):
+    status, printed = lenet(runs["one"])
+    assert status == 0
+    assert "promoted: version 1 is classifier@champion\n" in printed
+    status, printed = lenet(runs["two"][:8])
+    assert status == 0
+    assert "promoted: version 2 is classifier@champion, version 1 is @previous\n" in printed
+    assert "to release it, commit the dvc.lock that holds this model" in printed
+
+    before = registered()
+    status, printed = lenet(runs["bad"])
+    assert status == 1
+    lines = printed.splitlines()
+    start = lines.index(f"run {runs['bad']} is not promoted, nothing was changed:")
+    assert [line.partition(" is ")[0].strip() for line in lines[start + 1 :]] == [
+        "the lower bound of its test accuracy",
+        "its expected calibration error",
+        "it",  # is worse than the champion
+    ]
+    assert lenet(runs["three"], "--dry-run")[1].endswith(f"{runs['three']} would be promoted; nothing was changed\n")
+    status, printed = lenet(runs["two"])
+    assert status == 0
+    assert printed.startswith("nothing to do: version 2, with this run's weights, is classifier@champion already\n")
+    assert registered() == before
+
+    assert lenet("--rollback") == (
+        0,
+        "rolled back: version 1 is classifier@champion again, version 2 is @previous\n",
+    )
+    with pytest.raises(ValueError, match="was itself rolled back"):
+        lenet("--rollback")
+    assert Registry("classifier").aliases() == {"champion": "1", "previous": "2"}
+
+
+def test_json(runs, lenet):
+    status, printed = lenet(runs["one"], "--json")
+    answer = json.loads(printed)
+    checks = answer.pop("checks")
+    assert status == 0
+    assert answer == {
+        "run_id": runs["one"],
+        "reasons": [],
+        "outcome": "promoted",
+        "version": "1",
+        "release": [],
+        "model": "classifier",
+        "champion": "1",
+        "previous": None,
+    }
+    assert [(check["gate"], check["passed"]) for check in checks] == [
+        ("accuracy_low", True),
+        ("calibration_error", True),
+        ("latency_ms", True),
+    ]
+    status, printed = lenet(runs["bad"], "--json")
+    refused = json.loads(printed)
+    assert (status, refused["outcome"], refused["champion"], len(refused["reasons"])) == (1, "refused", "1", 3)
+    assert json.loads(lenet(runs["one"], "--json")[1])["outcome"] == "unchanged"
+    assert json.loads(lenet(runs["two"], "--json", "--dry-run")[1])["outcome"] == "passed"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--rollback", "0123456789"], ["--rollback", "--dry-run"], ["--rollback", "--limits-alone"]]
+)
+def test_a_wrong_command_line(arguments):
+    with pytest.raises(ValueError, match="expected the id of a run, or --rollback without it"):
+        call(promote, arguments)
+
+
+def test_the_champion_is_loaded_by_its_alias_and_predicts(runs, lenet):
+    lenet(runs["three"])
+    images = load_file("data/normalized/test.safetensors")["images"][:5]
+    model = mlflow.pyfunc.load_model("models:/classifier@champion")
+    table = model.predict(images)
+    own = mlflow.pyfunc.load_model(f"runs:/{runs['three']}/classifier").predict(images)
+    assert table.columns.tolist() == ["predicted", *map(str, range(10))]
+    assert np.array_equal(table.to_numpy(), own.to_numpy())
+    assert set(table["predicted"]) <= set(map(str, range(10)))
+    assert table.drop(columns="predicted").sum(axis=1).to_numpy() == pytest.approx(np.ones(5))
+    assert model.metadata.run_id == runs["three"]
+
+
+def test_as_a_process(runs):
+    def run(*arguments):
+        command = [sys.executable, "-m", "commands.promote", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+    promoted = run(runs["one"])
+    assert (promoted.returncode, promoted.stderr) == (0, "")
+    assert promoted.stdout.endswith("run this command again\n")
+    unknown = run("0123456789")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr.startswith("promote: no run's id begins with '0123456789'; the newest are ")
+    assert unknown.stderr.count("\n") == 1
+
+
+def test_of_two_commands_at_once_one_wins_and_the_other_says_so(runs, lenet):
+    """Both have passed the gate before either moves an alias; three rounds, from the same champion each time."""
+    rounds = 3
+    lenet(runs["three"])
+    start, gate, answers = PROCESSES.Barrier(3), PROCESSES.Barrier(2), PROCESSES.Queue()
+    common = (os.environ["DVC_ROOT"], rounds, start, gate, answers)
+    rivals = [
+        PROCESSES.Process(target=race_commands, args=(*common, runs[name]), daemon=True) for name in ("one", "two")
+    ]
+    for rival in rivals:
+        rival.start()
+    registry = Registry("classifier")
+    for _ in range(rounds):
+        registry.client.set_registered_model_alias("classifier", "champion", "1")
+        start.wait(60)
+        outcomes = dict(answers.get(timeout=60) for _ in range(2))
+        (won,) = (run_id for run_id, outcome in outcomes.items() if outcome == "promoted")
+        champion = registry.aliases()["champion"]
+        assert registry.aliases() == {"champion": champion, "previous": "1"}
+        assert registry.version(champion).run_id == won
+        del outcomes[won]
+        assert list(outcomes.values()) == [
+            f"version {champion} became classifier@champion in the meantime: nothing was changed, run it again"
+        ]

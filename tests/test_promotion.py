@@ -1,0 +1,238 @@
+"""What the gate lets pass, and what it says of the rest: real models and runs in a real store."""
+
+import math
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from classifier.promotion import comparison, consider, limits, median_latency_ms, model_of, releasing, unfit
+from classifier.registry import Registry
+from classifier.tracking import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG, open_store
+from tests.candidates import LIMITS, Candidate, begin_project, git
+from tests.recorded import forget_store, get_run
+from tests.samples import file_params
+
+PARAMS = file_params().promote.model_copy(update=LIMITS)
+TOO_BAD = range(12)  # images wrong: with 45 of 57 right the lower bound is 0.667
+WORSE = range(6)  # 51 of 57 right: 0.785; against all right p is 0.03125
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A repository with the runs of four candidates: name -> id."""
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
+            patch.delenv(name, raising=False)
+        patch.setenv("DVC_ROOT", str(root))
+        patch.chdir(root)
+        begin_project()
+        wrong = {"good": [], "nearly": [0], "worse": WORSE, "bad": TOO_BAD}
+        runs = {name: Candidate(seed, wrong[name]).record() for seed, name in enumerate(wrong)}
+        runs["other"] = Candidate(4, images=58).record()
+        yield root, runs
+        forget_store()
+
+
+@pytest.fixture
+def runs(project, monkeypatch):
+    """In that repository, without a registered model."""
+    root, runs = project
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.chdir(root)
+    open_store()
+    yield runs
+    client = mlflow.MlflowClient()
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
+    forget_store()
+
+
+def champion(run_id):
+    """A registry with this run's model as the champion."""
+    registry = Registry("classifier")
+    verdict = consider(get_run(run_id), registry, PARAMS)
+    assert not verdict.reasons
+    registry.promote(verdict.model_id, verdict.tags, None)
+    return registry
+
+
+def test_limits_hold_at_the_limit_and_not_beyond():
+    params = PARAMS.model_copy(update={"min_accuracy_low": 0.9, "max_calibration_error": 0.05, "max_latency_ms": 10.0})
+
+    def passed(accuracy, error, latency):
+        metrics = {"test/accuracy_low": accuracy, "test/expected_calibration_error": error}
+        return [check.passed for check in limits(metrics, latency, params)]
+
+    assert passed(0.9, 0.05, 10.0) == [True, True, True]
+    assert passed(0.8999, 0.0501, 10.01) == [False, False, False]
+    assert passed(math.nan, math.nan, math.nan) == [False, False, False]
+    assert [check.passed for check in limits({}, 1.0, params)] == [False, False, True]
+    assert limits({}, 11.0, params)[2].reason == "its time for one image in ms is 11, allowed is at most 10"
+
+
+def table(right):
+    labels = np.zeros(len(right), np.int64)
+    return pd.DataFrame({"label": labels, "predicted": np.where(right, 0, 1)})
+
+
+def test_worse_than_the_champion_is_a_matter_of_significance():
+    good = table([True] * 20)
+    for wrong, p, passed in [(5, 0.0625, True), (6, 0.03125, False)]:
+        check = comparison(table([False] * wrong + [True] * (20 - wrong)), good, "3", 0.05)
+        assert (check.value, check.passed) == (p, passed)
+    assert check.reason == (
+        "it is worse than the champion, version 3 (6 images right there alone, 0 here alone): "
+        "McNemar's p-value is 0.03125, allowed is at least 0.05, or better than version 3"
+    )
+    better = comparison(good, table([False] * 20), "3", 0.05)
+    assert better.passed
+    assert better.value < 1e-5
+    with pytest.raises(ValueError, match="not of the same images"):
+        comparison(good, table([True] * 21), "3", 0.05)
+
+
+def test_the_first_champion_is_judged_by_the_limits_alone(runs):
+    verdict = consider(get_run(runs["good"]), Registry("classifier"), PARAMS)
+    assert [check.name for check in verdict.checks] == ["accuracy_low", "calibration_error", "latency_ms"]
+    assert (verdict.champion, verdict.reasons, verdict.already) == (None, [], False)
+    latency = verdict.checks[2].value
+    assert 0.01 < latency < 1000
+
+
+def test_every_reason_is_told(runs):
+    registry = champion(runs["good"])
+    params = PARAMS.model_copy(update={"max_calibration_error": 0.01, "max_latency_ms": 0.0001})
+    verdict = consider(get_run(runs["bad"]), registry, params)
+    accuracy, calibration, latency, worse = verdict.reasons
+    assert accuracy == "the lower bound of its test accuracy is 0.6671, allowed is at least 0.7"
+    assert calibration.startswith("its expected calibration error is 0.2")
+    assert calibration.endswith(", allowed is at most 0.01")
+    assert latency.startswith("its time for one image in ms is ")
+    assert latency.endswith(", allowed is at most 0.0001")
+    assert worse.startswith("it is worse than the champion, version 1 (12 images right there alone, 0 here alone)")
+
+
+def test_a_little_worse_than_the_champion_may_be_chance(runs):
+    registry = champion(runs["good"])
+    params = PARAMS.model_copy(update={"max_calibration_error": 0.5})
+    assert consider(get_run(runs["nearly"]), registry, params).reasons == []
+    (reason,) = consider(get_run(runs["worse"]), registry, params).reasons
+    assert "McNemar's p-value is 0.03125" in reason
+    assert consider(get_run(runs["worse"]), registry, params.model_copy(update={"significance": 0.03})).reasons == []
+
+
+def test_the_present_champion_is_not_measured_again(runs):
+    verdict = consider(get_run(runs["good"]), champion(runs["good"]), PARAMS)
+    assert (verdict.already, verdict.checks, verdict.reasons) == (True, (), [])
+
+
+def test_a_champion_of_other_test_data_is_a_problem_unless_the_limits_suffice(runs):
+    registry, other = champion(runs["good"]), get_run(runs["other"])
+    (reason,) = consider(other, registry, PARAMS).reasons
+    here, there = (get_run(runs[name]).data.tags["data.test_sha256"] for name in ("other", "good"))
+    assert reason == (
+        f"its test split (SHA-256 {here}) is not that of the champion, version 1 ({there}), so they cannot be "
+        "compared: --limits-alone goes by the limits without it"
+    )
+    assert consider(other, registry, PARAMS, limits_alone=True).reasons == []
+    assert "mcnemar_p" in [check.name for check in consider(get_run(runs["nearly"]), registry, PARAMS).checks]
+
+
+def test_a_champion_without_predictions_is_a_problem_unless_the_limits_suffice(runs):
+    registry = Registry("classifier")
+    same_images = {"data.test_sha256": get_run(runs["good"]).data.tags["data.test_sha256"]}
+    registry.client.create_registered_model("classifier")
+    registry.client.create_model_version("classifier", "file:///elsewhere", tags=same_images)  # of no run
+    registry.client.set_registered_model_alias("classifier", "champion", "1")
+    (reason,) = consider(get_run(runs["good"]), registry, PARAMS).reasons
+    assert reason.startswith("the predictions of the champion, version 1, are gone with its run, so")
+    assert consider(get_run(runs["good"]), registry, PARAMS, limits_alone=True).reasons == []
+
+
+def test_a_version_carries_lineage_metrics_and_what_the_gate_measured(runs):
+    run = get_run(runs["good"])
+    verdict = consider(run, Registry("classifier"), PARAMS)
+    tags = verdict.tags
+    for name in ("git.commit", "git.dirty", "dvc.data", "dvc.model", WEIGHTS_TAG, "data.test_sha256"):
+        assert tags.pop(name) == run.data.tags[name]
+    assert tags.pop("promotion.judged_against") == "none"
+    measured = {name.removeprefix("promotion."): tags.pop(name) for name in list(tags) if name.startswith("promotion.")}
+    assert measured == {check.name: repr(check.value) for check in verdict.checks}
+    assert tags == {name: repr(value) for name, value in run.data.metrics.items() if name.startswith("test/")}
+    assert tags["test/accuracy"] == "1.0"
+
+
+def changed(run, **attributes):
+    """The run as MLflow has it once tags or its status are others."""
+    client = mlflow.MlflowClient()
+    copy = client.create_run(run.info.experiment_id)
+    for name, value in {**run.data.tags, **attributes.get("tags", {})}.items():
+        if value is not None:
+            client.set_tag(copy.info.run_id, name, value)
+    client.set_terminated(copy.info.run_id, attributes.get("status", "FINISHED"))
+    return client.get_run(copy.info.run_id)
+
+
+def test_what_is_no_candidate_is_told_in_one_line(runs):
+    good = get_run(runs["good"])
+    assert unfit(good) is None
+    client = mlflow.MlflowClient()
+
+    replica = changed(good, tags={SEED_TAG: "3", "mlflow.parentRunId": good.info.run_id})
+    assert unfit(replica) == f"it is one replica of run {good.info.run_id}, which has the model: promote that one"
+
+    parent = client.create_run(good.info.experiment_id)
+    changed(good, tags={"mlflow.parentRunId": parent.info.run_id})
+    assert unfit(parent) == (
+        "it is a sweep, the parent of runs, without a model of its own: lenet leaderboard shows which to promote"
+    )
+
+    failed = changed(good, status="FAILED", tags={"error": "ValueError: no\nmore", WEIGHTS_TAG: None})
+    assert unfit(failed) == "it is FAILED, allowed is FINISHED (ValueError: no)"
+    changed(good, tags={SEED_TAG: "0", "mlflow.parentRunId": failed.info.run_id})
+    assert unfit(failed) == "it is FAILED, allowed is FINISHED (ValueError: no)"  # of replicas, and no sweep
+    assert unfit(changed(good, status="KILLED")) == "it is KILLED, allowed is FINISHED"
+    client.update_run(failed.info.run_id, status="RUNNING")
+    assert "lenet sync delivers" in unfit(get_run(failed.info.run_id))
+
+    assert "was not evaluated" in unfit(changed(good, tags={EVALUATED_TAG: None}))
+    assert unfit(changed(good, tags={"dvc.model": None, "git.commit": None})) == (
+        "it does not say the commit that made it (tag git.commit), DVC's hash of the model (tag dvc.model)"
+    )
+    without = changed(good)
+    assert unfit(without) is None
+    (reason,) = consider(without, Registry("classifier"), PARAMS).reasons
+    assert reason == "its model is not in MLflow, or was deleted there"
+
+
+def test_a_model_that_was_broken_off_does_not_count(runs):
+    run = get_run(runs["nearly"])
+    client = mlflow.MlflowClient()
+    whole = model_of(run).model_id
+    client.create_logged_model(run.info.experiment_id, source_run_id=run.info.run_id)
+    assert model_of(run).model_id == whole
+
+
+def test_another_model_than_the_evaluated_one_is_refused(workspace):
+    candidate = Candidate(0)
+    with pytest.raises(ValueError, match=f"the run's model has weights {candidate.meta.weights_sha256}, evaluated"):
+        median_latency_ms(candidate.model, "0" * 64)
+
+
+def test_a_release_tags_the_commit_that_holds_the_model(workspace):
+    begin_project()
+    candidate = Candidate(0)
+    run = get_run(candidate.record())
+    assert releasing(run, "classifier", "3") == []
+    git("add", "dvc.lock")
+    git("commit", "-qm", "trained")
+    commit = git("rev-parse", "--short", "HEAD")
+    Candidate(1)
+    git("commit", "-qam", "trained again")
+    tag, push, push_tag = releasing(run, "classifier", "3")
+    assert tag == f'git tag -a classifier@v3.0.0 -m "Version 3 of classifier, MLflow run {run.info.run_id}" {commit}'
+    assert (push, push_tag) == ("dvc push --all-tags", "git push origin classifier@v3.0.0")
+    assert not run.data.tags["git.commit"].startswith(commit)

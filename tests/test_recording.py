@@ -1,0 +1,182 @@
+"""A stage beside its real recorder: nothing is lost, however the stage ends and whatever the store does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from classifier import recording
+from classifier.journal import waiting_journals
+from classifier.tracking import open_store
+from tests.recorded import Workspace, all_runs, files, history
+from tests.samples import ROOT, file_params
+
+pytestmark = pytest.mark.usefixtures("workspace")
+
+STAGE = """
+import sys, time
+from classifier.cli import run
+from classifier.history import Row
+from classifier.recording import recording
+from tests.samples import file_params
+
+def main(arguments):
+    with recording("train", file_params()) as record:
+        record.begin("key", {"threads": "1"})
+        for step in range(3):
+            record.log_row(0, Row(step, 1, step, 0.1, 2.0))
+        print("written", flush=True)
+        time.sleep(float(arguments[0]))
+
+run(main)
+"""
+
+
+def stage(seconds):
+    """A stage that writes three rows and then goes on for some seconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STAGE, str(seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout.readline() == "written\n"
+    return process
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
+
+
+def only_run():
+    open_store()
+    (run,) = all_runs()
+    return run
+
+
+def test_a_run_is_delivered_while_the_stage_runs_and_finished_with_it():
+    process = stage(0)
+    assert process.communicate(timeout=120) == ("", "")
+    run = only_run()
+    assert run.info.status == "FINISHED"
+    assert history(run.info.run_id, "train/running_loss") == [(0, 2.0), (1, 2.0), (2, 2.0)]
+    assert "code/environment.json" in files(run.info.run_id)
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    assert not waiting_journals()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=str
+)
+def test_a_stage_that_is_stopped_leaves_a_run_that_says_so(number, status):
+    process = stage(600)
+    begin = time.monotonic()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == status
+    assert time.monotonic() - begin < 30
+    wait_until(lambda: not waiting_journals())
+    run = only_run()
+    assert run.info.status == "KILLED"
+    assert len(history(run.info.run_id, "train/running_loss")) == 3
+    assert "error" in run.data.tags
+
+
+def test_a_stage_and_its_recorder_killed_together_leave_a_journal_that_the_next_stage_delivers():
+    process = stage(600)
+    recorders = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    for pid in (*map(int, recorders), process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert len(waiting_journals()) == 1
+    next_stage = stage(0)
+    assert next_stage.communicate(timeout=120)[1] == ""
+    assert not waiting_journals()
+    run = only_run()  # the same key: a training that was resumed
+    assert run.info.status == "FINISHED"
+    assert len(history(run.info.run_id, "train/running_loss")) == 3
+
+
+def sync():
+    command = [sys.executable, "-m", "commands.sync"]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, monkeypatch):
+    store = workspace / "mlflow.db"
+    store.mkdir()  # so that SQLite cannot open it
+    process = stage(0)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "MLflow: " in said
+    assert "lenet sync delivers it" in said
+    assert len(said.splitlines()) == 1
+    refused = sync()
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert len(waiting_journals()) == 1
+    store.rmdir()
+    delivered = sync()
+    assert (delivered.returncode, delivered.stderr) == (0, "")
+    assert delivered.stdout.startswith("delivered: train, run ")
+    assert sync().stdout == "nothing waits\n"
+    run = only_run()
+    assert run.info.status == "FINISHED"
+    assert len(history(run.info.run_id, "train/running_loss")) == 3
+
+
+def test_what_is_for_another_store_or_still_written_is_left_alone(monkeypatch, workspace):
+    process = stage(600)
+    try:
+        other = recording.Recording("train", file_params())
+        monkeypatch.setattr(recording, "shown_uri", lambda: "http://elsewhere")
+        other.begin("other", {})
+        other.recorder.kill()
+        other.recorder.communicate()
+        answer = sync().stdout
+    finally:
+        process.kill()
+        process.communicate()
+    assert answer == "2 of other stores, or of stages that still run: left alone\n"
+
+
+def test_the_stage_waits_no_longer_than_its_patience(monkeypatch, capsys):
+    """For a recorder that never ends; what was written waits."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(recording, "start_recorder", lambda journal: subprocess.Popen(sleep, stdin=subprocess.PIPE))
+    monkeypatch.setattr(recording, "PATIENCE_S", 0.5)
+    with recording.recording("train", file_params()) as record:
+        record.begin("key", {})
+    assert record.recorder.returncode == -9
+    assert capsys.readouterr().err == "MLflow takes over 0.5 s; the rest waits: lenet sync\n"
+    assert [event["do"] for event in waiting_journals()[0].read()[0]] == ["begin", "files", "end"]
+
+
+def test_no_password_is_written_down(monkeypatch, workspace):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    process = stage(0)
+    _, said = process.communicate(timeout=120)
+    assert "127.0.0.1" in said
+    assert "secret" not in said
+    (journal,) = waiting_journals()
+    assert not [path for path in journal.folder.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+
+
+def test_evaluate_beside_its_recorder_completes_the_run(workspace):
+    outputs = Workspace()
+    with recording.recording("train", outputs.params) as record:
+        record.begin("key", {})
+        record.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
+    with recording.recording("evaluate", outputs.params) as record:
+        record.begin("evaluation", {}, outputs.meta.weights_sha256)
+        record.log_evaluation({"accuracy": 0.9}, {}, outputs.reports, outputs.model)
+    run = only_run()
+    assert run.data.metrics["test/accuracy"] == 0.9
+    assert run.data.tags["evaluated"] == "true"

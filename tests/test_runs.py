@@ -1,0 +1,100 @@
+"""Recorded runs, read back from a real store."""
+
+import sqlite3
+from contextlib import closing
+
+import mlflow
+import pytest
+
+from classifier.runs import all_runs, find_run, frame, keeper, predictions
+from tests.results import TEST, empty_store, record, wrong_on
+
+
+@pytest.fixture(autouse=True)
+def store(workspace):
+    (workspace / "mlflow.db").write_bytes(empty_store())
+
+
+def replicas():
+    parent = record(4, [1], params={"train.replicas": "2"}, tags={"replicas.chosen_seed": "5"})
+    nested = {"mlflow.parentRunId": parent, "evaluated": "", "git.commit": "", "dvc.data": "", "data.test_sha256": ""}
+    return parent, *(record(seed, tags={**nested, "replica.seed": str(seed)}, predictions=False) for seed in (4, 5))
+
+
+def test_a_run_is_found_by_its_id_and_by_its_beginning():
+    run, other = record(0), record(1)
+    assert find_run(run).info.run_id == run
+    assert find_run(f" {other[:8].upper()} ").info.run_id == other
+
+
+def test_a_beginning_that_none_has_names_the_newest_runs():
+    run = record(0)
+    with pytest.raises(ValueError, match=f"no run's id begins with '000000'; the newest are {run[:12]} "):
+        find_run("000000")
+
+
+def test_an_empty_store_is_said():
+    with pytest.raises(ValueError, match="no run's id begins with '000000': there is none, run dvc repro"):
+        find_run("000000")
+    assert all_runs().empty
+
+
+@pytest.mark.parametrize("prefix", ["", "12345", "a%%%%%%", "../../etc"])
+def test_what_is_no_beginning_of_an_id_is_refused(prefix):
+    with pytest.raises(ValueError, match="is no run: allowed are a run's id or at least its first 6 characters"):
+        find_run(prefix)
+
+
+def test_a_beginning_that_several_have_names_them():
+    runs = [record(0), record(1)]
+    with closing(sqlite3.connect("mlflow.db")) as store, store:
+        for number, run in enumerate(runs):
+            store.execute("UPDATE runs SET run_uuid = ? WHERE run_uuid = ?", (f"abcdef{number:026d}", run))
+    with pytest.raises(ValueError, match=r"'abcdef' begins several ids: (abcdef000000 \(.*\)(, )?){2}; add characters"):
+        find_run("abcdef")
+
+
+def test_predictions_are_the_table_that_evaluate_wrote():
+    found = predictions(find_run(record(0, [3])))
+    assert [*found] == ["index", "label", "predicted", "p_0", "p_1", "p_2", "p_3"]
+    assert found["predicted"].tolist() == wrong_on([3]).tolist()
+
+
+def test_predictions_of_a_replica_are_its_parents_if_it_was_chosen():
+    parent, other, chosen = replicas()
+    assert keeper(find_run(chosen)).info.run_id == parent
+    assert len(predictions(find_run(chosen))) == 40
+    message = (
+        f"run {other} is the replica of seed 4; the predictions that are kept, in run {parent}, are those of seed 5"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        predictions(find_run(other))
+
+
+def test_a_sweep_does_not_stand_for_its_runs():
+    run = find_run(record(0, tags={"mlflow.parentRunId": record(1)}))
+    assert keeper(run) is run
+
+
+def test_a_replica_has_its_parents_data_and_tags():
+    parent, other, chosen = replicas()
+    rows = all_runs()
+    assert set(rows["test_data"]) == {TEST}
+    assert rows["replica_of"].dropna().to_dict() == {other: parent, chosen: parent}
+    assert rows["seed"].to_dict() == {parent: "5", other: "4", chosen: "5"}
+    assert set(rows["address"]) == {rows.loc[parent, "address"]}
+    assert rows["keeper"].notna().to_dict() == {parent: True, other: False, chosen: True}
+    assert rows.loc[chosen, "tags.git.commit"] == "c" * 40
+    assert rows.loc[chosen, "trained_s"] == 2.5
+
+
+def test_runs_of_before_the_test_split_was_recorded_have_that_of_the_same_data():
+    old = record(0, tags={"data.test_sha256": ""})
+    older = record(0, tags={"data.test_sha256": "", "dvc.data": "e" * 32 + ".dir"})
+    record(0)
+    assert all_runs()["test_data"][[old, older]].tolist() == [TEST, "e" * 32 + ".dir"]
+
+
+def test_restored_runs_do_not_know_how_long_training_took():
+    run = record(0, tags={"train.restored": "true"})
+    assert frame([mlflow.get_run(run)]).loc[run, "trained_s"] is None
