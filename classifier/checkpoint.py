@@ -32,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from classifier.files import sha256, sha256_of, write_atomic
+from classifier.files import read_file, sha256, sha256_of, write_atomic
 from classifier.history import Row
 from classifier.lineage import project_root
 from classifier.ownership import claim
@@ -40,6 +40,7 @@ from classifier.params import TrainParams
 
 CHECKPOINTS = Path(".pipeline/checkpoints")  # in the project's root
 KEPT = 2
+LARGEST = 1 << 30  # bytes of any file
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,14 @@ class Checkpoints:
         return sorted(self.folder.glob("*-*.safetensors"), reverse=reverse)
 
     def _read(self, path: Path) -> Checkpoint:
-        content = path.read_bytes()
+        content = read_file(path, LARGEST)
         if sha256(content) != path.stem.partition("-")[2]:
             raise ValueError("its bytes do not have the SHA-256 of its name")
         try:
             tensors = load(content)
             with safe_open(path, "pt") as file:
                 position = TypeAdapter(Position).validate_json((file.metadata() or {}).get("position", ""))
-            rows = self.rows_path.read_bytes()[: position.rows_bytes]
+            rows = read_file(self.rows_path, LARGEST)[: position.rows_bytes]
             if sha256(rows) != position.rows_sha256:
                 raise ValueError("the history beside it is another")
             return Checkpoint(position, [TypeAdapter(Row).validate_json(line) for line in rows.splitlines()], tensors)

@@ -15,10 +15,14 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from classifier.files import read_file
+
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 STAGES = ("download", "normalize", "train", "evaluate")  # of dvc.yaml, in its order
+LARGEST = 1 << 15  # bytes of params.yaml, which has some 2,500: no text so short takes the parser over a second
+SHOWN = 50  # problems
 
 
 class Section(BaseModel):
@@ -219,7 +223,7 @@ class Params(Section):
 def load_params(path: Path) -> Params:
     """Read and check the whole file; ValueError lists every problem with key, value and what is allowed."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, LARGEST).decode("utf-8")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run in the project's root") from None
     except UnicodeDecodeError as error:
@@ -240,7 +244,8 @@ def parse_params(text: str, path: Path) -> Params:
     except ValidationError as error:
         problems = [_describe(problem) for problem in error.errors()]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise ValueError("\n  ".join([f"{path} has {count}:", *problems]))
+    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    raise ValueError("\n  ".join([f"{path} has {count}:", *problems[:SHOWN], *more]))
 
 
 def _describe(problem: Any) -> str:
@@ -256,7 +261,7 @@ def _describe(problem: Any) -> str:
     name = str(location[-1]) if location else ""
     meaning = fields[name].description if name in fields else None
     if problem["type"] == "extra_forbidden":
-        return f"{key}: {reprlib.repr(problem['input'])}: {_unknown(name, fields)}"
+        return f"{key:.200}: {_shown(problem['input'])}: {_unknown(name, fields)}"
     if problem["type"] == "missing":
         return f"{key} is missing" + (f": {meaning}" if meaning else "")
     if problem["type"] in ("model_type", "model_attributes_type"):
@@ -269,7 +274,10 @@ def _describe(problem: Any) -> str:
 
 def _shown(value: Any) -> str:
     """As YAML writes it, cut short."""
-    return "null" if value is None else reprlib.repr(value)
+    try:
+        return "null" if value is None else f"{reprlib.repr(value):.200}"  # aliases make it millions
+    except ValueError:  # Python refuses to write so long a number
+        return f"a number of {value.bit_length():,} bits"
 
 
 def _unknown(name: str, allowed: Iterable[str]) -> str:

@@ -20,11 +20,12 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from classifier.checkpoint import NO_WORK, Work
 from classifier.cli import run
 from classifier.dataset import read_meta, read_split
+from classifier.files import write_atomic
 from classifier.history import Row
 from classifier.model import Classifier
 from classifier.model_dir import build
@@ -208,11 +209,11 @@ def _work(arguments: list[str]) -> None:
 
         try:
             classifier = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say, work)
+            state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
+            write_atomic(Path(job["folder"]) / f"{seed}.safetensors", save(state))
         except (ValueError, OSError) as error:
             print(json.dumps({"error": f"seed {seed}: {error}"}), flush=True)
             return
-        state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
-        save_file(state, Path(job["folder"]) / f"{seed}.safetensors")
 
 
 def median_seed(replicas: Mapping[int, Replica]) -> int:

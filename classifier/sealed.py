@@ -47,7 +47,7 @@ def read_sealed(path: Path, form: type[Form], stage: str) -> Form:
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ValueError(
             f"{path} is damaged ({error.error_count()} problems), the first: "
-            f"{where:.200}: {reprlib.repr(first['input'])}: {first['msg']:.200}: {again}"
+            f"{where:.200}: {reprlib.repr(first['input']):.200}: {first['msg']:.200}: {again}"
         ) from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged, or none of ours: {again}") from None

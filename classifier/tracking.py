@@ -318,6 +318,7 @@ def open_store(name: str | None = None) -> str:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next delivery is the retry
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # no model of ours is one
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri, root = store_uri(), project_root()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from classifier.augmentation import Augmentation
-from classifier.checkpoint import Checkpoints
+from classifier.checkpoint import CHECKPOINTS, Checkpoints
 from classifier.dataset import Split
 from classifier.history import Row
 from classifier.inference import predict
@@ -246,6 +246,13 @@ class Engine:
         tensors = self._tensors()
         if wrong := sorted(tensors.keys() ^ state.keys()):
             raise ValueError(f"not this training's state, which differs in {', '.join(wrong)}")
+        for name, value in tensors.items():
+            saved = state[name]
+            if saved.shape != value.shape or saved.dtype != value.dtype or not saved.isfinite().all():
+                raise ValueError(
+                    f"{name} of the checkpoint is {tuple(saved.shape)} {saved.dtype}, or not finite: allowed is finite "
+                    f"{tuple(value.shape)} {value.dtype}; remove {CHECKPOINTS}"
+                )
         for name, value in tensors.items():
             value.copy_(state[name])
 

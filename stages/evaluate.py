@@ -40,8 +40,10 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     from classifier.model_dir import read_model, read_model_meta, read_replicas
     from classifier.recording import restore_training
     from classifier.reports import write_evaluation
+    from classifier.training_report import verify_training
 
     data_meta, model_meta = read_meta(data), read_model_meta(model)
+    verify_training(training)
     if data_meta.name != model_meta.dataset:
         raise ValueError(f"{model} was trained on {model_meta.dataset}, {data} holds {data_meta.name}: run dvc repro")
     device = pick_device(params.evaluate.device)

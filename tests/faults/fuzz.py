@@ -1,0 +1,271 @@
+"""Damaged and forged files by the thousand, given to each reader: it reads them, or refuses them in one line.
+
+    python -m tests.faults.fuzz SECONDS [SEED]
+
+A forged file carries the right hash, so that the parser behind the hash check is what gets attacked. Prints how many
+were read and refused, and how many a second; keeps what did anything else, and then ends with status 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from classifier.checkpoint import Checkpoints
+from classifier.cifar import read_archive
+from classifier.dataset import read_meta, read_split
+from classifier.files import json_bytes, sha256
+from classifier.formats import digits_csv, idx
+from classifier.history import Row, read_history, write_history
+from classifier.model_dir import build, read_model, write_model
+from classifier.params import parse_params
+from classifier.raw import read_raw, write_manifest
+from classifier.sealed import SEAL
+from classifier.sources import origin
+from classifier.training import Engine
+from classifier.training_report import verify_training, write_training
+from tests import tiny_files
+from tests.faults.watch import nothing_happens
+from tests.samples import ROOT, file_params, train_params, write_digits
+
+SLOW_S = 2.0  # seconds; a busy machine is given five times as long before it counts
+LONGEST_LINE = 1500  # characters
+ROWS = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
+TOKENS = [
+    *(b"NaN", b"Infinity", b"-1", b"0", b"1e400", b"9" * 30, b"18446744073709551615", b"null", b"true", b'""', b"[]"),
+    *(b"{}", b'"../../x"', b"[" * 2000, b"{" * 200, b"\\ud800", b"\x00", b"\xff\xfe", b"\n", b",", b":", b"F64", b"U8"),
+    *(b"data_offsets", b"__metadata__", b"shape", b"dtype", b"!!python/name:os.system ", b"&a [*a]", b"$(touch ran)"),
+    *(b"\xff" * 8, b"\x00" * 8, b"\x80\x04c", b"cos\nsystem\n(S'touch ran'\ntR.", b"PK\x03\x04", b"\x1f\x8b\x08"),
+]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`content` is a file as it is written, `feed` gives another content to who reads it."""
+
+    name: str
+    content: bytes
+    feed: Callable[[bytes], Any]
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """One to four edits: bits, bytes, slices, numbers, tokens; mostly near the start, where headers are."""
+    edited = bytearray(content)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        length = len(edited)
+        near = length if chance.random() < 0.3 else min(length, 1500)
+        at = chance.randrange(near + 1)
+        end = min(length, at + chance.choice((1, 2, 8, 64, 1000)))
+        match chance.randrange(8):
+            case 0 if at < length:
+                edited[at] ^= 1 << chance.randrange(8)
+            case 1 if at < length:
+                edited[at] = chance.randrange(256)
+            case 2:
+                del edited[at:end]
+            case 3:
+                edited[at:at] = edited[at:end]
+            case 4:
+                del edited[at:]
+            case 5:
+                edited[at:at] = chance.choice(TOKENS)
+            case 6:
+                edited[at:end] = chance.choice(TOKENS)
+            case 7 if found := [place for place in range(min(length, 1500)) if 48 <= edited[place] <= 57]:
+                place = chance.choice(found)
+                edited[place : place + 1] = str(chance.choice((0, 1, 7, 255, 2**31, 2**63, -1))).encode()
+    return bytes(edited)
+
+
+def resealed(content: bytes, **values: Any) -> bytes:
+    """A JSON file with the seal it should have; what is no JSON object stays as it is."""
+    try:
+        changed = json.loads(content)
+        changed.pop(SEAL, None)
+        changed |= values
+        return json_bytes(changed | {SEAL: sha256(json_bytes(changed))})
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return content
+
+
+def readers(folder: Path) -> list[Reader]:
+    """Every reader of ours, each with a folder of its own."""
+    data, model, training, raw = (folder / name for name in ("data", "model", "training", "raw"))
+    meta = write_digits(data)
+    write_model(model, {0: build(meta)}, 0, meta)
+    write_training(training, {0: ROWS}, 0, 61706)
+    write_history(folder / "history.csv", ROWS)
+    source = origin("digits")
+    assert source.installed
+    raw.mkdir()
+    (raw / "digits.csv.gz").write_bytes((source.installed / "digits.csv.gz").read_bytes())
+    write_manifest(raw, "digits", source)
+    weights, known = (model / "weights.safetensors").read_bytes(), (model / "meta.json").read_bytes()
+
+    def forged_weights(content: bytes) -> None:
+        (model / "weights.safetensors").write_bytes(content)
+        (model / "meta.json").write_bytes(resealed(known, weights_sha256=sha256(content)))
+        read_model(model)
+
+    def forged_model_meta(content: bytes) -> None:
+        (model / "weights.safetensors").write_bytes(weights)
+        (model / "meta.json").write_bytes(resealed(content))
+        read_model(model)
+
+    def forged_split(content: bytes) -> None:
+        (data / "test.safetensors").write_bytes(content)
+        forged = meta.model_copy(update={"sha256": meta.sha256 | {"test": sha256(content)}})
+        read_split(data, "test", forged)
+
+    def sealed(path: Path, read: Callable[[], Any]) -> Reader:
+        def feed(content: bytes) -> None:
+            path.write_bytes(resealed(content))
+            read()
+
+        return Reader(f"{path.parent.name}/{path.name}", path.read_bytes(), feed)
+
+    def history(content: bytes) -> None:
+        (folder / "history.csv").write_bytes(content)
+        read_history(folder / "history.csv")
+
+    def text(content: bytes) -> None:
+        parse_params(content.decode("utf-8", "replace"), Path("params.yaml"))
+
+    def batch(content: bytes) -> None:
+        members = {f"cifar-10-batches-py/{name}": batches[name] for name in batches} | {
+            "cifar-10-batches-py/data_batch_1": content
+        }
+        read_archive("cifar", tiny_files.cifar_archive(members))
+
+    batches = {name: tiny_files.cifar_batch(*value) for name, value in tiny_files.cifar_arrays(1).items()}
+    images = gzip.decompress(tiny_files.mnist()["train-images-idx3-ubyte.gz"])
+    archive = gzip.decompress(tiny_files.cifar10(1)["cifar-10-python.tar.gz"])
+    return [
+        Reader("weights.safetensors", weights, forged_weights),
+        Reader("model/meta.json", known, forged_model_meta),
+        Reader("split.safetensors", (data / "test.safetensors").read_bytes(), forged_split),
+        sealed(data / "meta.json", lambda: read_meta(data)),
+        sealed(raw / "manifest.json", lambda: read_raw(raw)),
+        sealed(training / "manifest.json", lambda: verify_training(training)),
+        *checkpoint_readers(folder / "seed-0"),
+        Reader("history.csv", (folder / "history.csv").read_bytes(), history),
+        Reader("params.yaml", (ROOT / "params.yaml").read_bytes(), text),
+        Reader("idx", images, lambda content: idx("idx", gzip.compress(content, 1), (28, 28))),
+        Reader("idx.gz", gzip.compress(images), lambda content: idx("idx", content, (28, 28))),
+        Reader(
+            "digits.csv",
+            b"\n".join(gzip.decompress((raw / "digits.csv.gz").read_bytes()).split(b"\n")[:20]),
+            lambda content: digits_csv("digits", gzip.compress(content, 1)),
+        ),
+        Reader("cifar batch", batches["data_batch_1"], batch),
+        Reader(
+            "cifar archive",
+            archive,
+            lambda content: read_archive("cifar", gzip.compress(content, 1)),
+        ),
+    ]
+
+
+def checkpoint_readers(folder: Path) -> list[Reader]:
+    """A forged checkpoint is loaded into an engine; a damaged one is dropped, which says so and is no error."""
+    params = train_params()
+    engine = Engine(build(write_digits(folder.with_name("checkpointed"))), params, torch.device("cpu"))
+    checkpoints = Checkpoints(folder, 1)
+    for row in ROWS:
+        checkpoints.add(row)
+    checkpoints.save(12, 0, 0.5, engine.state())
+    checkpoints.wait()
+    (saved,), rows = folder.glob("*.safetensors"), checkpoints.rows_path.read_bytes()
+    content = saved.read_bytes()
+
+    def load(checkpoint: bytes, history: bytes) -> None:
+        folder.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            path.unlink()
+        (folder / f"000000000012-{sha256(checkpoint)}.safetensors").write_bytes(checkpoint)
+        (folder / "rows.jsonl").write_bytes(history)
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            found = Checkpoints(folder, 1).load()
+        if found is None:
+            raise ValueError(said.getvalue().strip())
+        Engine(engine.classifier, params, torch.device("cpu")).load(found.tensors)
+
+    def forged_rows(history: bytes) -> None:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        position = json.loads(header["__metadata__"]["position"])
+        position |= {"rows_bytes": len(history), "rows_sha256": hashlib.sha256(history).hexdigest()}
+        from safetensors.torch import save
+
+        load(save(engine.state(), {"position": json.dumps(position)}), history)
+
+    assert asdict(Row(1, 1, 1, 0.1))  # what the lines of rows.jsonl hold
+    return [
+        Reader("checkpoint", content, lambda forged: load(forged, rows)),
+        Reader("rows.jsonl", rows, forged_rows),
+    ]
+
+
+def outcome(reader: Reader, content: bytes) -> str:
+    """`read` or `refused`; AssertionError for anything else."""
+    started = time.process_time()
+    try:
+        reader.feed(content)
+        ended = "read"
+    except (ValueError, OSError) as error:
+        said = str(error)
+        assert reader.name == "params.yaml" or "\n" not in said, f"not one line: {said!r:.500}"
+        assert reader.name == "params.yaml" or len(said) <= LONGEST_LINE, f"{len(said)} characters: {said!r:.500}"
+        ended = "refused"
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise AssertionError(f"{type(error).__name__}: {error}"[:500]) from error
+    assert (took := time.process_time() - started) < SLOW_S, f"it took {took:.1f} s"
+    return ended
+
+
+def main(seconds: float, seed: int = 0) -> int:
+    chance, counts = random.Random(seed), Counter[str]()
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        folder = Path(name).resolve()
+        known = readers(folder)
+        for reader in known:
+            assert outcome(reader, reader.content) == "read", f"{reader.name}: its own file is refused"
+        started = time.monotonic()
+        while time.monotonic() - started < seconds:
+            for reader in known:
+                content = mutated(reader.content, chance)
+                try:
+                    with nothing_happens(but_within=folder):
+                        counts[f"{reader.name} {outcome(reader, content)}"] += 1
+                except AssertionError as error:
+                    counts[f"{reader.name} WRONG"] += 1
+                    kept = Path(tempfile.gettempdir()) / f"fuzz-{sha256(content)[:12]}"
+                    kept.write_bytes(content)
+                    print(f"{reader.name}, seed {seed}, kept as {kept}: {error}", file=sys.stderr, flush=True)
+        assert not (folder / "ran").exists()
+    took, total = time.monotonic() - started, counts.total()
+    for name, count in sorted(counts.items()):
+        print(f"{name:32} {count:>10,}")
+    print(f"{total:,} files in {took:.0f} s, {total / took:.0f} a second, seed {seed}")
+    return int(any("WRONG" in name for name in counts))
+
+
+if __name__ == "__main__":
+    assert file_params()
+    sys.exit(main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))

@@ -1,0 +1,91 @@
+"""The kernel itself refuses: real errors of real system calls, for this process and what it starts.
+
+A filter (seccomp) answers for the kernel, without privileges. Linux on x86-64 and ARM alone have it: `can_refuse`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+import sys
+
+CREATE = os.O_CREAT
+# Name -> (number on x86-64, on ARM; None where there is none), and which argument decides: (index, operator, value).
+ONLY_FILES = (0, ">", 2)  # not standard output and standard error, on which the error is said
+CALLS: dict[str, tuple[int | None, int | None, tuple[int, str, int] | None]] = {
+    "write": (1, 64, ONLY_FILES),
+    "pwrite64": (18, 68, ONLY_FILES),
+    "writev": (20, 66, ONLY_FILES),
+    "sendfile": (40, 71, None),
+    "copy_file_range": (326, 285, None),
+    "fsync": (74, 82, None),
+    "open": (257, 56, (2, "&", CREATE)),  # openat, to create a file
+    "rename": (82, None, None),
+    "renameat": (264, 38, None),
+    "renameat2": (316, 276, None),
+    "mkdir": (83, None, None),
+    "mkdirat": (258, 34, None),
+}
+WRITING = ("write", "pwrite64", "writev", "sendfile", "copy_file_range")
+RENAMING = ("rename", "renameat", "renameat2")
+CREATING = ("open", "mkdir", "mkdirat")
+MACHINES = {"x86_64": 0, "aarch64": 1}
+
+KILL, ALLOW, ERROR = 0x80000000, 0x7FFF0000, 0x00050000  # what a filter may answer; linux/seccomp.h
+LOAD, EQUAL, GREATER, ANY, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06  # words of its language; linux/bpf_common.h
+
+
+def can_refuse() -> bool:
+    return sys.platform == "linux" and platform.machine() in MACHINES
+
+
+def refuse(*names: str, error: int | None) -> None:
+    """These calls of any thread end with `error` (errno) from now on, or kill the process when it is None."""
+    answer = KILL if error is None else ERROR | error
+    machine = MACHINES[platform.machine()]
+    program = []
+    for name in names:
+        *numbers, argument = CALLS[name]
+        if (number := numbers[machine]) is None:
+            continue
+        program += [(LOAD, 0, 0, 0)]
+        if argument is None:
+            program += [(EQUAL, 0, 1, number), (RETURN, 0, 0, answer)]
+        else:
+            index, operator, value = argument
+            test = {">": GREATER, "&": ANY}[operator]
+            program += [(EQUAL, 0, 3, number), (LOAD, 0, 0, 16 + 8 * index), (test, 0, 1, value)]
+            program += [(RETURN, 0, 0, answer)]
+    _install([*program, (RETURN, 0, 0, ALLOW)])
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("words", ctypes.c_void_p))
+
+
+def _install(program: list[tuple[int, int, int, int]]) -> None:
+    words = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *word) for word in program))
+    libc = ctypes.CDLL(None, use_errno=True)
+    filtered = _Program(len(program), ctypes.addressof(words))
+    no_new_privileges, seccomp, set_filter, every_thread = 38, (317, 277)[MACHINES[platform.machine()]], 1, 1
+    refused = libc.prctl(no_new_privileges, 1, 0, 0, 0)
+    if refused or libc.syscall(seccomp, set_filter, every_thread, ctypes.byref(filtered)):
+        raise OSError(ctypes.get_errno(), "no filter of system calls")
+
+
+def small_disk(folder: str, size: int) -> None:
+    """Mount a file system of `size` bytes, in a name space that ends with this process; OSError where that is refused.
+
+    Without being root a user name space of its own is asked for.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, mounts = 0x10000000, 0x00020000  # CLONE_NEWUSER, CLONE_NEWNS
+    if libc.unshare(mounts) and libc.unshare(user | mounts):
+        raise OSError(ctypes.get_errno(), "no name space of mounts")
+    private = 0x4000 | 0x40000  # MS_REC | MS_PRIVATE: nobody else sees what is mounted here
+    if libc.mount(b"none", b"/", None, private, None):
+        raise OSError(ctypes.get_errno(), "no private mounts")
+    if libc.mount(b"small", folder.encode(), b"tmpfs", 0, f"size={size},mode=0777".encode()):
+        raise OSError(ctypes.get_errno(), "no small file system")

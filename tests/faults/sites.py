@@ -1,0 +1,397 @@
+"""Every place where the pipeline writes, each with every error that a disk can give; forked from one warm process.
+
+    python -m tests.faults.sites CASES    (JSON: [[site, fault], ...]; a line of JSON comes out for each)
+
+A case, on a small file system of its own: the site writes version 1; the fault strikes while it writes version 2, in a
+process of its own that must end in one line and with status 1 (or killed); version 1 is still what is read; then the
+site writes version 2 undisturbed, and the files are those of a disk that never failed, nothing temporary among them.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from classifier import journal, replicas
+from classifier.checkpoint import Checkpoints, checkpointed
+from classifier.cli import run
+from classifier.dataset import Split, read_meta, write_meta, write_split
+from classifier.evaluation import Predictions
+from classifier.files import replacing, sha256, write_atomic
+from classifier.history import Row, write_history
+from classifier.model_dir import build, read_model_meta, write_model
+from classifier.ownership import claim
+from classifier.raw import read_raw, write_manifest
+from classifier.reports import write_evaluation
+from classifier.sources import SourceFile, origin
+from classifier.store import relocate
+from classifier.training_report import verify_training, write_training
+from classifier.transfer import fetch
+from tests.faults.kernel import CREATING, RENAMING, WRITING, can_refuse, refuse, small_disk
+from tests.samples import digits_split, file_params, train_params, write_digits
+
+DISK = 16 << 20  # bytes
+Strike = Callable[[], None]  # called where the fault is to begin
+ROW = Row(10, 1, 320, 0.1, 2.3, 2.2, 2.1, 0.5)
+
+
+@dataclass(frozen=True)
+class Site:
+    """`write(folder, version, strike)`; `read(folder)` is what the next stage would find there."""
+
+    write: Callable[[Path, int, Strike], None]
+    read: Callable[[Path], Any]
+    without: tuple[str, ...] = ()  # faults that do not reach it, by their first word: it renames or flushes nothing
+    cleans: bool = False  # after a kill the next start removes what it left
+    appends: bool = False  # what was written before an error may count
+
+
+def whole(folder: Path, version: int) -> bytes:
+    return str(version).encode() * 5000
+
+
+def of_files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted((folder / "out").rglob("*")) if path.is_file()}
+
+
+def atomic(folder: Path, version: int, strike: Strike) -> None:
+    strike()
+    write_atomic(folder / "out/file", whole(folder, version))
+
+
+def verified(folder: Path, version: int, strike: Strike) -> None:
+    strike()
+    write_atomic(folder / "out/file", whole(folder, version), verify=True)
+
+
+def a_folder(folder: Path, version: int, strike: Strike) -> None:
+    strike()
+    with replacing(folder / "out") as new:
+        (new / "file").write_bytes(whole(folder, version))
+
+
+def part_file(folder: Path, version: int, strike: Strike) -> None:
+    mirror = folder / "mirror"
+    mirror.mkdir(exist_ok=True)
+    (mirror / "file").write_bytes(whole(folder, version))
+    strike()
+    with replacing(folder / "out") as new:
+        file = SourceFile("file", f"sha256:{sha256(whole(folder, version))}")
+        fetch(file, new, [str(mirror)], deadline_s=10, retries=0)
+
+
+def manifest(folder: Path, version: int, strike: Strike) -> None:
+    source = origin("digits")
+    assert source.installed
+    with replacing(folder / "out") as new:
+        (new / "digits.csv.gz").write_bytes((source.installed / "digits.csv.gz").read_bytes())
+        strike()
+        write_manifest(new, "digits", source)
+
+
+def split(folder: Path, version: int, strike: Strike) -> None:
+    digits = digits_split(10, start=version)
+    strike()
+    write_split(folder / "out", "test", Split(digits.images, digits.labels))
+
+
+def data_meta(folder: Path, version: int, strike: Strike) -> None:
+    meta = write_digits(folder / "out", test=10 + version) if version == 1 else read_meta(folder / "out")
+    strike()
+    write_meta(folder / "out", meta.model_copy(update={"citation": str(version)}))
+
+
+def model(folder: Path, version: int, strike: Strike) -> None:
+    meta = write_digits(folder / "data")
+    classifiers = {seed: build(meta, seed) for seed in (version, version + 1)}
+    strike()
+    write_model(folder / "out", classifiers, version, meta)
+
+
+def read_the_model(folder: Path) -> Any:
+    return read_model_meta(folder / "out"), of_files(folder)
+
+
+def history(folder: Path, version: int, strike: Strike) -> None:
+    strike()
+    write_history(folder / "out/history.csv", [ROW] * 100 * version)
+
+
+def training_report(folder: Path, version: int, strike: Strike) -> None:
+    strike()
+    write_training(folder / "out", {1: [ROW] * version, 2: [ROW]}, 1, 61706)
+
+
+def read_the_report(folder: Path) -> Any:
+    verify_training(folder / "out")
+    return of_files(folder)
+
+
+def evaluation(folder: Path, version: int, strike: Strike) -> None:
+    """Its json, csv, parquet and png files, all by write_atomic into a new folder."""
+    digits = digits_split(20, start=version)
+    random = np.random.default_rng(version)
+    logits = torch.from_numpy(random.normal(size=(20, 10)))
+    predictions = Predictions(digits.labels.astype(np.int64), logits.log_softmax(1).numpy(), list("0123456789"))
+    params = file_params().evaluate.model_copy(update={"mistakes": 1})  # fewer pictures to draw
+    strike()
+    write_evaluation(folder / "out", digits.images, predictions, {}, pd.DataFrame([ROW]), params)
+
+
+def training(folder: Path, version: int, strike: Strike, rows: int) -> None:
+    """As a training that is killed after its `version`-th checkpoint."""
+    with suppress(KeyboardInterrupt), checkpointed("0" * 64, 1) as work:
+        checkpoints = work.of_seed(0)
+        assert checkpoints
+        found = checkpoints.load()
+        done = found.position.step if found else 0
+        for _ in range(rows):
+            checkpoints.add(ROW)
+        strike()
+        for step in range(done + 1, version + 1):
+            checkpoints.save(step, 0, 0.5, {"weights/a": torch.full((5000,), step), "sums/bad": torch.zeros(())})
+            checkpoints.wait()
+        raise KeyboardInterrupt
+
+
+def read_the_checkpoint(folder: Path) -> Any:
+    (place,) = (folder / ".pipeline/checkpoints").glob("*/seed-0")
+    found = Checkpoints(place, 1).load()
+    return found and (found.position, found.rows, found.tensors["weights/a"].tolist())
+
+
+def run_key(folder: Path, version: int, strike: Strike) -> None:
+    """The first thing that is written to a checkpoint's folder."""
+    if version == 2:
+        strike()
+        with suppress(KeyboardInterrupt), checkpointed("1" * 64, 1):
+            raise KeyboardInterrupt
+
+
+def owner(folder: Path, version: int, strike: Strike) -> None:
+    assert claim(folder / "out") or version == 2
+    strike()
+    assert claim(folder / "out")
+
+
+def append(folder: Path, version: int, strike: Strike) -> None:
+    events = journal.Journal(folder / "out")
+    events.folder.mkdir(exist_ok=True)
+    strike()
+    events.append("end", version=version, text="x" * 5000)
+
+
+def read_the_events(folder: Path) -> Any:
+    return [event["version"] for event in journal.Journal(folder / "out").read()[0]]
+
+
+def keep(folder: Path, version: int, strike: Strike, text: bool) -> None:
+    events, source = journal.Journal(folder / "out"), folder / "source"
+    source.write_bytes(whole(folder, version))
+    events.folder.mkdir(exist_ok=True)
+    strike()
+    path = f"code/file-{version}"
+    events.keep_text(whole(folder, version), path) if text else events.keep(source, path)
+    events.append("files", path="code", version=version)
+
+
+def new_journal(folder: Path, version: int, strike: Strike) -> None:
+    strike()
+    journal.new_journal("train")
+
+
+def address(folder: Path, version: int, strike: Strike) -> None:
+    """Of MLflow's artifacts, beside them; another project folder each time."""
+    (folder / f"out/{version}").mkdir(parents=True, exist_ok=True)
+    strike()
+    relocate(folder / f"out/{version}")
+
+
+def replica(folder: Path, version: int, strike: Strike) -> None:
+    """What a process that trains some of several seeds does; its errors go to its parent as JSON."""
+    write_digits(folder / "data")
+    (folder / "weights").mkdir(exist_ok=True)
+    params = train_params(seed=version).model_dump()
+    job = {"data": str(folder / "data"), "folder": str(folder / "weights"), "seeds": [0], "params": params, "work": ""}
+    said = io.StringIO()
+    strike()
+    with redirect_stdout(said):
+        replicas._work([json.dumps(job)])
+    for line in said.getvalue().splitlines():
+        if "error" in (message := json.loads(line)):
+            raise ValueError(message["error"])
+
+
+SITES = {
+    "file": Site(atomic, of_files),
+    "file, read back": Site(verified, of_files),
+    "folder": Site(a_folder, of_files, ("flush",), cleans=True),
+    "download's part file": Site(part_file, of_files, cleans=True),
+    "download's manifest": Site(manifest, lambda folder: read_raw(folder / "out"), cleans=True),
+    "normalize's split": Site(split, of_files),
+    "normalize's meta": Site(data_meta, lambda folder: read_meta(folder / "out")),
+    "train's model": Site(model, read_the_model, cleans=True),
+    "train's history": Site(history, of_files),
+    "train's report": Site(training_report, read_the_report, cleans=True),
+    "evaluate's report": Site(evaluation, of_files, cleans=True),
+    "checkpoint": Site(lambda *arguments: training(*arguments, rows=0), read_the_checkpoint, cleans=True),
+    "checkpoint's rows": Site(lambda *arguments: training(*arguments, rows=100), read_the_checkpoint, cleans=True),
+    "checkpoint's run key": Site(run_key, lambda folder: None, cleans=True),
+    "owner's mark": Site(owner, lambda folder: None),
+    "journal's event": Site(append, read_the_events, ("rename",), cleans=True, appends=True),
+    "journal's copy": Site(lambda *arguments: keep(*arguments, text=False), read_the_events, ("rename", "flush")),
+    "journal's text": Site(lambda *arguments: keep(*arguments, text=True), read_the_events, ("rename", "flush")),
+    "journal's folder": Site(new_journal, lambda folder: None, ("rename", "flush", "write", "short", "full")),
+    "store's address": Site(address, lambda folder: None),
+    "replica's weights": Site(replica, lambda folder: None, ("rename",)),
+}
+
+
+def fill(folder: Path) -> None:
+    """Until nothing is left; with a file beside, which is removed for the next start."""
+    for size in (1 << 16, 1):
+        with (folder / "filler").open("ab", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(size)):
+                pass
+
+
+def shorten(folder: Path) -> None:
+    """The next write that makes a file larger than any is written in part, and the rest refused."""
+    appended = folder / "out/events.jsonl"
+    limit = appended.stat().st_size + 10 if appended.exists() and not (folder / "source").exists() else 10
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def full(folder: Path) -> None:
+    """What `fill` did before; where no small disk may be mounted, the kernel says so of an empty one."""
+    if not (folder / "filler").exists():
+        refuse(*WRITING, error=errno.ENOSPC)
+
+
+FAULTS: dict[str, Callable[[Path], None]] = {
+    "full disk": full,
+    "short write": shorten,
+    "write: EIO": lambda folder: refuse(*WRITING, error=errno.EIO),
+    "flush: EIO": lambda folder: refuse("fsync", error=errno.EIO),
+    "rename: EIO": lambda folder: refuse(*RENAMING, error=errno.EIO),
+    "create: EACCES": lambda folder: refuse(*CREATING, error=errno.EACCES),
+    "write: killed": lambda folder: refuse(*WRITING, error=None),
+    "flush: killed": lambda folder: refuse("fsync", error=None),
+    "rename: killed": lambda folder: refuse(*RENAMING, error=None),
+}
+
+
+def all_cases() -> list[tuple[str, str]]:
+    """Every site with every fault that reaches it on this machine."""
+    found = []
+    for name, site in SITES.items():
+        for fault in FAULTS:
+            reached = fault.split()[0].rstrip(":") not in site.without
+            if reached and (site.cleans or "killed" not in fault) and (can_refuse() or fault == "short write"):
+                found.append((name, fault))
+    return found
+
+
+def in_a_process(act: Callable[[], None]) -> tuple[int, str]:
+    """Exit status (negative: a signal) and standard error of `act` as a command's main."""
+    reading, writing = os.pipe()
+    if not (process := os.fork()):
+        os.close(reading)
+        os.dup2(writing, 2)
+        os.close(writing)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        status = 99
+        try:
+            run(lambda arguments: act())
+            status = 0
+        except SystemExit as error:
+            status = int(error.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, errors="replace") as file:
+        said = file.read()
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), said
+
+
+def names(folder: Path) -> list[str]:
+    """Without what is named by the time, a process or a hash, and without the locks, which stay."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.name not in ("filler", "lock"))
+    return sorted(re.sub(r"[0-9a-f]{16,}|\d+", "N", str(path)) for path in paths)
+
+
+def check(name: str, fault: str, place: Path) -> None:
+    """One case, in this process, which has a small disk of its own; AssertionError says what went wrong."""
+    site = SITES[name]
+    mounted = True
+    try:
+        small_disk(str(place), DISK)
+    except OSError:
+        mounted = False
+    clean, folder = place / "clean", place / "folder"
+
+    def write(folder: Path, version: int, fault: str | None = None) -> tuple[int, str]:
+        os.environ["DVC_ROOT"] = str(folder)
+        folder.mkdir(exist_ok=True)
+        strike = (lambda: FAULTS[fault](folder)) if fault else (lambda: None)
+        return in_a_process(lambda: site.write(folder, version, strike))
+
+    for version in (1, 2):
+        assert (ended := write(clean, version)) == (0, ""), f"version {version}: {ended}"
+    assert (ended := write(folder, 1)) == (0, ""), f"version 1: {ended}"
+    before = site.read(folder)
+    if fault == "full disk" and mounted:
+        fill(folder)
+    status, said = write(folder, 2, fault)
+    (folder / "filler").unlink(missing_ok=True)
+    if "killed" in fault:
+        assert status == -signal.SIGSYS, f"status {status}: {said}"
+    else:
+        assert status == 1, f"status {status}: {said}"
+        assert said.count("\n") == 1, f"not one line: {said}"
+    assert site.appends or site.read(folder) == before, "what was there before is not what is read now"
+    assert (ended := write(folder, 2)) == (0, ""), f"the next start: {ended}"
+    now, then = names(folder), names(clean)
+    assert now == then, f"{sorted(set(now) ^ set(then))} is left over"
+    assert site.appends or site.read(folder) == of_clean(site, clean, folder), "the next start wrote something else"
+
+
+def of_clean(site: Site, clean: Path, folder: Path) -> Any:
+    """What is read of the undisturbed folder, under the other's name."""
+    folder.rename(folder.with_name("done"))
+    clean.rename(folder)
+    found = site.read(folder)
+    folder.rename(clean)
+    folder.with_name("done").rename(folder)
+    return found
+
+
+def main(cases: list[tuple[str, str]]) -> None:
+    sys.argv[0] = "stage"
+    for name, fault in cases:
+        with tempfile.TemporaryDirectory() as place:
+            status, said = in_a_process(lambda: check(name, fault, Path(place)))  # noqa: B023
+        print(json.dumps({"site": name, "fault": fault, "problem": said.strip()[-1500:] if status else ""}), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
