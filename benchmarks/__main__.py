@@ -33,18 +33,15 @@ def main(arguments: list[str]) -> None:
         project = Project(Path(folder), mirror(options.quick), epochs=1 if options.quick else None)
         machine = project.module("benchmarks.machine", options.device).said
         load = os.getloadavg()[0]
-        measured = describe(machine, options.rounds) + (
-            f"; the machine was busy, load {load:.1f}" if load > BUSY else ""
-        )
-        say(measured)
+        say(describe(machine, options.rounds, load))
         bench = Bench(project, machine["device"], options.quick, say)
         sections = {name: SECTIONS[name](bench) for name in options.only}
-        processes = {name: run for section in sections.values() for name, run in section.processes.items()}
-        samples = take_turns(processes, options.rounds, say)
+        samples = take_turns(sections.values(), options.rounds, say)
+        rounds = {name: min(options.rounds, section.rounds) for name, section in sections.items()}
         found = {
             name: {
-                "measured": measured,
-                "rounds": options.rounds,
+                "measured": describe(machine, rounds[name], load),
+                "rounds": rounds[name],
                 "load_before": load,
                 "machine": machine,
                 **section.results(samples).as_json(),
@@ -84,13 +81,14 @@ def mirror(quick: bool) -> str:
     return str(folder.resolve())
 
 
-def describe(machine: dict[str, Any], rounds: int) -> str:
+def describe(machine: dict[str, Any], rounds: int, load: float) -> str:
     """One line: when, where, with what."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads"
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
+    busy = f"; the machine was busy, load {load:.1f}" if load > BUSY else ""
     date = datetime.now(UTC).date()
-    return f"{date}, {gpu}{hardware}, {rounds} rounds, median (min to max); {versions}"
+    return f"{date}, {gpu}{hardware}, {rounds} rounds, median (min to max); {versions}{busy}"
 
 
 def keep(folder: Path, device: str, found: dict[str, Any]) -> None:

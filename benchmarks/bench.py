@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from benchmarks.process import Sample
 from benchmarks.project import Project
+from benchmarks.results import Result
 
 Processes = dict[str, Callable[[], Sample]]
+Samples = Mapping[str, Sequence[Sample]]
 STAGES = {  # stage -> its arguments, {0} being the data set's folder
     "download": ["{0}/params.yaml", "{0}/raw"],
     "normalize": ["{0}/params.yaml", "{0}/raw", "{0}/normalized"],
@@ -16,6 +20,15 @@ STAGES = {  # stage -> its arguments, {0} being the data set's folder
     "evaluate": ["{0}/params.yaml", "{0}/normalized", "{0}/model", "{0}/reports", "{0}/evaluation"],
 }
 RECIPE = "recipes/tutorial-mnist.yaml"
+
+
+class Section(Protocol):
+    """Something to measure: prepares data when it is made, names its processes, and draws results from samples."""
+
+    processes: Processes
+    rounds: int = sys.maxsize  # that are enough, where more are asked for
+
+    def results(self, samples: Samples) -> Result: ...
 
 
 class Bench:
@@ -55,6 +68,10 @@ class Bench:
     ) -> Sample:
         return self.project.module("benchmarks.contenders.ours", params, data, model, "data/ours/reports")
 
+    def unrecorded(self) -> Sample:
+        arguments = ("data/tutorial/params.yaml", "data/tutorial/normalized", "data/ours/model", "data/ours/reports")
+        return self.project.module("benchmarks.contenders.unrecorded", *arguments)
+
     def tutorial(self, workers: int = 0) -> Sample:
         return self.contender("tutorial", "data/torchvision", str(workers))
 
@@ -62,11 +79,12 @@ class Bench:
         return self.project.module(f"benchmarks.contenders.{name}", self.device, *arguments)
 
 
-def take_turns(processes: Processes, rounds: int, say: Callable[[str], None]) -> dict[str, list[Sample]]:
-    """Every process `rounds` times, A B C ... A B C ..., so that a slow minute of the machine meets them all."""
-    samples: dict[str, list[Sample]] = {name: [] for name in processes}
+def take_turns(sections: Iterable[Section], rounds: int, say: Callable[[str], None]) -> dict[str, list[Sample]]:
+    """Every process once a round, A B C ... A B C ..., so that a slow minute of the machine meets them all."""
+    samples: dict[str, list[Sample]] = defaultdict(list)
     for number in range(1, rounds + 1):
-        for name, process in processes.items():
+        wanted = [section.processes for section in sections if number <= section.rounds]
+        for name, process in {name: process for processes in wanted for name, process in processes.items()}.items():
             sample = process()
             samples[name].append(sample)
             loop = f", loop {sample.loop_s:.2f} s" if "loop_s" in sample.said else ""

@@ -54,8 +54,8 @@ def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]
             tail = "\n".join([*lines, *errors.read().decode(errors="replace").splitlines()][-20:])
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{tail}")
     said = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    if "main_at" in said:  # the monotonic clock is the system's, the same in both processes
-        # What is left when the parts are taken away is the interpreter's end.
-        said["imports"] = said.pop("main_at") - start
+    if "started_at" in said:  # the monotonic clock is the system's, the same in both processes
+        # The interpreter's start, and what is left when the parts are taken away: its end.
+        said["imports"] = said.pop("started_at") - start + said.get("imports", 0)
         said["exit"] = wall_s - sum(value for name, value in said.items() if not name.endswith(("_s", "_mib")))
     return Sample(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MIB, said)

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Bar:
-    """What issue 3 asks for: `value` must not be above `limit`, or not below where `at_least`."""
+    """What is asked for: `value` must not be above `limit`, or not below where `at_least`."""
 
     what: str
     value: float
@@ -91,7 +91,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def document(kept: dict[str, Any]) -> str:
     """All sections as Markdown: when and where, every bar, then the tables."""
     results = [Result.from_json(found) for found in kept.values()]
-    measured = list(dict.fromkeys(f"`make bench`: {found['measured']}" for found in kept.values()))
+    sections: dict[str, list[str]] = {}
+    for name, found in kept.items():
+        sections.setdefault(found["measured"], []).append(name)
+    measured = [
+        f"`make bench`: {'' if len(sections) == 1 else ', '.join(names) + ': '}{when_and_where}"
+        for when_and_where, names in sections.items()
+    ]
     bars = [bar.row() for result in results for bar in result.bars]
     parts = [*measured, markdown(["what", "measured", "bar", ""], bars) if bars else ""]
     parts += [table.markdown() for result in results for table in result.tables]

@@ -1,35 +1,25 @@
-"""What is measured. A section prepares data when it is made, names its processes, and draws results from samples.
-
-Sections may name the same process, which then runs once a round for all of them.
-"""
+"""What is measured. Sections may name the same process, which then runs once a round for all of them."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
 from statistics import mean, median
-from typing import Protocol
 
-from benchmarks.bench import RECIPE, STAGES, Bench, Processes
+from benchmarks.bench import RECIPE, STAGES, Bench, Processes, Samples, Section
+from benchmarks.commands import Commands
 from benchmarks.process import Sample
 from benchmarks.results import Bar, Result, Table, line, ratio, spread
 
-Samples = Mapping[str, Sequence[Sample]]
 TUTORIAL_LIMIT = {"cuda": 0.01}  # our loop / tutorial's
 LINEAR = 0.05  # largest distance from the fitted line
 
 
-class Section(Protocol):
-    processes: Processes
-
-    def results(self, samples: Samples) -> Result: ...
-
-
-class Contenders:
+class Contenders(Section):
     """One epoch of the same net with the same recipe, in five ways."""
 
     def __init__(self, bench: Bench) -> None:
@@ -72,7 +62,7 @@ class Contenders:
         return Result(bars, [Table("Contenders", header, rows)])
 
 
-class Imports:
+class Imports(Section):
     """What the train stage takes outside its loop, against the imports that it cannot do without."""
 
     def __init__(self, bench: Bench) -> None:
@@ -85,36 +75,39 @@ class Imports:
         torch, mlflow, _ = (median(wall_seconds(samples[name])) for name in self.statements)
         rows = [[f"`{name}`", spread(wall_seconds(samples[name]))] for name in self.statements]
         rows.append(["train stage, process - loop", spread(outside)])
+        waited = [sample.said["waiting"] for sample in samples["ours"]]
+        rows.append(["of that, waiting for the recorder at the end", spread(waited)])
         bar = Bar(
             "train stage outside its loop / (import torch + import mlflow)", median(outside) / (torch + mlflow), 2
         )
         return Result([bar], [Table("Imports", ["process", "s"], rows)])
 
 
-class Recording:
-    """What the loop pays for being recorded: the stage's loop against `fit` whose rows are kept in a list."""
+class Recording(Section):
+    """What the loop pays for MLflow, history, checkpoints and progress: with all of them, then without, each round."""
 
     def __init__(self, bench: Bench) -> None:
-        arguments = ["data/tutorial/params.yaml", "data/tutorial/normalized"]
-        unrecorded = partial(bench.project.module, "benchmarks.contenders.unrecorded", *arguments)
-        self.processes: Processes = {"ours": bench.ours, "unrecorded": unrecorded}
+        self.processes: Processes = {"unrecorded": bench.unrecorded}
 
     def results(self, samples: Samples) -> Result:
-        ours, alone = loop_seconds(samples["ours"]), loop_seconds(samples["unrecorded"])
-        waited = [sample.said["report_s"] / sample.loop_s for sample in samples["ours"]]
+        said = [sample.said for sample in samples["unrecorded"]]
+        ratios = [figures["recorded_s"] / figures["loop_s"] for figures in said]  # of one process, so in pairs
         rows = [
-            ["everything on", spread(ours)],
-            ["rows in a list", spread(alone)],
-            ["share that the loop waits for its reports", spread([100 * share for share in waited], 3) + " %"],
+            ["everything on", spread([figures["recorded_s"] for figures in said])],
+            ["nothing on", spread([figures["loop_s"] for figures in said])],
+            ["everything on / nothing on", spread(ratios, 3)],
+            ["of the first, waiting for reports and checkpoints", spread([figures["waited_s"] for figures in said], 3)],
+            ["processor time of the recorder meanwhile", spread([figures["recorder_s"] for figures in said], 3)],
         ]
-        bar = Bar("our loop, everything on / unrecorded", ratio(ours, alone), 1.02)
-        return Result([bar], [Table("Recording", ["our loop", "s"], rows)])
+        bar = Bar("our loop, everything on / nothing on", median(ratios), 1.02)
+        return Result([bar], [Table("Recording", ["one epoch", "loop, s"], rows)])
 
 
-class Stages:
-    """Every stage's whole process, and where its time goes."""
+class Stages(Section):
+    """Every stage's whole process, and where its time goes: MLflow's share is writing the journal and waiting."""
 
-    parts = ("imports", "reading", "work", "mlflow", "writing", "other", "exit")
+    parts = ("imports", "reading", "work", "checkpoints", "journal", "waiting", "writing", "other", "exit")
+    rounds = 3
 
     def __init__(self, bench: Bench) -> None:
         bench.normalize("digits", None)
@@ -134,7 +127,7 @@ class Stages:
         return Result((), [Table("Stages, seconds", ["stage", "whole process", *self.parts], rows)])
 
 
-class Nothing:
+class Nothing(Section):
     """`dvc repro` with nothing to do against the smallest thing that dvc does in a repository."""
 
     def __init__(self, bench: Bench) -> None:
@@ -155,8 +148,10 @@ class Nothing:
         return Result([bar], [Table("Nothing to do", ["command", "s"], rows)])
 
 
-class Growth:
+class Growth(Section):
     """The train stage with more images, and with more epochs."""
+
+    rounds = 3
 
     def __init__(self, bench: Bench) -> None:
         self.factors, self.images = ((1, 2), 100) if bench.quick else ((1, 2, 4, 8), 7500)
@@ -202,7 +197,7 @@ class Growth:
         return Result(bars, [Table("Growth", header, rows)])
 
 
-class Speedrun:
+class Speedrun(Section):
     """Time to 99.0% of MNIST's test images with one recipe, a new seed each time; the test split is read at the end."""
 
     seeds_per_round = 2  # 10 in 5 rounds
@@ -243,10 +238,11 @@ class Speedrun:
         return Result(bars, [Table("Time to 99.0%", header, rows)])
 
 
-class Replicas:
+class Replicas(Section):
     """K seeds as `train.replicas` trains them: against K runs in turn on a CPU, against a single one on a GPU."""
 
     counts, limits = {"cuda": 64}, {"cuda": 4}
+    rounds = 3
 
     def __init__(self, bench: Bench) -> None:
         self.count = self.counts.get(bench.device, 2 if bench.quick else 16)
@@ -267,7 +263,7 @@ class Replicas:
         return Result([bar], [Table("Replicas", ["one epoch", "s", f"/ {self.other}"], rows)])
 
 
-class Replayed:
+class Replayed(Section):
     """On a GPU: our loop against replays of its captured step alone, and what determinism costs."""
 
     def __init__(self, bench: Bench) -> None:
@@ -309,6 +305,7 @@ SECTIONS: dict[str, type[Section]] = {
     "recording": Recording,
     "stages": Stages,
     "nothing": Nothing,
+    "commands": Commands,
     "growth": Growth,
     "speedrun": Speedrun,
     "replicas": Replicas,

@@ -18,14 +18,15 @@ import sys
 from collections import defaultdict
 from importlib.metadata import distributions, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 import numpy as np
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric, Param
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
@@ -172,18 +173,22 @@ class Delivery:
         self.client.log_artifacts(self.run_id, str(self.journal.folder / "files" / event["path"]), event["path"])
 
     def _model(self, event: Event) -> None:
-        """Once: one that was broken off is removed first."""
-        found = self.client.search_logged_models([self.experiment], f"source_run_id = '{self.run_id}'")
-        if any(model.status == LoggedModelStatus.READY for model in found):
+        """Once: one that was broken off is completed, or the run would list both."""
+        filter_string = f"source_run_id = '{self.run_id}'"
+        found = list(self.client.search_logged_models([self.experiment], filter_string))
+        name, params = "classifier", {name: str(value) for name, value in self.params.items()}
+        model = (
+            found[0] if found else self.client.create_logged_model(self.experiment, name, self.run_id, params=params)
+        )
+        if model.status == LoggedModelStatus.READY:
             return
-        for model in found:
-            self.client.delete_logged_model(model.model_id)
         images = np.zeros((2, event["channels"], SIZE, SIZE), np.uint8)
         inputs = Schema([TensorSpec(images.dtype, (-1, *images.shape[1:]))])
         columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
-        with mlflow.start_run(self.run_id, log_system_metrics=False):
-            mlflow.pyfunc.log_model(
-                name="classifier",
+        with TemporaryDirectory() as folder:
+            mlflow.pyfunc.save_model(
+                f"{folder}/model",
+                mlflow_model=Model(model.artifact_location, self.run_id, model_id=model.model_id),
                 loader_module="classifier.serving",
                 data_path=str(self.journal.folder / "files" / event["path"]),
                 code_paths=[str(Path(__file__).parent)],
@@ -191,7 +196,11 @@ class Delivery:
                 input_example=images,
                 pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
             )
-        self.client.update_run(self.run_id, status="RUNNING")
+            self.client.log_model_artifacts(model.model_id, f"{folder}/model")
+        outputs = self.client.get_run(self.run_id).outputs
+        if not (outputs and outputs.model_outputs):
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
     def _end(self, event: Event) -> None:
         self._flush()
@@ -205,7 +214,7 @@ class Delivery:
 
 
 def deliver_waiting(without: Journal | None = None) -> list[str]:
-    """Deliver every journal of this store that no living process is at; a line for each that went.
+    """Deliver every journal of this store that no living process is at any more; a line for each that went.
 
     What a killed process began ends as KILLED. Raises what stops it, such as MlflowException.
     """
@@ -213,8 +222,11 @@ def deliver_waiting(without: Journal | None = None) -> list[str]:
     for journal in waiting_journals():
         if without and journal.folder == without.folder:
             continue
-        begin = next(iter(journal.read()[0]), None)
-        if begin and (is_living(begin["writer"]) or begin["store"] != shown_uri()):
+        events, _ = journal.read()
+        begin = events[0] if events else None
+        if begin and begin["store"] != shown_uri():
+            continue
+        if begin and is_living(begin["writer"]) and events[-1]["do"] != "end":
             continue
         if claim(journal.folder) and (run_id := deliver(journal)) and begin:
             delivered.append(f"{begin['stage']}, run {run_id}")

@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 import torchvision
 
-from benchmarks.contenders.stage import PARTS, Clock, replace
+from benchmarks.bench import take_turns
+from benchmarks.contenders.stage import PARTS, Clock, Instruments
 from benchmarks.data import resize, write_idx
 from benchmarks.process import Sample, measure
 from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
-from benchmarks.sections import Contenders, Imports, Replayed, Replicas
+from benchmarks.sections import Contenders, Imports, Nothing, Recording, Replayed, Replicas
 from classifier.dataset import read_meta, read_split
 from tests.samples import ROOT, digits_split, write_digits
 
@@ -63,6 +66,14 @@ def test_document_survives_json() -> None:
     assert document(kept) == f"`make bench`: today\n\n{bars}\n\n### Title\n\n{table}\n"
 
 
+def test_document_says_what_was_measured_when() -> None:
+    kept = {
+        name: {"measured": day, **Result((), ()).as_json()}
+        for name, day in zip("abc", ("1st", "2nd", "1st"), strict=True)
+    }
+    assert document(kept) == "`make bench`: a, c: 1st\n\n`make bench`: b: 2nd\n"
+
+
 def sample(wall_s: float, loop_s: float) -> Sample:
     return Sample(wall_s, wall_s, 100.0, {"loop_s": loop_s})
 
@@ -74,7 +85,9 @@ class PreparedBench:
 
     def __getattr__(self, name: str) -> object:
         return (
-            (lambda *_: sample(5, 4)) if name in ("tutorial", "contender", "ours", "say", "python", "module") else self
+            (lambda *_: sample(5, 4))
+            if name in ("tutorial", "contender", "ours", "unrecorded", "say", "python", "module")
+            else self
         )
 
 
@@ -91,9 +104,18 @@ def test_contenders_compares_loops() -> None:
 
 def test_imports_compares_what_is_outside_the_loop() -> None:
     section = Imports(PreparedBench())  # type: ignore[arg-type]
-    walls = {"import torch": 2, "import mlflow": 1, "import torch, mlflow": 2.5, "ours": 10}
-    result = section.results({name: [sample(wall, 4)] for name, wall in walls.items()})
+    walls = {"import torch": 2, "import mlflow": 1, "import torch, mlflow": 2.5}
+    samples = {name: [sample(wall, 4)] for name, wall in walls.items()}
+    result = section.results(samples | {"ours": [Sample(10, 10, 100.0, {"loop_s": 4, "waiting": 0.5})]})
     assert [bar.value for bar in result.bars] == [2]
+
+
+def test_recording_compares_the_loops_of_one_process() -> None:
+    section = Recording(PreparedBench())  # type: ignore[arg-type]
+    loops = ((1.01, 1.0), (10.1, 10.0), (3.0, 2.0))  # a slow minute meets both
+    said = [{"recorded_s": on, "loop_s": off, "waited_s": 0.0, "recorder_s": 0.1} for on, off in loops]
+    result = section.results({"unrecorded": [Sample(9, 9, 100.0, figures) for figures in said]})
+    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(1.01), True)]
 
 
 def test_replicas_are_compared_with_runs_in_turn_and_on_a_gpu_with_one() -> None:
@@ -139,19 +161,27 @@ def test_measure_shows_why_a_process_failed(tmp_path: Path) -> None:
 
 
 def test_functions_that_are_timed_exist() -> None:
-    addresses = [address.rpartition(".") for addresses in PARTS.values() for address in addresses]
-    assert [name for module, _, name in addresses if not callable(getattr(import_module(module), name, None))] == []
+    for address in (address for addresses in PARTS.values() for address in addresses):
+        module, _, name = address.partition(":")
+        assert callable(attrgetter(name)(import_module(module))), address
 
 
-def test_replace_reaches_every_module_that_bound_the_function() -> None:
-    import classifier.dataset as home
-    import stages.train as stage
-
-    replace("classifier.dataset.read_meta", lambda function: lambda *_: (function, "changed"))
-    try:
-        assert home.read_meta("folder") == stage.read_meta("folder") == (read_meta, "changed")  # type: ignore[arg-type, comparison-overlap]
-    finally:
-        replace("classifier.dataset.read_meta", lambda _: read_meta)
+def test_instruments_change_functions_before_anybody_binds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = "import time\ntime.sleep(0.02)\ndef name(): return 'old'\nclass Kind:\n    def method(self): return 'old'\n"
+    (tmp_path / "a_home.py").write_text(home)
+    (tmp_path / "a_guest.py").write_text("from a_home import Kind, name\nfound = name(), Kind().method()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("a_home", "a_guest"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    clock = Clock()
+    changes = {address: lambda _: lambda *_: "new" for address in ("a_home:name", "a_home:Kind.method")}
+    monkeypatch.setattr(sys, "meta_path", [Instruments(clock, changes), *sys.meta_path])
+    assert import_module("a_guest").found == ("new", "new")
+    assert clock.seconds["imports"] >= 0.02
+    with pytest.raises(AssertionError, match="a_home should not have been imported yet"):
+        Instruments(clock, changes)
 
 
 def test_clock_counts_every_moment_once() -> None:
@@ -164,6 +194,32 @@ def test_clock_counts_every_moment_once() -> None:
     assert clock.seconds["mlflow"] >= 0.02
     assert sum(clock.seconds.values()) <= time.monotonic() - start + 0.01
     assert clock.seconds["work"] < 0.01
+
+
+def test_clock_is_that_of_one_thread() -> None:
+    clock = Clock()
+    thread = Thread(target=lambda: clock.timed(time.sleep, "writing")(0.02))
+    with clock.part("work"):
+        thread.start()
+        thread.join()
+    assert clock.seconds["work"] >= 0.02
+    assert "writing" not in clock.seconds
+
+
+def test_every_section_has_its_rounds_and_shares_its_processes() -> None:
+    calls: list[str] = []
+
+    class Few(Nothing):
+        rounds = 1
+
+        def __init__(self, *names: str) -> None:
+            self.processes = {name: lambda name=name: calls.append(name) or sample(2, 1) for name in names}  # type: ignore[misc]
+
+    few, many = Few("a", "b"), Few("b", "c")
+    many.rounds = 5
+    samples = take_turns([few, many], 3, lambda line: None)
+    assert "".join(calls) == "abc" + "bc" + "bc"
+    assert {name: len(found) for name, found in samples.items()} == {"a": 1, "b": 3, "c": 3}
 
 
 def test_torchvision_reads_what_we_normalized(tmp_path: Path) -> None:

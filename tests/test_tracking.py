@@ -207,6 +207,7 @@ def test_a_delivery_that_breaks_anywhere_and_is_tried_again_gives_the_same_run(k
     calls = 0
     outputs = kind()
     names = ["create_run", "log_batch", "set_tag", "log_inputs", "log_artifacts", "set_terminated", "update_run"]
+    names += ["create_logged_model", "log_model_artifacts", "log_outputs", "finalize_logged_model"]
 
     def shaky(original, lost):
         def call(*arguments, **keywords):

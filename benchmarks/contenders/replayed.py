@@ -2,7 +2,7 @@
 
     python -m benchmarks.contenders.replayed PARAMS DATA deterministic|free
 
-`loop_s` is `fit` as in `unrecorded`, `replay_s` are as many replays of its captured step and nothing else.
+`loop_s` is the loop as in `unrecorded`, `replay_s` are as many replays of its captured step and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from classifier.device import be_deterministic, set_precision
 from classifier.graph import GraphedSteps
 from classifier.model_dir import build
 from classifier.params import load_params
-from classifier.training import Engine, run_epochs
+from classifier.training import Engine, fit, run_epochs
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     meta = read_meta(data)
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
     classifier = build(meta, params.seed).to(device)
-    warm_up(classifier, train, params, device)
+    warm_up(fit, classifier, train, params, device)
     steps = GraphedSteps(Engine(classifier, params, device), train)
 
     def replay() -> None:

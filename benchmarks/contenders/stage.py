@@ -2,60 +2,93 @@
 
     python -m benchmarks.contenders.stage STAGE ARGUMENTS...
 
-Says, in seconds: each part of `PARTS` without what it calls of the others, `mlflow`, `other`, and `main_at`, the
-system's monotonic clock when everything was imported.
+Says, in seconds of the stage's own thread: `imports`, each part of `PARTS` without what it calls of the others,
+`other`, and `started_at`, the system's monotonic clock when all that began.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import Any
 
 from benchmarks.contenders.stopwatch import say
 
+Function = Callable[..., Any]
 PARTS = {
     "reading": [
-        "classifier.raw.read_raw",
-        "classifier.dataset.read_meta",
-        "classifier.dataset.read_split",
-        "classifier.model_dir.read_model_meta",
-        "classifier.model_dir.read_model",
+        "classifier.raw:read_raw",
+        "classifier.dataset:read_meta",
+        "classifier.dataset:read_split",
+        "classifier.history:read_history",
+        "classifier.model_dir:read_model_meta",
+        "classifier.model_dir:read_model",
+        "classifier.model_dir:read_replicas",
     ],
     "work": [
-        "classifier.transfer.fetch",
-        "classifier.formats.parse",
-        "classifier.normalization.make_splits",
-        "classifier.normalization.statistics",
-        "classifier.training.fit",
-        "classifier.inference.predict",
+        "classifier.transfer:fetch",
+        "classifier.formats:parse",
+        "classifier.normalization:make_splits",
+        "classifier.normalization:statistics",
+        "classifier.replicas:train_replicas",
+        "classifier.inference:predict",
     ],
-    "mlflow": ["classifier.tracking.training_run", "classifier.tracking.evaluation_run"],  # and what Run logs
+    "checkpoints": [
+        "classifier.checkpoint:fingerprint_of",
+        "classifier.checkpoint:checkpointed",
+        "classifier.checkpoint:Checkpoints.load",
+        "classifier.checkpoint:Checkpoints.add",
+        "classifier.checkpoint:Checkpoints.save",
+        "classifier.checkpoint:Checkpoints.wait",
+    ],
+    "journal": [  # what MLflow shall get; the recorder is started here as well
+        "classifier.recording:recording",
+        "classifier.recording:restore_training",
+        "classifier.recording:Recording.begin",
+        "classifier.recording:Recording.log_data",
+        "classifier.recording:Recording.log_row",
+        "classifier.recording:Recording.log_training",
+        "classifier.recording:Recording.log_evaluation",
+        "classifier.journal:Journal.append",
+        "classifier.journal:Journal.keep",
+        "classifier.journal:Journal.keep_text",
+    ],
+    "waiting": ["classifier.recording:Recording.end"],  # for the recorder
     "writing": [
-        "classifier.files.write_atomic",
-        "classifier.files.write_json",
-        "classifier.raw.write_manifest",
-        "classifier.dataset.write_split",
-        "classifier.model_dir.write_model",
-        "classifier.history.write_history",
-        "classifier.reports.write_evaluation",
+        "classifier.files:replacing",
+        "classifier.files:write_atomic",
+        "classifier.files:write_json",
+        "classifier.raw:write_manifest",
+        "classifier.dataset:write_split",
+        "classifier.dataset:write_meta",
+        "classifier.model_dir:write_model",
+        "classifier.training_report:write_training",
+        "classifier.reports:write_evaluation",
     ],
 }
 
 
 class Clock:
-    """Every moment belongs to one part: the innermost that has begun and not ended."""
+    """Every moment of one thread belongs to one part: the innermost that has begun and not ended."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self.current, self.since = "other", time.monotonic()
+        self.thread = threading.get_ident()
+        self.current, self.started = "other", time.monotonic()
+        self.since = self.started
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
+        if threading.get_ident() != self.thread:
+            yield
+            return
         outer = self._switch(name)
         try:
             yield
@@ -68,7 +101,7 @@ class Clock:
         before, self.current, self.since = self.current, name, now
         return before
 
-    def timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+    def timed(self, function: Function, part: str) -> Function:
         """`function`, counted as `part`; of a context manager entering and leaving count, and what it holds not."""
 
         def call(*arguments: Any, **options: Any) -> Any:
@@ -92,34 +125,59 @@ class TimedContext(AbstractContextManager[Any]):
             return self.inner.__exit__(*error)
 
 
-def run(name: str, arguments: list[str], fit: Callable[[Clock], Callable[..., Any]] | None = None) -> dict[str, Any]:
+class Instruments:
+    """Counts every module's import, and changes functions before anybody can bind them.
+
+    Nothing is imported for it: a stage imports late what takes long, beside the recorder.
+    """
+
+    def __init__(self, clock: Clock, changes: Mapping[str, Callable[[Function], Function]]) -> None:
+        """`changes`: `module:name` or `module:Class.name` -> what makes the other function of it."""
+        self.clock, self.changes = clock, changes
+        loaded = {address.partition(":")[0] for address in changes} & sys.modules.keys()
+        assert not loaded, f"{', '.join(sorted(loaded))} should not have been imported yet"
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target)
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+
+            def timed_execute(module: ModuleType) -> None:
+                with self.clock.part("imports"):
+                    execute(module)
+                self._change(module)
+
+            spec.loader.exec_module = timed_execute
+        return spec
+
+    def _change(self, module: ModuleType) -> None:
+        for address, change in self.changes.items():
+            home, _, path = address.partition(":")
+            if home == module.__name__:
+                owner, _, name = path.rpartition(".")
+                place = getattr(module, owner) if owner else module
+                setattr(place, name, change(getattr(place, name)))
+
+
+def run(name: str, arguments: list[str], fit: Callable[[Clock, Function], Function] | None = None) -> dict[str, Any]:
     """Run the stage in this process; `fit` makes what shall be called in place of the engine's."""
-    stage = importlib.import_module(f"stages.{name}")
     clock = Clock()
-    main_at = clock.since
+    changes = {
+        address: lambda function, part=part: clock.timed(function, part)
+        for part, addresses in PARTS.items()
+        for address in addresses
+    }
     if fit:
-        replace("classifier.training.fit", lambda _: fit(clock))
-    for part, addresses in PARTS.items():
-        for address in addresses:
-            replace(address, lambda function, part=part: clock.timed(function, part))
-    if tracking := sys.modules.get("classifier.tracking"):
-        for name in [name for name in vars(tracking.Run) if name.startswith("log_")]:
-            setattr(tracking.Run, name, clock.timed(getattr(tracking.Run, name), "mlflow"))
-    with clock.part("other"):
-        stage.main(arguments)
-    return {"main_at": main_at, **clock.seconds}
-
-
-def replace(address: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Put `change(function)` wherever our modules have bound the function; nowhere where its module is not loaded."""
-    home, _, name = address.rpartition(".")
-    if home not in sys.modules:
-        return
-    function = getattr(sys.modules[home], name)
-    changed = change(function)
-    for module in [module for name, module in sys.modules.items() if name.startswith(("stages.", "classifier."))]:
-        if getattr(module, name, None) is function:
-            setattr(module, name, changed)
+        changes["classifier.training:fit"] = lambda function: fit(clock, function)
+    sys.meta_path.insert(0, Instruments(clock, changes))
+    stage = importlib.import_module(f"stages.{name}")
+    cli = importlib.import_module("classifier.cli")
+    sys.argv = [f"stages/{name}.py", *arguments]
+    cli.run_stage(stage.main)
+    with clock.part("exit"):
+        return {"started_at": clock.started, **clock.seconds}
 
 
 def main() -> None:
