@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +25,11 @@ def call(function: Callable[..., None], arguments: list[str]) -> None:
     application.command()(function)
     name = Path(function.__code__.co_filename).stem
     try:
-        application(arguments, prog_name=f"lenet {name}", standalone_mode=False)
+        status = application(arguments, prog_name=f"lenet {name}", standalone_mode=False)
     except typer.TyperException as error:
         message = getattr(error, "format_message", error.__str__)()
         raise ValueError(f"{message} Try lenet {name} --help") from None
     except typer.Abort:
         raise KeyboardInterrupt from None
+    if status:
+        sys.exit(status)  # 130 after Ctrl-C, which typer makes of it

@@ -58,3 +58,13 @@ def test_lenet_refuses_a_name_that_is_no_command() -> None:
     refused = lenet("recipes")
     assert refused.returncode == 1
     assert refused.stderr.startswith("lenet: 'recipes' is not a command; allowed are ")
+
+
+def test_ctrl_c_ends_with_130() -> None:
+    def interrupted() -> None:
+        """Be interrupted."""
+        raise KeyboardInterrupt
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as end:
+        call(interrupted, [])
+    assert getattr(end.value, "code", 130) == 130

@@ -1,0 +1,187 @@
+"""Outputs that no run has become one: real ones, committed by DVC, but small and untrained."""
+
+import json
+import shutil
+import sys
+from copy import copy
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from classifier.lineage import GitState
+from classifier.lockfile import read_lock
+from classifier.restoring import made_by, record
+from classifier.tracking import open_store
+from tests.project import Project
+from tests.recorded import METRICS, ReplicaWorkspace, Workspace, all_runs, files, history
+
+
+class Made(Project):
+    """A project with its code in git, whose outputs DVC has committed; dvc.lock is not in git yet."""
+
+    def __init__(self, folder, outputs=Workspace):
+        """In the current folder."""
+        super().__init__(folder)
+        if outputs is ReplicaWorkspace:
+            self.edit_params("train:\n  seed: 0\n  replicas: 1 ", "train:\n  seed: 4\n  replicas: 2 ")
+        self.outputs = outputs()
+        if self.outputs.test_metrics:
+            table = pd.DataFrame([{"seed": seed, **values} for seed, values in self.outputs.test_metrics.items()])
+            table.to_csv(self.outputs.reports / "replicas.csv", index=False)
+        Path("data/raw").mkdir()
+        Path("data/raw/manifest.json").write_text("{}")
+        self.run("dvc", "commit", "--force", "--quiet")
+
+    def change_code(self, old, new):
+        path = self.folder / "stages/train.py"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    @property
+    def head(self):
+        return self.git("rev-parse", "HEAD").strip()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return Made(folder)
+
+
+@pytest.fixture
+def made(workspace, template):
+    """A copy for the test, which is the current folder."""
+    shutil.copytree(template.folder, workspace, dirs_exist_ok=True)
+    made = copy(template)
+    made.folder = workspace
+    return made
+
+
+def recorded_code(run_id, name):
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"code/{name}")).read_text()
+
+
+def test_a_pulled_clone_is_recorded_once_with_what_dvc_lock_says(made, tmp_path_factory, monkeypatch):
+    remote, clone = tmp_path_factory.mktemp("remote"), tmp_path_factory.mktemp("clone")
+    made.run("dvc", "remote", "add", "--default", "there", str(remote))
+    made.run("dvc", "push", "--quiet")
+    made.commit("results")
+    made.git("clone", "--quiet", str(made.folder), str(clone))
+    made.folder = clone
+    made.run("dvc", "pull", "--quiet")
+    made.edit_params("learning_rate: 0.05", "learning_rate: 0.7")
+    answer = json.loads(made.run(sys.executable, "-m", "commands.record", "--json"))
+    run_id = answer["run"]
+    assert answer == {"run": run_id, "new": True, "source": f"commit {made.head}"}
+    assert f"run {run_id} has these outputs" in made.run(sys.executable, "-m", "commands.record")
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("DVC_ROOT", str(clone))
+    open_store()
+    (run,) = all_runs()
+    lock = read_lock()
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    assert run.data.params == {key: str(value) for key, value in made.outputs.params.flat().items()}
+    assert json.loads(recorded_code(run_id, "params.yaml"))["train"]["learning_rate"] == 0.05
+    assert run.data.metrics["test/accuracy"] == METRICS["accuracy"]
+    assert history(run_id, "train/running_loss") == [(10, 2.1), (12, 1.9)]
+    expected = {
+        "git.commit": made.head,
+        "git.dirty": "false",
+        "dvc.data": lock.outputs["data/normalized"],
+        "dvc.model": lock.outputs["models/classifier"],
+        "model.weights_sha256": made.outputs.meta.weights_sha256,
+        "train.restored": "true",
+        "evaluated": "true",
+    }
+    assert expected.items() <= run.data.tags.items()
+    assert not [name for name in run.data.tags if name.startswith("env.")]  # of which nothing is known
+    assert files(run_id) == {"code/params.yaml", "code/dvc.lock", "train/history.csv", "evaluate/metrics.json"}
+    assert len(run.outputs.model_outputs) == 1
+
+
+def test_the_run_that_the_stages_recorded_is_found_and_completed(made):
+    run_id = made.outputs.train()
+    completed, again = record(), record()
+    assert (completed.run.info.run_id, completed.new) == (run_id, True)
+    assert completed.run.data.metrics["test/accuracy"] == METRICS["accuracy"]
+    assert "train.restored" not in completed.run.data.tags
+    assert (again.run.info.run_id, again.new) == (run_id, False)
+    client = mlflow.MlflowClient()
+    client.set_tag(run_id, "evaluation.key", "another evaluation's")
+    client.log_metric(run_id, "test/accuracy", 0.1, step=1)
+    assert record().run.info.run_id != run_id
+
+
+def test_replicas_are_nested_runs(workspace):
+    outputs = Made(workspace, outputs=ReplicaWorkspace).outputs
+    tags = record().run.data.tags
+    nested = {run.data.params["train.seed"]: run for run in all_runs() if "replica.seed" in run.data.tags}
+    assert {seed: run.data.metrics["test/accuracy"] for seed, run in nested.items()} == {"4": 0.8, "5": 0.9}
+    assert tags["dvc.model"] == read_lock().outputs["models/classifier"]
+    assert tags["replicas.chosen_seed"] == str(outputs.meta.seed)
+
+
+def test_the_commit_is_that_of_dvc_lock_when_the_code_was_changed_since(made):
+    made.commit("results")
+    results = made.head
+    assert made_by(read_lock()) == GitState(results)
+    made.change_code("LeNet-5", "LeNet-6")
+    made.commit("later")
+    made.change_code("LeNet-6", "LeNet-7")
+    assert made_by(read_lock()) == GitState(results)
+
+
+def test_code_that_was_not_committed_is_a_diff_and_code_that_is_gone_has_no_commit(made):
+    made.change_code("LeNet-5", "LeNet-6")
+    made.git("commit", "-q", "-m", "another", "stages/train.py")
+    state = made_by(read_lock())
+    assert state.commit is None
+    assert "neither in HEAD" in state.problem
+    made.change_code("LeNet-6", "LeNet-5")
+    state = made_by(read_lock())
+    assert (state.commit, state.problem) == (made.head, "")
+    assert b'\n+"""Train LeNet-5' in state.diff
+
+
+def change_weights():
+    Path("models/classifier/weights.safetensors").chmod(0o644)
+    with Path("models/classifier/weights.safetensors").open("ab") as file:
+        file.write(b"\0")
+
+
+def change_dependency():
+    """As if evaluate had run before train ran again."""
+    head, evaluate, tail = Path("dvc.lock").read_text().partition("\n  evaluate:\n")
+    tail = tail.replace(read_lock().outputs["models/classifier"], f"{0:032}.dir")
+    Path("dvc.lock").write_text(head + evaluate + tail)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change_weights, "models/classifier has the hash .* says .*: dvc checkout"),
+        (lambda: shutil.rmtree("reports/train"), "reports/train does not exist: dvc pull"),
+        (change_dependency, "its evaluate is of another models/classifier: dvc repro"),
+        (Path("dvc.lock").unlink, "dvc.lock does not exist"),
+        (lambda: Path("dvc.lock").write_text("stages: ["), "dvc.lock is damaged"),
+        (lambda: Path("dvc.lock").write_text("stages: {}"), "data/normalized is not in dvc.lock"),
+    ],
+)
+def test_outputs_that_are_not_those_of_dvc_lock_are_refused(made, damage, message):
+    damage()
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        record()
+    assert "\n" not in str(error.value)
+    assert not (made.folder / "mlflow.db").exists()
+
+
+def test_no_journal_is_left_when_an_output_is_damaged(made):
+    (made.folder / "reports/train/history.csv").write_text("damaged")
+    made.run("dvc", "commit", "--force", "--quiet")
+    with pytest.raises(ValueError, match="is not a history"):
+        record()
+    assert not list((made.folder / ".pipeline/journal").iterdir())

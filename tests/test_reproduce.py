@@ -1,0 +1,281 @@
+"""A run made again: what is compared, on small runs; and the whole way, on a run of the real pipeline."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+
+from classifier.files import sha256_of
+from classifier.reproduction import DATA, Again, Finding, Record, Verdict, compare, compare_data, with_params
+from commands.reproduce import _show
+from tests.project import Project
+from tests.recorded import Workspace, get_run, recorded
+
+
+def record_of(run_id):
+    return Record(get_run(run_id), mlflow.MlflowClient())
+
+
+def fail(outputs, message):
+    """A training that fails; returns its run's record."""
+    with suppress(ValueError), recorded("train", outputs.params) as record:
+        record.begin(message, {"threads": "2"})
+        record.log_data(outputs.data, outputs.data_meta)
+        raise ValueError(message)
+    return record_of(record.id)
+
+
+def differences(findings):
+    return {(each.kind, each.name): (each.recorded, each.reproduced) for each in findings if not each.same}
+
+
+def test_equal_runs_are_identical_and_everything_is_compared(workspace):
+    runs = []
+    for _ in range(2):
+        outputs = Workspace()
+        runs.append(record_of(outputs.train()))
+        outputs.evaluate()
+    first, second = (record_of(run.id) for run in runs)
+    assert first.id != second.id
+    findings = [*compare_data(first, DATA), *compare(first, second, None)]
+    assert not differences(findings)
+    assert {(each.kind, each.name) for each in findings} == {
+        *(("params", name) for name in outputs.params.flat()),
+        *(("data", name) for name in (str(DATA), "test split")),
+        ("weights", "weights.safetensors"),
+        *(("metrics", name) for name in first.metrics),
+        *(("reports", name) for name in ("train/history.csv", "evaluate/metrics.json")),
+        ("environment", "threads"),
+    }
+    assert first.metrics.keys() >= {"train/running_loss", "validation/accuracy", "test/accuracy"}
+    assert Verdict(first.id, "", findings, [], None).compared["reports"] == 2
+
+
+def test_every_difference_is_named(workspace):
+    outputs = Workspace()
+    first = outputs.train()
+    outputs.evaluate()
+    outputs = Workspace(seed=1)
+    train = outputs.params.train.model_copy(update={"seed": 1})
+    outputs.params = outputs.params.model_copy(update={"train": train})
+    (outputs.reports / "extra.csv").write_text("1\n")
+    second = outputs.train()
+    outputs.evaluate()
+    client = mlflow.MlflowClient()
+    client.set_tag(second, "env.threads", "1")
+    client.log_metric(second, "test/accuracy", 0.5, step=1)
+    (DATA / "meta.json").unlink()
+    record = record_of(first)
+    found = differences([*compare_data(record, DATA), *compare(record, record_of(second), None)])
+    assert found.keys() == {
+        ("data", str(DATA)),
+        ("environment", "threads"),
+        ("params", "train.seed"),
+        ("weights", "weights.safetensors"),
+        ("metrics", "test/accuracy"),
+        ("reports", "evaluate/extra.csv"),
+    }
+    assert found["environment", "threads"] == ("2", "1")
+    assert found["metrics", "test/accuracy"] == ("0.9", "0.5")
+    assert found["reports", "evaluate/extra.csv"] == (None, sha256_of(outputs.reports / "extra.csv"))
+
+
+def test_a_failure_is_repeated_by_the_same_error_alone(workspace):
+    outputs = Workspace()
+    first, same, other = (fail(outputs, message) for message in ("not finite", "not finite", "no space"))
+    assert first.error == "ValueError: not finite"
+    assert not differences(compare(first, same, same.error))
+    assert differences(compare(first, other, other.error)) == {("error", "error"): (first.error, other.error)}
+    finished = record_of(outputs.train())
+    assert differences(compare(first, finished, None)) == {("error", "error"): (first.error, None)}
+    failed = [each for each in compare(finished, first, first.error) if each.kind != "environment"]
+    assert failed == [Finding("error", "error", None, first.error)]  # not that everything else lacks too
+    assert list(compare(finished, None, "no word")) == [Finding("error", "error", None, "no word")]
+
+
+@pytest.mark.parametrize(
+    ("tags", "status", "message"),
+    [
+        ({"replica.seed": "3", "mlflow.parentRunId": "0123"}, "FINISHED", "is seed 3 of run 0123: lenet reproduce"),
+        ({"git.commit": "c", "dvc.data": "d"}, "RUNNING", "is RUNNING: it came to no end"),
+        ({"git.commit": "c", "dvc.data": "d"}, "FAILED", "is FAILED: .* FAILED with an error"),
+        ({"dvc.data": "d", "git.problem": "not a repository"}, "FINISHED", r"of which commit it is \(not a repos"),
+        ({"git.commit": "c"}, "FINISHED", "on which data"),
+        ({"git.commit": "c", "dvc.data": "d", "git.dirty": "true"}, "FINISHED", "uncommitted changes of run .* not in"),
+    ],
+)
+def test_a_run_that_cannot_be_repeated_says_why(workspace, tags, status, message):
+    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    run = client.create_run(client.create_experiment("classifier"), tags=tags)
+    client.set_terminated(run.info.run_id, status) if status != "RUNNING" else None
+    record = Record(client.get_run(run.info.run_id), client)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        record.check()
+
+
+def test_what_a_record_lacks_is_a_warning(workspace):
+    outputs = Workspace()
+    record = record_of(outputs.train())
+    del record.tags["git.problem"]
+    assert record.warnings() == []
+    del record.tags["env.threads"]
+    record.tags["git.problem"] = "too large for the diff: x"
+    record.folders.remove("train")
+    assert [line.split(":")[0] for line in record.warnings()] == [
+        "the run recorded its code not as a whole",
+        "the run recorded no number of threads, on which the bits depend",
+        "the run's report files are not in the store",
+    ]
+
+
+def test_params_that_mlflow_has_as_text_get_their_types_back():
+    file = b"download: {dataset: digits, mirror: x}\nnormalize: {mean: null, other: 1} # comment\n"
+    texts = {"download.dataset": "mnist", "download.mirror": "None", "normalize.mean": "[0.5]"}
+    assert json.loads(with_params(file, texts)) == {
+        "download": {"dataset": "mnist", "mirror": None},
+        "normalize": {"mean": [0.5], "other": 1},
+    }
+
+
+def test_data_that_nobody_has_says_what_to_pull(tmp_path):
+    script = "import sys; sys.exit('normalize: the mirrors are gone')"
+    (tmp_path / "dvc.yaml").write_text(
+        json.dumps({"stages": {"normalize": {"cmd": f'{sys.executable} -c "{script}"', "outs": [str(DATA)]}}})
+    )
+    (tmp_path / "params.yaml").write_text("{}")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
+    wanted = "0123456789abcdef0123456789abcdef.dir"
+    with pytest.raises(FileNotFoundError, match=rf"{wanted} .*\(normalize: the mirrors are gone\): dvc pull, after"):
+        Again(tmp_path, tmp_path, None).bring_data(wanted)
+
+
+def test_the_verdict_is_a_line_or_a_table(capsys):
+    run_id, digest = "0123456789abcdef" * 2, "a" * 64
+    same = [
+        Finding("weights", "w", digest, digest),
+        Finding("metrics", "m", "1", "1"),
+        Finding("metrics", "n", "1", "1"),
+    ]
+    versions = Finding("environment", "torch", "2.0[x]", None)
+    _show(Verdict(run_id, "c", [*same, versions], ["take care"], None))
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"warning: take care\nrun {run_id} is reproduced, byte-identical: 1 weights, 2 metrics\n")
+    assert "the environment differs, nevertheless:" in shown
+    assert "2.0[x]" in shown
+    other = Finding("weights", "model directory", f"{'a' * 32}.dir", f"{'b' * 32}.dir")
+    _show(Verdict(run_id, "c", [*same, other], [], Path("/there")))
+    shown = capsys.readouterr().out
+    assert f"run {run_id} is not reproduced: 1 difference\n" in shown
+    assert [line.split() for line in shown.splitlines() if "model directory" in line] == [
+        ["weights", "model", "directory", "a" * 12, "b" * 12]
+    ]
+    assert "environment" not in shown
+    assert "git worktree remove --force /there" in shown
+
+
+class Lab(Project):
+    """Temporary folders lie beside the project; what `lenet reproduce` must leave alone is known."""
+
+    def __init__(self, folder):
+        (folder / "temporary").mkdir(parents=True)
+        (folder / "project").mkdir()
+        super().__init__(folder / "project")
+        self.temporary = folder / "temporary"
+
+    def reproduce(self, run_id):
+        command = [sys.executable, "-m", "commands.reproduce", run_id, "--json"]
+        output = self.run(*command, check=False, env={"TMPDIR": str(self.temporary)})
+        assert self.returncode in (0, 1), output
+        return json.loads(output[output.index("\n{") :])
+
+    def left_alone(self):
+        """Workspace, git, caches and store."""
+        kept = [path for path in self.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        ignored = (".lock", "-wal", "-shm", "-journal")
+        files = {str(path): sha256_of(path) for path in kept if ".git/" not in str(path)}
+        return (
+            {name: value for name, value in files.items() if not name.endswith(ignored) and "/.dvc/tmp/" not in name},
+            self.git("worktree", "list"),
+            self.git("status", "--porcelain"),
+            self.git("stash", "list"),
+            self.git("for-each-ref"),
+        )
+
+    def nothing_is_left(self):
+        return not [path for path in self.temporary.iterdir() if path.name.startswith("project-")]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab.edit_params("epochs: 20", "epochs: 1")
+    lab.commit("quick")
+    return lab
+
+
+@pytest.mark.slow
+def test_an_experiment_with_replicas_and_uncommitted_code_is_repeated_after_the_code_was_changed(lab):
+    source = lab.folder / "classifier/model.py"
+    committed = source.read_text()
+    source.write_text(f"{committed}# uncommitted\n")
+    lab.run("dvc", "exp", "run", "--name", "two", "-S", "train.replicas=2", "-S", "train.learning_rate=0.03")
+    ((run_id,),) = lab.query("SELECT run_uuid FROM runs WHERE name = 'two'")
+    lab.git("checkout", "--quiet", ".")
+    source.write_text("raise ImportError('of today')\n")
+    lab.edit_params("learning_rate: 0.05", "learning_rate: 0.02")
+    lab.commit("today's code is another")
+    for folder in (".dvc/cache", "data", "models", "reports"):  # the data are to be downloaded again
+        lab.run("rm", "-rf", folder)
+    before = lab.left_alone()
+    verdict = lab.reproduce(run_id[:8])
+    assert verdict["differences"] == []
+    assert (verdict["identical"], lab.returncode, verdict["run"]) == (True, 0, run_id)
+    assert verdict["environment"] == []
+    assert verdict["warnings"] == []
+    compared = verdict["compared"]
+    assert (compared["data"], compared["weights"], compared["reports"]) == (2, 2, 16)
+    assert lab.left_alone() == before
+    assert lab.nothing_is_left()
+    source.write_text(committed)
+
+
+@pytest.mark.slow
+def test_a_failure_is_repeated_and_ctrl_c_leaves_nothing(lab):
+    lab.edit_params("learning_rate: 0.0", "learning_rate: 100.0 #")
+    lab.repro(check=False)
+    ((run_id,),) = lab.query("SELECT run_uuid FROM runs WHERE status = 'FAILED'")
+    before = lab.left_alone()
+    verdict = lab.reproduce(run_id)
+    assert (verdict["identical"], lab.returncode, verdict["differences"]) == (True, 0, [])
+    assert verdict["compared"]["error"] == 1
+    assert lab.left_alone() == before
+    assert lab.nothing_is_left()
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "commands.reproduce", run_id],
+        cwd=lab.folder,
+        env=environment | {"TMPDIR": str(lab.temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    with process.stderr as lines:
+        while not (places := list(lab.temporary.glob("project-*/project/dvc.yaml"))):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = lines.read()
+    assert process.wait(60) == 130
+    assert "Traceback" not in said
+    assert lab.nothing_is_left()
+    assert lab.left_alone() == before
+    assert not [each for each in psutil.process_iter(["cwd"]) if str(places[0].parent) in (each.info["cwd"] or "")]

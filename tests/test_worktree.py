@@ -1,0 +1,122 @@
+"""A recorded state beside the workspace, with real git and DVC's real configuration."""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from dvc.config import Config
+
+from classifier.lineage import git_state
+from classifier.worktree import worktree
+
+
+def git(*arguments):
+    user = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    return subprocess.run(["git", *user, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A repository with a DVC project of one commit; temporary folders lie beside it."""
+    folder, temporary = tmp_path / "project", tmp_path / "temporary"
+    (folder / ".dvc").mkdir(parents=True)
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.chdir(folder)
+    (folder / ".dvc/config").write_text("['remote \"old\"']\n    url = /nowhere\n")
+    (folder / ".dvc/.gitignore").write_text("/config.local\n/cache\n/tmp\n")
+    (folder / "code.py").write_text("first\n")
+    git("init", "-q", "-b", "main")
+    git("add", "--all")
+    git("commit", "-q", "-m", "first")
+    return folder
+
+
+def state():
+    """What a person would miss."""
+    return [git(*command) for command in (["status", "--porcelain"], ["branch", "-a"], ["stash", "list"], ["log"])]
+
+
+def test_commit_and_diff_are_checked_out_beside_a_workspace_that_stays(root):
+    (root / "code.py").write_text("changed\n")
+    (root / "new.bin").write_bytes(bytes(range(256)))
+    recorded = git_state()
+    git("commit", "-q", "-am", "later")
+    (root / "code.py").write_text("later still\n")
+    before = state()
+    with worktree(root, recorded.commit, recorded.diff) as project:
+        assert (project / "code.py").read_text() == "changed\n"
+        assert (project / "new.bin").read_bytes() == bytes(range(256))
+        assert project.name == root.name
+        assert state() == before
+    assert not project.parent.exists()
+    assert len(git("worktree", "list").splitlines()) == 1
+    assert state() == before
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_it_is_removed_whatever_happens(root, error):
+    with pytest.raises(error), worktree(root, "HEAD", b"") as project:
+        raise error
+    assert not project.parent.exists()
+    assert len(git("worktree", "list").splitlines()) == 1
+
+
+def test_keep_leaves_it(root):
+    with worktree(root, "HEAD", b"", keep=True) as project:
+        pass
+    assert (project / "code.py").exists()
+    assert len(git("worktree", "list").splitlines()) == 2
+
+
+def test_a_commit_that_is_not_there_says_what_to_fetch(root):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    with pytest.raises(FileNotFoundError, match=f"git fetch origin {commit}"), worktree(root, commit, b""):
+        pass
+    assert not list((root.parent / "temporary").iterdir())
+
+
+def test_a_diff_that_does_not_fit_is_said_in_one_line(root):
+    diff = b"--- a/code.py\n+++ b/code.py\n@@ -1 +1 @@\n-another\n+changed\n"
+    with pytest.raises(ValueError, match=r"does not fit its commit HEAD: git apply: .*patch failed") as error:
+        worktree(root, "HEAD", diff).__enter__()
+    assert "\n" not in str(error.value)
+    assert not list((root.parent / "temporary").iterdir())
+
+
+def test_no_hook_runs(root):
+    hook = root / ".git/hooks/post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {root / 'hooked'}\n")
+    hook.chmod(0o755)
+    with worktree(root, "HEAD", b""):
+        assert not (root / "hooked").exists()
+
+
+def test_cache_and_remotes_are_those_of_the_project_today(root):
+    (root / ".dvc/config").write_text("['remote \"new\"']\n    url = ../../remote\n")
+    (root / ".dvc/config.local").write_text("['remote \"new\"']\n    verify = true\n")
+    with worktree(root, "HEAD", b"") as project:
+        config = Config(str(project / ".dvc"))
+        assert Path(os.path.normpath(project / ".dvc" / config["cache"]["dir"])) == root / ".dvc/cache"
+        remote = config["remote"]["new"]
+        assert (Path(remote["url"]).resolve(), remote["verify"]) == (root.parent / "remote", True)
+        assert git("-C", str(project), "status", "--porcelain") == ""
+
+
+def test_a_cache_that_is_configured_is_used(root, tmp_path):
+    (root / ".dvc/config.local").write_text(f"[cache]\n    dir = {tmp_path / 'shared'}\n")
+    with worktree(root, "HEAD", b"") as project:
+        assert Path(Config(str(project / ".dvc"))["cache"]["dir"]).resolve() == tmp_path / "shared"
+
+
+def test_a_project_below_the_repositorys_root_stays_below_it(root):
+    below = root / "below"
+    below.mkdir()
+    git("mv", ".dvc", "code.py", "below")
+    git("commit", "-q", "-m", "below")
+    with worktree(below, "HEAD", b"") as project:
+        assert (project / "code.py").exists()
+        assert project.name == "below"
