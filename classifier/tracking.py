@@ -376,7 +376,10 @@ def _experiment(name: str, artifacts: str | None) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return without_passwords((str(error).splitlines() or [type(error).__name__])[0][:300])
+    """What happened and why, without the HTTP library's own words between the two."""
+    line, _, cause = (str(error).splitlines() or [type(error).__name__])[0].partition(" (Caused by ")
+    said = f"{line.partition(' failed with exception ')[0]}: {cause.rstrip(')')}" if cause else line
+    return without_passwords(said[:300])
 
 
 if __name__ == "__main__":
