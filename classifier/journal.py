@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from classifier.lineage import project_root
+from classifier.ownership import claim
 
 JOURNALS = Path(".pipeline/journal")  # in the project's root
 Event = dict[str, Any]
@@ -84,9 +85,9 @@ def _parse(line: bytes) -> Event | None:
 
 
 def new_journal(stage: str) -> Journal:
-    """An empty journal of this project."""
+    """An empty journal of this project, this process's own until its recorder takes it over."""
     folder = project_root() / JOURNALS / f"{time.time_ns():020d}-{stage}"
-    folder.mkdir(parents=True)
+    assert claim(folder), f"{folder} belongs to another process"
     return Journal(folder)
 
 

@@ -57,6 +57,11 @@ def claim(folder: Path) -> bool:
         return True
 
 
+def take_over(folder: Path) -> None:
+    """Make `folder` this process's own, whoever owned it: its owner started this process for that."""
+    write_atomic(folder / OWNER, mark().encode())
+
+
 @contextmanager
 def owning(folder: Path) -> Iterator[None]:
     """Own `folder` in the block; while another process owns it, wait, and say for whom."""

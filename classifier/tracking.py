@@ -38,7 +38,7 @@ from classifier.dataset import SIZE
 from classifier.files import write_json
 from classifier.journal import Event, Journal, waiting_journals
 from classifier.lineage import project_root
-from classifier.ownership import claim, is_living
+from classifier.ownership import claim, is_living, take_over
 from classifier.store import ARTIFACTS, DATABASE, relocate, shown_uri, store_uri, without_passwords
 
 EXPERIMENT = "classifier"
@@ -72,6 +72,8 @@ class Delivery:
         """Deliver what was written since the last time."""
         events, offset = self.journal.read(self.offset)
         for event in events:
+            if not self.run_id and event["do"] != "begin":
+                continue  # of a stage that ended before it began its run
             if not event.get("restored") or self.made_here:
                 getattr(self, f"_{event['do']}")(event)
         self._flush()
@@ -223,7 +225,7 @@ def deliver_waiting(without: Journal | None = None) -> list[str]:
         if without and journal.folder == without.folder:
             continue
         events, _ = journal.read()
-        begin = events[0] if events else None
+        begin = next((event for event in events if event["do"] == "begin"), None)
         if begin and begin["store"] != shown_uri():
             continue
         if begin and is_living(begin["writer"]) and events[-1]["do"] != "end":
@@ -255,7 +257,7 @@ def main(arguments: list[str]) -> None:
     """Deliver while the stage lives; exit status 1 when something had to wait."""
     (folder,) = paths(arguments, "journal")
     journal = Journal(folder)
-    claim(folder)
+    take_over(folder)
     os.chdir(project_root())  # an experiment's own folder may go away
     _keep_environment(journal)
     delivery: Delivery | None = None

@@ -12,6 +12,7 @@ import pytest
 
 from classifier import tracking
 from classifier.history import Row
+from classifier.journal import waiting_journals
 from tests.recorded import ROWS, ReplicaWorkspace, Workspace, all_runs, files, get_run, history, recorded
 from tests.samples import ROOT, file_params
 
@@ -299,11 +300,25 @@ def test_a_run_that_does_not_end_well_says_so(error, status):
     assert log.endswith(f"{type(error).__name__}: {error}".removesuffix(": ") + "\n\n")
 
 
+def test_a_journal_is_left_to_its_stage_from_the_first_moment_and_goes_with_it(workspace):
+    """One stage's recorder starts while another stage has not begun its run yet: sweeps have that all the time."""
+    code = "import sys; from classifier.journal import new_journal; new_journal('train').append('files', path='logs'); "
+    command = [sys.executable, "-c", code + "print(flush=True); sys.stdin.read()"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as stage:
+        stage.stdout.readline()
+        assert tracking.deliver_waiting() == []
+        assert len(waiting_journals()) == 1
+        stage.stdin.close()
+    assert tracking.deliver_waiting() == []
+    assert waiting_journals() == []
+
+
 def test_git_commit_dirty_state_and_the_diff_are_recorded(workspace):
     def git(*arguments):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *arguments], check=True, cwd=workspace)
 
-    (workspace / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n/data/\n/models/\n/reports/\n")
+    (workspace / ".gitignore").write_text("/.pipeline/\n/mlflow.db*\n/mlartifacts/\n/data/\n/models/\n/reports/\n")
     (workspace / "code.py").write_text("one\n")
     git("init", "-q")
     git("add", ".")

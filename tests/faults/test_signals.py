@@ -43,14 +43,15 @@ def trickle(request):
         time.sleep(0.2)
 
 
-def begun(project: Project, stage: str) -> bool:
+def begun(project: Project, stage: str, process: subprocess.Popen[bytes]) -> bool:
     """The stage is in the middle of its work."""
     folder = project.folder
     if stage == "train":
         return len(list(folder.glob(".pipeline/checkpoints/*/seed-0/*.safetensors"))) >= 2
     if stage == "evaluate":
         return any(folder.glob(".pipeline/journal/*-evaluate/events.jsonl"))
-    return any(folder.glob(f".pipeline/stages/{stage}-*/owner"))
+    owners = folder.glob(f".pipeline/stages/{stage}-*/owner")
+    return any(f":{process.pid}:" in owner.read_text() for owner in owners)  # one that was stopped may leave its mark
 
 
 def stopped(project: Project, stage: str, number: signal.Signals) -> tuple[int, float]:
@@ -64,7 +65,7 @@ def stopped(project: Project, stage: str, number: signal.Signals) -> tuple[int, 
         start_new_session=True,
     )
     end = time.monotonic() + 60
-    while not begun(project, stage):
+    while not begun(project, stage, process):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.001)
