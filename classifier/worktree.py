@@ -35,7 +35,7 @@ def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Ite
         if not keep:
             shutil.rmtree(folder.parent, ignore_errors=True)
             if str(folder) in git(root, "worktree", "list", "--porcelain"):
-                git(root, "worktree", "remove", "--force", str(folder))
+                git(root, "worktree", "remove", "--force", "--force", str(folder))  # locked if adding was broken off
 
 
 def git(folder: Path, *arguments: str, stdin: bytes = b"") -> str:

@@ -64,6 +64,12 @@ def test_it_is_removed_whatever_happens(root, error):
     assert len(git("worktree", "list").splitlines()) == 1
 
 
+def test_one_whose_adding_was_broken_off_is_removed_too(root):
+    with worktree(root, "HEAD", b"") as project:
+        git("worktree", "lock", "--reason", "initializing", str(project))
+    assert len(git("worktree", "list").splitlines()) == 1
+
+
 def test_keep_leaves_it(root):
     with worktree(root, "HEAD", b"", keep=True) as project:
         pass

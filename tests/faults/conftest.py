@@ -34,6 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("faults")
+            item.add_marker(pytest.mark.timeout(7200))  # all cases of a row may take long
 
 
 def pytest_configure(config: pytest.Config) -> None:
