@@ -37,8 +37,8 @@ ui: setup ## open the MLflow UI on 127.0.0.1, port 5000 or PORT=
 	$(BIN)/python -m commands.ui $(PORT)
 
 .PHONY: test
-test: setup ## run every test
-	$(BIN)/python -m pytest
+test: setup ## run every test, a process per core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: faults
 faults: N ?= 100

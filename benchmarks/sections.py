@@ -14,6 +14,7 @@ from benchmarks.bench import RECIPE, STAGES, Bench, Processes, Samples, Section
 from benchmarks.commands import Commands
 from benchmarks.process import Sample
 from benchmarks.results import Bar, Result, Table, line, ratio, spread
+from benchmarks.sweeping import Sweeping
 
 TUTORIAL_LIMIT = {"cuda": 0.01}  # our loop / tutorial's
 LINEAR = 0.05  # largest distance from the fitted line
@@ -306,6 +307,7 @@ SECTIONS: dict[str, type[Section]] = {
     "stages": Stages,
     "nothing": Nothing,
     "commands": Commands,
+    "sweeping": Sweeping,
     "growth": Growth,
     "speedrun": Speedrun,
     "replicas": Replicas,

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -35,8 +35,8 @@ from torch import Tensor
 from classifier.files import read_file, sha256, sha256_of, write_atomic
 from classifier.history import Row
 from classifier.lineage import project_root
-from classifier.ownership import claim
-from classifier.params import TrainParams
+from classifier.ownership import claim, release, remove
+from classifier.params import Params, TrainParams
 
 CHECKPOINTS = Path(".pipeline/checkpoints")  # in the project's root
 KEPT = 2
@@ -82,6 +82,9 @@ class Checkpoints:
             except ValueError as error:
                 print(f"checkpoint {path} is damaged ({error}): it is dropped", file=sys.stderr)
                 path.unlink()
+                continue
+            except OSError as error:
+                print(f"checkpoint {path} cannot be read ({error}): the one before is used", file=sys.stderr)
                 continue
             position = checkpoint.position
             content = self.rows_path.read_bytes()[: position.rows_bytes]
@@ -142,16 +145,20 @@ class Checkpoints:
         content = save(tensors, {"position": json.dumps(asdict(position))})
         write_atomic(self.folder / f"{position.step:012d}-{sha256(content)}.safetensors", content, verify=True)
         for path in self._files()[:-KEPT]:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Work:
-    """One training's place among the checkpoints: the run's key, and a folder unless checkpoints are turned off."""
+    """One training's place among the checkpoints: its key, and a folder unless checkpoints are turned off."""
 
     key: str
     folder: Path | None
     every: int
+
+    def run_key(self, params: Params) -> str:
+        """The key of the run; MLflow lets no run change its params, and some of them leave the checkpoint as it is."""
+        return f"{self.key}-{sha256(json.dumps(params.flat(), sort_keys=True).encode())[:16]}"
 
     def of_seed(self, seed: int) -> Checkpoints | None:
         return Checkpoints(self.folder / f"seed-{seed}", self.every) if self.folder else None
@@ -167,8 +174,7 @@ def checkpointed(fingerprint: str, every: int) -> Iterator[Work]:
     if not every:
         yield Work(key, None, every)
         return
-    root = project_root() / CHECKPOINTS
-    folder = next(path for slot in count() if claim(path := root / f"{fingerprint[:16]}-{slot}"))
+    folder, handle = _claim_place(project_root() / CHECKPOINTS, fingerprint[:16])
     for leftover in folder.rglob(".*.tmp"):
         leftover.unlink()
     known = folder / "run"
@@ -176,8 +182,19 @@ def checkpointed(fingerprint: str, every: int) -> Iterator[Work]:
         key = known.read_text(encoding="utf-8")
     else:
         write_atomic(known, key.encode())
-    yield Work(key, folder, every)
-    shutil.rmtree(folder)
+    try:
+        yield Work(key, folder, every)
+        remove(folder)
+    finally:
+        release(handle)
+
+
+def _claim_place(root: Path, name: str) -> tuple[Path, int]:
+    """The first that is free, those of trainings that were killed before new ones."""
+    for path in chain(sorted(root.glob(f"{name}-*")), (root / f"{name}-{slot}" for slot in count())):
+        if (handle := claim(path)) is not None:
+            return path, handle
+    raise AssertionError("slots have no end")
 
 
 def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, str]) -> str:

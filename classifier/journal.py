@@ -4,7 +4,8 @@ A journal is a folder in `.pipeline/journal/` of the project's root: `events.jso
 never changed, and `files/`, copies of what is to be uploaded. `classifier.recording` writes it, `classifier.tracking`
 delivers it and then removes it. Events, each with `do` and `time` (ms since 1970):
 
-- `begin`: `stage`, `key` (the run's, see `classifier.tracking`), `store`, `writer`, `name`, `params`, `tags`, `weights`
+- `begin`: `stage`, `key` (the run's, see `classifier.tracking`), `weights` (those that are evaluated), `store`,
+  `experiment`, `name`, `user`, `params`, `tags`
 - `metrics`: `seed` (None for the run itself, else of its nested run), `step`, `values`
 - `tags`: `tags`
 - `data`: `name`, `digest`, `source`, `profile`
@@ -26,17 +27,21 @@ from pathlib import Path
 from typing import Any, cast
 
 from classifier.lineage import project_root
-from classifier.ownership import claim
+from classifier.ownership import claim, release, remove
 
 JOURNALS = Path(".pipeline/journal")  # in the project's root
 Event = dict[str, Any]
 
 
 class Journal:
-    """One stage's journal; its name begins with the time, so that sorted journals are in order."""
+    """One stage's journal; its name begins with the time, so that sorted journals are in order.
 
-    def __init__(self, folder: Path) -> None:
+    Its stage and its recorder own it, `handle` being their lock.
+    """
+
+    def __init__(self, folder: Path, handle: int | None = None) -> None:
         self.folder = folder
+        self.handle = handle
         self.events = folder / "events.jsonl"
 
     def append(self, do: str, **values: Any) -> None:
@@ -74,7 +79,14 @@ class Journal:
         return [event for line in whole.splitlines() if (event := _parse(line))], offset + len(whole)
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder)
+        remove(self.folder)
+        self.release()
+
+    def release(self) -> None:
+        """Leave it to whoever delivers it."""
+        if self.handle is not None:
+            release(self.handle)
+            self.handle = None
 
 
 def _parse(line: bytes) -> Event | None:
@@ -85,10 +97,11 @@ def _parse(line: bytes) -> Event | None:
 
 
 def new_journal(stage: str) -> Journal:
-    """An empty journal of this project, this process's own until its recorder takes it over."""
-    folder = project_root() / JOURNALS / f"{time.time_ns():020d}-{stage}"
-    assert claim(folder), f"{folder} belongs to another process"
-    return Journal(folder)
+    """An empty journal of this project, this process's own."""
+    while True:
+        folder = project_root() / JOURNALS / f"{time.time_ns():020d}-{stage}"
+        if (handle := claim(folder)) is not None:
+            return Journal(folder, handle)
 
 
 def waiting_journals() -> list[Journal]:

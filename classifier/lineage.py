@@ -31,9 +31,9 @@ def dvc_hash(output: Path) -> str | None:
         lock = YAML(typ="safe", pure=True).load(Path("dvc.lock"))
     except (FileNotFoundError, YAMLError):  # DVC does not write it in one step
         return None
-    for stage in (lock or {}).get("stages", {}).values():
-        for out in stage.get("outs", []):
-            if out["path"] == output.as_posix():
+    for stage in ((lock or {}).get("stages") or {}).values():
+        for out in (stage or {}).get("outs") or []:
+            if out.get("path") == output.as_posix() and "md5" in out:
                 return str(out["md5"])
     return None
 
@@ -68,6 +68,8 @@ def git_state() -> GitState:
         return _with_diff(commit)
     except subprocess.CalledProcessError as error:
         return GitState(commit, problem=error.stderr.decode(errors="replace").strip()[:500])
+    except OSError as error:  # a file that went while it was looked at
+        return GitState(commit, problem=str(error)[:500])
 
 
 def _with_diff(commit: str) -> GitState:

@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from classifier.files import write_atomic
+
 LOCK, RWLOCK, REPOSITORY_LOCK = Path("dvc.lock"), Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
 
 
@@ -36,7 +38,7 @@ def _mend_lockfile() -> list[str]:
         return []
     committed = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)  # noqa: S603, S607
     if committed.returncode == 0 and committed.stdout != LOCK.read_bytes():
-        LOCK.write_bytes(committed.stdout)
+        write_atomic(LOCK, committed.stdout)
         return [f"{LOCK} was cut off when DVC was killed: taken back from the last commit"]
     LOCK.unlink()
     return [f"{LOCK} was cut off when DVC was killed: removed, DVC writes it anew"]

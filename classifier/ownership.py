@@ -1,23 +1,88 @@
 """Which living process owns a folder: training's checkpoints, a journal, a stage's outputs.
 
-The owner's mark lies in the folder. A process that was killed leaves its mark behind, and it no longer counts.
+The owner holds a lock of the kernel's on a file in the folder, and however a process ends, its locks end with it. A
+process that is started with the handle among its `pass_fds` owns the folder too, until both have ended.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from filelock import FileLock
 
-from classifier.files import write_atomic
+LOCK = "lock"  # the file in the folder; it holds the owner's mark, for people
 
-OWNER = "owner"  # the file in the folder
+
+def claim(folder: Path) -> int | None:
+    """Make `folder` this process's own, creating it if need be: the handle to `release`, None when another owns it."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # the folder was removed meanwhile
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(handle, folder / LOCK):
+                os.truncate(handle, 0)
+                os.write(handle, mark().encode())
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its folder was removed meanwhile
+
+
+def release(handle: int) -> None:
+    """Give up what `claim` gave."""
+    os.close(handle)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that is this process's own, at once for everybody else."""
+    gone = folder.with_name(f".{uuid.uuid4().hex}.removed")
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def owner_of(folder: Path) -> str:
+    """The mark of the process that owns `folder`, or owned it last; empty when it says none."""
+    try:
+        return (folder / LOCK).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+@contextmanager
+def owning(folder: Path) -> Iterator[None]:
+    """Own `folder` in the block; while another process owns it, wait, and say for which. The folder goes in the end."""
+    said = ""
+    while (handle := claim(folder)) is None:
+        if (owner := owner_of(folder)) and owner != said:
+            said = owner
+            host, _, rest = owner.partition(":")
+            where = "" if host == socket.gethostname() else f" on {host}"
+            process = f"process {rest.partition(':')[0]}{where}"
+            print(f"waiting for {process}, which does the same in this folder", file=sys.stderr)
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        remove(folder)
+        release(handle)
 
 
 def mark(process: psutil.Process | None = None) -> str:
@@ -32,46 +97,14 @@ def is_living(owner: str) -> bool:
     if host != socket.gethostname():
         return bool(rest)
     try:
-        return mark(psutil.Process(int(rest.partition(":")[0]))) == owner
+        process = psutil.Process(int(rest.partition(":")[0]))
+        return mark(process) == owner and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, ValueError):
         return False
 
 
-def owner_of(folder: Path) -> str | None:
-    """The mark of the living process that owns `folder`, or None."""
+def _is_at(handle: int, path: Path) -> bool:
     try:
-        owner = (folder / OWNER).read_text(encoding="utf-8")
+        return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:
-        return None
-    return owner if is_living(owner) else None
-
-
-def claim(folder: Path) -> bool:
-    """Make `folder` this process's own, creating it if need be; False when another living process owns it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / "lock"):
-        owner = owner_of(folder)
-        if owner not in (None, mark()):
-            return False
-        write_atomic(folder / OWNER, mark().encode())
-        return True
-
-
-def take_over(folder: Path) -> None:
-    """Make `folder` this process's own, whoever owned it: its owner started this process for that."""
-    write_atomic(folder / OWNER, mark().encode())
-
-
-@contextmanager
-def owning(folder: Path) -> Iterator[None]:
-    """Own `folder` in the block; while another process owns it, wait, and say for whom."""
-    said = None
-    while not claim(folder):
-        if (owner := owner_of(folder)) and owner != said:
-            said = owner
-            print(f"waiting for process {owner.split(':')[1]}, which does the same in this folder", file=sys.stderr)
-        time.sleep(0.1)
-    try:
-        yield
-    finally:
-        (folder / OWNER).unlink(missing_ok=True)
+        return False

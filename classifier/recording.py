@@ -15,7 +15,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,8 @@ from classifier.dataset import DatasetMeta
 from classifier.history import Row, read_history
 from classifier.journal import Journal, new_journal
 from classifier.lineage import GitState, dvc_hash, experiment_tags, git_state
-from classifier.ownership import mark
 from classifier.params import Params
-from classifier.store import shown_uri
+from classifier.store import EXPERIMENT, known_store
 from classifier.training_report import read_histories, replica_metrics
 
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
@@ -72,11 +71,10 @@ class Recording:
             stage=self.stage,
             key=key,
             weights=weights,
-            store=shown_uri(),
-            experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME"),
-            writer=mark(),
+            store=known_store(),
+            experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT),
             name=os.environ.get("DVC_EXP_NAME"),
-            user=getpass.getuser(),
+            user=_user(),
             params={name: str(value) for name, value in self.params.flat().items()},
             tags=tags,
         )
@@ -170,6 +168,7 @@ class Recording:
                 self.recorder.kill()
                 self.recorder.wait()
                 print(f"MLflow takes over {patience_s:g} s; the rest waits: lenet sync", file=sys.stderr)
+        self.journal.release()
 
 
 def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
@@ -182,7 +181,16 @@ def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,
+        pass_fds=[] if journal.handle is None else [journal.handle],
     )
+
+
+def _user() -> str:
+    """The user's name; in a container the number may be all that there is."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 @contextmanager
@@ -195,7 +203,8 @@ def recording(stage: str, params: Params) -> Iterator[Recording]:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         record.log += traceback.format_exception(error)
         message = f"{type(error).__name__}: {error}"[:5000]
-        record.end("KILLED" if stopped else "FAILED", message, PATIENCE_WHEN_STOPPED_S if stopped else PATIENCE_S)
+        with suppress(OSError):  # a full disk: the first error is the one to tell
+            record.end("KILLED" if stopped else "FAILED", message, PATIENCE_WHEN_STOPPED_S if stopped else PATIENCE_S)
         raise
     record.end("FINISHED", None, PATIENCE_S)
 

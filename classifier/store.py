@@ -13,6 +13,7 @@ from classifier.lineage import project_root
 
 DATABASE = "mlflow.db"  # in the project's root
 ARTIFACTS = "mlartifacts"  # beside it
+EXPERIMENT = "classifier"  # unless MLFLOW_EXPERIMENT_NAME says otherwise
 PLACES = [  # tables and columns that hold addresses of artifacts
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -37,6 +38,11 @@ def store_uri() -> str:
 def shown_uri() -> str:
     """The store's address without a user's name and password."""
     return without_passwords(store_uri())
+
+
+def known_store() -> str:
+    """The store as a journal names it: the project may be moved with it."""
+    return shown_uri().replace(str(project_root()), ".")
 
 
 def without_passwords(text: str) -> str:

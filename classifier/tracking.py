@@ -15,7 +15,9 @@ import platform
 import select
 import sqlite3
 import sys
+import time
 from collections import defaultdict
+from http import HTTPStatus
 from importlib.metadata import distributions, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,10 +40,18 @@ from classifier.dataset import SIZE
 from classifier.files import write_json
 from classifier.journal import Event, Journal, waiting_journals
 from classifier.lineage import project_root
-from classifier.ownership import claim, is_living, take_over
-from classifier.store import ARTIFACTS, DATABASE, relocate, shown_uri, store_uri, without_passwords
+from classifier.ownership import claim
+from classifier.store import (
+    ARTIFACTS,
+    DATABASE,
+    EXPERIMENT,
+    known_store,
+    relocate,
+    shown_uri,
+    store_uri,
+    without_passwords,
+)
 
-EXPERIMENT = "classifier"
 KEY_TAG = "run.key"  # of the journal that made the run
 EVALUATION_TAG = "evaluation.key"  # of the journal that evaluates it
 WEIGHTS_TAG = "model.weights_sha256"
@@ -50,6 +60,7 @@ SEED_TAG = "replica.seed"
 SYSTEM_METRICS_S = 2  # seconds between two samples of processor and memory use
 DELIVERY_S = 5.0  # seconds between two deliveries, so that curves can be watched
 FIRST_DELIVERY_S = 0.1  # the same until the run is there
+EARLIER_S = 20.0  # seconds that a stage's end waits for an older journal of the same run
 REQUEST_TIMEOUT_S = 10  # unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise; MLflow's own 120 s, 8 times, is for ever
 SERVING_PACKAGES = ["numpy", "pandas", "pydantic", "safetensors", "torch"]
 
@@ -63,9 +74,11 @@ class Delivery:
         self.run_id = ""
         self.made_here = False  # the run was made by this journal
         self.seeds: dict[int, str] = {}  # the nested runs' ids
+        self.described: set[int] = set()  # nested runs whose params have arrived
         self.waiting: dict[str, list[Metric]] = defaultdict(list)  # by run id
         self.known: dict[tuple[str, str], set[int]] = {}  # (run id, metric) -> steps that the store has
         self.resumed = False  # the store may hold points of this run
+        self.overtaken = False  # a later journal has finished this run
         self.ended = False
 
     def advance(self) -> None:
@@ -92,6 +105,8 @@ class Delivery:
                 "mlflow.source.type": "LOCAL",
             }
             found = self.client.create_run(self.experiment, event["time"], tags, event["name"])
+        elif found.info.status == "FINISHED" and found.info.end_time > event["time"]:
+            self.overtaken = True
         elif found.info.status != "RUNNING":
             self.client.update_run(found.info.run_id, status="RUNNING")
         self.run = found
@@ -152,8 +167,10 @@ class Delivery:
                 KEY_TAG: f"{self.run_id}-{seed}",
             }
             child = self.client.create_run(self.experiment, time_ms, tags, f"{self.run.info.run_name}, seed {seed}")
-            self._log_params(child.info.run_id, self.params | {"train.seed": str(seed), "train.replicas": "1"})
             self.seeds[seed] = child.info.run_id
+        if seed not in self.described:
+            self._log_params(self.seeds[seed], self.params | {"train.seed": str(seed), "train.replicas": "1"})
+            self.described.add(seed)
         return self.seeds[seed]
 
     def _flush(self) -> None:
@@ -206,40 +223,77 @@ class Delivery:
 
     def _end(self, event: Event) -> None:
         self._flush()
+        self.ended = True
+        if self.overtaken:
+            return
         if event["error"]:
             self.client.set_tag(self.run_id, "error", event["error"])
         elif "error" in self.client.get_run(self.run_id).data.tags:  # of an earlier try
             self.client.delete_tag(self.run_id, "error")
         for run_id in (*self.seeds.values(), self.run_id):
             self.client.set_terminated(run_id, event["status"], event["time"])
-        self.ended = True
 
 
-def deliver_waiting(without: Journal | None = None) -> list[str]:
-    """Deliver every journal of this store that no living process is at any more; a line for each that went.
+class StoreError(OSError):
+    """MLflow's store cannot be reached."""
 
-    What a killed process began ends as KILLED. Raises what stops it, such as MlflowException.
+
+class EarlierJournalError(Exception):
+    """A journal that has to go first is not delivered yet."""
+
+
+def deliver_waiting(without: Journal | None = None) -> tuple[list[str], list[str]]:
+    """Deliver every journal of this store that nobody is at any more: a line for each that went, and that did not.
+
+    What a killed process began ends as KILLED. One that cannot be delivered does not hold up the others. StoreError
+    when the store cannot be reached.
     """
-    delivered = []
-    for journal in waiting_journals():
-        if without and journal.folder == without.folder:
+    delivered, left = [], []
+    for waiting in waiting_journals():
+        begin = _begin_of(waiting)
+        if without and waiting.folder == without.folder:
             continue
-        events, _ = journal.read()
-        begin = next((event for event in events if event["do"] == "begin"), None)
-        if begin and begin["store"] != shown_uri():
-            continue
-        if begin and is_living(begin["writer"]) and events[-1]["do"] != "end":
-            continue
-        if claim(journal.folder) and (run_id := deliver(journal)) and begin:
-            delivered.append(f"{begin['stage']}, run {run_id}")
-    return delivered
+        if begin and begin["store"] != known_store():
+            left.append(f"{waiting.folder}: it is for the store {begin['store']}")
+        elif (handle := claim(waiting.folder)) is None:
+            left.append(f"{waiting.folder}: its stage still runs, or another process delivers it")
+        else:
+            journal = Journal(waiting.folder, handle)
+            try:
+                if run_id := deliver(journal):
+                    delivered.append(f"{begin['stage'] if begin else 'a stage'}, run {run_id}")
+            except StoreError:
+                raise
+            except Exception as error:  # whatever MLflow, a database's or an artifact store's client raises
+                left.append(f"{waiting.folder}: {_first_line(error)}")
+            finally:
+                journal.release()
+    return delivered, left
 
 
 def deliver(journal: Journal) -> str:
     """Deliver a journal whose writer is gone, remove it, and return its run's id; empty when nothing was begun."""
     delivery = Delivery(journal)
+    _let_go_first(journal)
     delivery.advance()
     return _close(delivery)
+
+
+def _begin_of(journal: Journal) -> Event | None:
+    return next((event for event in journal.read()[0] if event["do"] == "begin"), None)
+
+
+def _let_go_first(journal: Journal) -> None:
+    """EarlierJournalError while an older journal of the same run is not delivered: their events have an order."""
+    begin = _begin_of(journal)
+    for earlier in waiting_journals():
+        if not begin or earlier.folder.name >= journal.folder.name:
+            continue
+        events, _ = earlier.read()
+        weights = [event["tags"].get(WEIGHTS_TAG) for event in events if event["do"] == "tags"]
+        same = any(event["do"] == "begin" and event["key"] == begin["key"] for event in events)
+        if same or (begin["weights"] and begin["weights"] in weights):
+            raise EarlierJournalError(f"{earlier.folder} goes first")
 
 
 def _close(delivery: Delivery) -> str:
@@ -256,36 +310,46 @@ def _close(delivery: Delivery) -> str:
 def main(arguments: list[str]) -> None:
     """Deliver while the stage lives; exit status 1 when something had to wait."""
     (folder,) = paths(arguments, "journal")
-    journal = Journal(folder)
-    take_over(folder)
+    os.nice(10)  # the cores are for training
+    journal = Journal(folder)  # the stage has handed on its lock
     os.chdir(project_root())  # an experiment's own folder may go away
     _keep_environment(journal)
     delivery: Delivery | None = None
     monitor: SystemMetricsMonitor | None = None
-    try:
-        deliver_waiting(without=journal)  # of earlier stages, which come first
-    except Exception as error:
-        print(f"MLflow: {_first_line(error)}; earlier runs still wait", file=sys.stderr, flush=True)
-    complaint = ""
-    stage_ended = False
+    earlier_went = stage_ended = blocked = False
+    give_up, complaint = 0.0, ""
     while True:
         try:
+            blocked = False
+            if not earlier_went:
+                deliver_waiting(without=journal)
+                earlier_went = True
+            if delivery is None or not delivery.run_id:
+                _let_go_first(journal)
             delivery = delivery or Delivery(journal)
             delivery.advance()
             complaint = ""
+        except EarlierJournalError as error:
+            delivery, earlier_went, blocked = None, False, True
+            if stage_ended and time.monotonic() > give_up:
+                complaint = _complain(error, journal)
         except Exception as error:  # whatever it is, the stage goes on, and the journal keeps what was not delivered
             delivery = None
             complaint = complaint or _complain(error, journal)
-        if stage_ended:
+        if stage_ended and (complaint or not blocked):
             break
         if delivery and delivery.run_id and not monitor and "-train" in journal.folder.name:
             monitor = _watch_system(delivery)
-        interval = DELIVERY_S if complaint or (delivery and delivery.run_id) else FIRST_DELIVERY_S
-        stage_ended = bool(select.select([sys.stdin], [], [], interval)[0])
-        if stage_ended and monitor:
-            _stop_watching(monitor)
-        if stage_ended and complaint:
-            break  # nobody waits for a store that is away: the next stage tries again
+        begun = delivery is not None and bool(delivery.run_id)
+        interval = DELIVERY_S if complaint or begun else FIRST_DELIVERY_S
+        if stage_ended:
+            time.sleep(FIRST_DELIVERY_S)
+        elif select.select([sys.stdin], [], [], interval)[0]:
+            stage_ended, give_up = True, time.monotonic() + EARLIER_S
+            if monitor:
+                _stop_watching(monitor)
+            if complaint:
+                break  # nobody waits for a store that is away: the next stage tries again
     if delivery is None:
         sys.exit(1)
     _close(delivery)
@@ -325,8 +389,8 @@ def _keep_environment(journal: Journal) -> None:
 def open_store(name: str | None = None) -> str:
     """Make sure that the store and the experiment exist, and return the experiment's id.
 
-    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME take the place of `mlflow.db` in the project's root. OSError when the
-    store cannot be reached.
+    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME take the place of `mlflow.db` in the project's root. StoreError when
+    it cannot be reached.
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -335,6 +399,7 @@ def open_store(name: str | None = None) -> str:
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # no model of ours is one
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's, when a run ends
     uri, root = store_uri(), project_root()
     mlflow.set_tracking_uri(uri)  # which sets MLFLOW_TRACKING_URI too
     name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
@@ -347,7 +412,13 @@ def open_store(name: str | None = None) -> str:
             _connect(uri)
             return _experiment(name, (root / ARTIFACTS).as_uri())  # elsewhere they would go to the current folder
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
-        raise OSError(
+        status = error.get_http_status_code() if isinstance(error, MlflowException) else None  # type: ignore[no-untyped-call]
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise StoreError(
+                f"MLflow's store {shown_uri()} does not accept this user and password (401); "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            ) from None
+        raise StoreError(
             f"MLflow's store {shown_uri()} cannot be used: {_first_line(error)}; "
             "start it, or unset MLFLOW_TRACKING_URI to use mlflow.db in the project's root"
         ) from None

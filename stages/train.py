@@ -45,7 +45,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     images, size = sum(meta.counts["train"]), parameter_count(build(meta))
     fingerprint = fingerprint_of(params.train, data, environment(device))
     with checkpointed(fingerprint, params.train.checkpoint_every) as work:
-        record.begin(work.key, environment(device))
+        record.begin(work.run_key(params), environment(device))
         record.log_data(data, meta)
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}")

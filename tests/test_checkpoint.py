@@ -270,9 +270,18 @@ def test_another_fingerprint_and_another_process_at_the_same_have_places_of_thei
     with checkpointed("a" * 64, 10) as one, checkpointed("b" * 64, 10) as two:
         assert one.folder.parent == two.folder.parent == workspace / CHECKPOINTS
         assert one.folder != two.folder
-        (one.folder / "owner").write_text("elsewhere:1:0.00")  # another machine, same shared folder
         with checkpointed("a" * 64, 10) as three:
             assert three.folder not in (one.folder, two.folder)
+
+
+def test_a_training_that_was_killed_is_found_in_whatever_place_it_had(workspace):
+    with checkpointed("a" * 64, 10) as one:
+        two = checkpointed("a" * 64, 10)
+        killed = two.__enter__()
+    assert not two.__exit__(StoppedError, StoppedError(), None)
+    assert one.folder != killed.folder
+    with checkpointed("a" * 64, 10) as resumed:
+        assert (resumed.folder, resumed.key) == (killed.folder, killed.key)
 
 
 def test_turned_off_there_is_no_folder(workspace):

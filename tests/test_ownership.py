@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from classifier.ownership import OWNER, claim, is_living, mark, owner_of, owning
+from classifier.ownership import LOCK, claim, is_living, mark, owner_of, owning, release, remove
 from tests.samples import ROOT
 
 HOLD = "import sys, time; from pathlib import Path; from classifier.ownership import owning\n"
@@ -46,19 +46,58 @@ def test_of_another_host_nobody_can_know():
     assert is_living("elsewhere:1:0.00")
 
 
-def test_a_free_folder_is_made_and_owned_and_may_be_claimed_again(tmp_path):
-    assert claim(tmp_path / "a/b")
-    assert claim(tmp_path / "a/b")
+def test_a_zombie_is_not_living():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    owner = mark(psutil.Process(process.pid))
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert not is_living(owner)
+    process.wait()
+
+
+def test_a_free_folder_is_made_and_owned_until_it_is_released(tmp_path):
+    handle = claim(tmp_path / "a/b")
+    assert handle is not None
     assert owner_of(tmp_path / "a/b") == mark()
+    assert claim(tmp_path / "a/b") is None
+    release(handle)
+    again = claim(tmp_path / "a/b")
+    assert again is not None
+    release(again)
 
 
 def test_what_a_living_process_owns_is_not_to_be_had_until_it_is_killed(tmp_path):
     with held(tmp_path / "work", 60) as process:
-        assert not claim(tmp_path / "work")
+        assert claim(tmp_path / "work") is None
         assert owner_of(tmp_path / "work").split(":")[1] == str(process.pid)
-    assert (tmp_path / "work" / OWNER).exists()  # its mark stays, and no longer counts
-    assert owner_of(tmp_path / "work") is None
-    assert claim(tmp_path / "work")
+    assert (tmp_path / "work" / LOCK).exists()  # its mark stays, and no longer counts
+    handle = claim(tmp_path / "work")
+    assert handle is not None
+    release(handle)
+
+
+def test_a_process_that_got_the_handle_owns_the_folder_too(tmp_path):
+    handle = claim(tmp_path / "work")
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[handle]) as child:
+        release(handle)
+        assert claim(tmp_path / "work") is None
+        child.communicate(b"\n")
+    again = claim(tmp_path / "work")
+    assert again is not None
+    release(again)
+
+
+def test_a_folder_that_is_removed_may_be_made_anew_at_once(tmp_path):
+    first = claim(tmp_path / "work")
+    remove(tmp_path / "work")
+    second = claim(tmp_path / "work")
+    assert second is not None
+    release(first)
+    assert claim(tmp_path / "work") is None  # the first one's lock was that of another file
+    release(second)
+    remove(tmp_path / "work")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_owning_waits_and_says_for_whom(tmp_path, capsys):
@@ -68,5 +107,5 @@ def test_owning_waits_and_says_for_whom(tmp_path, capsys):
             assert time.monotonic() - begin > 0.5
             assert owner_of(tmp_path / "work") == mark()
         assert process.wait() == 0
-    assert not (tmp_path / "work" / OWNER).exists()
+    assert not (tmp_path / "work").exists()
     assert capsys.readouterr().err == f"waiting for process {process.pid}, which does the same in this folder\n"

@@ -136,15 +136,17 @@ def test_what_is_for_another_store_or_still_written_is_left_alone(monkeypatch, w
     process = stage(600)
     try:
         other = recording.Recording("train", file_params())
-        monkeypatch.setattr(recording, "shown_uri", lambda: "http://elsewhere")
+        monkeypatch.setattr(recording, "known_store", lambda: "http://elsewhere")
         other.begin("other", {})
         other.recorder.kill()
         other.recorder.communicate()
-        answer = sync().stdout
+        answer = sync().stderr
     finally:
         process.kill()
         process.communicate()
-    assert answer == "2 of other stores, or of stages that still run: left alone\n"
+    assert len(answer.splitlines()) == 2
+    assert "its stage still runs" in answer
+    assert "it is for the store http://elsewhere" in answer
 
 
 def test_the_stage_waits_no_longer_than_its_patience(monkeypatch, capsys):

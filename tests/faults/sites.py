@@ -37,7 +37,6 @@ from classifier.evaluation import Predictions
 from classifier.files import replacing, sha256, write_atomic
 from classifier.history import Row, write_history
 from classifier.model_dir import build, read_model_meta, write_model
-from classifier.ownership import claim
 from classifier.raw import read_raw, write_manifest
 from classifier.reports import write_evaluation
 from classifier.sources import SourceFile, origin
@@ -185,12 +184,6 @@ def run_key(folder: Path, version: int, strike: Strike) -> None:
             raise KeyboardInterrupt
 
 
-def owner(folder: Path, version: int, strike: Strike) -> None:
-    assert claim(folder / "out") or version == 2
-    strike()
-    assert claim(folder / "out")
-
-
 def append(folder: Path, version: int, strike: Strike) -> None:
     events = journal.Journal(folder / "out")
     events.folder.mkdir(exist_ok=True)
@@ -254,7 +247,6 @@ SITES = {
     "checkpoint": Site(lambda *arguments: training(*arguments, rows=0), read_the_checkpoint, cleans=True),
     "checkpoint's rows": Site(lambda *arguments: training(*arguments, rows=100), read_the_checkpoint, cleans=True),
     "checkpoint's run key": Site(run_key, lambda folder: None, cleans=True),
-    "owner's mark": Site(owner, lambda folder: None),
     "journal's event": Site(append, read_the_events, ("rename",), cleans=True, appends=True),
     "journal's copy": Site(lambda *arguments: keep(*arguments, text=False), read_the_events, ("rename", "flush")),
     "journal's text": Site(lambda *arguments: keep(*arguments, text=True), read_the_events, ("rename", "flush")),

@@ -161,7 +161,7 @@ def test_training_never_fails_and_nothing_is_lost(line, workspace, attack, monke
             line.be("well")
             tracking.deliver_waiting()
             assert not waiting_journals()
-            assert tracking.deliver_waiting() == []
+            assert tracking.deliver_waiting() == ([], [])
             tracking.open_store()
             (run,) = [run for run in all_runs() if is_of(run, number)]
             assert run.info.status == "FINISHED"

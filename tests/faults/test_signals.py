@@ -50,7 +50,7 @@ def begun(project: Project, stage: str, process: subprocess.Popen[bytes]) -> boo
         return len(list(folder.glob(".pipeline/checkpoints/*/seed-0/*.safetensors"))) >= 2
     if stage == "evaluate":
         return any(folder.glob(".pipeline/journal/*-evaluate/events.jsonl"))
-    owners = folder.glob(f".pipeline/stages/{stage}-*/owner")
+    owners = folder.glob(f".pipeline/stages/{stage}-*/lock")
     return any(f":{process.pid}:" in owner.read_text() for owner in owners)  # one that was stopped may leave its mark
 
 

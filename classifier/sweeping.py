@@ -1,0 +1,377 @@
+"""Sweeps: DVC's experiments side by side. Their runs are children of one run in MLflow, the record of what is done.
+
+A sweep's key is made from what decides its results: values, params and code. By it the same command finds what an
+earlier one has left, however that ended. What has a run that finished or failed is not repeated, unless that run is
+deleted; what was killed goes on from its last checkpoint, and so does what still runs, which is stopped first.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import mlflow
+from mlflow.entities import Param, Run
+from ruamel.yaml import YAML
+
+from classifier.clones import Baseline, Clone, experiment_arguments, stop_processes
+from classifier.files import sha256, sha256_of
+from classifier.grid import Point
+from classifier.lockfile import read_lock
+from classifier.params import Params
+from classifier.registry import reported
+from classifier.runs import PARENT_TAG
+from classifier.tracking import EVALUATED_TAG, deliver_waiting, open_store
+
+SWEEPS = Path(".pipeline/sweeps")  # in the project's root; a folder for each sweep: clones, logs, the search's study
+SWEEP_TAG = "sweep.key"
+COMMAND_TAG = "sweep.command"
+EXPERIMENT_TAG = "dvc.exp.name"
+POLL_S = 0.05
+STORE_PATIENCE_S = 600  # with a store that went away during the sweep
+STORE_RETRY_S = 5
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`name` is the one that DVC shows."""
+
+    name: str
+    values: Point
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={shown(value)}" for key, value in self.values.items())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an experiment; what was killed is still to do."""
+
+    status: Literal["finished", "failed", "killed"]
+    run_id: str | None
+    error: str | None = None
+    seconds: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)  # validation_accuracy, validation_loss, test_accuracy
+
+
+class Plan(Protocol):
+    """What is tried: a grid, or a search that learns from outcomes."""
+
+    total: int
+
+    def next(self) -> Experiment | None: ...
+
+    def tell(self, experiment: Experiment, outcome: Outcome) -> None: ...
+
+
+class Grid:
+    """Its points in their order."""
+
+    def __init__(self, points: Sequence[Point], prefix: str) -> None:
+        self.total = len(points)
+        width = len(str(self.total))
+        self.experiments = [Experiment(f"{prefix}-{place:0{width}}", each) for place, each in enumerate(points, 1)]
+        self.left = iter(self.experiments)
+
+    def next(self) -> Experiment | None:
+        return next(self.left, None)
+
+    def tell(self, experiment: Experiment, outcome: Outcome) -> None:
+        """A grid does not learn."""
+
+
+def sweep_key(what: Any, params: Params) -> str:
+    """Of values and ranges (`what`, as JSON), the stages' params, and the code that dvc.yaml names."""
+    pipeline = Path("dvc.yaml")
+    stages = YAML(typ="safe", pure=True).load(pipeline)["stages"].values()
+    named = sorted({dependency for stage in stages for dependency in stage.get("deps", [])})
+    code = {name: sha256_of(Path(name)) for name in [str(pipeline), *named] if Path(name).is_file()}
+    return sha256(json.dumps([what, params.flat(), code]).encode())
+
+
+class Record:
+    """A sweep in MLflow: the parent, made or found by the sweep's key, and its children."""
+
+    def __init__(self, key: str, name: str) -> None:
+        """Find it; OSError when the store cannot be reached."""
+        self.key, self.name = key, name
+        self.experiment = open_store()
+        self.client = mlflow.MlflowClient()
+        self.id = self._find()
+
+    def begin(self, command: str) -> None:
+        """The parent is there and RUNNING, and what stages that were killed had to say has arrived."""
+        deliver()
+        self.id = self._find()  # this may have waited for another process to end the same sweep
+        if self.id:
+            self.client.update_run(self.id, status="RUNNING")
+        else:
+            tags = {SWEEP_TAG: self.key, COMMAND_TAG: command, "mlflow.user": getpass.getuser()}
+            tags |= {"mlflow.source.name": "commands/sweep.py", "mlflow.source.type": "LOCAL"}
+            self.id = self.client.create_run(self.experiment, tags=tags, run_name=self.name).info.run_id
+
+    def known(self) -> dict[str, list[Run]]:
+        """The children by their experiment's name, newest first."""
+        runs: dict[str, list[Run]] = {}
+        for run in self._search(self._children) if self.id else []:
+            runs.setdefault(run.data.tags.get(EXPERIMENT_TAG, ""), []).append(run)
+        return runs
+
+    def outcome(self, experiment: Experiment) -> Outcome | None:
+        """As the store has it now."""
+        wanted = f"{self._children} AND tags.`{EXPERIMENT_TAG}` = '{experiment.name}'"
+        return outcome_of(experiment.values, self._search(wanted))
+
+    def fail(self, experiment: Experiment, error: str, params: Params) -> Outcome:
+        """Record what failed before a stage could."""
+        tags = {PARENT_TAG: self.id, EXPERIMENT_TAG: experiment.name, "error": error, "mlflow.user": getpass.getuser()}
+        run_id = self.client.create_run(self.experiment, tags=tags, run_name=experiment.name).info.run_id
+        values = {**params.flat(), **experiment.values}
+        self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in values.items()])
+        self.client.set_terminated(run_id, "FAILED")
+        return Outcome("failed", run_id, error)
+
+    def end(self, status: str) -> None:
+        """FINISHED or KILLED."""
+        with reported():
+            self.client.set_terminated(self.id, status)
+
+    def _find(self) -> str:
+        found = self._search(f"tags.`{SWEEP_TAG}` = '{self.key}'")
+        return found[0].info.run_id if found else ""
+
+    @property
+    def _children(self) -> str:
+        return f"tags.`{PARENT_TAG}` = '{self.id}'"
+
+    def _search(self, filter_string: str) -> list[Run]:
+        order = ["attributes.start_time DESC"]
+        return mlflow.search_runs([self.experiment], filter_string, order_by=order, output_format="list")
+
+
+def deliver() -> None:
+    """What stages that are gone had to say to MLflow; what cannot be delivered waits for `lenet sync`."""
+    try:
+        deliver_waiting()
+    except Exception as error:  # whatever is wrong with earlier runs, it is no reason not to run others
+        print(f"MLflow: {error!r:.300}; earlier runs still wait: lenet sync", file=sys.stderr, flush=True)
+
+
+def shown(value: Any) -> str:
+    """For people: numbers to four digits."""
+    return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
+    """What an experiment's runs say, newest first; None when there is none with these values that has ended."""
+    wanted = {key: str(value) for key, value in values.items()}
+    mine = [run for run in runs if wanted.items() <= run.data.params.items()]
+    for run in mine:
+        if run.info.status == "FINISHED" and run.data.tags.get(EVALUATED_TAG) == "true":
+            return _outcome("finished", run)
+    for run in mine:
+        if run.info.status == "FAILED":
+            return _outcome("failed", run)
+    return _outcome("killed", mine[0]) if mine and mine[0].info.status == "KILLED" else None
+
+
+def _outcome(status: Literal["finished", "failed", "killed"], run: Run) -> Outcome:
+    names = ("validation/accuracy", "validation/loss", "test/accuracy")
+    metrics = run.data.metrics
+    values = {name: metrics.get(f"{name}_mean", metrics.get(name)) for name in names}  # the mean of replicas
+    return Outcome(
+        status,
+        run.info.run_id,
+        None if status == "finished" else run.data.tags.get("error", "no reason was recorded"),
+        (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None,
+        {name.replace("/", "_"): value for name, value in values.items() if value is not None},
+    )
+
+
+class Worker:
+    """Runs one experiment at a time, in its clone."""
+
+    def __init__(self, clone: Clone, logs: Path, environment: Mapping[str, str]) -> None:
+        self.clone, self.logs, self.environment = clone, logs, environment
+        self.fresh = False  # the clone can be used again
+        self.process: subprocess.Popen[bytes] | None = None
+        self.experiment = Experiment("", {})
+        self.recording = False
+
+    @property
+    def log(self) -> Path:
+        return self.logs / f"{self.experiment.name}.txt"
+
+    def start(self, experiment: Experiment) -> None:
+        if self.fresh:
+            self.clone.reset()
+        else:
+            self.clone.make()
+        self.experiment, self.recording = experiment, False
+        self.log.unlink(missing_ok=True)
+        self._start(experiment_arguments(experiment.name, experiment.values))
+
+    def start_recording(self) -> None:
+        """Evaluate once more what DVC took from its cache: it executed nothing, and so nothing was recorded."""
+        self.recording = True
+        names = {"DVC_EXP_NAME": self.experiment.name, "DVC_EXP_BASELINE_REV": self.clone.baseline.commit}
+        self._start(["repro", "--force", "--single-item", "evaluate"], names)
+
+    def _start(self, arguments: Sequence[str], more: Mapping[str, str] | None = None) -> None:
+        self.process = self.clone.start(arguments, {**self.environment, **(more or {})}, self.log)
+
+    def said(self, text: str) -> bool:
+        """Whether DVC or a stage has printed this."""
+        return self.log.exists() and text.encode() in self.log.read_bytes()
+
+    def last_lines(self, count: int) -> list[str]:
+        """Of what DVC and the stages printed."""
+        try:
+            text = self.log.read_bytes()[-4096:].decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        return [line.strip() for line in text.splitlines() if line.strip()][-count:]
+
+
+class Display(Protocol):
+    """Who watches."""
+
+    def running(self, workers: Sequence[Worker]) -> None: ...
+
+    def ended(self, experiment: Experiment, outcome: Outcome) -> None: ...
+
+
+class Sweep:
+    """Runs what a plan proposes, `jobs` at a time; clones and logs lie in `folder`."""
+
+    def __init__(self, plan: Plan, record: Record, baseline: Baseline, params: Params, folder: Path, jobs: int) -> None:
+        self.plan, self.record, self.params, self.folder = plan, record, params, folder
+        self.results: list[tuple[Experiment, Outcome]] = []
+        logs = folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self.threads = max(1, cores() // jobs)
+        environment = {"OMP_NUM_THREADS": str(self.threads), "MLFLOW_PARENT_RUN_ID": record.id}
+        clones = [Clone(baseline, clones_of(folder) / str(number)) for number in range(jobs)]
+        self.workers = [Worker(clone, logs, environment) for clone in clones]
+        self.known = record.known()
+        self.data_in_place = _outputs_exist()
+
+    @property
+    def already(self) -> int:
+        """How many experiments were done before."""
+        outcomes = [outcome_of({}, runs) for runs in self.known.values()]
+        return sum(outcome is not None and outcome.status != "killed" for outcome in outcomes)
+
+    def run(self, display: Display) -> None:
+        """Until nothing is left; whatever happens, no process outlives this."""
+        for clone in clones_of(self.folder).glob("*"):  # what finished after a sweep was killed
+            Clone(self.workers[0].clone.baseline, clone).collect(f"{self.record.name}-*")
+        try:
+            while True:
+                self._start()
+                busy = [worker for worker in self.workers if worker.process]
+                if not busy:
+                    break
+                display.running(busy)
+                time.sleep(POLL_S)
+                for worker in busy:
+                    if worker.process and worker.process.poll() is not None and (outcome := self._judge(worker)):
+                        worker.fresh, worker.process = outcome.status == "finished", None
+                        self._end(worker.experiment, outcome)
+                        display.ended(worker.experiment, outcome)
+        finally:
+            stop_processes(clones_of(self.folder))
+            shutil.rmtree(clones_of(self.folder), ignore_errors=True)
+
+    def _start(self) -> None:
+        """Give idle workers what is left; until the data lie in DVC's cache the first one works alone."""
+        for worker in self.workers:
+            if worker.process is None and (self._may_start() and (experiment := self._next())):
+                worker.start(experiment)
+
+    def _may_start(self) -> bool:
+        busy = [worker for worker in self.workers if worker.process]
+        self.data_in_place = (
+            self.data_in_place or bool(self.results) or any(worker.said("stage 'train'") for worker in busy)
+        )
+        return self.data_in_place or not busy
+
+    def _next(self) -> Experiment | None:
+        """The next experiment without a result."""
+        while experiment := self.plan.next():
+            outcome = outcome_of(experiment.values, self.known.get(experiment.name, []))
+            if outcome is None or outcome.status == "killed":
+                return experiment
+            self._end(experiment, outcome)
+        return None
+
+    def _end(self, experiment: Experiment, outcome: Outcome) -> None:
+        self.results.append((experiment, outcome))
+        self.plan.tell(experiment, outcome)
+
+    def _judge(self, worker: Worker) -> Outcome | None:
+        """What became of the experiment whose process has ended; None when it goes on with another process."""
+        assert worker.process
+        code, experiment = worker.process.returncode, worker.experiment
+        if code == 0:
+            worker.clone.collect(experiment.name)
+        outcome = patiently(lambda: self.record.outcome(experiment))
+        if outcome is None and (code or worker.said("Running stage 'evaluate'")):  # perhaps a recorder was too slow
+            deliver()
+            outcome = patiently(lambda: self.record.outcome(experiment))
+        if outcome and outcome.status != "killed":
+            return outcome
+        if code == 0 and not worker.recording:
+            worker.start_recording()
+            return None
+        error = outcome.error if outcome and outcome.error else "; ".join(worker.last_lines(3))[-1000:]
+        if outcome or code < 0:
+            return Outcome("killed", outcome.run_id if outcome else None, error)
+        return patiently(lambda: self.record.fail(experiment, error, self.params))
+
+
+def clones_of(folder: Path) -> Path:
+    """Where the clones of the sweep in `folder` lie."""
+    return folder / "clones"
+
+
+def cores() -> int:
+    """Those that are ours: of taskset or a container, and no more than OMP_NUM_THREADS says."""
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(ours, int(limit)) if limit.isdecimal() and int(limit) else ours
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """What `call` returns, however long the store is away, up to STORE_PATIENCE_S; the experiments go on meanwhile."""
+    deadline, said = time.monotonic() + STORE_PATIENCE_S, False
+    while True:
+        try:
+            with reported():
+                return call()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not said:
+                print(f"{error}; trying again for {STORE_PATIENCE_S / 60:g} minutes", file=sys.stderr, flush=True)
+            said = True
+            time.sleep(STORE_RETRY_S)
+
+
+def _outputs_exist() -> bool:
+    """Whether the pipeline has run here, so that its data lie in the cache."""
+    try:
+        outputs = read_lock().outputs
+    except (OSError, ValueError):
+        return False
+    return bool(outputs) and all(Path(output).exists() for output in outputs)

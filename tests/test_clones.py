@@ -1,0 +1,153 @@
+"""Clones of a workspace with uncommitted changes, and the processes in them; real git and DVC."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from classifier.clones import ROOT_VARIABLE, Baseline, Clone, experiment_arguments, stop_processes
+
+
+@pytest.fixture
+def project(workspace):
+    """A commit, then a changed file, a new one and a lock that git does not have yet."""
+    for arguments in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run([*arguments], check=True, env={**os.environ, "PATH": path()}, cwd=workspace)
+    (workspace / "code.py").write_text("one\n")
+    (workspace / ".gitignore").write_text("/data/\n/.pipeline/\n")
+    git(workspace, "add", ".")
+    git(workspace, "commit", "-qm", "first")
+    (workspace / "code.py").write_text("two\n")
+    (workspace / "new.py").write_bytes(b"\xff\n")
+    (workspace / "dvc.lock").write_text("schema: '2.0'\n")
+    return workspace
+
+
+def path():
+    return f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"  # noqa: PTH120
+
+
+def git(folder, *arguments):
+    command = ["git", "-c", "user.name=a", "-c", "user.email=b", *arguments]
+    return subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True).stdout
+
+
+def test_a_clone_holds_the_uncommitted_workspace_and_leaves_it_alone(project):
+    before = git(project, "status", "--porcelain=v2")
+    clone = Clone(Baseline.of(project), project / ".pipeline/clone")
+    clone.make()
+    assert (clone.project / "code.py").read_text() == "two\n"
+    assert (clone.project / "new.py").read_bytes() == b"\xff\n"
+    assert (clone.project / "dvc.lock").read_text() == "schema: '2.0'\n"
+    assert git(clone.folder, "rev-parse", "HEAD") == git(project, "rev-parse", "HEAD")
+    cache = subprocess.run(
+        ["dvc", "cache", "dir"],
+        cwd=clone.project,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path()},
+    )
+    assert cache.stdout.strip() == str(project / ".dvc/cache")
+    assert git(project, "status", "--porcelain=v2") == before
+    assert git(project, "stash", "list") == ""
+
+
+def test_reset_undoes_what_an_experiment_changed_and_keeps_its_data(project):
+    clone = Clone(Baseline.of(project), project / ".pipeline/clone")
+    clone.make()
+    (clone.project / "data").mkdir()
+    (clone.project / "data/image").write_text("kept")
+    (clone.project / "code.py").write_text("three\n")
+    (clone.project / "left").write_text("over")
+    git(clone.folder, "add", "left")
+    clone.reset()
+    assert (clone.project / "code.py").read_text() == "two\n"
+    assert not (clone.project / "left").exists()
+    assert (clone.project / "data/image").read_text() == "kept"
+
+
+def test_a_project_in_a_subfolder_of_its_repository(workspace, monkeypatch):
+    git(workspace, "init", "-q")
+    root = workspace / "sub"
+    root.mkdir()
+    subprocess.run(["dvc", "init", "-q", "--subdir"], check=True, env={**os.environ, "PATH": path()}, cwd=root)
+    (root / "code.py").write_text("one\n")
+    git(workspace, "add", ".")
+    git(workspace, "commit", "-qm", "first")
+    (root / "code.py").write_text("two\n")
+    monkeypatch.chdir(root)
+    clone = Clone(Baseline.of(root), workspace / "clone")
+    clone.make()
+    assert (clone.project / "code.py").read_text() == "two\n"
+    assert clone.project == workspace / "clone/sub"
+
+
+def test_experiments_are_collected_by_their_name(project):
+    clone = Clone(Baseline.of(project), project / ".pipeline/clone")
+    clone.make()
+    for name in ("sweep-1-1", "sweep-1-2", "other"):
+        git(clone.folder, "update-ref", f"refs/exps/ab/cdef/{name}", "HEAD")
+    clone.collect("sweep-1-*")
+    clone.collect("missing")
+    refs = git(project, "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    assert refs == ["refs/exps/ab/cdef/sweep-1-1", "refs/exps/ab/cdef/sweep-1-2"]
+
+
+def test_a_project_without_a_commit_is_refused(workspace):
+    git(workspace, "init", "-q")
+    with pytest.raises(ValueError, match="DVC's experiments start from a commit"):
+        Baseline.of(workspace)
+
+
+def test_values_are_written_so_that_dvc_reads_them_back():
+    values = {"a": 1e-05, "b": "sgd", "c": None, "d": [0.5], "e": True, "f": "../my data", "g": "null"}
+    assert experiment_arguments("name", values)[:4] == ["exp", "run", "--name", "name"]
+    assert experiment_arguments("name", values)[5::2] == [
+        *("a=1e-05", "b=sgd", "c=null", "d=[0.5]", "e=true", f"f={json.dumps('../my data')}", 'g="null"')
+    ]
+
+
+def test_processes_of_clones_are_ended_and_no_others(tmp_path):
+    sleep = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    deaf = [
+        sys.executable,
+        "-c",
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)",
+    ]
+    (tmp_path / "clones/0").mkdir(parents=True)
+    ours = {**os.environ, ROOT_VARIABLE: str(tmp_path)}
+    theirs = {name: value for name, value in os.environ.items() if name != ROOT_VARIABLE}
+
+    def start(command, environment, folder):
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        return process
+
+    inside, elsewhere, shell = (
+        start(sleep, ours, tmp_path / "clones/0"),
+        start(sleep, ours, tmp_path),
+        start(sleep, theirs, tmp_path / "clones"),
+    )
+    try:
+        began = time.monotonic()
+        stop_processes(tmp_path / "clones")
+        assert time.monotonic() - began < 10
+        assert inside.wait(5) == -15
+        assert elsewhere.poll() is None
+        assert shell.poll() is None
+    finally:
+        for process in (inside, elsewhere, shell):
+            process.kill()
+            process.communicate()
+    stubborn = start(deaf, ours, tmp_path / "clones/0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("classifier.clones.ENDING_S", 0.5)
+        stop_processes(tmp_path / "clones")
+    assert stubborn.wait(5) == -9
+    stubborn.communicate()
+    assert not psutil.pid_exists(stubborn.pid)

@@ -1,0 +1,258 @@
+"""`lenet sweep` the whole way, with real DVC experiments: killed, continued, searched; and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from classifier.sweeping import Experiment, Outcome
+from commands.application import call
+from commands.sweep import best_of, described, sweep
+from tests.project import Project
+from tests.recorded import forget_store
+from tests.samples import ROOT, file_params
+
+GRID = ("train.learning_rate=0.02,0.05,100", "--jobs", "2")  # 100 diverges
+RATES = {"0.02", "0.05"}
+
+
+class Lab(Project):
+    """A project of its own; what sweeps must leave alone is known."""
+
+    def start(self, *arguments):
+        command = [sys.executable, "-m", "commands.sweep", *arguments]
+        environment = {**self.variables, "OMP_NUM_THREADS": "2"}
+        options = {"cwd": self.folder, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, text=True, **options)
+
+    def sweep(self, *arguments):
+        """Exit status, standard output, the lines of standard error."""
+        process = self.start(*arguments)
+        answer, said = process.communicate()
+        return process.returncode, answer, said.splitlines()
+
+    def wait_for_training(self, process):
+        """Until a training that `process` started is under way."""
+        while not any(b"[1," in log.read_bytes() for log in self.folder.glob(".pipeline/sweeps/*/logs/*.txt")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+
+    def at_work(self):
+        """The processes in the clones."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if str(self.folder / ".pipeline/sweeps") in process.cwd():
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def left_alone(self):
+        names = ("status", "--porcelain"), ("stash", "list"), ("rev-parse", "HEAD"), ("branch", "-a")
+        return [self.git(*name) for name in names], (self.folder / "params.yaml").read_bytes()
+
+    def experiments(self):
+        return {ref.rpartition("/")[2].strip() for ref in self.git("for-each-ref", "refs/exps").splitlines()}
+
+    def children(self, parent):
+        """(experiment, learning rate, status, whether it was evaluated) of every run below a sweep's."""
+        return self.query(
+            "SELECT runs.name, rate.value, runs.status, evaluated.value IS NOT NULL FROM runs"
+            " JOIN tags AS parent ON parent.run_uuid = runs.run_uuid AND parent.key = 'mlflow.parentRunId'"
+            " JOIN params AS rate ON rate.run_uuid = runs.run_uuid AND rate.key = 'train.learning_rate'"
+            " LEFT JOIN tags AS evaluated ON evaluated.run_uuid = runs.run_uuid AND evaluated.key = 'evaluated'"
+            f" WHERE parent.value = '{parent}' ORDER BY runs.name"
+        )
+
+    def parent(self, name):
+        ((run_id, status),) = self.query(f"SELECT run_uuid, status FROM runs WHERE name = '{name}'")
+        return run_id, status
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab.edit_params("epochs: 20", "epochs: 1")  # stays uncommitted, and every experiment has it
+    return lab
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_killed_goes_on_keeps_what_failed_and_repeats_nothing(lab):
+    before = lab.left_alone()
+    killed = lab.start(*GRID)
+    lab.wait_for_training(killed)
+    killed.kill()
+    killed.communicate()
+    assert lab.at_work()  # nobody could stop them
+
+    status, board, said = lab.sweep(*GRID)
+    assert status == 1, said  # of the one that failed
+    name = said[0].partition(":")[0]
+    assert said[0] == f"{name}: 3 experiments; 2 at a time, threads 1"
+    assert [line.partition(" ")[0] for line in said[1:]] == ["[1/3]", "[2/3]", "[3/3]"]
+    (failure,) = [line for line in said if "failed: " in line]
+    assert f"{name}-3  train.learning_rate=100  failed: loss or gradients are not finite" in failure
+    run_id, state = lab.parent(name)
+    assert f"{name}: 2 finished, 1 failed; run {run_id}\nbest validation_accuracy: " in board
+    assert "against the best" in board
+    assert state == "FINISHED"
+    runs = lab.children(run_id)
+    assert [run for run in runs if run[2] == "FAILED" or run[3]] == [  # others were killed, or trained and then killed
+        (f"{name}-1", "0.02", "FINISHED", 1),
+        (f"{name}-2", "0.05", "FINISHED", 1),
+        (f"{name}-3", "100.0", "FAILED", 0),
+    ]
+    assert {state for _, _, state, _ in runs} <= {"FINISHED", "FAILED", "KILLED"}
+    assert set(lab.run_tags("env.threads")) == {"1"}
+    assert {value for (value,) in lab.query("SELECT value FROM params WHERE key = 'train.epochs'")} == {"1"}
+    assert lab.experiments() == {f"{name}-1", f"{name}-2"}
+    assert lab.left_alone() == before
+    assert not lab.at_work()
+    assert not list(lab.folder.glob(".pipeline/sweeps/*/clones"))
+    assert not list(lab.folder.glob(".pipeline/journal/*-*"))
+
+    status, answer, said = lab.sweep(*GRID, "--json")
+    assert (status, said) == (1, [f"{name}: 3 experiments, 3 of them done already; 2 at a time, threads 1"])
+    result = json.loads(answer)
+    assert (result["sweep"], result["run_id"]) == (name, run_id)
+    assert [each["status"] for each in result["experiments"]] == ["finished", "finished", "failed"]
+    assert result["experiments"][2]["error"].startswith("DivergedError: ")
+    accuracy = {each["name"]: each["metrics"].get("validation_accuracy", 0) for each in result["experiments"]}
+    assert accuracy[result["best"]] == max(accuracy.values())
+    assert {entry["differing"]["train.learning_rate"] for entry in result["leaderboard"]["entries"]} == RATES
+    assert lab.children(run_id) == runs
+
+    lab.run("dvc", "exp", "apply", result["best"])
+    assert lab.metrics()["accuracy"] == max(entry["mean"] for entry in result["leaderboard"]["entries"])
+    lab.git("checkout", "--quiet", ".")
+    lab.edit_params("epochs: 20", "epochs: 1")
+
+
+@pytest.mark.slow
+def test_what_dvc_takes_from_its_cache_is_a_run_of_the_sweep_too(lab):
+    """The sweep before has trained this: DVC executes nothing, and so its stages record nothing."""
+    status, _, said = lab.sweep("train.learning_rate=0.05", "train.epochs=1")
+    assert status == 0, said
+    name = said[0].partition(":")[0]
+    (log,) = lab.folder.glob(f".pipeline/sweeps/{name}/logs/*.txt")
+    assert "Running stage 'train'" not in log.read_text()
+    run_id, _ = lab.parent(name)
+    assert lab.children(run_id) == [(f"{name}-1", "0.05", "FINISHED", 1)]
+    assert f"{name}-1" in lab.experiments()
+
+
+def test_a_store_that_is_away_is_one_line_before_anything_starts(lab):
+    before = set((lab.folder / ".pipeline/sweeps").glob("*"))
+    command = (sys.executable, "-m", "commands.sweep", "train.seed=77")
+    said = lab.run(*command, check=False, env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    assert lab.returncode == 1
+    assert said.startswith("sweep: MLflow's store http://127.0.0.1:9 cannot be used")
+    assert len(said.splitlines()) == 1
+    assert set((lab.folder / ".pipeline/sweeps").glob("*")) == before
+
+
+def test_a_dry_run_says_what_dvc_would_be_told_and_makes_nothing(lab, monkeypatch, capsys):
+    monkeypatch.chdir(lab.folder)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    before = lab.left_alone()
+    try:
+        call(sweep, ["train.seed=3..4", "train.optimizer=adamw", "--dry-run"])
+        call(sweep, ["train.seed=3..4", "train.optimizer=adamw", "--dry-run", "--json"])
+        call(sweep, ["train.shift=0", "--search", "9", "--dry-run", "--json"])
+        grid, search = capsys.readouterr().out.rsplit("\n{", 1)
+    finally:
+        forget_store()
+    lines = grid.splitlines()
+    name = lines[0].partition(":")[0]
+    assert lines[:3] == [
+        f"{name}: 2 experiments to run, 0 done",
+        f"  dvc exp run --name {name}-1 --set-param train.seed=3 --set-param train.optimizer=adamw",
+        f"  dvc exp run --name {name}-2 --set-param train.seed=4 --set-param train.optimizer=adamw",
+    ]
+    experiments = [
+        {"name": f"{name}-{place}", "values": {"train.seed": seed, "train.optimizer": "adamw"}}
+        for place, seed in [(1, 3), (2, 4)]
+    ]
+    assert json.loads("\n".join(lines[3:])) == {"sweep": name, "left": 2, "done": 0, "experiments": experiments}
+    planned = json.loads("{" + search)
+    assert (planned["left"], planned["done"], planned["fixed"]) == (9, 0, {"train.shift": 0})
+    assert planned["search"] == file_params().sweep.model_dump()["search"]
+    assert not (lab.folder / f".pipeline/sweeps/{name}").exists()
+    assert lab.left_alone() == before
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_search_whose_trial_is_then_finished(lab):
+    command = ("train.batch_size=64", "--search", "1")
+    before = lab.left_alone()
+    for log in lab.folder.glob(".pipeline/sweeps/*/logs/*.txt"):
+        log.unlink()
+    stopped = lab.start(*command)
+    lab.wait_for_training(stopped)
+    stopped.send_signal(signal.SIGINT)
+    answer, said = stopped.communicate()
+    assert (stopped.returncode, answer) == (130, "")
+    assert "Traceback" not in said
+    name = said.partition(":")[0]
+    assert f"{name}: stopped, 0 of 1 done; the same command goes on" in said.splitlines()
+    run_id, state = lab.parent(name)
+    assert state == "KILLED"
+    assert not lab.at_work()
+    ((_, rate, state, evaluated),) = lab.children(run_id)
+    assert (state, evaluated) == ("KILLED", 0)
+
+    status, answer, _ = lab.sweep(*command, "--json")
+    assert status == 0
+    ((trial, *again),) = lab.children(run_id)  # the same run, resumed
+    assert again == [rate, "FINISHED", 1]
+    result = json.loads(answer)
+    assert result["best"] == trial == f"{name}-0"
+    assert result["experiments"][0]["values"] == {"train.batch_size": 64, "train.learning_rate": float(rate)}
+    assert lab.parent(name) == (run_id, "FINISHED")
+    assert lab.left_alone() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to try; expected KEY=VALUE,VALUE or --search N, as lenet sweep --help shows"),
+        (["train.seed=1", "--jobs", "0"], "--jobs 0; allowed is 1 or more"),
+        (["--search", "0"], "--search 0; allowed is 1 or more"),
+        (["train.seed=1,2", "--search", "3"], "--search with 2 combinations; allowed is one value for each key"),
+        (["normalize.validation_fraction=0", "--search", "3"], "normalize.validation_fraction: 0 leaves nothing"),
+        (["train.learning_rate=0.1", "train.batch_size=8", "--search", "3"], "nothing to search: params.yaml names"),
+        (["train.learning_rat=0.1"], "train.learning_rat: unknown key; did you mean train.learning_rate"),
+        (["train.seed=1", "--job", "2"], "No such option: --job"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_made(tmp_path, monkeypatch, arguments, message):
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, the message is compared below
+        call(sweep, arguments)
+    assert str(caught.value).startswith(message)
+    assert os.listdir(tmp_path) == ["params.yaml"]  # noqa: PTH208
+
+
+def test_the_best_is_chosen_on_validation_and_a_loss_is_better_when_it_is_low():
+    def result(name, accuracy, loss, test):
+        metrics = {"validation_accuracy": accuracy, "validation_loss": loss, "test_accuracy": test}
+        return Experiment(name, {}), Outcome("finished", "run", None, 1.0, metrics)
+
+    found = [result("a", 0.9, 0.3, 0.8), result("b", 0.8, 0.2, 0.9), result("c", 0.7, 0.4, 0.95)]
+    params = file_params()
+    by_loss = params.model_copy(update={"sweep": params.sweep.model_copy(update={"metric": "validation_loss"})})
+    assert [each and (each[0].name, each[1]) for each in (best_of(found, params), best_of(found, by_loss))] == [
+        ("a", 0.9),
+        ("b", 0.2),
+    ]
+    assert best_of([(Experiment("d", {}), Outcome("finished", "run"))], params) is None  # no validation split
+    assert described(found[0][1]) == "validation 90.00%, test 80.00%, 1.0 s"
+    assert described(Outcome("failed", None, "ValueError: too high")) == "failed: too high"

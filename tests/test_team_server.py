@@ -1,0 +1,178 @@
+"""A team's tracking server, as README sets it up: MLflow's on PostgreSQL, artifacts on S3, a password for everyone."""
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import mlflow
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from classifier.files import sha256_of
+from classifier.params import load_params
+from tests.project import Project
+from tests.recorded import files, forget_store, get_run
+from tests.samples import ROOT
+from tests.servers import postgres_programs, postgres_server, s3_server, tracking_server
+
+pytestmark = pytest.mark.slow
+
+WORKERS, POINTS = 4, 1000
+WORKER = """
+import sys
+from tests.recorded import recorded
+from tests.samples import file_params
+number, points = map(int, sys.argv[1:])
+print("ready", flush=True)
+sys.stdin.read()  # until all are
+with recorded("train", file_params()) as record:
+    record.begin(f"worker {number}", {})
+    for step in range(points):
+        record.journal.append("metrics", seed=None, step=step, values={"train/running_loss": number + step / points})
+print(record.id)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with ExitStack() as stack:
+        servers = stack.enter_context(postgres_server()), stack.enter_context(s3_server())
+        yield stack.enter_context(tracking_server(tmp_path_factory.mktemp("server"), *servers))
+
+
+@pytest.fixture(scope="module")
+def project(server, tmp_path_factory):
+    """Its pipeline ran once, with no other settings than a user's variables."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.edit_params("epochs: 20", "epochs: 1")
+    assert project.repro(env=server.variables("ann")) == ["download", "normalize", "train", "evaluate"]
+    return project
+
+
+@pytest.fixture
+def as_ann(server, monkeypatch):
+    for name, value in server.variables("ann").items():
+        monkeypatch.setenv(name, value)
+    yield
+    forget_store()
+
+
+def runs(server):
+    return {run_id for (run_id,) in server.postgres.rows("mlflow", "SELECT run_uuid FROM runs")}
+
+
+def tags(server, run_id):
+    return dict(server.postgres.rows("mlflow", f"SELECT key, value FROM tags WHERE run_uuid = '{run_id}'"))
+
+
+def journals(project):
+    return list((project.folder / ".pipeline/journal").glob("*-*"))
+
+
+def check_no_secret(server, *texts):
+    """In the store, on S3, in the server's log, and in `texts`."""
+    objects = server.s3.objects(server.bucket)
+    contents = [*objects.values(), server.log.read_bytes(), server.postgres.text("mlflow").encode(), *texts]
+    for secret in server.secrets():
+        assert not [content for content in contents if secret.encode() in content]
+
+
+def test_four_workers_at_once_write_a_thousand_metrics_each_and_nothing_is_lost(server, tmp_path):
+    """Each in a project of its own, as on four machines; the first of them makes the experiment."""
+    with ExitStack() as stack:
+        workers = []
+        for number in range(WORKERS):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            own = {"DVC_ROOT": str(folder), "PYTHONPATH": str(ROOT), "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
+            own |= server.variables(["ann", "bob"][number % 2])
+            command = [sys.executable, "-c", WORKER, str(number), str(POINTS)]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            worker = subprocess.Popen(command, cwd=folder, env=os.environ | own, **pipes)
+            workers.append(stack.enter_context(worker))
+        assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * WORKERS
+        for worker in workers:
+            worker.stdin.close()
+        ids = [worker.stdout.read().split()[-1] for worker in workers]  # behind MLflow's lines on where to look
+    assert [worker.returncode for worker in workers] == [0] * WORKERS
+    for number, run_id in enumerate(ids):
+        query = f"SELECT key, step, value FROM metrics WHERE run_uuid = '{run_id}' ORDER BY step"
+        wanted = [("train/running_loss", step, number + step / POINTS) for step in range(POINTS)]
+        assert server.postgres.rows("mlflow", query) == wanted
+        assert server.postgres.rows("mlflow", f"SELECT status FROM runs WHERE run_uuid = '{run_id}'") == [("FINISHED",)]
+        assert tags(server, run_id)["run.key"] == f"worker {number}"
+        assert not list((tmp_path / str(number)).glob(".pipeline/journal/*-*"))
+
+
+def test_the_pipeline_records_on_the_server_what_it_records_in_its_own_store(project, server, as_ann):
+    assert not (project.folder / "mlflow.db").exists()
+    assert not (project.folder / "mlartifacts").exists()
+    assert not journals(project)
+    weights = sha256_of(project.folder / "models/classifier/weights.safetensors")
+    (run_id,) = (run_id for run_id in runs(server) if tags(server, run_id).get("model.weights_sha256") == weights)
+    run = get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["evaluated"] == "true"
+    params = load_params(project.folder / "params.yaml")
+    assert run.data.params == {name: str(value) for name, value in params.flat().items()}
+    assert {name: run.data.metrics[f"test/{name}"] for name in project.metrics()} == project.metrics()
+
+    reports = {
+        str(path.relative_to(project.folder / "reports")): path.read_bytes()
+        for path in (project.folder / "reports").rglob("*")
+        if path.is_file() and path.name != ".gitignore"
+    }
+    assert reports.keys() | {"logs/train.txt", "logs/evaluate.txt", "code/params.yaml"} <= files(run_id)
+    objects = server.s3.objects(server.bucket)
+    for path, content in reports.items():
+        assert objects[f"{run.info.experiment_id}/{run_id}/artifacts/{path}"] == content
+
+    (output,) = run.outputs.model_outputs
+    split = load_file(project.folder / "data/normalized/test.safetensors")
+    predicted = mlflow.pyfunc.load_model(f"models:/{output.model_id}").predict(split["images"])["predicted"]
+    assert np.mean(predicted.astype(int) == split["labels"]) == project.metrics()["accuracy"]
+
+
+def test_with_a_wrong_password_the_run_waits_for_the_right_one(project, server):
+    before = runs(server)
+    wrong = server.variables("ann", "not anns password")
+    said = project.run("dvc", "repro", "--force", "--single-item", "evaluate", env=wrong)
+    (line,) = (line for line in said.splitlines() if line.startswith("MLflow: "))
+    assert "(401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line
+    assert "lenet sync delivers it" in line
+    assert "Traceback" not in said
+    (journal,) = journals(project)
+    refused = project.run("python", "-m", "commands.sync", check=False, env=wrong)
+    assert project.returncode == 1
+    assert len(refused.splitlines()) == 1
+    assert "401" in refused
+    assert journals(project) == [journal]
+    assert runs(server) == before
+    kept = [path.read_bytes() for path in journal.rglob("*") if path.is_file()]
+    check_no_secret(server, *kept, said.encode(), refused.encode())
+    assert not [content for content in kept if b"not anns password" in content]
+
+    delivered = project.run("python", "-m", "commands.sync", env=server.variables("ann"))
+    (new,) = runs(server) - before
+    assert delivered == f"delivered: evaluate, run {new}\nnothing waits\n"
+    assert tags(server, new)["evaluated"] == "true"
+    check_no_secret(server)
+
+
+def test_nobody_gets_in_without_a_password(server):
+    what = "experiments/search?max_results=1"
+    assert server.ask(what).status_code == 401
+    assert server.ask(what, "ann", server.passwords["bob"]).status_code == 401
+    assert server.ask(what, "ann", server.passwords["ann"]).status_code == 200
+
+
+def test_without_postgresql_the_tests_fail_and_say_how_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r": apt-get install postgresql$"):
+        postgres_programs(f"{tmp_path}/*/bin")
+    for version in (9, 15):
+        (tmp_path / f"{version}/bin").mkdir(parents=True)
+        (tmp_path / f"{version}/bin/initdb").touch()
+    assert postgres_programs(f"{tmp_path}/*/bin") == tmp_path / "15/bin"
