@@ -52,7 +52,7 @@ def test_dvc_lock_cut_off_at_any_byte_is_one_that_dvc_reads(project):
         assert all("taken back from the last commit" in line for line in said)
         COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(LOCK))
         assert LOCK.read_bytes() == content[:cut] if not said else content
-    assert mended > len(content) / 61 / 4
+    assert mended > 20
 
 
 def test_without_a_commit_of_it_dvc_writes_it_anew(project):

@@ -98,9 +98,9 @@ def test_models_are_logged_without_a_pickle_and_mlflow_is_told_to_load_none():
     """pyfunc with a loader module of ours: MLflow imports it from the model's own code, and it reads safetensors."""
     tree = ast.parse((ROOT / "classifier/tracking.py").read_text())
     (call,) = (
-        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".log_model")
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".save_model")
     )
-    assert ast.unparse(call.func) == "mlflow.pyfunc.log_model"
+    assert ast.unparse(call.func) == "mlflow.pyfunc.save_model"
     arguments = {keyword.arg for keyword in call.keywords}
     assert {"loader_module", "data_path"} <= arguments
     assert not arguments & {"python_model", "artifacts"}, "those would be pickled"
