@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save
 from classifier.checkpoint import NO_WORK, Work
 from classifier.cli import run
 from classifier.dataset import read_meta, read_split
+from classifier.device import keep_freed_memory
 from classifier.files import write_atomic
 from classifier.history import Row
 from classifier.model import Classifier
@@ -202,6 +203,7 @@ def _work(arguments: list[str]) -> None:
     job = json.loads(arguments[0])
     params = TrainParams.model_validate(job["params"])
     work = Work("", Path(job["work"]), params.checkpoint_every) if job["work"] else NO_WORK
+    keep_freed_memory()
     for seed in job["seeds"]:
 
         def say(row: Row, seed: int = seed) -> None:

@@ -30,7 +30,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     # Here, so that torch and, in the recorder's process, mlflow are imported side by side: 2 s each.
     from classifier.checkpoint import checkpointed, fingerprint_of
     from classifier.console import Console
-    from classifier.device import be_deterministic, describe, environment, pick_device, set_precision
+    from classifier.device import be_deterministic, describe, environment, keep_freed_memory, pick_device, set_precision
     from classifier.files import replacing
     from classifier.history import Row
     from classifier.model import parameter_count
@@ -42,6 +42,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     device = pick_device(params.train.device)
     set_precision(params.train.precision, device)
     be_deterministic(device)
+    keep_freed_memory()
     images, size = sum(meta.counts["train"]), parameter_count(build(meta))
     fingerprint = fingerprint_of(params.train, data, environment(device))
     with checkpointed(fingerprint, params.train.checkpoint_every) as work:

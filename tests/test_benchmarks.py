@@ -110,12 +110,15 @@ def test_imports_compares_what_is_outside_the_loop() -> None:
     assert [bar.value for bar in result.bars] == [2]
 
 
-def test_recording_compares_the_loops_of_one_process() -> None:
+def test_recording_adds_up_what_the_loop_may_lose() -> None:
     section = Recording(PreparedBench())  # type: ignore[arg-type]
-    loops = ((1.01, 1.0), (10.1, 10.0), (3.0, 2.0))  # a slow minute meets both
-    said = [{"recorded_s": on, "loop_s": off, "waited_s": 0.0, "recorder_s": 0.1} for on, off in loops]
+    said = [
+        {"loop_s": loop, "unrecorded_s": 2.0, "waited_s": 0.01, "writer_s": 0.02, "recorder_s": 0.03}
+        for loop in (4.0, 6.0, 2.0)
+    ]
     result = section.results({"unrecorded": [Sample(9, 9, 100.0, figures) for figures in said]})
-    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(1.01), True)]
+    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(0.06 / 4), True)]
+    assert result.tables[0].rows[-1][1].startswith("2.000")
 
 
 def test_replicas_are_compared_with_runs_in_turn_and_on_a_gpu_with_one() -> None:

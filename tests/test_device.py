@@ -1,5 +1,9 @@
 """Which device, and how precisely it computes."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -62,3 +66,36 @@ def test_deterministic_kernels_are_asked_for_on_cuda(monkeypatch):
 
 def test_description_names_the_threads():
     assert describe(CPU) == f"cpu, {torch.get_num_threads()} threads"
+
+
+STEPS = """
+import sys
+from resource import RUSAGE_SELF, getrusage
+import torch
+from classifier.device import keep_freed_memory
+from classifier.model import Classifier, LeNet5
+from classifier.training import Engine
+from tests.samples import digits_split, train_params
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+engine = Engine(Classifier(LeNet5(1, 10), [0.5], [1.0]), train_params(), torch.device("cpu"))
+split = digits_split(100)
+images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+for step in range(20):
+    if step == 10:
+        before = getrusage(RUSAGE_SELF).ru_minflt
+    engine.step(images, labels, 0.001)
+print((getrusage(RUSAGE_SELF).ru_minflt - before) / 10)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone gives memory back")
+def test_a_step_uses_the_memory_of_the_one_before():
+    faults = {
+        memory: float(
+            subprocess.run([sys.executable, "-c", STEPS, memory], check=True, capture_output=True, text=True).stdout
+        )
+        for memory in ("given_back", "kept")
+    }
+    assert faults["kept"] < 50 < 500 < faults["given_back"], faults

@@ -1,6 +1,8 @@
 """The floor that a good engineer writes by hand: normalized data in memory, and nothing but steps in the loop.
 
-python -m benchmarks.contenders.bare DEVICE DATA channels_last|contiguous_format
+python -m benchmarks.contenders.bare DEVICE DATA channels_last|contiguous_format [kept]
+
+`kept` is what our engine does beside: the process keeps the memory that a step frees (`keep_freed_memory`).
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.contenders.stopwatch import BATCH, MOMENTUM, RATE, WARM_UP, loop_seconds, say
 from benchmarks.contenders.tutorial import Net
+from classifier.device import keep_freed_memory
 
 
 def main() -> None:
     device, layout = torch.device(sys.argv[1]), getattr(torch, sys.argv[3])
+    if sys.argv[4:] == ["kept"]:
+        keep_freed_memory()
     data = load_file(Path(sys.argv[2]) / "train.safetensors")
     images = (data["images"].float() / 255 - 0.5).to(device).contiguous(memory_format=layout)
     labels = data["labels"].to(device)

@@ -3,14 +3,16 @@
     python -m benchmarks.contenders.ours PARAMS DATA MODEL REPORTS
 
 The loop is the stage's whole call of `fit`. Of it `waited_s` goes into reports and checkpoints, as far as the loop
-waits for them; `recorder_s` is what the recorder's process uses of the processor meanwhile, and `loop_peak_mib` the
-peak at the loop's end.
+waits for them; `writer_s` and `recorder_s` are what the thread that writes checkpoints and the recorder's process use
+of the processor meanwhile, and `loop_peak_mib` is the peak at the loop's end.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -33,30 +35,61 @@ def warm_up(fit: stage.Function, classifier: Any, train: Any, params: Any, devic
     fit(deepcopy(classifier), head, nothing, params.model_copy(update={"epochs": 1}), device, lambda row: None)
 
 
-def run(arguments: list[str]) -> tuple[dict[str, float], Callable[[], float]]:
-    """The stage's figures, and what measures the same loop once more with neither reports nor checkpoints."""
+def run(arguments: list[str], with_unrecorded: bool = False) -> dict[str, float]:
+    """The stage's figures; `unrecorded_s` is the mean of the same loop before and after it with nothing recorded."""
     figures: dict[str, float] = {}
-    unrecorded: list[Callable[[], float]] = []
 
     def timed(clock: stage.Clock, fit: stage.Function) -> stage.Function:
         def timed_fit(
             classifier: Any, train: Any, validation: Any, params: Any, device: Any, report: Any, checkpoints: Any
         ) -> None:
-            warm_up(fit, classifier, train, params, device)
             data = (train, validation, params, device)
             untrained = deepcopy(classifier)
-            unrecorded.append(lambda: loop_seconds(lambda: fit(untrained, *data, lambda row: None), device))
+
+            def unrecorded() -> float:
+                with suspended(psutil.Process().children()):
+                    return loop_seconds(lambda: fit(deepcopy(untrained), *data, lambda row: None), device)
+
+            warm_up(fit, classifier, train, params, device)
+            before = unrecorded() if with_unrecorded else 0
             waited, recorder = sum(map(clock.seconds.__getitem__, WAITED)), children_seconds()
             report = clock.timed(report, "report")
+            checkpoints._write, writer_seconds = thread_timed(checkpoints._write)
             figures["loop_s"] = loop_seconds(lambda: fit(classifier, *data, report, checkpoints), device)
             figures["waited_s"] = sum(map(clock.seconds.__getitem__, WAITED)) - waited
+            figures["writer_s"] = sum(writer_seconds)
             figures["recorder_s"] = children_seconds() - recorder
             figures["loop_peak_mib"] = getrusage(RUSAGE_SELF).ru_maxrss / MIB
+            if with_unrecorded:
+                figures["unrecorded_s"] = (before + unrecorded()) / 2
 
         return timed_fit
 
-    parts = stage.run("train", arguments, timed)
-    return {**parts, **figures}, unrecorded[0]
+    return stage.run("train", arguments, timed) | figures
+
+
+@contextmanager
+def suspended(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """While the block runs these stand still."""
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def thread_timed(function: stage.Function) -> tuple[stage.Function, list[float]]:
+    """`function`, and the processor time of its thread in each call."""
+    seconds = []
+
+    def call(*arguments: Any) -> None:
+        start = time.thread_time()
+        function(*arguments)
+        seconds.append(time.thread_time() - start)
+
+    return call, seconds
 
 
 def children_seconds() -> float:
@@ -66,8 +99,7 @@ def children_seconds() -> float:
 
 
 def main() -> None:
-    figures, _ = run(sys.argv[1:])
-    say(**figures)
+    say(**run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The train stage as in `ours`, and then its loop again in the same process, with nothing recorded and no recorder.
+"""The train stage as in `ours`, and in the same process its loop before and after, with nothing recorded.
 
     python -m benchmarks.contenders.unrecorded PARAMS DATA MODEL REPORTS
 
-Two processes on the same machine differ by more than recording may cost. `recorded_s` is the stage's loop, `loop_s` the
-one after it: the same net, data and params, its rows thrown away, no checkpoints.
+Two processes on the same machine differ by more than recording may cost. `loop_s` is the stage's loop, `unrecorded_s`
+the mean of the two around it: the same net, data and params, rows thrown away, no checkpoints, the recorder at rest.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import sys
 from benchmarks.contenders.ours import run
 from benchmarks.contenders.stopwatch import say
 
+FIGURES = ("loop_s", "unrecorded_s", "waited_s", "writer_s", "recorder_s")
+
 
 def main() -> None:
-    figures, unrecorded = run(sys.argv[1:])
-    kept = {name: figures[name] for name in ("waited_s", "recorder_s")}
-    say(recorded_s=figures["loop_s"], loop_s=unrecorded(), **kept)
+    figures = run(sys.argv[1:], with_unrecorded=True)
+    say(**{name: figures[name] for name in FIGURES})
 
 
 if __name__ == "__main__":
