@@ -150,17 +150,24 @@ class Nothing(Section):
     def __init__(self, bench: Bench) -> None:
         run, folder = bench.project.run, bench.project.folder
         run("dvc", "repro")
-        run("git", "init", "-q", "data/empty")
-        run("dvc", "init", "-q", folder="data/empty")
-        shutil.copy(folder / ".dvc/config", folder / "data/empty/.dvc/config")  # the same settings in both
+        for other in ("data/empty", "data/smallest"):
+            run("git", "init", "-q", other)
+            run("dvc", "init", "-q", folder=other)
+            shutil.copy(folder / ".dvc/config", folder / other / ".dvc/config")  # the same settings in all
+        run("dvc", "stage", "add", "--run", "-n", "only", "-o", "out", "echo > out", folder="data/smallest")
         self.processes: Processes = {
             "dvc repro": partial(run, "dvc", "repro"),
             "dvc status, empty": partial(run, "dvc", "status", folder="data/empty"),
+            "dvc repro, smallest": partial(run, "dvc", "repro", folder="data/smallest"),
         }
 
     def results(self, samples: Samples) -> Result:
-        repro, status = (wall_seconds(samples[name]) for name in self.processes)
-        rows = [["`dvc repro`, nothing to do", spread(repro)], ["`dvc status`, empty repository", spread(status)]]
+        repro, status, smallest = (wall_seconds(samples[name]) for name in self.processes)
+        rows = [
+            ["`dvc repro`, nothing to do", spread(repro)],
+            ["`dvc status`, empty repository", spread(status)],
+            ["`dvc repro`, nothing to do, one stage without dependencies", spread(smallest)],
+        ]
         bar = Bar("dvc repro with nothing to do / dvc status in an empty repository", ratio(repro, status), 1.2)
         return Result([bar], [Table("Nothing to do", ["command", "s"], rows)])
 
