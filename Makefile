@@ -38,7 +38,7 @@ ui: setup ## open the MLflow UI on 127.0.0.1, port 5000 or PORT=
 
 .PHONY: test
 test: setup ## run every test, a process per core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: faults
 faults: N ?= 100

@@ -98,7 +98,12 @@ def document(kept: dict[str, Any]) -> str:
         f"`make bench`: {'' if len(sections) == 1 else ', '.join(names) + ': '}{when_and_where}"
         for when_and_where, names in sections.items()
     ]
-    bars = [bar.row() for result in results for bar in result.bars]
-    parts = [*measured, markdown(["what", "measured", "bar", ""], bars) if bars else ""]
+    parts = [*measured, bars(kept)]
     parts += [table.markdown() for result in results for table in result.tables]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def bars(kept: dict[str, Any]) -> str:
+    """The bars of all sections as one table; empty where there is none."""
+    rows = [bar.row() for found in kept.values() for bar in Result.from_json(found).bars]
+    return markdown(["what", "measured", "bar", ""], rows) if rows else ""

@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,6 +41,7 @@ from classifier.params import Params, TrainParams
 
 CHECKPOINTS = Path(".pipeline/checkpoints")  # in the project's root
 KEPT = 2
+ABANDONED_S = 14 * 24 * 3600  # after which a training that was killed is not expected to go on
 LARGEST = 1 << 30  # bytes of any file
 
 
@@ -49,7 +51,6 @@ class Position:
 
     step: int  # optimizer steps done
     window: int  # of them in the window that is open
-    epoch_loss: float  # of the epoch's closed windows, summed over images
     rows_bytes: int
     rows_sha256: str
 
@@ -118,7 +119,7 @@ class Checkpoints:
         self.rows += line
         self.rows_hash.update(line)
 
-    def save(self, step: int, window: int, epoch_loss: float, tensors: Mapping[str, Tensor]) -> None:
+    def save(self, step: int, window: int, tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint while training goes on; waits for the one before, and raises what went wrong with it.
 
         Not after a step that was not finite: training will stop at the window's end, and the last good state counts.
@@ -127,7 +128,7 @@ class Checkpoints:
         if tensors["sums/bad"]:
             return
         self.rows_bytes += len(self.rows)
-        position = Position(step, window, epoch_loss, self.rows_bytes, self.rows_hash.hexdigest())
+        position = Position(step, window, self.rows_bytes, self.rows_hash.hexdigest())
         self.writing = self.writer.submit(self._write, position, self.rows, dict(tensors))
         self.rows = b""
 
@@ -185,6 +186,7 @@ def checkpointed(fingerprint: str, every: int) -> Iterator[Work]:
     try:
         yield Work(key, folder, every)
         remove(folder)
+        _remove_abandoned(folder.parent)
     finally:
         release(handle)
 
@@ -195,6 +197,15 @@ def _claim_place(root: Path, name: str) -> tuple[Path, int]:
         if (handle := claim(path)) is not None:
             return path, handle
     raise AssertionError("slots have no end")
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Those of other trainings that nobody has gone on with for long: of params or code that are no more."""
+    for folder in root.glob("*-*"):
+        newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0)
+        if newest < time.time() - ABANDONED_S and (handle := claim(folder)) is not None:
+            remove(folder)
+            release(handle)
 
 
 def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ delivers it and then removes it. Events, each with `do` and `time` (ms since 197
 - `tags`: `tags`
 - `data`: `name`, `digest`, `source`, `profile`
 - `files`: `path`, below `files/` and below the run's artifacts alike
-- `model`: `path` below `files/`, `channels`, `class_names`
+- `model`: `path` below `files/`, `code` that can load it likewise, `channels`, `class_names`
 - `end`: `status`, `error`
 
 An event with `restored: true` counts only if the run is made by this journal.
@@ -43,6 +43,7 @@ class Journal:
         self.folder = folder
         self.handle = handle
         self.events = folder / "events.jsonl"
+        self.begun = folder / "begun"  # a file that the recorder makes: the run is there, or the store is not
 
     def append(self, do: str, **values: Any) -> None:
         """Add an event in a single write; the end is flushed to disk."""
@@ -55,11 +56,11 @@ class Journal:
                 os.fsync(file.fileno())
 
     def keep(self, source: Path, path: str) -> None:
-        """Copy a file or a folder to `files/<path>`."""
+        """Copy a file, or a folder without Python's caches, to `files/<path>`."""
         target = self.folder / "files" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(source, target)
 

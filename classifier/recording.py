@@ -1,7 +1,7 @@
 """What the stages tell MLflow: one run per execution of the pipeline, begun by train and completed by evaluate.
 
-Stages never wait for MLflow. They write a journal (`classifier.journal`), and a process of its own, the recorder
-(`python -m classifier.tracking`), imports mlflow and delivers the journal as it grows, beside the work.
+Stages hardly wait for MLflow. They write a journal (`classifier.journal`), and a process of its own, the recorder
+(`python -m classifier.recorder`), imports mlflow and delivers the journal as it grows, beside the work.
 DVC's outputs know nothing of runs: evaluate's run is found by the hash of the weights, and made from params and history
 when there is none (weights from the cache, a deleted store).
 """
@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from classifier.training_report import read_histories, replica_metrics
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
     from classifier.model_dir import ModelMeta
 
+SETTLING_S = 3  # for the recorder before training begins
 PATIENCE_S = 60  # for the recorder at a stage's end, after which what is left waits for `lenet sync`
 PATIENCE_WHEN_STOPPED_S = 5  # the same when the stage was stopped by a signal
 ROW_METRICS = {  # history.csv's column -> MLflow's name
@@ -94,6 +96,12 @@ class Recording:
         tags = {"dvc.data": digest, "data.test_sha256": meta.sha256["test"]}
         self.journal.append("tags", tags=tags, restored=restored)
 
+    def settle(self) -> None:
+        """Let the recorder begin the run, for some seconds at most: the processor time of that is not training's."""
+        end = time.monotonic() + SETTLING_S
+        while not self.journal.begun.exists() and self.recorder.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+
     def log_row(self, seed: int, row: Row, *, restored: bool = False) -> None:
         """A window's values against the step; of several replicas each has a nested run."""
         self._log_row(seed if self.params.train.replicas > 1 else None, row, restored)
@@ -128,9 +136,11 @@ class Recording:
         self.journal.append("files", path="train", restored=restored)
         for name in ("weights.safetensors", "meta.json"):  # without the other replicas
             self.journal.keep(model / name, f"model/classifier/{name}")
+        self.journal.keep(Path(__file__).parent, "model-code/classifier")  # which can load it, whenever it is delivered
         self.journal.append(
             "model",
             path="model/classifier",
+            code="model-code/classifier",
             channels=meta.channels,
             class_names=meta.class_names,
             restored=restored,
@@ -176,7 +186,7 @@ def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
     package = str(Path(__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(  # noqa: S603, arguments of our own
-        [sys.executable, "-m", "classifier.tracking", str(journal.folder)],
+        [sys.executable, "-m", "classifier.recorder", str(journal.folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path},

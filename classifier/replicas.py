@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -163,11 +164,16 @@ def _processes(
             "work": str(work.folder) if work.folder else None,
         }
         command = [sys.executable, "-m", "classifier.replicas", json.dumps(job)]
-        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603, arguments of our own
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
     try:
         yield processes
     finally:
         for process in processes:
+            assert process.stdin
+            process.stdin.close()
             process.kill()
             process.wait()
 
@@ -218,6 +224,12 @@ def _work(arguments: list[str]) -> None:
             return
 
 
+def _end_with_the_stage() -> None:
+    """Standard input ends when the stage does, however it ends."""
+    sys.stdin.read()
+    os._exit(1)
+
+
 def median_seed(replicas: Mapping[int, Replica]) -> int:
     """The seed whose validation accuracy is the median (the lower one of two), ties by loss, then by seed.
 
@@ -235,4 +247,5 @@ def median_seed(replicas: Mapping[int, Replica]) -> int:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_the_stage, daemon=True).start()
     run(_work)

@@ -1,25 +1,17 @@
 """MLflow's side of the pipeline: puts journals into the store, each event once, however often it has to try.
 
-    python -m classifier.tracking .pipeline/journal/<name>
-
-is the recorder that a stage starts beside itself (`classifier.recording`): it delivers the journal as it grows, until
-its standard input ends with the stage. A run is known by the tag `run.key`, a metric's point by its step, so that
-whatever arrived before a connection broke, or before a training was killed and resumed, is not sent again.
+A run is known by the tag `run.key`, a metric's point by its step, so that whatever arrived before a connection broke,
+or before a training was killed and resumed, is not sent again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import platform
-import select
 import sqlite3
-import sys
-import time
 from collections import defaultdict
 from http import HTTPStatus
-from importlib.metadata import distributions, version
-from pathlib import Path
+from importlib.metadata import version
 from tempfile import TemporaryDirectory
 
 import mlflow
@@ -30,14 +22,11 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.store.db.db_types import DATABASE_ENGINES
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from classifier.cli import paths, run
 from classifier.dataset import SIZE
-from classifier.files import write_json
 from classifier.journal import Event, Journal, waiting_journals
 from classifier.lineage import project_root
 from classifier.ownership import claim
@@ -57,10 +46,6 @@ EVALUATION_TAG = "evaluation.key"  # of the journal that evaluates it
 WEIGHTS_TAG = "model.weights_sha256"
 EVALUATED_TAG = "evaluated"  # the run is complete
 SEED_TAG = "replica.seed"
-SYSTEM_METRICS_S = 2  # seconds between two samples of processor and memory use
-DELIVERY_S = 5.0  # seconds between two deliveries, so that curves can be watched
-FIRST_DELIVERY_S = 0.1  # the same until the run is there
-EARLIER_S = 20.0  # seconds that a stage's end waits for an older journal of the same run
 REQUEST_TIMEOUT_S = 10  # unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise; MLflow's own 120 s, 8 times, is for ever
 SERVING_PACKAGES = ["numpy", "pandas", "pydantic", "safetensors", "torch"]
 
@@ -201,6 +186,7 @@ class Delivery:
         )
         if model.status == LoggedModelStatus.READY:
             return
+        files = self.journal.folder / "files"
         images = np.zeros((2, event["channels"], SIZE, SIZE), np.uint8)
         inputs = Schema([TensorSpec(images.dtype, (-1, *images.shape[1:]))])
         columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
@@ -209,8 +195,8 @@ class Delivery:
                 f"{folder}/model",
                 mlflow_model=Model(model.artifact_location, self.run_id, model_id=model.model_id),
                 loader_module="classifier.serving",
-                data_path=str(self.journal.folder / "files" / event["path"]),
-                code_paths=[str(Path(__file__).parent)],
+                data_path=str(files / event["path"]),
+                code_paths=[str(files / event["code"])],
                 signature=ModelSignature(inputs, Schema([ColSpec(kind, name) for name, kind in columns])),
                 input_example=images,
                 pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
@@ -265,7 +251,7 @@ def deliver_waiting(without: Journal | None = None) -> tuple[list[str], list[str
             except StoreError:
                 raise
             except Exception as error:  # whatever MLflow, a database's or an artifact store's client raises
-                left.append(f"{waiting.folder}: {_first_line(error)}")
+                left.append(f"{waiting.folder}: {first_line(error)}")
             finally:
                 journal.release()
     return delivered, left
@@ -274,16 +260,16 @@ def deliver_waiting(without: Journal | None = None) -> tuple[list[str], list[str
 def deliver(journal: Journal) -> str:
     """Deliver a journal whose writer is gone, remove it, and return its run's id; empty when nothing was begun."""
     delivery = Delivery(journal)
-    _let_go_first(journal)
+    let_go_first(journal)
     delivery.advance()
-    return _close(delivery)
+    return close(delivery)
 
 
 def _begin_of(journal: Journal) -> Event | None:
     return next((event for event in journal.read()[0] if event["do"] == "begin"), None)
 
 
-def _let_go_first(journal: Journal) -> None:
+def let_go_first(journal: Journal) -> None:
     """EarlierJournalError while an older journal of the same run is not delivered: their events have an order."""
     begin = _begin_of(journal)
     for earlier in waiting_journals():
@@ -296,7 +282,7 @@ def _let_go_first(journal: Journal) -> None:
             raise EarlierJournalError(f"{earlier.folder} goes first")
 
 
-def _close(delivery: Delivery) -> str:
+def close(delivery: Delivery) -> str:
     """A journal without an end gets one: its writer is gone."""
     if delivery.run_id and not delivery.ended:
         delivery.journal.append(
@@ -305,85 +291,6 @@ def _close(delivery: Delivery) -> str:
         delivery.advance()
     delivery.journal.remove()
     return delivery.run_id
-
-
-def main(arguments: list[str]) -> None:
-    """Deliver while the stage lives; exit status 1 when something had to wait."""
-    (folder,) = paths(arguments, "journal")
-    os.nice(10)  # the cores are for training
-    journal = Journal(folder)  # the stage has handed on its lock
-    os.chdir(project_root())  # an experiment's own folder may go away
-    _keep_environment(journal)
-    delivery: Delivery | None = None
-    monitor: SystemMetricsMonitor | None = None
-    earlier_went = stage_ended = blocked = False
-    give_up, complaint = 0.0, ""
-    while True:
-        try:
-            blocked = False
-            if not earlier_went:
-                deliver_waiting(without=journal)
-                earlier_went = True
-            if delivery is None or not delivery.run_id:
-                _let_go_first(journal)
-            delivery = delivery or Delivery(journal)
-            delivery.advance()
-            complaint = ""
-        except EarlierJournalError as error:
-            delivery, earlier_went, blocked = None, False, True
-            if stage_ended and time.monotonic() > give_up:
-                complaint = _complain(error, journal)
-        except Exception as error:  # whatever it is, the stage goes on, and the journal keeps what was not delivered
-            delivery = None
-            complaint = complaint or _complain(error, journal)
-        if stage_ended and (complaint or not blocked):
-            break
-        if delivery and delivery.run_id and not monitor and "-train" in journal.folder.name:
-            monitor = _watch_system(delivery)
-        begun = delivery is not None and bool(delivery.run_id)
-        interval = DELIVERY_S if complaint or begun else FIRST_DELIVERY_S
-        if stage_ended:
-            time.sleep(FIRST_DELIVERY_S)
-        elif select.select([sys.stdin], [], [], interval)[0]:
-            stage_ended, give_up = True, time.monotonic() + EARLIER_S
-            if monitor:
-                _stop_watching(monitor)
-            if complaint:
-                break  # nobody waits for a store that is away: the next stage tries again
-    if delivery is None:
-        sys.exit(1)
-    _close(delivery)
-
-
-def _complain(error: Exception, journal: Journal) -> str:
-    line = f"MLflow: {_first_line(error)}; this run waits in {journal.folder}, lenet sync delivers it"
-    print(line, file=sys.stderr, flush=True)
-    return line
-
-
-def _watch_system(delivery: Delivery) -> SystemMetricsMonitor:
-    monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-        delivery.run_id, sampling_interval=SYSTEM_METRICS_S, resume_logging=delivery.resumed
-    )
-    monitor.start()  # type: ignore[no-untyped-call]
-    return monitor
-
-
-def _stop_watching(monitor: SystemMetricsMonitor) -> None:
-    """With what was sampled since it last logged, or a short training would have nothing."""
-    monitor.finish()  # type: ignore[no-untyped-call]
-    try:
-        monitor.publish_metrics(monitor.aggregate_metrics())  # type: ignore[no-untyped-call]
-        monitor.mlflow_logger.flush()  # type: ignore[no-untyped-call]
-    except Exception as error:
-        print(f"MLflow: {_first_line(error)}; the last system metrics are lost", file=sys.stderr, flush=True)
-
-
-def _keep_environment(journal: Journal) -> None:
-    """Every installed package's version beside the code, before anything of it is delivered."""
-    packages = {found.name: found.version for found in distributions()}
-    file = journal.folder / "files/code/environment.json"
-    write_json(file, {"python": platform.python_version(), "platform": platform.platform(), "packages": packages})
 
 
 def open_store(name: str | None = None) -> str:
@@ -419,7 +326,7 @@ def open_store(name: str | None = None) -> str:
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             ) from None
         raise StoreError(
-            f"MLflow's store {shown_uri()} cannot be used: {_first_line(error)}; "
+            f"MLflow's store {shown_uri()} cannot be used: {first_line(error)}; "
             "start it, or unset MLFLOW_TRACKING_URI to use mlflow.db in the project's root"
         ) from None
 
@@ -448,12 +355,8 @@ def _experiment(name: str, artifacts: str | None) -> str:
         raise
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What happened and why, without the HTTP library's own words between the two."""
     line, _, cause = (str(error).splitlines() or [type(error).__name__])[0].partition(" (Caused by ")
     said = f"{line.partition(' failed with exception ')[0]}: {cause.rstrip(')')}" if cause else line
     return without_passwords(said[:300])
-
-
-if __name__ == "__main__":
-    run(main)

@@ -92,7 +92,7 @@ def run_epochs(
                     if checkpoints:
                         checkpoints.add(row)
             if checkpoints and (last or step % checkpoints.every == 0):
-                checkpoints.save(step, engine.steps, float(engine.epoch_loss.sum()), engine.state())
+                checkpoints.save(step, engine.steps, engine.state())
     if checkpoints:
         checkpoints.wait()
 

@@ -11,7 +11,7 @@ import sys
 
 from classifier import tracking
 from classifier.cli import run
-from classifier.store import store_uri
+from classifier.store import shown_uri, store_uri
 
 
 def main(arguments: list[str]) -> None:
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
         )
     uri = store_uri()
     if uri.startswith("http"):
-        print(f"the runs are on a server: {uri}")
+        print(f"the runs are on a server: {shown_uri()}")
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -33,7 +33,6 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     from classifier.dataset import read_meta, read_split
     from classifier.device import be_deterministic, environment, pick_device, set_precision
     from classifier.evaluation import Predictions
-    from classifier.files import replacing
     from classifier.history import read_history
     from classifier.inference import predict
     from classifier.model import Classifier
@@ -61,8 +60,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     predictions = predictions_of(read_model(model))
     replicas = {seed: predictions_of(replica) for seed, replica in read_replicas(model).items()}
     history = pd.DataFrame(read_history(training / "history.csv"))
-    with replacing(reports) as new:
-        metrics, of_replicas = write_evaluation(new, test.images, predictions, replicas, history, params.evaluate)
+    metrics, of_replicas = write_evaluation(reports, test.images, predictions, replicas, history, params.evaluate)
     line = summary(data_meta.name, metrics)
     record.log.append(line)
     record.log_evaluation(metrics, of_replicas, reports, model)

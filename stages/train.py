@@ -49,6 +49,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
         record.begin(work.run_key(params), environment(device))
         record.log_data(data, meta)
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
+            record.settle()
             console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}")
 
             def report(seed: int, row: Row) -> None:

@@ -1,14 +1,17 @@
 """Runs that could be promoted: a small model, the predictions that a test wants of it, in a git repository."""
 
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import mlflow
 import numpy as np
 
 from classifier.evaluation import Predictions, evaluate, prediction_table
 from classifier.recording import restore_training
-from tests.recorded import Workspace, recorded
+from classifier.tracking import open_store
+from tests.recorded import Workspace, own_store, recorded
 from tests.samples import ROOT, write_digits
 
 IMAGES = 57  # of the test split
@@ -32,6 +35,17 @@ def begin_project():
     git("init", "-q")
     git("add", "-A")
     git("commit", "-qm", "begin")
+
+
+@contextmanager
+def unregistered(root):
+    """In the project `root`; models that are registered meanwhile are deleted."""
+    with own_store(root):
+        open_store()
+        yield
+        client = mlflow.MlflowClient()
+        for model in client.search_registered_models():
+            client.delete_registered_model(model.name)
 
 
 class Candidate(Workspace):

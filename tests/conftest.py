@@ -8,10 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from classifier.device import be_deterministic
 from tests.loopback import Answer, LoopbackServer
 
 ROOT = Path(__file__).parent.parent
+LONG = (  # modules, the longest first
+    "test_pipeline.py",
+    "test_kill.py",
+    "test_reproduce.py",
+    "test_sweep.py",
+    "test_team_server.py",
+    "test_benchmarks.py",
+    "test_servers.py",
+    "test_pairs.py",
+    "test_remotes.py",
+    "test_recording.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules come first, so that in the end no process is left alone with one."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture
@@ -21,6 +40,17 @@ def mnist_folder() -> Path:
     if not (folder / "train-images-idx3-ubyte.gz").is_file():
         pytest.skip(f"no MNIST files in {folder}")
     return folder.resolve()
+
+
+@pytest.fixture
+def cuda() -> Iterator[torch.device]:
+    """A GPU, deterministic as the train stage is."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda")
+    be_deterministic(device)
+    yield device
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
@@ -39,13 +69,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LoopbackSer
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty project with a store of its own, the current folder; MLflow's globals are reset after the test."""
-    from tests.recorded import forget_store
+def workspace(tmp_path: Path) -> Iterator[Path]:
+    """An empty project with a store of its own, the current folder."""
+    from tests.recorded import own_store
 
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    forget_store()
+    with own_store(tmp_path):
+        yield tmp_path

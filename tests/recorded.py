@@ -18,7 +18,20 @@ from classifier.training_report import write_training
 from tests.samples import file_params, write_digits
 
 ROWS = [Row(10, 1, 320, 0.05, 2.1), Row(12, 1, 340, 0.04, 1.9, 2.0, 1.8, 0.5)]
+FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "PIPELINE_ROOT")
 METRICS = {"accuracy": 0.9, "n": 57}
+
+
+@contextmanager
+def own_store(root):
+    """`root` is the current folder and an empty project with a store of its own; MLflow's globals are reset after."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOREIGN:
+            patch.delenv(name, raising=False)
+        patch.setenv("DVC_ROOT", str(root))
+        patch.chdir(root)
+        yield
+    forget_store()
 
 
 def forget_store():

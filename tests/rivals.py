@@ -28,9 +28,16 @@ WRITES = [
 ]
 
 
+def enter(root):
+    """The project `root` and its own store, whatever the process that the server was forked from had in mind."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ["DVC_ROOT"] = root
+    os.chdir(root)
+
+
 def die_before(writes, root, name, work, *arguments):
     """In a process of its own, which is killed when it begins its write to the registry with this number."""
-    os.environ["DVC_ROOT"] = root
+    enter(root)
     open_store()
     left = iter(range(writes, -1, -1))
 
@@ -49,7 +56,7 @@ def die_before(writes, root, name, work, *arguments):
 
 def race(root, name, rounds, barrier, answers, own):
     """Promote `own` once a round, at the same moment as the other process."""
-    os.environ["DVC_ROOT"] = root
+    enter(root)
     open_store()
     for number in range(rounds):
         registry = Registry(f"{name}-{number}")
@@ -64,8 +71,7 @@ def race(root, name, rounds, barrier, answers, own):
 
 def race_commands(root, rounds, start, gate, answers, run_id):
     """`lenet promote RUN_ID` once a round; both rivals pass the gate before either goes on."""
-    os.environ["DVC_ROOT"] = root
-    os.chdir(root)
+    enter(root)
     alone = Registry.promote
 
     def together(*arguments):

@@ -1,8 +1,10 @@
 """Training that is broken off anywhere and begun again ends with the bytes of one that was not."""
 
 import json
+import os
 import re
 import shutil
+import time
 from itertools import product
 from pathlib import Path
 
@@ -11,22 +13,27 @@ import torch
 from safetensors.torch import load_file, save
 
 from classifier import files
-from classifier.checkpoint import CHECKPOINTS, NO_WORK, Checkpoints, Work, checkpointed, fingerprint_of
+from classifier.checkpoint import (
+    ABANDONED_S,
+    CHECKPOINTS,
+    NO_WORK,
+    Checkpoints,
+    Work,
+    checkpointed,
+    fingerprint_of,
+)
 from classifier.dataset import read_meta, write_meta
 from classifier.files import sha256
 from classifier.history import Row
 from classifier.model import Classifier, LeNet5
+from classifier.ownership import claim, release
 from classifier.replicas import train_replicas
 from classifier.training import DivergedError, fit
-from tests.samples import digits_split, train_params, write_digits
+from tests.samples import StoppedError, digits_split, stop_after, train_params, write_digits
 
 CPU = torch.device("cpu")
 TRAIN, VALIDATION = digits_split(46), digits_split(20, start=46)
 TINY = {"epochs": 2, "batch_size": 10, "log_every": 2}  # 5 steps an epoch, the last of 6 images; windows of 2, 2, 1
-
-
-class StoppedError(Exception):
-    pass
 
 
 class Snapshots(Checkpoints):
@@ -69,16 +76,9 @@ def test_broken_off_between_two_checkpoints_it_gives_the_same_rows_once(tmp_path
     params = train_params(**TINY)
     whole = trained(params)
     for stop in range(1, 6):  # rows
-        rows = []
-
-        def report(row, rows=rows, stop=stop):
-            rows.append(row)
-            if len(rows) == stop:
-                raise StoppedError
-
         checkpoints = Checkpoints(tmp_path / str(stop), every=3)
         with pytest.raises(StoppedError):
-            trained(params, checkpoints, report)
+            trained(params, checkpoints, stop_after(stop))
         checkpoints.wait()
         assert trained(params, Checkpoints(tmp_path / str(stop), every=3)) == whole
 
@@ -226,16 +226,10 @@ def test_replicas_are_resumed_each_from_its_own(tmp_path, monkeypatch):
                 for seed, replica in replicas.items()
             }
 
-        whole, seen = results(lambda *row: None), []
-
-        def stop(*row):
-            seen.append(row)
-            if len(seen) == 5:
-                raise StoppedError
-
+        whole = results(lambda *row: None)
         work = Work("key", tmp_path / "work", 1)
         with pytest.raises(StoppedError):
-            results(stop, work)
+            results(stop_after(5), work)
         assert list((tmp_path / "work").glob("seed-*/*.safetensors"))
         reported = []
         assert results(lambda *row: reported.append(row), work) == whole
@@ -320,12 +314,24 @@ def test_the_fingerprint_covers_the_code(tmp_path, monkeypatch):
     assert fingerprint_of(train_params(), data, {}) != before
 
 
+def test_what_nobody_went_on_with_for_long_goes_with_the_next_success(workspace):
+    root, long_ago = workspace / CHECKPOINTS, time.time() - ABANDONED_S - 60
+    for name in ("abandoned-0", "owned-0", "recent-0"):
+        (root / name).mkdir(parents=True)
+        (root / name / "run").touch()
+    handle = claim(root / "owned-0")
+    for path in (root / "abandoned-0/run", root / "owned-0/run", root / "owned-0/lock"):
+        os.utime(path, (long_ago, long_ago))
+    with checkpointed("f" * 64, 10):
+        assert len(list(root.iterdir())) == 4
+    assert {path.name for path in root.iterdir()} == {"owned-0", "recent-0"}
+    release(handle)
+
+
 def test_rows_survive_as_they_were(tmp_path):
     row = Row(3, 1, 30, 0.1, 1 / 3, 0.1 + 0.2, None, None)
     checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
     checkpoints.add(row)
-    checkpoints.save(3, 0, 1 / 3, {"sums/bad": torch.zeros(())})
+    checkpoints.save(3, 0, {"sums/bad": torch.zeros(())})
     checkpoints.wait()
-    loaded = Checkpoints(tmp_path / "seed-0", every=1).load()
-    assert loaded.rows == [row]
-    assert loaded.position.epoch_loss == 1 / 3
+    assert Checkpoints(tmp_path / "seed-0", every=1).load().rows == [row]

@@ -9,7 +9,6 @@ import torch
 from classifier.augmentation import Augmentation
 from classifier.checkpoint import Checkpoints
 from classifier.dataset import Split
-from classifier.device import be_deterministic
 from classifier.graph import DeviceAugmentation, GraphedSteps, cuda_graph
 from classifier.model import Classifier, LeNet5
 from classifier.training import DivergedError, Engine, run_epochs
@@ -19,16 +18,6 @@ from tests.samples import digits_split, train_params
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TRAIN, VALIDATION = digits_split(100), digits_split(50, start=300)
 EMPTY = Split(np.zeros((0, 1, 32, 32), np.uint8), np.zeros(0, np.int64))
-
-
-@pytest.fixture
-def cuda():
-    """Deterministic, as the train stage is."""
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    be_deterministic(CUDA)
-    yield CUDA
-    torch.use_deterministic_algorithms(False)
 
 
 def replay_on_cpu(step):

@@ -11,11 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from classifier.registry import Registry
-from classifier.tracking import open_store
 from commands.application import call
 from commands.promote import promote
-from tests.candidates import Candidate, begin_project
-from tests.recorded import forget_store
+from tests.candidates import Candidate, begin_project, unregistered
+from tests.recorded import own_store
 from tests.rivals import PROCESSES, race_commands
 from tests.samples import ROOT
 
@@ -23,28 +22,18 @@ from tests.samples import ROOT
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
-            patch.delenv(name, raising=False)
-        patch.setenv("DVC_ROOT", str(root))
-        patch.chdir(root)
+    with own_store(root):
         begin_project()
         wrong = {"bad": range(12), "one": [0], "two": [1], "three": []}
-        yield root, {name: Candidate(seed, wrong[name]).record() for seed, name in enumerate(wrong)}
-        forget_store()
+        runs = {name: Candidate(seed, wrong[name]).record() for seed, name in enumerate(wrong)}
+    return root, runs
 
 
 @pytest.fixture
-def runs(project, monkeypatch):
+def runs(project):
     root, runs = project
-    monkeypatch.setenv("DVC_ROOT", str(root))
-    monkeypatch.chdir(root)
-    open_store()
-    yield runs
-    client = mlflow.MlflowClient()
-    for model in client.search_registered_models():
-        client.delete_registered_model(model.name)
-    forget_store()
+    with unregistered(root):
+        yield runs
 
 
 @pytest.fixture

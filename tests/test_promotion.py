@@ -9,9 +9,9 @@ import pytest
 
 from classifier.promotion import comparison, consider, limits, median_latency_ms, model_of, releasing, unfit
 from classifier.registry import Registry
-from classifier.tracking import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG, open_store
-from tests.candidates import LIMITS, Candidate, begin_project, git
-from tests.recorded import forget_store, get_run
+from classifier.tracking import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
+from tests.candidates import LIMITS, Candidate, begin_project, git, unregistered
+from tests.recorded import get_run, own_store
 from tests.samples import file_params
 
 PARAMS = file_params().promote.model_copy(update=LIMITS)
@@ -23,31 +23,20 @@ WORSE = range(6)  # 51 of 57 right: 0.785; against all right p is 0.03125
 def project(tmp_path_factory):
     """A repository with the runs of four candidates: name -> id."""
     root = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
-            patch.delenv(name, raising=False)
-        patch.setenv("DVC_ROOT", str(root))
-        patch.chdir(root)
+    with own_store(root):
         begin_project()
         wrong = {"good": [], "nearly": [0], "worse": WORSE, "bad": TOO_BAD}
         runs = {name: Candidate(seed, wrong[name]).record() for seed, name in enumerate(wrong)}
         runs["other"] = Candidate(4, images=58).record()
-        yield root, runs
-        forget_store()
+    return root, runs
 
 
 @pytest.fixture
-def runs(project, monkeypatch):
+def runs(project):
     """In that repository, without a registered model."""
     root, runs = project
-    monkeypatch.setenv("DVC_ROOT", str(root))
-    monkeypatch.chdir(root)
-    open_store()
-    yield runs
-    client = mlflow.MlflowClient()
-    for model in client.search_registered_models():
-        client.delete_registered_model(model.name)
-    forget_store()
+    with unregistered(root):
+        yield runs
 
 
 def champion(run_id):

@@ -1,6 +1,6 @@
 """What README says of parameters, recipes and files is what the code does.
 
-`python -m tests.test_readme` prints the two tables.
+`python -m tests.test_readme` prints the tables.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from benchmarks.results import Result, bars, markdown
 from classifier.params import Params
 from tests.samples import ROOT, file_params
 
@@ -52,7 +53,14 @@ def recipes() -> str:
     return "\n".join(rows)
 
 
-@pytest.mark.parametrize("table", [parameters, recipes])
+def speed() -> str:
+    """What the last `make bench` on a CPU found: every bar, and the contenders."""
+    kept = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
+    contenders = Result.from_json(kept["contenders"]).tables[0]
+    return f"{bars(kept)}\n\n{markdown(contenders.header, contenders.rows)}"
+
+
+@pytest.mark.parametrize("table", [parameters, recipes, speed])
 def test_tables_are_those_of_the_code(table):
     assert table() in README, f"README is behind: python -m tests.test_readme prints\n{table()}"
 
@@ -71,4 +79,4 @@ def test_make_targets_that_it_names_exist():
 
 
 if __name__ == "__main__":
-    print(parameters(), recipes(), sep="\n\n")
+    print(parameters(), recipes(), speed(), sep="\n\n")

@@ -161,6 +161,25 @@ def test_the_stage_waits_no_longer_than_its_patience(monkeypatch, capsys):
     assert [event["do"] for event in waiting_journals()[0].read()[0]] == ["begin", "files", "end"]
 
 
+@pytest.mark.parametrize("store", ["there", "away", "never"])
+def test_training_begins_when_its_run_has_or_cannot(monkeypatch, store):
+    """`never`: with a recorder that does nothing."""
+    monkeypatch.setattr(recording, "SETTLING_S", 0.5 if store == "never" else 60)
+    if store == "away":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    if store == "never":
+        monkeypatch.setattr(
+            recording, "start_recorder", lambda journal: subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+        )
+    with recording.recording("train", file_params()) as record:
+        record.begin("key", {})
+        begin = time.monotonic()
+        record.settle()
+        assert time.monotonic() - begin < 50
+        if store == "there":
+            assert only_run().info.status == "RUNNING"
+
+
 def test_no_password_is_written_down(monkeypatch, workspace):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     process = stage(0)

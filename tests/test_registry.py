@@ -12,28 +12,20 @@ from classifier import registry as module
 from classifier.ownership import mark
 from classifier.registry import PREVIOUS, PROMOTED_TAG, ROLLED_BACK_TAG, Move, Registry
 from classifier.tracking import open_store
-from tests.recorded import forget_store
+from tests.recorded import own_store
 from tests.rivals import PROCESSES, die_before, race
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A store that this module's tests share, each with a registered model of its own."""
-    root = tmp_path_factory.mktemp("registry")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("DVC_ROOT", str(root))
-        open_store()
-        forget_store()
-    return root
+    return tmp_path_factory.mktemp("registry")
 
 
 @pytest.fixture(autouse=True)
-def store(root, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(root))
-    yield open_store()
-    forget_store()
+def store(root):
+    with own_store(root):
+        yield open_store()
 
 
 @pytest.fixture

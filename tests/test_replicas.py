@@ -1,5 +1,6 @@
 """Several seeds beside each other are what each would be alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -109,11 +110,16 @@ def test_processes_share_the_cores(data, monkeypatch):
     assert started == ["2", "2"]
 
 
+def workers_of(process):
+    """Its children that train; beside them multiprocessing may have some of its own."""
+    return [child for child in process.children() if "classifier.replicas" in child.cmdline()]
+
+
 def test_an_error_names_the_seed_and_ends_the_other_processes(data):
     params = train_params(replicas=2, learning_rate=100.0, epochs=50)
     with pytest.raises(ValueError, match=r"seed [01]: loss or gradients are not finite at step"):
         train_replicas(data, params, CPU, lambda seed, row: None)
-    assert not [child for child in psutil.Process().children() if "classifier.replicas" in " ".join(child.cmdline())]
+    assert not workers_of(psutil.Process())
 
 
 def test_processes_end_when_the_stage_is_killed(data):
@@ -128,7 +134,7 @@ def test_processes_end_when_the_stage_is_killed(data):
         [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     stage.stdout.readline()
-    workers = psutil.Process(stage.pid).children()
+    workers = workers_of(psutil.Process(stage.pid))
     assert len(workers) == 2
     stage.kill()
     stage.communicate()
@@ -136,10 +142,20 @@ def test_processes_end_when_the_stage_is_killed(data):
     assert not alive
 
 
+def test_a_process_ends_with_its_standard_input_without_waiting_for_a_row_to_break_the_pipe(data, tmp_path):
+    params = train_params(epochs=100000).model_dump()
+    job = {"data": str(data), "folder": str(tmp_path), "seeds": [0], "params": params, "work": None}
+    command = [sys.executable, "-m", "classifier.replicas", json.dumps(job)]
+    with (tmp_path / "rows").open("wb") as rows:
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=rows, cwd=ROOT)
+        worker.communicate(timeout=60)
+    assert worker.returncode == 1
+
+
 def test_a_process_that_is_killed_in_the_middle_ends_the_stage(data):
     def kill(seed, row):
-        for child in psutil.Process().children():
-            child.kill()
+        for worker in workers_of(psutil.Process()):
+            worker.kill()
 
     with pytest.raises(ValueError, match="a training process ended with -9"):
         train_replicas(data, train_params(replicas=2, epochs=1000), CPU, kill)

@@ -12,7 +12,7 @@ from mlflow.entities import Metric, Param
 
 from classifier import sweeping
 from classifier.sweeping import Experiment, Grid, Outcome, Record, cores, outcome_of, patiently, shown, sweep_key
-from tests.recorded import forget_store
+from tests.recorded import own_store
 from tests.samples import ROOT, file_params
 
 POINT = {"train.seed": 3, "train.learning_rate": 0.1}
@@ -23,12 +23,8 @@ FAST = Experiment("sweep-1-1", POINT)
 def store(tmp_path_factory):
     """One for all tests of this module: a fresh one takes 2 s."""
     root = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "PIPELINE_ROOT"):
-            patch.delenv(name, raising=False)
-        patch.setenv("DVC_ROOT", str(root))
+    with own_store(root):
         yield root
-    forget_store()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from torch.nn.functional import cross_entropy
 
 from classifier import training
 from classifier.dataset import Split
-from classifier.device import be_deterministic
 from classifier.model import Classifier, LeNet5
 from classifier.schedule import learning_rate
 from classifier.training import DivergedError, fit, plan_epoch
@@ -272,14 +271,11 @@ def test_the_state_of_another_training_is_refused():
 
 
 @pytest.mark.gpu
-def test_cuda_learns_as_the_cpu_does_and_gives_the_same_bits_twice():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    be_deterministic(torch.device("cuda"))
+def test_cuda_learns_as_the_cpu_does_and_gives_the_same_bits_twice(cuda):
     params, runs = train_params(epochs=2, shift=1), []
-    for device in ("cuda", "cuda", "cpu"):
+    for device in (cuda, cuda, CPU):
         model = classifier()
-        fit(model, digits_split(200), EMPTY, params, torch.device(device), lambda row: None)
+        fit(model, digits_split(200), EMPTY, params, device, lambda row: None)
         runs.append(weights(model.cpu()))
     assert torch.equal(runs[0], runs[1])
     torch.testing.assert_close(runs[0], runs[2], rtol=1e-3, atol=1e-4)

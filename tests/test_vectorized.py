@@ -1,17 +1,13 @@
 """A stack of models: each is its seed trained alone, within float32's rounding."""
 
-import time
-
 import pytest
 import torch
 
 from classifier import vectorized
 from classifier.checkpoint import Checkpoints
-from classifier.device import be_deterministic
-from classifier.graph import GraphedSteps
 from classifier.model import Classifier, LeNet5
-from classifier.training import DivergedError, Engine, fit
-from tests.samples import digits_split, train_params
+from classifier.training import DivergedError, fit
+from tests.samples import StoppedError, digits_split, stop_after, train_params
 
 CPU = torch.device("cpu")
 TRAIN, VALIDATION = digits_split(100), digits_split(50, start=300)
@@ -89,20 +85,10 @@ def test_one_checkpoint_holds_the_stack(tmp_path):
     params = train_params(seed=3, epochs=2, batch_size=30, log_every=2, shift=1)
     whole, whole_rows = trained(params)
 
-    class StoppedError(Exception):
-        pass
-
     for stop in (2, 3, 7, 11):  # of 12 rows: within a window's rows, at its end, within the second epoch
-        rows = []
-
-        def report(seed, row, rows=rows, stop=stop):
-            rows.append(row)
-            if len(rows) == stop:
-                raise StoppedError
-
         killed = Checkpoints(tmp_path / str(stop), every=1)
         with pytest.raises(StoppedError):
-            trained(params, killed, report)
+            trained(params, killed, stop_after(stop))
         killed.wait()
         resumed, resumed_rows = trained(params, Checkpoints(tmp_path / str(stop), every=1))
         assert all(torch.equal(weights(resumed[seed]), weights(whole[seed])) for seed in SEEDS)
@@ -119,49 +105,18 @@ def test_the_parameters_of_a_stack_are_those_of_its_models():
     assert torch.equal(classifiers[5].network.fc1.weight, new_classifier(5).network.fc1.weight)
 
 
-@pytest.fixture
-def cuda():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return torch.device("cuda")
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_a_stack_on_a_gpu_gives_the_same_bits_twice_and_those_of_one_by_one_nearly(cuda, optimizer, capsys):
-    be_deterministic(cuda)
     params = train_params(seed=3, epochs=1, batch_size=50, learning_rate=0.001, shift=1, optimizer=optimizer)
     found = []
     for _ in range(2):
         classifiers = {seed: new_classifier(seed) for seed in SEEDS}
         vectorized.fit_together(classifiers, TRAIN, VALIDATION, params, cuda, lambda seed, row: None)
         found.append([weights(classifier) for classifier in classifiers.values()])
-    torch.use_deterministic_algorithms(False)
     assert not capsys.readouterr().err  # it was a graph
     for seed, first, second in zip(SEEDS, *found, strict=True):
         assert torch.equal(first, second)
         alone = new_classifier(seed)
         fit(alone, TRAIN, VALIDATION, params.model_copy(update={"seed": seed}), cuda, lambda row: None)
         torch.testing.assert_close(first, weights(alone), rtol=0, atol=1e-4)
-
-
-@pytest.mark.gpu
-def test_64_models_take_at_most_four_times_as_long_as_one(cuda):
-    """Steps alone, at the tutorial's batch; the least of ten rounds, since others work on the machine."""
-    train, params = digits_split(1700), train_params(batch_size=100)
-
-    def seconds(engine):
-        steps, rounds = GraphedSteps(engine, train), []
-        steps.begin_epoch(1)
-        for _ in range(10):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for batch in range(steps.per_epoch):
-                steps.step(batch)
-            torch.cuda.synchronize()
-            rounds.append(time.perf_counter() - start)
-        return min(rounds)
-
-    one = seconds(Engine(new_classifier(0).to(cuda), params, cuda))
-    classifiers = {seed: new_classifier(seed) for seed in range(64)}
-    assert seconds(vectorized.VectorizedEngine(classifiers, params, cuda)) <= 4 * one

@@ -60,7 +60,7 @@ PARTS = {
         "classifier.journal:Journal.keep",
         "classifier.journal:Journal.keep_text",
     ],
-    "waiting": ["classifier.recording:Recording.end"],  # for the recorder
+    "waiting": ["classifier.recording:Recording.settle", "classifier.recording:Recording.end"],  # for the recorder
     "writing": [
         "classifier.files:replacing",
         "classifier.files:write_atomic",

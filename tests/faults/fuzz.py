@@ -187,7 +187,7 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
     checkpoints = Checkpoints(folder, 1)
     for row in ROWS:
         checkpoints.add(row)
-    checkpoints.save(12, 0, 0.5, engine.state())
+    checkpoints.save(12, 0, engine.state())
     checkpoints.wait()
     (saved,), rows = folder.glob("*.safetensors"), checkpoints.rows_path.read_bytes()
     content = saved.read_bytes()

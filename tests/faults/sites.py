@@ -165,7 +165,7 @@ def training(folder: Path, version: int, strike: Strike, rows: int) -> None:
             checkpoints.add(ROW)
         strike()
         for step in range(done + 1, version + 1):
-            checkpoints.save(step, 0, 0.5, {"weights/a": torch.full((5000,), step), "sums/bad": torch.zeros(())})
+            checkpoints.save(step, 0, {"weights/a": torch.full((5000,), step), "sums/bad": torch.zeros(())})
             checkpoints.wait()
         raise KeyboardInterrupt
 

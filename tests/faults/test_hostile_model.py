@@ -164,7 +164,7 @@ def test_a_forged_checkpoint(attack, tmp_path: Path, monkeypatch, capsys):
     meta, folder = write_digits(tmp_path / "data"), tmp_path / "checkpoints"
     engine = Engine(build(meta), train_params(), torch.device("cpu"))
     state = engine.state()
-    position = json.dumps({"step": 1, "window": 0, "epoch_loss": 0.0, "rows_bytes": 0, "rows_sha256": sha256(b"")})
+    position = json.dumps({"step": 1, "window": 0, "rows_bytes": 0, "rows_sha256": sha256(b"")})
     header = {"position": position}
 
     def changed(name: str, value: torch.Tensor) -> bytes:
