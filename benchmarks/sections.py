@@ -81,7 +81,7 @@ class Imports(Section):
         rows = [[f"`{name}`", spread(wall_seconds(samples[name]))] for name in self.statements]
         rows.append(["train stage, process - loop", spread(outside)])
         waited = [sample.said["waiting"] for sample in samples["ours"]]
-        rows.append(["of that, waiting for the recorder at the end", spread(waited)])
+        rows.append(["of that, waiting for the recorder", spread(waited)])
         bar = Bar(
             "train stage outside its loop / (import torch + import mlflow)", median(outside) / (torch + mlflow), 2
         )
