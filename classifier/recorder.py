@@ -13,7 +13,9 @@ import platform
 import select
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import distributions
+from pathlib import Path
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -23,6 +25,7 @@ from classifier.journal import Journal
 from classifier.lineage import project_root
 from classifier.tracking import Delivery, EarlierJournalError, close, deliver_waiting, first_line, let_go_first
 
+NICENESS = 10
 SYSTEM_METRICS_S = 2  # seconds between two samples of processor and memory use
 DELIVERY_S = 5.0  # seconds between two deliveries, so that curves can be watched
 FIRST_DELIVERY_S = 0.1  # the same until the run is there
@@ -32,7 +35,7 @@ EARLIER_S = 20.0  # seconds that a stage's end waits for an older journal of the
 def main(arguments: list[str]) -> None:
     """Deliver while the stage lives; exit status 1 when something had to wait."""
     (folder,) = paths(arguments, "journal")
-    os.nice(10)  # the cores are for training
+    _give_way()
     journal = Journal(folder)  # the stage has handed on its lock
     os.chdir(project_root())  # an experiment's own folder may go away
     _keep_environment(journal)
@@ -77,6 +80,13 @@ def main(arguments: list[str]) -> None:
     if delivery is None:
         sys.exit(1)
     close(delivery)
+
+
+def _give_way() -> None:
+    """The cores are for training. Linux's scheduler may take a session for a group, which has a niceness of its own."""
+    os.nice(NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
 
 
 def _complain(error: Exception, journal: Journal) -> str:

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from classifier import recording
@@ -178,6 +180,9 @@ def test_training_begins_when_its_run_has_or_cannot(monkeypatch, store):
         assert time.monotonic() - begin < 50
         if store == "there":
             assert only_run().info.status == "RUNNING"
+            assert psutil.Process(record.recorder.pid).nice() == 10
+            autogroup = Path(f"/proc/{record.recorder.pid}/autogroup")
+            assert not autogroup.exists() or autogroup.read_text().endswith("nice 10\n")
 
 
 def test_no_password_is_written_down(monkeypatch, workspace):
