@@ -202,7 +202,10 @@ def _claim_place(root: Path, name: str) -> tuple[Path, int]:
 def _remove_abandoned(root: Path) -> None:
     """Those of other trainings that nobody has gone on with for long: of params or code that are no more."""
     for folder in root.glob("*-*"):
-        newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0)
+        try:
+            newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0)
+        except FileNotFoundError:
+            continue  # somebody is at work there
         if newest < time.time() - ABANDONED_S and (handle := claim(folder)) is not None:
             remove(folder)
             release(handle)

@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> None:
             monitor = _watch_system(delivery)
         begun = delivery is not None and bool(delivery.run_id)
         if complaint or begun:
-            journal.begun.touch()
+            with suppress(OSError):  # a full disk: training waits a little
+                journal.begun.touch()
         interval = DELIVERY_S if complaint or begun else FIRST_DELIVERY_S
         if stage_ended:
             time.sleep(FIRST_DELIVERY_S)
