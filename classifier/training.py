@@ -145,7 +145,8 @@ class Steps:
     def step(self, batch: int) -> None:
         """On the epoch's batch number `batch`, from 0."""
         picked = self.batches[batch]
-        self.engine.step(self.augment(self.images[picked], batch), self.labels[picked], self.rates[batch])
+        images = self.augment(self.images.index_select(0, picked), batch)
+        self.engine.step(images, self.labels[picked], self.rates[batch])
 
 
 class Engine:
