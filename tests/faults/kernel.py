@@ -15,6 +15,7 @@ CREATE = os.O_CREAT
 # Name -> (number on x86-64, on ARM; None where there is none), and which argument decides: (index, operator, value).
 ONLY_FILES = (0, ">", 2)  # not standard output and standard error, on which the error is said
 CALLS: dict[str, tuple[int | None, int | None, tuple[int, str, int] | None]] = {
+    "read": (0, 63, ONLY_FILES),
     "write": (1, 64, ONLY_FILES),
     "pwrite64": (18, 68, ONLY_FILES),
     "writev": (20, 66, ONLY_FILES),
