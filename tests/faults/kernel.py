@@ -16,6 +16,7 @@ CREATE = os.O_CREAT
 ONLY_FILES = (0, ">", 2)  # not standard output and standard error, on which the error is said
 CALLS: dict[str, tuple[int | None, int | None, tuple[int, str, int] | None]] = {
     "read": (0, 63, ONLY_FILES),
+    "getdents64": (217, 61, None),  # to list a folder
     "write": (1, 64, ONLY_FILES),
     "pwrite64": (18, 68, ONLY_FILES),
     "writev": (20, 66, ONLY_FILES),
