@@ -42,7 +42,7 @@ from tests import tiny_files
 from tests.faults.watch import nothing_happens
 from tests.samples import ROOT, file_params, train_params, write_digits
 
-SLOW_S = 2.0  # seconds; a busy machine is given five times as long before it counts
+SLOW_S = 2.0  # seconds; what took longer gets a second turn before it counts, as the machine may be busy
 LONGEST_LINE = 1500  # characters
 ROWS = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
 TOKENS = [
@@ -222,7 +222,16 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
 
 def outcome(reader: Reader, content: bytes) -> str:
     """`read` or `refused`; AssertionError for anything else."""
-    started = time.process_time()
+    ended, took = timed(reader, content)
+    if took >= SLOW_S:
+        ended, took = timed(reader, content)
+    assert took < SLOW_S, f"it took {took:.1f} s"
+    return ended
+
+
+def timed(reader: Reader, content: bytes) -> tuple[str, float]:
+    """As `outcome`, and the seconds that it took."""
+    started = time.monotonic()
     try:
         reader.feed(content)
         ended = "read"
@@ -235,8 +244,7 @@ def outcome(reader: Reader, content: bytes) -> str:
         if isinstance(error, KeyboardInterrupt):
             raise
         raise AssertionError(f"{type(error).__name__}: {error}"[:500]) from error
-    assert (took := time.process_time() - started) < SLOW_S, f"it took {took:.1f} s"
-    return ended
+    return ended, time.monotonic() - started
 
 
 def main(seconds: float, seed: int = 0) -> int:
