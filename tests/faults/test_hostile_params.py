@@ -89,10 +89,12 @@ def whole_files() -> Iterator[str]:
 
 def hostile_files() -> list[str]:
     files = [
-        with_value(stage, key, value)
+        text
         for stage, key in VALUES
         for value in HOSTILE
-        if (stage, key) not in FREE and not (key in ANY_SIZE and re.fullmatch(r"\d{1,4300}|0x\w+", value))
+        if (text := with_value(stage, key, value)) != TEXT
+        and (stage, key) not in FREE
+        and not (key in ANY_SIZE and re.fullmatch(r"\d{1,4300}|0x\w+", value))
     ]
     return [*files, *whole_files()]
 
