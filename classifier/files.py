@@ -35,7 +35,11 @@ def write_atomic(path: Path, content: bytes, *, verify: bool = False) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a finished and flushed file its final name, with the permissions the umask asks for."""
+    """Give a finished and flushed file its final name, with the permissions the umask asks for.
+
+    When the folder's flush fails, which comes last, the new file stands whole already and OSError is raised: a power
+    cut may still bring the one before back.
+    """
     apply_umask(temporary)
     temporary.replace(path)
     _flush_folder(path.parent)
@@ -60,8 +64,9 @@ def apply_umask(path: Path) -> None:
 def replacing(path: Path, *subfolders: str) -> Iterator[Path]:
     """A new folder to write into: when the block ends it takes the place of `path`, which stays as it was till then.
 
-    When the block raises, nothing is left of it; what a process that was killed left is removed the next time. A folder
-    inside `path` that is none of `subfolders` raises ValueError first: no stage writes one, so `path` is another place.
+    When the block raises, nothing is left of it; what a process that was killed left is removed the next time. When the
+    last flush fails, OSError is raised though the new folder stands, as in `publish`. A folder inside `path` that is
+    none of `subfolders` raises ValueError first: no stage writes one, so `path` is another place.
     """
     path = path.resolve() if path.is_symlink() else path  # the link stays
     new, old = (path.with_name(f".{path.name}.{word}") for word in ("new", "old"))

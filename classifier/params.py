@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scanner import Scanner, ScannerError
 
 from classifier.files import read_file
 
@@ -22,7 +23,10 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 STAGES = ("download", "normalize", "train", "evaluate")  # of dvc.yaml, in its order
 LARGEST = 1 << 15  # bytes of params.yaml, which has some 2,500: no text so short takes the parser over a second
+DEEPEST = 20  # levels of params.yaml, which has four
 SHOWN = 50  # problems
+WRITTEN = reprlib.Repr()
+WRITTEN.maxlevel = 2  # six references in each of six lists, and so on, would be 46,656
 
 
 class Section(BaseModel):
@@ -49,10 +53,10 @@ class NormalizeParams(Section):
     test_fraction: float = Field(
         gt=0, lt=1, description="share of the images of each class held out for the test, for sets without a test split"
     )
-    mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
+    mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] | None = Field(
         description="mean per channel on pixels scaled to 0..1, null to compute it on the training split"
     )
-    std: list[Annotated[float, Field(gt=0, le=10)]] | None = Field(
+    std: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1)] | None = Field(
         description="standard deviation per channel on pixels scaled to 0..1, null to compute it on the training split"
     )
 
@@ -235,7 +239,9 @@ def parse_params(text: str, path: Path) -> Params:
     """As load_params, from the file's text; `path` is for the message."""
     try:
         # YAML 1.2, as DVC reads it: 1e-3 is a number; tags that would build objects are refused.
-        tree = YAML(typ="safe", pure=True).load(text)
+        yaml = YAML(typ="safe", pure=True)
+        yaml.Scanner = _Scanner
+        tree = yaml.load(text)
     except (YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).partition("To suppress this check")[0].split())
         raise ValueError(f"{path} is not valid YAML: {reason[:500]}") from None
@@ -246,6 +252,15 @@ def parse_params(text: str, path: Path) -> Params:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     raise ValueError("\n  ".join([f"{path} has {count}:", *problems[:SHOWN], *more]))
+
+
+class _Scanner(Scanner):
+    """Stops where the text is nested too deeply: the parser looks at every open bracket again at each further one."""
+
+    def fetch_more_tokens(self) -> Any:
+        if self.flow_level + len(self.indents) > DEEPEST:
+            raise ScannerError(None, None, f"nested deeper than {DEEPEST} levels", self.reader.get_mark())
+        return super().fetch_more_tokens()
 
 
 def _describe(problem: Any) -> str:
@@ -275,7 +290,7 @@ def _describe(problem: Any) -> str:
 def _shown(value: Any) -> str:
     """As YAML writes it, cut short."""
     try:
-        return "null" if value is None else f"{reprlib.repr(value):.200}"  # aliases make it millions
+        return "null" if value is None else f"{WRITTEN.repr(value):.200}"  # aliases make it millions
     except ValueError:  # Python refuses to write so long a number
         return f"a number of {value.bit_length():,} bits"
 

@@ -60,7 +60,7 @@ def run_epochs(
     images, batches_per_epoch = len(steps.labels), steps.per_epoch
     window = min(params.log_every, batches_per_epoch)
     step = 0
-    if checkpoints and (saved := checkpoints.load()):
+    if checkpoints and (saved := checkpoints.load(params.epochs, batches_per_epoch, window, len(seeds))):
         engine.load(saved.tensors)
         step, engine.steps = saved.position.step, saved.position.window
         for number, row in enumerate(saved.rows):

@@ -1,9 +1,12 @@
 """Training that is broken off anywhere and begun again ends with the bytes of one that was not."""
 
+import errno
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -29,11 +32,13 @@ from classifier.model import Classifier, LeNet5
 from classifier.ownership import claim, release
 from classifier.replicas import train_replicas
 from classifier.training import DivergedError, fit
-from tests.samples import StoppedError, digits_split, stop_after, train_params, write_digits
+from tests.faults.kernel import can_refuse
+from tests.samples import ROOT, StoppedError, digits_split, stop_after, train_params, write_digits
 
 CPU = torch.device("cpu")
 TRAIN, VALIDATION = digits_split(46), digits_split(20, start=46)
 TINY = {"epochs": 2, "batch_size": 10, "log_every": 2}  # 5 steps an epoch, the last of 6 images; windows of 2, 2, 1
+EPOCHS, PER_EPOCH, WINDOW = 2, 5, 2
 
 
 class Snapshots(Checkpoints):
@@ -121,8 +126,10 @@ def test_the_last_two_are_kept_under_the_hash_of_their_bytes_without_a_pickle(ki
     for path in kept:
         assert path.stem.split("-")[1] == sha256(path.read_bytes())
         assert {"weights/fc1.bias", "optimizer/fc1.bias/momentum_buffer", "sums/loss"} < set(load_file(path))
-    assert {path.name for path in folder.iterdir()} == {"rows.jsonl", *(path.name for path in kept)}
-    assert [json.loads(line)["step"] for line in (folder / "rows.jsonl").read_text().splitlines()] == [2, 4, 5, 7]
+        rows = bytes(load_file(path)["rows"].tolist()).splitlines()
+        assert [json.loads(line)["step"] for line in rows] == [2, 4, 5, 7][: len(rows)]
+        assert len(rows) == {6: 3, 7: 4}[int(path.name.split("-")[0])], "each has all rows of its own"
+    assert sorted(folder.iterdir()) == kept
 
 
 def flip(path):
@@ -157,7 +164,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(killed, capsys, da
     damage(newest(folder))
     named = str(newest(folder))
     checkpoints = Checkpoints(folder, every=1)
-    loaded = checkpoints.load()
+    loaded = checkpoints.load(EPOCHS, PER_EPOCH, WINDOW)
     assert loaded.position.step == 6
     assert f"checkpoint {named} is damaged" in capsys.readouterr().err
     assert not Path(named).exists()
@@ -172,12 +179,106 @@ def test_when_all_are_damaged_training_begins_anew(killed, capsys):
     assert capsys.readouterr().err.count("is damaged") == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"{}\n"])
-def test_a_history_that_is_not_the_checkpoints_damages_it(killed, capsys, content):
+def forge(path, rows=None, **position):
+    """The checkpoint with another position or other rows, under the name that its new hash asks for."""
+    tensors = load_file(path)
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    known = json.loads(header["__metadata__"]["position"])
+    if rows is not None:
+        tensors["rows"] = rows
+    content = save(tensors, {"position": json.dumps(known | position)})
+    path.unlink()
+    forged = path.with_name(f"{path.name.split('-')[0]}-{sha256(content)}.safetensors")
+    forged.write_bytes(content)
+    return forged
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"step": -1}, "greater than or equal to 1"),
+        ({"step": 0}, "greater than or equal to 1"),
+        ({"step": 10**40}, "less than 1000000000000"),
+        ({"step": 11, "window": 1}, "it says step 11 of a training of 10"),
+        ({"step": 10, "window": 0}, "its 4 rows are not those of 10 steps"),
+        ({"step": 6}, "it says 0 steps in the window at step 6, where there are 1"),
+        ({"window": -1}, "greater than or equal to 0"),
+        ({"window": 2}, "it says 2 steps in the window at step 7, where there are 0"),
+        ({"rows": torch.zeros(0, dtype=torch.uint8)}, "its 0 rows are not those of 7 steps"),
+        ({"rows": torch.zeros(3)}, "it has no rows"),
+        ({"rows": torch.tensor(list(b"{}\n"), dtype=torch.uint8)}, "Field required"),
+    ],
+)
+def test_what_cannot_be_is_named_and_the_one_before_is_used(killed, capsys, values, said):
+    """Hash and all, where training could stand nowhere in its plan, or has no such rows there."""
     folder, params, whole = killed
-    (folder / "rows.jsonl").write_bytes(content)
+    forged = forge(newest(folder), **values)
     assert trained(params, Checkpoints(folder, every=1)) == whole
-    assert "the history beside it is another" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert line.startswith(f"checkpoint {forged} is damaged (")
+    assert said in line
+    assert line.count("\n") == 1
+
+
+def test_rows_of_other_steps_are_not_those_of_the_checkpoint(killed, capsys):
+    folder, params, whole = killed
+    rows = bytes(load_file(newest(folder))["rows"].tolist()).replace(b'"step": 4,', b'"step": 3,')
+    forge(newest(folder), rows=torch.tensor(list(rows), dtype=torch.uint8))
+    assert trained(params, Checkpoints(folder, every=1)) == whole
+    assert "its 4 rows are not those of 7 steps" in capsys.readouterr().err
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_ends_training_and_nothing_is_removed(killed, make):
+    folder, params, _ = killed
+    path = newest(folder)
+    path.unlink()
+    make(path)
+    before = contents(folder)
+    with pytest.raises(
+        OSError, match=rf"^checkpoint {path} cannot be read \(.*run again, or remove it to go on from"
+    ) as error:
+        trained(params, Checkpoints(folder, every=1))
+    assert "\n" not in str(error.value)
+    assert contents(folder) == before
+    assert path.exists()
+
+
+READ_ERROR = """
+import sys
+from pathlib import Path
+from classifier.checkpoint import Checkpoints
+from tests.faults.kernel import refuse
+
+refuse(sys.argv[1], error=int(sys.argv[2]))
+try:
+    Checkpoints(Path(sys.argv[3]), 1).load(2, 5, 2)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not can_refuse(), reason="no filter of system calls here")
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        ("read", errno.EIO, "checkpoint {newest} cannot be read ([Errno 5] Input/output error), nothing was removed"),
+        ("getdents64", errno.EACCES, "[Errno 13] Permission denied: '{folder}'"),  # `glob` would find no file
+    ],
+)
+def test_an_error_of_the_disk_while_reading_ends_training_and_nothing_is_removed(killed, call, error, said):
+    folder, params, whole = killed
+    before = contents(folder)
+    command = [sys.executable, "-c", READ_ERROR, call, str(error), str(folder)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout.startswith(said.format(newest=newest(folder), folder=folder)), ended
+    assert contents(folder) == before
+    assert trained(params, Checkpoints(folder, every=1)) == whole
 
 
 def test_what_the_disk_gives_back_is_compared_before_a_checkpoint_counts(tmp_path, monkeypatch):
@@ -190,7 +291,7 @@ def test_what_the_disk_gives_back_is_compared_before_a_checkpoint_counts(tmp_pat
 
     with pytest.raises(OSError, match="the disk does not give back what was written to it"):
         trained(train_params(**TINY), Checkpoints(tmp_path / "seed-0", every=1))
-    assert [path.name for path in (tmp_path / "seed-0").iterdir()] == ["rows.jsonl"]
+    assert not list((tmp_path / "seed-0").iterdir())
 
 
 def test_a_step_that_is_not_finite_leaves_the_checkpoint_before_it(tmp_path):
@@ -209,7 +310,7 @@ def test_a_step_that_is_not_finite_leaves_the_checkpoint_before_it(tmp_path):
 def test_an_error_of_the_disk_stops_training(tmp_path):
     checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
     (tmp_path / "seed-0").write_text("a file in its place")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(NotADirectoryError):
         trained(train_params(**TINY), checkpoints)
 
 
@@ -329,9 +430,20 @@ def test_what_nobody_went_on_with_for_long_goes_with_the_next_success(workspace)
 
 
 def test_rows_survive_as_they_were(tmp_path):
-    row = Row(3, 1, 30, 0.1, 1 / 3, 0.1 + 0.2, None, None)
+    row = Row(3, 1, 30, 0.1, 1 / 3, 0.1 + 0.2, None, None)  # of one epoch of three steps
     checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
     checkpoints.add(row)
     checkpoints.save(3, 0, {"sums/bad": torch.zeros(())})
     checkpoints.wait()
-    assert Checkpoints(tmp_path / "seed-0", every=1).load().rows == [row]
+    assert Checkpoints(tmp_path / "seed-0", every=1).load(1, 3, 3).rows == [row]
+
+
+def test_of_several_models_every_window_has_a_row_of_each(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
+    rows = [Row(step, 1, step, 0.1) for step in (2, 2, 2, 3, 3, 3)]
+    for row in rows:
+        checkpoints.add(row)
+    checkpoints.save(3, 0, {"sums/bad": torch.zeros(())})
+    checkpoints.wait()
+    assert Checkpoints(tmp_path / "seed-0", every=1).load(1, 3, 2, models=3).rows == rows
+    assert Checkpoints(tmp_path / "seed-0", every=1).load(1, 3, 2, models=2) is None

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from classifier.files import read_file, replacing, sha256, sha256_of, write_atomic, write_json
+from tests.faults.kernel import can_refuse
+from tests.samples import ROOT
 
 
 def test_a_file_is_written_in_a_folder_that_it_makes(tmp_path):
@@ -144,3 +151,91 @@ def test_only_ordinary_files_of_an_allowed_size_are_read(tmp_path):
         for read in (sha256_of, lambda path: read_file(path, 5)):
             with pytest.raises(ValueError, match="is not an ordinary file"):
                 read(path)
+
+
+WATCHED = """
+import errno, json, sys
+from pathlib import Path
+from classifier.files import replacing, write_atomic
+from tests.faults.kernel import ask
+
+act, refused, folder = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
+calls = []
+
+def answer(name, paths):
+    call = [name.removesuffix("at2").removesuffix("at"), *(str(Path(path).relative_to(folder)) for path in paths)]
+    calls.append(call)
+    return errno.EIO if call == refused else 0
+
+said = ""
+ask(answer)
+try:
+    if act == "file":
+        write_atomic(folder / "file", b"new")
+    else:
+        with replacing(folder / "out") as new:
+            (new / "new").touch()
+except OSError as error:
+    said = str(error)
+print(json.dumps([calls, said]))
+"""
+
+
+def watched(act, folder, refused=()):
+    """Flushes and renames that the kernel was asked for, with `refused` it said EIO to; and what was said then."""
+    command = [sys.executable, "-c", WATCHED, act, json.dumps(refused), str(folder)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    calls, said = json.loads(ended.stdout)
+    return [[re.sub(r"^\.file\..*\.tmp$", "temporary", word) for word in call] for call in calls], said
+
+
+kernels = pytest.mark.skipif(not can_refuse(), reason="no filter of system calls here")
+
+
+@kernels
+def test_a_file_is_flushed_before_it_gets_its_name_and_the_folder_after(tmp_path):
+    calls, said = watched("file", tmp_path)
+    assert calls == [["fsync", "temporary"], ["rename", "temporary", "file"], ["fsync", "."]]
+    assert said == ""
+
+
+@kernels
+def test_a_folders_name_is_flushed_after_it_took_the_others_place(tmp_path):
+    (tmp_path / "out").mkdir()
+    calls, said = watched("folder", tmp_path)
+    assert calls == [["rename", "out", ".out.old"], ["rename", ".out.new", "out"], ["fsync", "."]]
+    assert (said, names(tmp_path)) == ("", ["out"])
+
+
+@kernels
+def test_when_the_names_flush_fails_the_new_one_stands_whole(tmp_path):
+    write_atomic(tmp_path / "file", b"old")
+    with replacing(tmp_path / "out") as new:
+        (new / "old").touch()
+    for act in ("file", "folder"):
+        assert watched(act, tmp_path, ["fsync", "."])[1] == "[Errno 5] Input/output error"
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert names(tmp_path / "out") == ["new"]
+    assert names(tmp_path) == [".out.old", "file", "out"]
+    with replacing(tmp_path / "out") as new:
+        pass
+    assert names(tmp_path) == ["file", "out"]
+
+
+@kernels
+def test_when_the_second_rename_fails_alone_the_old_folder_is_back(tmp_path):
+    with replacing(tmp_path / "out") as new:
+        (new / "old").touch()
+    calls, said = watched("folder", tmp_path, ["rename", ".out.new", "out"])
+    assert said.startswith("[Errno 5] Input/output error")
+    assert calls[-1] == ["rename", ".out.old", "out"]
+    assert (names(tmp_path), names(tmp_path / "out")) == (["out"], ["old"])
+
+
+def test_a_new_folder_that_is_gone_leaves_the_old_one(tmp_path):
+    with replacing(tmp_path / "out") as new:
+        (new / "old").touch()
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "out") as new:
+        shutil.rmtree(new)
+    assert (names(tmp_path), names(tmp_path / "out")) == (["out"], ["old"])

@@ -99,6 +99,8 @@ def test_all_problems_are_in_one_message_each_with_key_value_and_what_is_allowed
         ("seed: 0", "seed: 4294967296", "normalize.seed"),
         ("std: null", "std: [0]", "normalize.std.0"),
         ("std: null", "std: 0.5", "normalize.std"),
+        ("std: null", "std: []", "normalize.std"),
+        ("mean: null", "mean: []", "normalize.mean"),
         ("shift: 1", "shift: 17", "train.shift"),
         ("label_smoothing: 0.0", "label_smoothing: 1.0", "train.label_smoothing"),
         ("learning_rate: 0.05", "learning_rate: .inf", "train.learning_rate"),
@@ -148,6 +150,25 @@ def test_a_file_of_another_form_is_named(tmp_path, content):
     path = tmp_path / "params.yaml"
     path.write_bytes(content)
     assert str(path) in problem_of(path)
+
+
+@pytest.mark.parametrize("opening", ["[", "{", "[{", "{a: ", "- ", "? ", "[\n"])
+@pytest.mark.parametrize("levels", [21, 2000])
+def test_deep_nesting_is_refused_before_it_takes_time(tmp_path, opening, levels):
+    path = tmp_path / "params.yaml"
+    path.write_text(opening * levels)
+    assert "nested deeper than 20 levels" in problem_of(path)
+    path.write_text("".join(f"{' ' * level}a:\n" for level in range(min(levels, 250))))
+    assert "nested deeper than 20 levels" in problem_of(path)
+
+
+def test_references_to_references_are_not_written_out(tmp_path):
+    """Six of six of six of them, shown for each of fifty problems, would take seconds."""
+    lists = ["a0: &a0 [x]", *(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10))]
+    path = changed(tmp_path, ("choices: [16, 32, 64]", "choices: *a9"))
+    path.write_text("\n".join([*lists, path.read_text()]))
+    (line, *_) = [line for line in problem_of(path).splitlines() if "sweep.search.train.batch_size" in line]
+    assert "[[...], [...], [...], [...], [...], [...], ...]" in line
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """The engine: faithful to a plain loop, the same bits twice, stopped before an update that is not finite."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from classifier import training
+from classifier.checkpoint import Checkpoints
 from classifier.dataset import Split
 from classifier.model import Classifier, LeNet5
 from classifier.schedule import learning_rate
@@ -24,10 +26,10 @@ def classifier(seed=0, mean=0.5, std=1.0):
     return Classifier(LeNet5(1, 10), [mean], [std])
 
 
-def train(params, train=None, validation=EMPTY, model=None):
+def train(params, train=None, validation=EMPTY, model=None, checkpoints=None):
     model = model or classifier()
     rows = []
-    fit(model, train or digits_split(100), validation, params, CPU, rows.append)
+    fit(model, train or digits_split(100), validation, params, CPU, rows.append, checkpoints)
     return model, rows
 
 
@@ -145,11 +147,16 @@ def test_training_learns(optimizer):
     assert rows[-1].validation_accuracy > 0.9
 
 
-def test_the_host_waits_once_a_window(monkeypatch):
-    """Outside close_window nothing reads a value back, so a GPU never waits within a window."""
-    inside = []
-    reads = {"tolist": 0, "item": 0}
+@pytest.mark.parametrize("every", [None, 1])
+def test_the_host_waits_once_a_window(monkeypatch, tmp_path, every):
+    """Outside close_window nothing reads a value back, so a GPU never waits within a window.
+
+    What a checkpoint has to know of its tensors is asked in the thread that writes it.
+    """
+    inside, threads = [], []
+    reads = {"tolist": 0, "item": 0, "__bool__": 0}
     close = training.Engine.close_window
+    checkpoints = every and Checkpoints(tmp_path / "seed-0", every)
 
     def watched_close(self, *arguments):
         inside.append(True)
@@ -161,14 +168,18 @@ def test_the_host_waits_once_a_window(monkeypatch):
         original = getattr(torch.Tensor, name)
 
         def watched(self, *, name=name, original=original):
+            if threading.current_thread() is not threading.main_thread():
+                threads.append(name)
+                return original(self)
             reads[name] += 1
             assert inside, f"{name} within a window"
             return original(self)
 
         monkeypatch.setattr(torch.Tensor, name, watched)
     monkeypatch.setattr(training.Engine, "close_window", watched_close)
-    _, rows = train(train_params(epochs=2, batch_size=10, log_every=5))
-    assert reads == {"tolist": len(rows), "item": 0}
+    _, rows = train(train_params(epochs=2, batch_size=10, log_every=5), checkpoints=checkpoints)
+    assert reads == {"tolist": len(rows), "item": 0, "__bool__": 0}
+    assert threads == ["__bool__"] * (20 if every else 0), "whether a step was finite, once a checkpoint"
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])

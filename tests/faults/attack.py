@@ -15,12 +15,18 @@ import pytest
 Case = TypeVar("Case")
 
 PERCENT = float(os.environ.get("FAULTS", "10"))
+TIMED_OUT = "from pytest-timeout"  # what its failure says
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 
 
 def cases(full: int) -> int:
     """How many of `full` cases are run at FAULTS percent; at least one."""
     return max(1, math.ceil(full * PERCENT / 100))
+
+
+def limit(full_s: float) -> float:
+    """Seconds that a test may take at FAULTS percent, if it may take `full_s` at 100: ten minutes at least."""
+    return max(600, full_s * PERCENT / 100)
 
 
 class Attack:
@@ -39,7 +45,10 @@ class Attack:
 
     @contextmanager
     def case(self, name: object) -> Iterator[None]:
-        """What happens inside is one case; any exception is a case that did not end as expected."""
+        """What happens inside is one case; any exception is a case that did not end as expected.
+
+        The end of the test's own time is one too, and ends the test: nothing limits the next case.
+        """
         self.run += 1
         try:
             yield
@@ -47,6 +56,8 @@ class Attack:
             where = traceback.extract_tb(error.__traceback__)[-1]
             said = f"{type(error).__name__}: {error}"
             self.problems.append(f"{name!s:.200}: {said:.2000} ({where.filename}:{where.lineno})")
+            if TIMED_OUT in said:
+                raise
 
     def verdict(self) -> None:
         """Fails when a case did not end as expected, naming each; at least one case must have been run."""

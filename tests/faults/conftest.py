@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.attack import PERCENT, SEED, Attack
+from tests.faults.attack import PERCENT, SEED, Attack, limit
 
 PROPERTY = "attack"  # of a test's report, so that the figures of pytest-xdist's workers arrive too
 FIGURES = pytest.StashKey[dict[str, list[int]]]()  # row -> cases run, cases as expected
@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("faults")
-            item.add_marker(pytest.mark.timeout(7200))  # all cases of a row may take long
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(limit(7200)))  # all cases of a row may take long
 
 
 def pytest_configure(config: pytest.Config) -> None:

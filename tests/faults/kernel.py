@@ -6,15 +6,22 @@ A filter (seccomp) answers for the kernel, without privileges. Linux on x86-64 a
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
 import struct
 import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
 
 CREATE = os.O_CREAT
 # Name -> (number on x86-64, on ARM; None where there is none), and which argument decides: (index, operator, value).
 ONLY_FILES = (0, ">", 2)  # not standard output and standard error, on which the error is said
 CALLS: dict[str, tuple[int | None, int | None, tuple[int, str, int] | None]] = {
+    "read": (0, 63, ONLY_FILES),
+    "getdents64": (217, 61, None),  # to list a folder
     "write": (1, 64, ONLY_FILES),
     "pwrite64": (18, 68, ONLY_FILES),
     "writev": (20, 66, ONLY_FILES),
@@ -33,7 +40,9 @@ RENAMING = ("rename", "renameat", "renameat2")
 CREATING = ("open", "mkdir", "mkdirat")
 MACHINES = {"x86_64": 0, "aarch64": 1}
 
-KILL, ALLOW, ERROR = 0x80000000, 0x7FFF0000, 0x00050000  # what a filter may answer; linux/seccomp.h
+KILL, ALLOW, ERROR, ASK = 0x80000000, 0x7FFF0000, 0x00050000, 0x7FC00000  # what a filter may answer; linux/seccomp.h
+EVERY_THREAD, LISTENER = 1, 8  # how it is installed
+RECEIVE, SEND, GO_ON = 0xC0502100, 0xC0182101, 1  # ioctls of the listener, and the answer that lets a call pass
 LOAD, EQUAL, GREATER, ANY, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06  # words of its language; linux/bpf_common.h
 
 
@@ -61,18 +70,48 @@ def refuse(*names: str, error: int | None) -> None:
     _install([*program, (RETURN, 0, 0, ALLOW)])
 
 
+def ask(answer: Callable[[str, list[str]], int]) -> None:
+    """From now on flushes and renames of this thread, and those that it starts, happen when `answer` allows them.
+
+    It gets the call's name and its paths, in a thread of its own, and gives the errno to refuse it with, or 0.
+    """
+    machine = MACHINES[platform.machine()]
+    names = {number: name for name in ("fsync", *RENAMING) if (number := CALLS[name][machine]) is not None}
+    listener: SimpleQueue[int] = SimpleQueue()
+
+    def paths_of(name: str, values: list[int]) -> list[str]:
+        if name == "fsync":
+            return [str(Path(f"/proc/self/fd/{values[0]}").resolve())]
+        first, second = (0, 1) if name == "rename" else (1, 3)
+        return [os.fsdecode(ctypes.string_at(values[index])) for index in (first, second)]
+
+    def listen() -> None:
+        handle = listener.get()
+        while True:
+            received = bytearray(80)
+            fcntl.ioctl(handle, RECEIVE, received)
+            number, _, _, call, _, _, *values = struct.unpack("QIIiIQ6Q", received)
+            error = answer(names[call], paths_of(names[call], values))
+            fcntl.ioctl(handle, SEND, struct.pack("QqiI", number, 0, -error, 0 if error else GO_ON))
+
+    threading.Thread(target=listen, daemon=True).start()  # before the filter, which does not hold for it
+    asked = [word for number in names for word in ((EQUAL, 0, 1, number), (RETURN, 0, 0, ASK))]
+    listener.put(_install([(LOAD, 0, 0, 0), *asked, (RETURN, 0, 0, ALLOW)], LISTENER))
+
+
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("words", ctypes.c_void_p))
 
 
-def _install(program: list[tuple[int, int, int, int]]) -> None:
+def _install(program: list[tuple[int, int, int, int]], flags: int = EVERY_THREAD) -> int:
     words = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *word) for word in program))
     libc = ctypes.CDLL(None, use_errno=True)
     filtered = _Program(len(program), ctypes.addressof(words))
-    no_new_privileges, seccomp, set_filter, every_thread = 38, (317, 277)[MACHINES[platform.machine()]], 1, 1
-    refused = libc.prctl(no_new_privileges, 1, 0, 0, 0)
-    if refused or libc.syscall(seccomp, set_filter, every_thread, ctypes.byref(filtered)):
+    no_new_privileges, seccomp, set_filter = 38, (317, 277)[MACHINES[platform.machine()]], 1
+    libc.prctl(no_new_privileges, 1, 0, 0, 0)
+    if (handle := libc.syscall(seccomp, set_filter, flags, ctypes.byref(filtered))) < 0:
         raise OSError(ctypes.get_errno(), "no filter of system calls")
+    return int(handle)
 
 
 def small_disk(folder: str, size: int) -> None:

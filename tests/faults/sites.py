@@ -21,7 +21,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from tests.samples import digits_split, file_params, train_params, write_digits
 DISK = 16 << 20  # bytes
 Strike = Callable[[], None]  # called where the fault is to begin
 ROW = Row(10, 1, 320, 0.1, 2.3, 2.2, 2.1, 0.5)
+PLAN = (9, 1, 1)  # epochs of a training, its steps in each, and in a window
 
 
 @dataclass(frozen=True)
@@ -154,17 +155,16 @@ def evaluation(folder: Path, version: int, strike: Strike) -> None:
     write_evaluation(folder / "out", digits.images, predictions, {}, pd.DataFrame([ROW]), params)
 
 
-def training(folder: Path, version: int, strike: Strike, rows: int) -> None:
+def training(folder: Path, version: int, strike: Strike) -> None:
     """As a training that is killed after its `version`-th checkpoint."""
     with suppress(KeyboardInterrupt), checkpointed("0" * 64, 1) as work:
         checkpoints = work.of_seed(0)
         assert checkpoints
-        found = checkpoints.load()
+        found = checkpoints.load(*PLAN)
         done = found.position.step if found else 0
-        for _ in range(rows):
-            checkpoints.add(ROW)
         strike()
         for step in range(done + 1, version + 1):
+            checkpoints.add(replace(ROW, step=step))
             checkpoints.save(step, 0, {"weights/a": torch.full((5000,), step), "sums/bad": torch.zeros(())})
             checkpoints.wait()
         raise KeyboardInterrupt
@@ -172,7 +172,7 @@ def training(folder: Path, version: int, strike: Strike, rows: int) -> None:
 
 def read_the_checkpoint(folder: Path) -> Any:
     (place,) = (folder / ".pipeline/checkpoints").glob("*/seed-0")
-    found = Checkpoints(place, 1).load()
+    found = Checkpoints(place, 1).load(*PLAN)
     return found and (found.position, found.rows, found.tensors["weights/a"].tolist())
 
 
@@ -244,8 +244,7 @@ SITES = {
     "train's history": Site(history, of_files),
     "train's report": Site(training_report, read_the_report, cleans=True),
     "evaluate's report": Site(evaluation, of_files, cleans=True),
-    "checkpoint": Site(lambda *arguments: training(*arguments, rows=0), read_the_checkpoint, cleans=True),
-    "checkpoint's rows": Site(lambda *arguments: training(*arguments, rows=100), read_the_checkpoint, cleans=True),
+    "checkpoint": Site(training, read_the_checkpoint, cleans=True),
     "checkpoint's run key": Site(run_key, lambda folder: None, cleans=True),
     "journal's event": Site(append, read_the_events, ("rename",), cleans=True, appends=True),
     "journal's copy": Site(lambda *arguments: keep(*arguments, text=False), read_the_events, ("rename", "flush")),

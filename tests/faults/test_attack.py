@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.faults import attack as module
-from tests.faults.attack import Attack, cases
+from tests.faults.attack import Attack, cases, limit
+from tests.samples import ROOT
+
+SLEEPER = """
+import time
+from tests.faults.attack import Attack
+
+def test_cases():
+    row = Attack("row")
+    try:
+        for number in range(3):
+            with row.case(number):
+                time.sleep(60)
+    finally:
+        print("cases:", row.run, "problems:", len(row.problems))
+"""
 
 
 def test_a_case_that_goes_wrong_is_counted_and_named_and_the_next_one_is_tried():
@@ -19,6 +37,22 @@ def test_a_case_that_goes_wrong_is_counted_and_named_and_the_next_one_is_tried()
     assert (row.run, len(row.problems)) == (3, 2)
     with pytest.raises(AssertionError, match=r"(?s)2 of 3 cases.*first: OSError: broken \(.*second: Failed: DID NOT"):
         row.verdict()
+
+
+def test_the_end_of_the_tests_own_time_ends_it_and_counts(tmp_path):
+    path = tmp_path / "test_sleeper.py"
+    path.write_text(SLEEPER)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "1", f"--rootdir={ROOT}", path]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert ended.returncode == 1
+    assert "Failed: Timeout (>1.0s) from pytest-timeout" in ended.stdout, ended.stdout
+    assert "cases: 1 problems: 1" in ended.stdout
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(100, 7200), (50, 3600), (1, 600)])
+def test_the_limit_of_time_follows_the_share_of_the_cases(monkeypatch, percent, expected):
+    monkeypatch.setattr(module, "PERCENT", percent)
+    assert limit(7200) == expected
 
 
 def test_no_case_is_no_success():

@@ -41,6 +41,10 @@ def packed(header: object, body: bytes = b"", length: int | None = None) -> byte
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
 
+def raw(content: bytes) -> torch.Tensor:
+    return torch.tensor(list(content), dtype=torch.uint8)
+
+
 def disguised() -> dict[str, bytes]:
     torch_file, archive = BytesIO(), BytesIO()
     torch.save({"fc3.bias": torch.zeros(10)}, torch_file)
@@ -158,25 +162,41 @@ def test_a_forged_model_directory(attack, tmp_path: Path, monkeypatch):
 
 
 def test_a_forged_checkpoint(attack, tmp_path: Path, monkeypatch, capsys):
-    """Under the name that its hash asks for, with the history beside it: dropped, or refused with what to remove."""
+    """Under the name that its hash asks for, of a training of two steps: dropped, or refused with what to remove."""
     row = attack("hostile checkpoint")
     monkeypatch.chdir(tmp_path)
     meta, folder = write_digits(tmp_path / "data"), tmp_path / "checkpoints"
     engine = Engine(build(meta), train_params(), torch.device("cpu"))
-    state = engine.state()
-    position = json.dumps({"step": 1, "window": 0, "rows_bytes": 0, "rows_sha256": sha256(b"")})
-    header = {"position": position}
+    row_of = {"step": 1, "epoch": 1, "images": 30, "learning_rate": 0.1}
+    state, lines = engine.state(), json.dumps(row_of).encode() + b"\n"
+    good = state | {"rows": raw(lines)}
+    header = {"position": json.dumps({"step": 1, "window": 0})}
 
     def changed(name: str, value: torch.Tensor) -> bytes:
-        return save(state | {name: value}, header)
+        return save(good | {name: value}, header)
+
+    def standing(**position: Any) -> bytes:
+        return save(good, {"position": json.dumps({"step": 1, "window": 0} | position)})
 
     bias = "weights/fc3.bias"
     forged = containers() | {
-        "no position": save(state),
-        "a position that is none": save(state, {"position": "[]"}),
-        "a position that is a pickle": save(state, {"position": pickle.dumps(Payload(), 0).decode()}),
-        "a history that is not there": save(state, {"position": position.replace(sha256(b""), HASH)}),
-        "one missing": save({name: value for name, value in state.items() if name != bias}, header),
+        "no position": save(good),
+        "a position that is none": save(good, {"position": "[]"}),
+        "a position that is a pickle": save(good, {"position": pickle.dumps(Payload(), 0).decode()}),
+        **{f"step {step!r:.20}": standing(step=step) for step in (-1, 0, 2, 3, 10**12, 10**400, 0.5, None, "one", [])},
+        **{f"window {count!r:.20}": standing(window=count) for count in (-1, 1, 10**12, None)},
+        "the last step without its rows": standing(step=2),
+        "no history": save(state, header),
+        "an empty history": changed("rows", raw(b"")),
+        "a history twice": changed("rows", raw(lines * 2)),
+        "a history of another step": changed("rows", raw(lines.replace(b'"step": 1', b'"step": 2'))),
+        "a history of a negative step": changed("rows", raw(lines.replace(b'"step": 1', b'"step": -1'))),
+        "a history that is cut off": changed("rows", raw(lines[:20])),
+        "a history of brackets": changed("rows", raw(b"[" * 100_000)),
+        "a history that is a pickle": changed("rows", raw(pickle.dumps(Payload()))),
+        "a history of numbers": changed("rows", torch.zeros(10)),
+        "a history in bfloat16": changed("rows", torch.zeros(10, dtype=torch.bfloat16)),
+        "one missing": save({name: value for name, value in good.items() if name != bias}, header),
         "one more": changed("weights/more", torch.zeros(1)),
         "another class count": changed(bias, torch.zeros(11)),
         "one value for all": changed(bias, torch.zeros(1)),
@@ -187,20 +207,22 @@ def test_a_forged_checkpoint(attack, tmp_path: Path, monkeypatch, capsys):
     }
 
     def resume() -> None:
-        found = Checkpoints(folder, 1).load()
+        found = Checkpoints(folder, 1).load(epochs=2, per_epoch=1, window=1)
         if found is None:
             raise ValueError(capsys.readouterr().err.strip())
         engine.load(found.tensors)
 
     folder.mkdir()
+    path = folder / f"000000000001-{sha256(save(good, header))}.safetensors"
+    path.write_bytes(save(good, header))
+    resume()  # what the others are made of
+    path.unlink()
     for name, content in row.some(list(forged.items())):
-        (folder / "rows.jsonl").write_bytes(b"")
         path = folder / f"000000000001-{sha256(content)}.safetensors"
         path.write_bytes(content)
         with row.case(name), nothing_happens(folder), pytest.raises(ValueError, match=r"checkpoint|state") as caught:
             resume()
         check(row, name, caught)
-        folder.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         weights = engine.state()
         assert all(torch.equal(value, weights[name]) for name, value in state.items()), "it was loaded in part"

@@ -62,7 +62,7 @@ def scenario(random: Random) -> tuple[TrainParams, int, float]:
         seed=random.randrange(1000),
         epochs=EPOCHS,
         batch_size=BATCH,
-        optimizer=random.choice(["sgd", "adamw"]),
+        optimizer=random.choice(["sgd", "adamw", "muon"]),
         schedule=random.choice(["constant", "one_cycle", "cosine"]),
         log_every=random.choice([1, 2, 3, 5, 100]),
         shift=random.choice([0, 1]),
