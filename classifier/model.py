@@ -49,6 +49,7 @@ class LeNet5(nn.Module):
         A processor computes 8 or 16 numbers at once. Two more channels, all zeros, make 8 of the first convolution's 6,
         which is what its pooling needs, and each of its places computes two neighbouring columns: 16 numbers.
         """
+        assert self.conv1.bias is not None, "conv1 is made with a bias"
         filters, bias = pad(self.conv1.weight, (0, 0, 0, 0, 0, 0, 0, 2)), pad(self.conv1.bias, (0, 2))
         pairs = torch.cat([pad(filters, (0, 1)), pad(filters, (1, 0))])  # (16, C, 5, 6), of even and of odd columns
         x = conv2d(images, pairs, bias.repeat(2), stride=(1, 2))  # (N, 16, 28, 14)
