@@ -18,7 +18,7 @@ def describe(name: str) -> dict[str, object]:
 
     from classifier.device import pick_device
 
-    device = pick_device(name)
+    device = pick_device(name, "--device")
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -83,7 +83,7 @@ def _read_batch(where: str, content: bytes) -> tuple[Array, Array]:
         raise ValueError(f"{where}: labels are not a list of {len(images)} numbers")
     for index, label in enumerate(labels):
         if type(label) is not int or not 0 <= label <= 255:
-            raise ValueError(f"{where}: item {index} has label {label!r}")
+            raise ValueError(f"{where}: item {index} has label {label!r:.80}")
     return images.reshape(-1, 3, 32, 32), np.array(labels, np.uint8)
 
 

@@ -16,14 +16,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER, LARGEST_IN_HEAP = 2**31 - 1, 32 << 20  # bytes; glibc allows no more in the heap
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` takes CUDA, else Apple's MPS, else the CPU; ValueError when the named device is not there."""
+def pick_device(name: str, key: str) -> torch.device:
+    """`auto` takes CUDA, else Apple's MPS, else the CPU; ValueError names `key` when the device is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in available.items() if there)
     elif not available[name]:
         there = ", ".join(["auto", *(device for device, is_there in available.items() if is_there)])
-        raise ValueError(f"train.device: {name!r} is not available on this machine; allowed here: {there}")
+        raise ValueError(f"{key}: {name!r} is not available on this machine; allowed here: {there}")
     return torch.device(name)
 
 

@@ -73,7 +73,7 @@ def read_raw(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     path = folder / MANIFEST
     manifest = read_sealed(path, Manifest, "download")
     if manifest.dataset not in SOURCES:
-        raise ValueError(f"{path}: dataset {manifest.dataset!r}: allowed are {', '.join(SOURCES)}: {AGAIN}")
+        raise ValueError(f"{path}: dataset {manifest.dataset!r:.80}: allowed are {', '.join(SOURCES)}: {AGAIN}")
     return manifest, {file.name: _read(folder / file.name, file) for file in manifest.files}
 
 

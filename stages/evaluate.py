@@ -45,7 +45,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     verify_training(training)
     if data_meta.name != model_meta.dataset:
         raise ValueError(f"{model} was trained on {model_meta.dataset}, {data} holds {data_meta.name}: run dvc repro")
-    device = pick_device(params.evaluate.device)
+    device = pick_device(params.evaluate.device, "evaluate.device")
     set_precision("float32", device)
     be_deterministic(device)
     record.begin(uuid4().hex, environment(device), model_meta.weights_sha256)

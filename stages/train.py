@@ -39,7 +39,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     from classifier.training import steps_per_epoch
     from classifier.training_report import write_training
 
-    device = pick_device(params.train.device)
+    device = pick_device(params.train.device, "train.device")
     set_precision(params.train.precision, device)
     be_deterministic(device)
     keep_freed_memory()

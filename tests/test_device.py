@@ -28,13 +28,14 @@ def machine(monkeypatch):
 )
 def test_auto_takes_cuda_else_mps_else_cpu(machine, there, picked):
     machine(*there)
-    assert pick_device("auto").type == picked
+    assert pick_device("auto", "train.device").type == picked
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(machine):
     machine("mps")
-    with pytest.raises(ValueError, match="'cuda' is not available on this machine; allowed here: auto, mps, cpu"):
-        pick_device("cuda")
+    expected = "evaluate.device: 'cuda' is not available on this machine; allowed here: auto, mps, cpu"
+    with pytest.raises(ValueError, match=expected):
+        pick_device("cuda", "evaluate.device")
 
 
 @pytest.fixture

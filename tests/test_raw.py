@@ -77,10 +77,11 @@ def test_a_damaged_manifest_is_named_with_the_next_command(folder, before, after
         read_raw(folder)
 
 
-def test_an_unknown_dataset_is_named(folder):
+@pytest.mark.parametrize(("name", "shown"), [("imagenet", "'imagenet'"), ("[" * 5000, r"'\[{79}")])
+def test_an_unknown_dataset_is_named_in_a_line_of_a_readable_length(folder, name, shown):
     path = folder / "manifest.json"
-    values = json.loads(path.read_text()) | {"dataset": "imagenet"}
+    values = json.loads(path.read_text()) | {"dataset": name}
     values.pop("seal")
     write_sealed(path, Manifest.model_validate(values))
-    with pytest.raises(ValueError, match=r"manifest\.json: dataset 'imagenet': allowed are digits, mnist"):
+    with pytest.raises(ValueError, match=rf"manifest\.json: dataset {shown}: allowed are digits, mnist"):
         read_raw(folder)
