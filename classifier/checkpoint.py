@@ -228,9 +228,10 @@ def _remove_abandoned(root: Path) -> None:
             release(handle)
 
 
-def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, str]) -> str:
-    """SHA-256 over all that the bits of a training depend on."""
+def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path) -> str:
+    """SHA-256 over all that the bits of a training depend on; `stage` is the file that trains by this package."""
     package = Path(__file__).parent
     code = {path.name: sha256_of(path) for path in sorted(package.glob("*.py"))}
+    code["the stage"] = sha256_of(stage)
     values = [params.model_dump(exclude={"checkpoint_every"}), sha256_of(data / "meta.json"), dict(environment), code]
     return sha256(json.dumps(values, sort_keys=True).encode())

@@ -51,11 +51,14 @@ def release(handle: int) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder that is this process's own, at once for everybody else."""
-    gone = folder.with_name(f".{uuid.uuid4().hex}.removed")
+    """Remove a folder that is this process's own, at once for everybody else.
+
+    With it goes what others left beside it that were killed while they did the same; several may be at it at once.
+    """
     with suppress(FileNotFoundError):
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(folder.with_name(f".{uuid.uuid4().hex}.removed"))
+    for gone in folder.parent.glob(f".{'[0-9a-f]' * 32}.removed"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def owner_of(folder: Path) -> str:

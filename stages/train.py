@@ -44,7 +44,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     be_deterministic(device)
     keep_freed_memory()
     images, size = sum(meta.counts["train"]), parameter_count(build(meta))
-    fingerprint = fingerprint_of(params.train, data, environment(device))
+    fingerprint = fingerprint_of(params.train, data, environment(device), Path(__file__))
     with checkpointed(fingerprint, params.train.checkpoint_every) as work:
         record.begin(work.run_key(params), environment(device))
         record.log_data(data, meta)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from classifier import files
+from classifier import checkpoint, files
 from classifier.checkpoint import (
     ABANDONED_S,
     CHECKPOINTS,
@@ -389,30 +389,32 @@ def test_turned_off_there_is_no_folder(workspace):
 def test_the_fingerprint_covers_params_data_and_environment_but_not_how_often_it_is_saved(tmp_path):
     data, params = tmp_path / "data", train_params()
     write_digits(data)
-    environment = {"threads": "2", "torch": "1"}
-    fingerprint = fingerprint_of(params, data, environment)
-    assert fingerprint == fingerprint_of(train_params(checkpoint_every=7), data, dict(environment))
+    environment, stage = {"threads": "2", "torch": "1"}, tmp_path / "stage.py"
+    stage.write_text("# a stage\n")
+    fingerprint = fingerprint_of(params, data, environment, stage)
+    assert fingerprint == fingerprint_of(train_params(checkpoint_every=7), data, dict(environment), stage)
     others = [
-        fingerprint_of(train_params(seed=1), data, environment),
-        fingerprint_of(params, data, environment | {"threads": "1"}),
+        fingerprint_of(train_params(seed=1), data, environment, stage),
+        fingerprint_of(params, data, environment | {"threads": "1"}, stage),
+        fingerprint_of(params, data, environment | {"torch": "2"}, stage),
     ]
     write_meta(data, read_meta(data).model_copy(update={"mean": [0.25]}))
-    others.append(fingerprint_of(params, data, environment))
-    assert len({fingerprint, *others}) == 4
+    others.append(fingerprint_of(params, data, environment, stage))
+    assert len({fingerprint, *others}) == 5
 
 
-def test_the_fingerprint_covers_the_code(tmp_path, monkeypatch):
-    data = tmp_path / "data"
+def test_the_fingerprint_covers_the_code_of_the_package_and_of_the_stage(tmp_path, monkeypatch):
+    data, package, stage = tmp_path / "data", tmp_path / "classifier", tmp_path / "train.py"
     write_digits(data)
-    package = tmp_path / "classifier"
     shutil.copytree(Path(files.__file__).parent, package)
-    from classifier import checkpoint
-
+    shutil.copy(ROOT / "stages/train.py", stage)
     monkeypatch.setattr(checkpoint, "__file__", str(package / "checkpoint.py"))
-    before = fingerprint_of(train_params(), data, {})
-    with (package / "augmentation.py").open("a") as file:
-        file.write("# changed\n")
-    assert fingerprint_of(train_params(), data, {}) != before
+    found = {fingerprint_of(train_params(), data, {}, stage)}
+    for path in (package / "augmentation.py", stage):
+        with path.open("a") as file:
+            file.write("# changed\n")
+        found.add(fingerprint_of(train_params(), data, {}, stage))
+    assert len(found) == 3
 
 
 def test_what_nobody_went_on_with_for_long_goes_with_the_next_success(workspace):

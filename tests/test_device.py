@@ -3,11 +3,12 @@
 import platform
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
 
-from classifier.device import be_deterministic, describe, pick_device, set_precision
+from classifier.device import be_deterministic, describe, environment, pick_device, set_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -63,6 +64,19 @@ def test_deterministic_kernels_are_asked_for_on_cuda(monkeypatch):
     be_deterministic(CPU)
     be_deterministic(CUDA)
     assert asked == [True]
+
+
+def test_the_environment_holds_all_that_bits_depend_on():
+    """Versions above all: a checkpoint of another torch or numpy is that of another training."""
+    found = environment(CPU)
+    assert found.pop("cpu")
+    assert found == {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": str(torch.get_num_threads()),
+        "device": describe(CPU),
+        **{name: version(name) for name in ("torch", "numpy", "mlflow", "dvc")},
+    }
 
 
 def test_description_names_the_threads():

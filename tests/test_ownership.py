@@ -1,16 +1,20 @@
 """Which living process owns a folder."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psutil
 import pytest
 
+from classifier.files import write_atomic
 from classifier.ownership import LOCK, claim, is_living, mark, owner_of, owning, release, remove
+from tests.faults.kernel import can_refuse
 from tests.samples import ROOT
 
 HOLD = "import sys, time; from pathlib import Path; from classifier.ownership import owning\n"
@@ -98,6 +102,33 @@ def test_a_folder_that_is_removed_may_be_made_anew_at_once(tmp_path):
     release(second)
     remove(tmp_path / "work")
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = "import sys; from pathlib import Path; from classifier.ownership import claim, remove\n"
+KILLED += "from tests.faults.kernel import refuse\n"
+KILLED += "claim(Path(sys.argv[1])); refuse('unlinkat', error=None); remove(Path(sys.argv[1]))"
+
+
+@pytest.mark.skipif(not can_refuse(), reason="no filter of system calls here")
+def test_what_a_process_left_that_was_killed_while_it_removed_a_folder_goes_with_the_next_one(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "work")]
+    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGSYS
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".removed")
+    (tmp_path / ".mine.removed").mkdir()
+    with owning(tmp_path / "other"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".mine.removed"]
+
+
+def test_several_may_remove_what_is_left_at_once(tmp_path):
+    for number in range(20):
+        left = tmp_path / f".{number:032x}.removed"
+        for name in range(50):
+            write_atomic(left / str(name % 5) / str(name), b"")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(remove, [tmp_path / f"work-{number}" for number in range(4)]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_owning_waits_and_says_for_whom(tmp_path, capsys):

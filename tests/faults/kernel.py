@@ -32,6 +32,7 @@ CALLS: dict[str, tuple[int | None, int | None, tuple[int, str, int] | None]] = {
     "rename": (82, None, None),
     "renameat": (264, 38, None),
     "renameat2": (316, 276, None),
+    "unlinkat": (263, 35, None),
     "mkdir": (83, None, None),
     "mkdirat": (258, 34, None),
 }

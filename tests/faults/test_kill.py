@@ -130,6 +130,7 @@ def check(victim: Victim) -> None:
     while victim.recorders():  # of stages that were killed
         assert time.monotonic() < end, "a recorder goes on for ever"
         time.sleep(0.1)
+    assert not [path for word in ("removed", "old") for path in victim.folder.rglob(f".*.{word}")]
     assert "nothing waits" in victim.run(sys.executable, "-m", "commands.sync")
     doubled = victim.query("SELECT key FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1 LIMIT 5")
     assert not [key for (key,) in doubled if not key.startswith("system/")]
