@@ -224,7 +224,7 @@ class StoreError(OSError):
     """MLflow's store cannot be reached."""
 
 
-class EarlierJournalError(Exception):
+class EarlierJournalError(OSError):
     """A journal that has to go first is not delivered yet."""
 
 
@@ -270,16 +270,20 @@ def _begin_of(journal: Journal) -> Event | None:
 
 
 def let_go_first(journal: Journal) -> None:
-    """EarlierJournalError while an older journal of the same run is not delivered: their events have an order."""
+    """EarlierJournalError while an older journal of the same run is not delivered: their events have an order.
+
+    One for another store is of another run.
+    """
     begin = _begin_of(journal)
     for earlier in waiting_journals():
         if not begin or earlier.folder.name >= journal.folder.name:
             continue
         events, _ = earlier.read()
         weights = [event["tags"].get(WEIGHTS_TAG) for event in events if event["do"] == "tags"]
-        same = any(event["do"] == "begin" and event["key"] == begin["key"] for event in events)
-        if same or (begin["weights"] and begin["weights"] in weights):
-            raise EarlierJournalError(f"{earlier.folder} goes first")
+        begins = [event for event in events if event["do"] == "begin" and event["store"] == begin["store"]]
+        same = any(event["key"] == begin["key"] for event in begins)
+        if same or (begins and begin["weights"] and begin["weights"] in weights):
+            raise EarlierJournalError(f"{earlier.folder}, of the same run, goes first: lenet sync")
 
 
 def close(delivery: Delivery) -> str:

@@ -13,7 +13,18 @@ import pytest
 from classifier import tracking
 from classifier.history import Row
 from classifier.journal import waiting_journals
-from tests.recorded import ROWS, ReplicaWorkspace, Workspace, all_runs, files, get_run, history, recorded
+from tests.recorded import (
+    METRICS,
+    ROWS,
+    ReplicaWorkspace,
+    Workspace,
+    all_runs,
+    files,
+    get_run,
+    history,
+    recorded,
+    written,
+)
 from tests.samples import ROOT, file_params
 
 pytestmark = pytest.mark.usefixtures("workspace")
@@ -379,3 +390,46 @@ def test_the_store_lies_in_the_main_repository_when_an_experiment_runs_elsewhere
     assert (workspace / "mlflow.db").exists()
     assert get_run(run_id).info.artifact_uri.startswith((workspace / "mlartifacts").as_uri())
     assert not list(elsewhere.glob("ml*"))
+
+
+def train_and_evaluate(outputs):
+    """Two journals of one run that nobody has delivered yet."""
+    with written("train", outputs.params) as train:
+        train.begin("key", {})
+        train.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
+    with written("evaluate", outputs.params) as evaluate:
+        evaluate.begin("evaluation", {}, outputs.meta.weights_sha256)
+        evaluate.log_evaluation(METRICS, {}, outputs.reports, outputs.model)
+    return train.journal, evaluate.journal
+
+
+def test_of_two_journals_of_a_run_the_younger_may_not_go_first():
+    train, evaluate = train_and_evaluate(Workspace())
+    with pytest.raises(OSError, match=f"{train.folder}, of the same run, goes first: lenet sync"):
+        tracking.deliver(evaluate)
+    assert [journal.folder for journal in waiting_journals()] == [train.folder, evaluate.folder]
+    assert tracking.deliver_waiting()[1] == []
+    (run,) = all_runs()
+    assert (run.data.tags["run.key"], run.data.tags["evaluation.key"]) == ("key", "evaluation")
+
+
+def test_of_two_journals_of_a_training_that_was_resumed_the_younger_may_not_go_first():
+    outputs = Workspace()
+    for _ in range(2):
+        with written("train", outputs.params) as record:
+            record.begin("key", {})
+    with pytest.raises(OSError, match="goes first"):
+        tracking.deliver(record.journal)
+
+
+def test_a_journal_that_waits_for_another_store_holds_up_nothing_here(monkeypatch):
+    """The server is away, and the person goes on without it, as the message says."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    outputs = Workspace()
+    with written("train", outputs.params) as train:
+        train.begin("key", {})
+        train.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    run = get_run(outputs.evaluate())
+    assert run.data.tags["train.restored"] == "true"
+    assert tracking.deliver_waiting()[1] == [f"{train.journal.folder}: it is for the store http://127.0.0.1:9"]
