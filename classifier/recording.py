@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier.dataset import DatasetMeta
-from classifier.history import Row, read_history
+from classifier.history import Row, best_rows, read_history
 from classifier.journal import Journal, new_journal
 from classifier.lineage import GitState, dvc_hash, experiment_tags, git_state
 from classifier.params import Params
@@ -111,6 +111,11 @@ class Recording:
         values = {name: value for name, value in named.items() if value is not None}
         self.journal.append("metrics", seed=seed, step=row.step, values=values, restored=restored)
 
+    def _log_best(self, seed: int | None, rows: Sequence[Row], restored: bool) -> None:
+        for column, row in best_rows(rows).items():
+            values = {f"{ROW_METRICS[column]}_best": getattr(row, column)}
+            self.journal.append("metrics", seed=seed, step=row.step, values=values, restored=restored)
+
     def log_training(
         self,
         model: Path,
@@ -122,10 +127,14 @@ class Recording:
     ) -> None:
         """What train wrote: the reports, and the model (loaded by `classifier.serving`) with its hash as the mark.
 
+        The best of the validation curves, which MLflow does not tell from the last, stands at the step where it was.
         Of several replicas the run carries the chosen one's curves, and mean, deviation and interval over all.
         """
         tags = {"model.weights_sha256": meta.weights_sha256}
+        self._log_best(None, histories[meta.seed], restored)
         if self.params.train.replicas > 1:
+            for seed, rows in histories.items():
+                self._log_best(seed, rows, restored)
             for row in histories[meta.seed]:
                 self._log_row(None, row, restored)
             spreads = {name.replace("_", "/", 1): value for name, value in replica_metrics(histories).items()}

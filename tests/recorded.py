@@ -74,6 +74,11 @@ class Workspace:
 
         self.histories, self.test_metrics = {seed: ROWS}, {}
 
+    def has_history(self, rows):
+        """In place of ROWS, for each seed."""
+        self.histories = dict.fromkeys(self.histories, rows)
+        write_training(self.training, self.histories, self.meta.seed, 61706)
+
     def train(self, key=None):
         with recorded("train", self.params) as record:
             record.begin(key or uuid4().hex, {"threads": "2"})

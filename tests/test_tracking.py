@@ -97,6 +97,22 @@ def test_the_run_holds_params_curves_metrics_and_reports():
     assert run.data.tags["data.test_sha256"] == outputs.data_meta.sha256["test"]
 
 
+@pytest.mark.parametrize("restored", [False, True])
+@pytest.mark.parametrize("kind", [Workspace, ReplicaWorkspace])
+def test_the_best_of_validation_stands_at_the_step_where_it_was(kind, restored):
+    """Here at neither curve's end, and the two at different steps."""
+    outputs = kind()
+    curves = [(6, 1.8, 0.5), (12, 1.2, 0.7), (18, 1.4, 0.8), (24, 1.5, 0.8), (30, 1.6, 0.6)]
+    outputs.has_history([Row(step, step // 6, step, 0.1, 2.0, 2.0, *results) for step, *results in curves])
+    run_id = outputs.evaluate() if restored else outputs.train()
+    assert len(all_runs()) == len(outputs.histories) + (kind is ReplicaWorkspace)
+    for run in all_runs():
+        assert history(run.info.run_id, "validation/loss_best") == [(12, 1.2)]
+        assert history(run.info.run_id, "validation/accuracy_best") == [(18, 0.8)]
+        assert (run.data.metrics["validation/loss"], run.data.metrics["validation/accuracy"]) == (1.6, 0.6)
+    assert ("train.restored" in get_run(run_id).data.tags) == restored
+
+
 def test_the_data_set_is_an_input_with_name_source_and_digest():
     outputs = Workspace()
     (dataset,) = get_run(outputs.train()).inputs.dataset_inputs
