@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import mlflow
 import numpy as np
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -62,7 +62,8 @@ class Delivery:
         self.described: set[int] = set()  # nested runs whose params have arrived
         self.waiting: dict[str, list[Metric]] = defaultdict(list)  # by run id
         self.known: dict[tuple[str, str], set[int]] = {}  # (run id, metric) -> steps that the store has
-        self.resumed = False  # the store may hold points of this run
+        self.resumed = False  # the run was there before
+        self.held: dict[str, set[str]] = {}  # run id -> metrics of which the store had points then
         self.overtaken = False  # a later journal has finished this run
         self.ended = False
 
@@ -103,6 +104,7 @@ class Delivery:
             self.client.set_tag(self.run_id, EVALUATION_TAG, event["key"])
         nested = self._search(f"tags.`mlflow.parentRunId` = '{self.run_id}'") if self.resumed else []
         self.seeds = {int(run.data.tags[SEED_TAG]): run.info.run_id for run in nested if SEED_TAG in run.data.tags}
+        self.held = {run.info.run_id: set(run.data.metrics) for run in (found, *nested)}
 
     def _find(self, event: Event) -> MlflowRun | None:
         """The run that this journal has begun before, else the newest one that awaits the evaluation of its weights."""
@@ -136,9 +138,10 @@ class Delivery:
             self._flush()
 
     def _known(self, run_id: str, name: str) -> set[int]:
-        """The steps of this metric's points; asked for once, and only of a run that existed before."""
+        """The steps of this metric's points; asked for once, and only where there are some."""
         if (run_id, name) not in self.known:
-            points = self.client.get_metric_history(run_id, name) if self.resumed else []
+            held = name in self.held.get(run_id, ())
+            points = self.client.get_metric_history(run_id, name) if held else []
             self.known[run_id, name] = {point.step for point in points}
         return self.known[run_id, name]
 
@@ -166,8 +169,7 @@ class Delivery:
                 del metrics[:1000]
 
     def _tags(self, event: Event) -> None:
-        for name, value in event["tags"].items():
-            self.client.set_tag(self.run_id, name, value)
+        self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in event["tags"].items()])
 
     def _data(self, event: Event) -> None:
         dataset = Dataset(event["name"], event["digest"], "http", event["source"], profile=event["profile"])
@@ -214,7 +216,7 @@ class Delivery:
             return
         if event["error"]:
             self.client.set_tag(self.run_id, "error", event["error"])
-        elif "error" in self.client.get_run(self.run_id).data.tags:  # of an earlier try
+        elif "error" in self.run.data.tags:  # of an earlier try
             self.client.delete_tag(self.run_id, "error")
         for run_id in (*self.seeds.values(), self.run_id):
             self.client.set_terminated(run_id, event["status"], event["time"])
