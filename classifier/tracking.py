@@ -64,7 +64,7 @@ class Delivery:
         self.known: dict[tuple[str, str], set[int]] = {}  # (run id, metric) -> steps that the store has
         self.resumed = False  # the run was there before
         self.held: dict[str, set[str]] = {}  # run id -> metrics of which the store had points then
-        self.overtaken = False  # a later journal has finished this run
+        self.overtaken = False  # this stage's part of the run is done, by this journal or a later one
         self.ended = False
 
     def advance(self) -> None:
@@ -91,7 +91,7 @@ class Delivery:
                 "mlflow.source.type": "LOCAL",
             }
             found = self.client.create_run(self.experiment, event["time"], tags, event["name"])
-        elif found.info.status == "FINISHED" and found.info.end_time > event["time"]:
+        elif found.info.status == "FINISHED" and (event["stage"] == "train" or EVALUATED_TAG in found.data.tags):
             self.overtaken = True
         elif found.info.status != "RUNNING":
             self.client.update_run(found.info.run_id, status="RUNNING")
@@ -192,7 +192,7 @@ class Delivery:
         images = np.zeros((2, event["channels"], SIZE, SIZE), np.uint8)
         inputs = Schema([TensorSpec(images.dtype, (-1, *images.shape[1:]))])
         columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory(dir=self.journal.folder) as folder:  # which goes with it, should this be killed
             mlflow.pyfunc.save_model(
                 f"{folder}/model",
                 mlflow_model=Model(model.artifact_location, self.run_id, model_id=model.model_id),
