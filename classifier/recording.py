@@ -41,6 +41,7 @@ ROW_METRICS = {  # history.csv's column -> MLflow's name
     "validation_loss": "validation/loss",
     "validation_accuracy": "validation/accuracy",
 }
+SECONDS = "train/seconds"  # that training took (`classifier.stopwatch`)
 
 
 class Recording:
@@ -102,12 +103,16 @@ class Recording:
         while not self.journal.begun.exists() and self.recorder.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
 
-    def log_row(self, seed: int, row: Row, *, restored: bool = False) -> None:
-        """A window's values against the step; of several replicas each has a nested run."""
-        self._log_row(seed if self.params.train.replicas > 1 else None, row, restored)
+    def log_row(self, seed: int, row: Row, seconds: float | None = None, *, restored: bool = False) -> None:
+        """A window's values against the step; of several replicas each has a nested run.
 
-    def _log_row(self, seed: int | None, row: Row, restored: bool) -> None:
-        named = {name: getattr(row, column) for column, name in ROW_METRICS.items()}
+        `seconds`: what training took so far, recorded at the epoch's end.
+        """
+        at_end = None if row.train_loss is None else seconds
+        self._log_row(seed if self.params.train.replicas > 1 else None, row, at_end, restored)
+
+    def _log_row(self, seed: int | None, row: Row, seconds: float | None, restored: bool) -> None:
+        named = {name: getattr(row, column) for column, name in ROW_METRICS.items()} | {SECONDS: seconds}
         values = {name: value for name, value in named.items() if value is not None}
         self.journal.append("metrics", seed=seed, step=row.step, values=values, restored=restored)
 
@@ -122,13 +127,15 @@ class Recording:
         meta: ModelMeta,
         reports: Path,
         histories: Mapping[int, Sequence[Row]],
+        seconds: float | None = None,
         *,
         restored: bool = False,
     ) -> None:
         """What train wrote: the reports, and the model (loaded by `classifier.serving`) with its hash as the mark.
 
         The best of the validation curves, which MLflow does not tell from the last, stands at the step where it was.
-        Of several replicas the run carries the chosen one's curves, and mean, deviation and interval over all.
+        Of several replicas the run carries the chosen one's curves, mean, deviation and interval over all, and the
+        `seconds` that all took together.
         """
         tags = {"model.weights_sha256": meta.weights_sha256}
         self._log_best(None, histories[meta.seed], restored)
@@ -136,8 +143,10 @@ class Recording:
             for seed, rows in histories.items():
                 self._log_best(seed, rows, restored)
             for row in histories[meta.seed]:
-                self._log_row(None, row, restored)
+                self._log_row(None, row, None, restored)
             spreads = {name.replace("_", "/", 1): value for name, value in replica_metrics(histories).items()}
+            if seconds is not None:
+                spreads[SECONDS] = seconds
             step = histories[meta.seed][-1].step
             self.journal.append("metrics", seed=None, step=step, values=spreads, restored=restored)
             tags["replicas.chosen_seed"] = str(meta.seed)
