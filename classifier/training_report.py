@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -82,7 +83,8 @@ def replica_metrics(histories: Mapping[int, Sequence[Row]]) -> dict[str, float]:
     for column in REPLICA_COLUMNS:
         values = [getattr(history[-1], column) for history in histories.values()]
         if None not in values:
-            metrics |= {f"{column}_{name}": value for name, value in spread(values).items()}
+            highest = 1 if column.endswith("accuracy") else math.inf
+            metrics |= {f"{column}_{name}": value for name, value in spread(values, highest).items()}
     return metrics
 
 
