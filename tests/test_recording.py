@@ -107,8 +107,8 @@ def test_a_stage_and_its_recorder_killed_together_leave_a_journal_that_the_next_
     assert len(history(run.info.run_id, "train/running_loss")) == 3
 
 
-def sync():
-    command = [sys.executable, "-m", "commands.sync"]
+def sync(*options):
+    command = [sys.executable, "-m", "commands.sync", *options]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
@@ -130,6 +130,7 @@ def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, m
     assert (delivered.returncode, delivered.stderr) == (0, "")
     assert delivered.stdout.startswith("delivered: train, run ")
     assert sync().stdout == "nothing waits\n"
+    assert json.loads(sync("--json").stdout) == {"delivered": [], "waits": []}
     run = only_run()
     assert run.info.status == "FINISHED"
     assert len(history(run.info.run_id, "train/running_loss")) == 3
@@ -143,11 +144,12 @@ def test_what_is_for_another_store_or_still_written_is_left_alone(monkeypatch, w
         other.begin("other", {})
         other.recorder.kill()
         other.recorder.communicate()
-        answer = sync().stderr
+        answer, told = sync().stderr, sync("--json")
     finally:
         process.kill()
         process.communicate()
     assert len(answer.splitlines()) == 2
+    assert (told.returncode, len(json.loads(told.stdout)["waits"])) == (1, 2)
     assert "its stage still runs" in answer
     assert "it is for the store http://elsewhere" in answer
 
