@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 
 from classifier.files import read_file, write_atomic
@@ -33,6 +34,13 @@ class Row:
 
 
 COLUMNS = [field.name for field in fields(Row)]
+BEST = {"validation_loss": min, "validation_accuracy": max}  # column -> which of its values is the best
+
+
+def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
+    """Where each column of `BEST` was best, the first of equals; a column without values is left out."""
+    full = {name: [row for row in rows if getattr(row, name) is not None] for name in BEST}
+    return {name: BEST[name](found, key=attrgetter(name)) for name, found in full.items() if found}
 
 
 def write_history(path: Path, rows: Sequence[Row]) -> None:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
-from scipy.special import stdtrit
 
 from classifier.code_diff import Code, code_ids
 from classifier.lineage import project_root
 from classifier.runs import PARENT_TAG, artifact, read_predictions
 from classifier.significance import holm, paired
+from classifier.spread import interval
 from classifier.tracking import EVALUATED_TAG
 
 INCIDENTAL = (  # beginnings of params' names
@@ -168,8 +168,7 @@ def groups(rows: pd.DataFrame) -> list[Entry]:
     rows = rows.drop_duplicates(["group", "seed"]).sort_values(ACCURACY)  # of the same seed the newest stands first
     together = rows.groupby("group")
     spreads = together[ACCURACY].agg(["count", "mean", "std"])
-    reach = stdtrit(spreads["count"] - 1, 0.975) * spreads["std"] / spreads["count"] ** 0.5
-    spreads["low"], spreads["high"] = (spreads["mean"] - reach).clip(lower=0), (spreads["mean"] + reach).clip(upper=1)
+    spreads["low"], spreads["high"] = interval(spreads["mean"], spreads["std"], spreads["count"], highest=1)
     spreads["trained_s"] = together["trained_s"].mean()
     members = defaultdict(list)
     for row in rows.rename_axis("run").reset_index().to_dict("records"):

@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> None:
     _give_way()
     journal = Journal(folder)  # the stage has handed on its lock
     os.chdir(project_root())  # an experiment's own folder may go away
-    _keep_environment(journal)
+    if "-train" in journal.folder.name:
+        _keep_environment(journal)
     delivery: Delivery | None = None
     monitor: SystemMetricsMonitor | None = None
     earlier_went = stage_ended = blocked = False

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier.dataset import DatasetMeta
-from classifier.history import Row, read_history
+from classifier.history import Row, best_rows, read_history
 from classifier.journal import Journal, new_journal
 from classifier.lineage import GitState, dvc_hash, experiment_tags, git_state
 from classifier.params import Params
@@ -41,6 +41,7 @@ ROW_METRICS = {  # history.csv's column -> MLflow's name
     "validation_loss": "validation/loss",
     "validation_accuracy": "validation/accuracy",
 }
+SECONDS = "train/seconds"  # that training took (`classifier.stopwatch`)
 
 
 class Recording:
@@ -102,14 +103,23 @@ class Recording:
         while not self.journal.begun.exists() and self.recorder.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
 
-    def log_row(self, seed: int, row: Row, *, restored: bool = False) -> None:
-        """A window's values against the step; of several replicas each has a nested run."""
-        self._log_row(seed if self.params.train.replicas > 1 else None, row, restored)
+    def log_row(self, seed: int, row: Row, seconds: float | None = None, *, restored: bool = False) -> None:
+        """A window's values against the step; of several replicas each has a nested run.
 
-    def _log_row(self, seed: int | None, row: Row, restored: bool) -> None:
-        named = {name: getattr(row, column) for column, name in ROW_METRICS.items()}
+        `seconds`: what training took so far, recorded at the epoch's end.
+        """
+        at_end = None if row.train_loss is None else seconds
+        self._log_row(seed if self.params.train.replicas > 1 else None, row, at_end, restored)
+
+    def _log_row(self, seed: int | None, row: Row, seconds: float | None, restored: bool) -> None:
+        named = {name: getattr(row, column) for column, name in ROW_METRICS.items()} | {SECONDS: seconds}
         values = {name: value for name, value in named.items() if value is not None}
         self.journal.append("metrics", seed=seed, step=row.step, values=values, restored=restored)
+
+    def _log_best(self, seed: int | None, rows: Sequence[Row], restored: bool) -> None:
+        for column, row in best_rows(rows).items():
+            values = {f"{ROW_METRICS[column]}_best": getattr(row, column)}
+            self.journal.append("metrics", seed=seed, step=row.step, values=values, restored=restored)
 
     def log_training(
         self,
@@ -117,18 +127,26 @@ class Recording:
         meta: ModelMeta,
         reports: Path,
         histories: Mapping[int, Sequence[Row]],
+        seconds: float | None = None,
         *,
         restored: bool = False,
     ) -> None:
         """What train wrote: the reports, and the model (loaded by `classifier.serving`) with its hash as the mark.
 
-        Of several replicas the run carries the chosen one's curves, and mean, deviation and interval over all.
+        The best of the validation curves, which MLflow does not tell from the last, stands at the step where it was.
+        Of several replicas the run carries the chosen one's curves, mean, deviation and interval over all, and the
+        `seconds` that all took together.
         """
         tags = {"model.weights_sha256": meta.weights_sha256}
+        self._log_best(None, histories[meta.seed], restored)
         if self.params.train.replicas > 1:
+            for seed, rows in histories.items():
+                self._log_best(seed, rows, restored)
             for row in histories[meta.seed]:
-                self._log_row(None, row, restored)
+                self._log_row(None, row, None, restored)
             spreads = {name.replace("_", "/", 1): value for name, value in replica_metrics(histories).items()}
+            if seconds is not None:
+                spreads[SECONDS] = seconds
             step = histories[meta.seed][-1].step
             self.journal.append("metrics", seed=None, step=step, values=spreads, restored=restored)
             tags["replicas.chosen_seed"] = str(meta.seed)

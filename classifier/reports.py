@@ -51,7 +51,7 @@ def write_evaluation(
             "low": "accuracy_mean_low",
             "high": "accuracy_mean_high",
         }
-        of_all = spread([values["accuracy"] for values in of_replicas.values()])
+        of_all = spread([values["accuracy"] for values in of_replicas.values()], highest=1)
         metrics |= {names[name]: value for name, value in of_all.items()}
     counts = evaluation.confusion_counts(predictions)
     bins = evaluation.calibration(predictions, params.calibration_bins)

@@ -27,12 +27,14 @@ from ruamel.yaml import YAML
 from classifier.files import sha256, write_atomic
 from classifier.lineage import project_root
 from classifier.lockfile import folder_hash
+from classifier.recording import SECONDS
 from classifier.runs import DATA_TAG, PARENT_TAG, TEST_TAG
 from classifier.tracking import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 from classifier.worktree import worktree
 
 DATA = Path("data/normalized")
 REPORTS = ("train", "evaluate")  # folders of artifacts
+MEASURED = ("system/", SECONDS)  # metrics of the machine, which nobody can repeat
 RECORDED = "recorded"  # the name under which DVC brings the data by their hash
 MODEL_TAG = "dvc.model"
 ENDING_S = 20  # seconds that interrupted stages have to end
@@ -102,7 +104,7 @@ class Record:
         self.status: str = run.info.status
         self.tags: dict[str, str] = run.data.tags
         self.params: dict[str, str] = run.data.params
-        self.metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith("system/")}
+        self.metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith(MEASURED)}
         self.error = self.tags.get("error") if self.status == "FAILED" else None
         self.client = client
         self.folders = {each.path for each in client.list_artifacts(self.id)}

@@ -20,6 +20,7 @@ import pandas as pd
 from mlflow.entities import DatasetInput, Run
 from mlflow.exceptions import MlflowException
 
+from classifier.recording import SECONDS
 from classifier.tracking import SEED_TAG, open_store
 
 SHORTEST = 6  # characters that name a run
@@ -29,8 +30,6 @@ CHOSEN_TAG = "replicas.chosen_seed"  # whose model and predictions the parent of
 DATA_TAG = "dvc.data"
 TEST_TAG = "data.test_sha256"
 PREDICTIONS = "evaluate/predictions.parquet"
-RESTORED_TAG = "train.restored"  # made from outputs: it does not know when they were trained
-LAST_METRIC = "train/loss"  # of an epoch, thus at the very end of training
 
 
 def all_runs() -> pd.DataFrame:
@@ -114,8 +113,8 @@ def artifact(address: str, path: str) -> bytes:
 def frame(runs: Sequence[Run]) -> pd.DataFrame:
     """A row per run, with its id as the index. What a run lacks is None or NaN. Columns:
 
-    - name, status, start (milliseconds since 1970), trained_s (seconds from there to training's last metric), address
-      (of its artifacts; a replica's are its parent's)
+    - name, status, start (milliseconds since 1970), trained_s (seconds that training took; None for a run that was made
+      from outputs, or before they were recorded), address (of its artifacts; a replica's are its parent's)
     - replica_of: the parent's id; seed: of the parent of replicas, that of the model that it carries
     - data: DVC's hash; data_name; test_data: what two runs must share to be compared, the SHA-256 of the test split, or
       `data` where no run of this data says it (runs of before it was recorded)
@@ -149,7 +148,7 @@ def _row(run: Run, parent: Run | None) -> dict[str, object]:
         "name": info.run_name,
         "status": info.status,
         "start": info.start_time,
-        "trained_s": None if RESTORED_TAG in tags else _trained_s(run),
+        "trained_s": run.data.metrics.get(SECONDS),
         "address": address,
         "replica_of": _replica_of(run),
         "seed": seed,
@@ -164,12 +163,6 @@ def _row(run: Run, parent: Run | None) -> dict[str, object]:
 
 def _datasets(run: Run) -> list[DatasetInput]:
     return list(run.inputs.dataset_inputs) if run.inputs else []
-
-
-def _trained_s(run: Run) -> float | None:
-    """Its own end may be that of an evaluation days later."""
-    ends = [metric.timestamp for metric in run.data.to_proto().metrics if metric.key == LAST_METRIC]
-    return (ends[0] - run.info.start_time) / 1000 if ends and run.info.start_time else None
 
 
 def _replica_of(run: Run) -> str | None:

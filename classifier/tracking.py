@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import mlflow
 import numpy as np
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -62,8 +62,9 @@ class Delivery:
         self.described: set[int] = set()  # nested runs whose params have arrived
         self.waiting: dict[str, list[Metric]] = defaultdict(list)  # by run id
         self.known: dict[tuple[str, str], set[int]] = {}  # (run id, metric) -> steps that the store has
-        self.resumed = False  # the store may hold points of this run
-        self.overtaken = False  # a later journal has finished this run
+        self.resumed = False  # the run was there before
+        self.held: dict[str, set[str]] = {}  # run id -> metrics of which the store had points then
+        self.overtaken = False  # this stage's part of the run is done, by this journal or a later one
         self.ended = False
 
     def advance(self) -> None:
@@ -90,7 +91,7 @@ class Delivery:
                 "mlflow.source.type": "LOCAL",
             }
             found = self.client.create_run(self.experiment, event["time"], tags, event["name"])
-        elif found.info.status == "FINISHED" and found.info.end_time > event["time"]:
+        elif found.info.status == "FINISHED" and (event["stage"] == "train" or EVALUATED_TAG in found.data.tags):
             self.overtaken = True
         elif found.info.status != "RUNNING":
             self.client.update_run(found.info.run_id, status="RUNNING")
@@ -103,6 +104,7 @@ class Delivery:
             self.client.set_tag(self.run_id, EVALUATION_TAG, event["key"])
         nested = self._search(f"tags.`mlflow.parentRunId` = '{self.run_id}'") if self.resumed else []
         self.seeds = {int(run.data.tags[SEED_TAG]): run.info.run_id for run in nested if SEED_TAG in run.data.tags}
+        self.held = {run.info.run_id: set(run.data.metrics) for run in (found, *nested)}
 
     def _find(self, event: Event) -> MlflowRun | None:
         """The run that this journal has begun before, else the newest one that awaits the evaluation of its weights."""
@@ -136,9 +138,10 @@ class Delivery:
             self._flush()
 
     def _known(self, run_id: str, name: str) -> set[int]:
-        """The steps of this metric's points; asked for once, and only of a run that existed before."""
+        """The steps of this metric's points; asked for once, and only where there are some."""
         if (run_id, name) not in self.known:
-            points = self.client.get_metric_history(run_id, name) if self.resumed else []
+            held = name in self.held.get(run_id, ())
+            points = self.client.get_metric_history(run_id, name) if held else []
             self.known[run_id, name] = {point.step for point in points}
         return self.known[run_id, name]
 
@@ -166,8 +169,7 @@ class Delivery:
                 del metrics[:1000]
 
     def _tags(self, event: Event) -> None:
-        for name, value in event["tags"].items():
-            self.client.set_tag(self.run_id, name, value)
+        self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in event["tags"].items()])
 
     def _data(self, event: Event) -> None:
         dataset = Dataset(event["name"], event["digest"], "http", event["source"], profile=event["profile"])
@@ -190,7 +192,7 @@ class Delivery:
         images = np.zeros((2, event["channels"], SIZE, SIZE), np.uint8)
         inputs = Schema([TensorSpec(images.dtype, (-1, *images.shape[1:]))])
         columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory(dir=self.journal.folder) as folder:  # which goes with it, should this be killed
             mlflow.pyfunc.save_model(
                 f"{folder}/model",
                 mlflow_model=Model(model.artifact_location, self.run_id, model_id=model.model_id),
@@ -214,7 +216,7 @@ class Delivery:
             return
         if event["error"]:
             self.client.set_tag(self.run_id, "error", event["error"])
-        elif "error" in self.client.get_run(self.run_id).data.tags:  # of an earlier try
+        elif "error" in self.run.data.tags:  # of an earlier try
             self.client.delete_tag(self.run_id, "error")
         for run_id in (*self.seeds.values(), self.run_id):
             self.client.set_terminated(run_id, event["status"], event["time"])
@@ -224,7 +226,7 @@ class StoreError(OSError):
     """MLflow's store cannot be reached."""
 
 
-class EarlierJournalError(Exception):
+class EarlierJournalError(OSError):
     """A journal that has to go first is not delivered yet."""
 
 
@@ -270,16 +272,20 @@ def _begin_of(journal: Journal) -> Event | None:
 
 
 def let_go_first(journal: Journal) -> None:
-    """EarlierJournalError while an older journal of the same run is not delivered: their events have an order."""
+    """EarlierJournalError while an older journal of the same run is not delivered: their events have an order.
+
+    One for another store is of another run.
+    """
     begin = _begin_of(journal)
     for earlier in waiting_journals():
         if not begin or earlier.folder.name >= journal.folder.name:
             continue
         events, _ = earlier.read()
         weights = [event["tags"].get(WEIGHTS_TAG) for event in events if event["do"] == "tags"]
-        same = any(event["do"] == "begin" and event["key"] == begin["key"] for event in events)
-        if same or (begin["weights"] and begin["weights"] in weights):
-            raise EarlierJournalError(f"{earlier.folder} goes first")
+        begins = [event for event in events if event["do"] == "begin" and event["store"] == begin["store"]]
+        same = any(event["key"] == begin["key"] for event in begins)
+        if same or (begins and begin["weights"] and begin["weights"] in weights):
+            raise EarlierJournalError(f"{earlier.folder}, of the same run, goes first: lenet sync")
 
 
 def close(delivery: Delivery) -> str:

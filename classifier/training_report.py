@@ -1,7 +1,8 @@
 """Training as files: the formats of `reports/train/`.
 
 - `history.csv`: the model's history (`classifier.history`)
-- `metrics.json`: how training ended, without times, which would differ from run to run
+- `metrics.json`: how training ended, and the best that validation said on the way (history.csv has the step); without
+  times, which would differ from run to run
 - where several replicas were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
   `replicas/seed-<seed>.csv`: each one's history
 - `manifest.json`: the SHA-256 of every other file, sealed (`classifier.sealed`)
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +20,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from classifier.files import replacing, sha256_of, write_atomic, write_json
-from classifier.history import Row, read_history, write_history
+from classifier.history import BEST, Row, best_rows, read_history, write_history
 from classifier.sealed import read_sealed, write_sealed
 from classifier.spread import spread
 
@@ -81,7 +83,8 @@ def replica_metrics(histories: Mapping[int, Sequence[Row]]) -> dict[str, float]:
     for column in REPLICA_COLUMNS:
         values = [getattr(history[-1], column) for history in histories.values()]
         if None not in values:
-            metrics |= {f"{column}_{name}": value for name, value in spread(values).items()}
+            highest = 1 if column.endswith("accuracy") else math.inf
+            metrics |= {f"{column}_{name}": value for name, value in spread(values, highest).items()}
     return metrics
 
 
@@ -90,7 +93,7 @@ def _replica(folder: Path, seed: int) -> Path:
 
 
 def _summary(rows: list[Row], parameters: int) -> dict[str, int | float | None]:
-    last = rows[-1]
+    last, best = rows[-1], best_rows(rows)
     return {
         "steps": last.step,
         "images": last.images,
@@ -99,4 +102,5 @@ def _summary(rows: list[Row], parameters: int) -> dict[str, int | float | None]:
         "train_loss": last.train_loss,
         "validation_loss": last.validation_loss,
         "validation_accuracy": last.validation_accuracy,
+        **{f"{name}_best": getattr(best[name], name) if name in best else None for name in BEST},
     }

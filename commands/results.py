@@ -1,28 +1,35 @@
-"""Say how good the model in the workspace is, where everything lies, and how to look at it.
-
-Example: python -m commands.results
-"""
+"""Say how good the model in the workspace is, where everything lies, and how to look at it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
-from classifier.cli import paths, run
+import typer
+
 from classifier.model_dir import read_model_meta
+from commands.application import run_command
 
 MODEL, REPORTS = Path("models/classifier"), Path("reports/evaluate")
 
 
-def main(arguments: list[str]) -> None:
-    paths(arguments)
+def results(
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say how good the model in the workspace is, where everything lies, and how to look at it.
+
+    Example: lenet results
+    """
     meta = read_model_meta(MODEL)
     file = REPORTS / "metrics.json"
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist: run dvc repro")
     try:
         metrics = json.loads(file.read_text(encoding="utf-8"))
-        print(text(metrics, meta.dataset, meta.seed))
+        said = text(metrics, meta.dataset, meta.seed)
+        found = {"dataset": meta.dataset, "seed": meta.seed, "model": str(MODEL), "metrics": metrics}
+        print(json.dumps(found, indent=2) if as_json else said)
     except (json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{file} is damaged ({error}): run dvc repro -f evaluate") from None
 
@@ -46,4 +53,4 @@ def text(metrics: dict[str, float], dataset: str, seed: int) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(results)

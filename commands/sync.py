@@ -1,24 +1,31 @@
-"""Deliver to MLflow what had to wait; the next stage does so too.
-
-Example: lenet sync
-"""
+"""Deliver to MLflow what had to wait; the next stage does so too."""
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Annotated
 
-from classifier.tracking import deliver_waiting
+import typer
+
 from commands.application import run_command
 
 
-def sync() -> None:
+def sync(
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
     """Deliver every run, or part of one, that MLflow's store did not take while its stage ran; each arrives once.
 
     Exit status 1: something still waits, and a line says where and why.
 
     Example: lenet sync
     """
+    from classifier.tracking import deliver_waiting  # mlflow takes seconds, which --help need not wait for
+
     delivered, left = deliver_waiting()
+    if as_json:
+        print(json.dumps({"delivered": delivered, "waits": left}, indent=2))
+        sys.exit(1 if left else 0)
     for line in delivered:
         print(f"delivered: {line}")
     if left:

@@ -31,7 +31,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     import torch
 
     from classifier.dataset import read_meta, read_split
-    from classifier.device import be_deterministic, environment, pick_device, set_precision
+    from classifier.device import be_deterministic, pick_device, set_precision
     from classifier.evaluation import Predictions
     from classifier.history import read_history
     from classifier.inference import predict
@@ -48,7 +48,8 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     device = pick_device(params.evaluate.device, "evaluate.device")
     set_precision("float32", device)
     be_deterministic(device)
-    record.begin(uuid4().hex, environment(device), model_meta.weights_sha256)
+    # Without an environment: a run that is made here would give it out as that of the training.
+    record.begin(uuid4().hex, {}, model_meta.weights_sha256)
     restore_training(record, data, data_meta, model, model_meta, training)
     test = read_split(data, "test", data_meta)
     images = torch.from_numpy(test.images).to(device)

@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> None:
 def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: Path, record: Recording) -> None:
     """The stage, once its record is open."""
     # Here, so that torch and, in the recorder's process, mlflow are imported side by side: 2 s each.
+    import torch
+
     from classifier.checkpoint import checkpointed, fingerprint_of
     from classifier.console import Console
     from classifier.device import be_deterministic, describe, environment, keep_freed_memory, pick_device, set_precision
@@ -35,7 +37,8 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     from classifier.history import Row
     from classifier.model import parameter_count
     from classifier.model_dir import build, write_model
-    from classifier.replicas import median_seed, train_replicas
+    from classifier.replicas import TOGETHER, median_seed, train_replicas
+    from classifier.stopwatch import Stopwatch
     from classifier.training import steps_per_epoch
     from classifier.training_report import write_training
 
@@ -51,12 +54,15 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             record.settle()
             console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}")
+            together = {"cpu": torch.get_num_threads(), "cuda": TOGETHER}.get(device.type, 1)
+            stopwatch = Stopwatch(work.folder, params.train.epochs, together)
 
             def report(seed: int, row: Row) -> None:
                 console.show(seed, row)
-                record.log_row(seed, row)
+                record.log_row(seed, row, stopwatch.seconds(seed, row))
 
             replicas = train_replicas(data, params.train, device, report, work)
+            seconds = stopwatch.total
 
         chosen = median_seed(replicas)
         histories = {seed: replica.rows for seed, replica in replicas.items()}
@@ -64,7 +70,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
         with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
             model_meta = write_model(new_model, classifiers, chosen, meta)
             write_training(new_reports, histories, chosen, size)
-        record.log_training(model, model_meta, reports, histories)
+        record.log_training(model, model_meta, reports, histories, seconds)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -52,6 +54,26 @@ def test_lenet_lists_and_runs_the_commands() -> None:
     helped = lenet("recipe", "--help")
     assert helped.returncode == 0
     assert "Example: python -m commands.recipe mnist" in helped.stdout
+
+
+COMMANDS = sorted(path.stem for path in (ROOT / "commands").glob("[a-z]*.py") if path.stem != "application")
+WITHOUT_JSON = {"mend", "recipe", "ui"}  # as README has it
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example_and_json_where_readme_says_so(name: str) -> None:
+    helped = lenet(name, "--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "Example: " in helped.stdout
+    assert ("--json" in helped.stdout) == (name not in WITHOUT_JSON)
+
+
+def test_the_installed_lenet_runs_the_commands() -> None:
+    script = Path(sys.executable).with_name("lenet")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    helped = subprocess.run([script, "sync", "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "Usage: lenet sync" in helped.stdout
 
 
 def test_lenet_refuses_a_name_that_is_no_command() -> None:

@@ -99,6 +99,8 @@ def test_results_names_accuracy_interval_places_and_the_ui(project):
     assert f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}" in text
     for place in ("models/classifier/", "reports/evaluate/", "make ui"):
         assert place in text
+    found = json.loads(project.run(sys.executable, "-m", "commands.results", "--json"))
+    assert found == {"dataset": "digits", "seed": 0, "model": "models/classifier", "metrics": metrics}
 
 
 @pytest.mark.slow

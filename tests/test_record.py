@@ -12,10 +12,11 @@ import pytest
 
 from classifier.lineage import GitState
 from classifier.lockfile import read_lock
+from classifier.ownership import claim, release
 from classifier.restoring import made_by, record
 from classifier.tracking import open_store
-from tests.project import Project
-from tests.recorded import METRICS, ReplicaWorkspace, Workspace, all_runs, files, history
+from tests.project import OUTPUTS, Project
+from tests.recorded import METRICS, ReplicaWorkspace, Workspace, all_runs, files, history, written
 
 
 class Made(Project):
@@ -185,3 +186,40 @@ def test_no_journal_is_left_when_an_output_is_damaged(made):
     with pytest.raises(ValueError, match="is not a history"):
         record()
     assert not list((made.folder / ".pipeline/journal").iterdir())
+
+
+def test_an_older_journal_of_the_run_that_another_process_holds_is_one_line(made):
+    outputs = made.outputs
+    with written("train", outputs.params) as train:
+        train.begin("key", {})
+        train.log_data(outputs.data, outputs.data_meta)
+        train.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
+    handle = claim(train.journal.folder)
+    said = made.run(sys.executable, "-m", "commands.record", check=False)
+    assert made.returncode == 1
+    assert said == f"record: {train.journal.folder}, of the same run, goes first: lenet sync\n"
+    release(handle)
+    assert "has these outputs" in made.run(sys.executable, "-m", "commands.record")
+
+
+@pytest.mark.slow
+def test_what_dvc_restored_from_its_run_cache_becomes_one_run(tmp_path):
+    """The whole way: the stages execute nothing, and so record nothing."""
+    project = Project(tmp_path)
+    project.edit_params("epochs: 20", "epochs: 1")
+    project.commit("quick")
+    assert project.repro() == ["download", "normalize", "train", "evaluate"]
+    made = project.hashes()
+    for out in (*OUTPUTS, "mlartifacts"):
+        shutil.rmtree(tmp_path / out)
+    for file in ("dvc.lock", "mlflow.db"):
+        (tmp_path / file).unlink()
+    assert project.repro() == []
+    assert project.hashes() == made
+    assert not (tmp_path / "mlflow.db").exists()
+    assert "recorded: run" in project.run(sys.executable, "-m", "commands.record")
+    assert "nothing to do: run" in project.run(sys.executable, "-m", "commands.record")
+    assert project.query("SELECT status FROM runs") == [("FINISHED",)]
+    assert project.run_tags("train.restored") == ["true"]
+    accuracy = project.query("SELECT value FROM latest_metrics WHERE key = 'test/accuracy'")
+    assert accuracy == [(project.metrics()["accuracy"],)]

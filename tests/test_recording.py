@@ -1,5 +1,6 @@
 """A stage beside its real recorder: nothing is lost, however the stage ends and whatever the store does."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,8 @@ import pytest
 from classifier import recording
 from classifier.journal import waiting_journals
 from classifier.tracking import open_store
-from tests.recorded import Workspace, all_runs, files, history
-from tests.samples import ROOT, file_params
+from tests.recorded import ROWS, Workspace, all_runs, files, history
+from tests.samples import ROOT, file_params, write_digits
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -106,8 +107,8 @@ def test_a_stage_and_its_recorder_killed_together_leave_a_journal_that_the_next_
     assert len(history(run.info.run_id, "train/running_loss")) == 3
 
 
-def sync():
-    command = [sys.executable, "-m", "commands.sync"]
+def sync(*options):
+    command = [sys.executable, "-m", "commands.sync", *options]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
@@ -129,6 +130,7 @@ def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, m
     assert (delivered.returncode, delivered.stderr) == (0, "")
     assert delivered.stdout.startswith("delivered: train, run ")
     assert sync().stdout == "nothing waits\n"
+    assert json.loads(sync("--json").stdout) == {"delivered": [], "waits": []}
     run = only_run()
     assert run.info.status == "FINISHED"
     assert len(history(run.info.run_id, "train/running_loss")) == 3
@@ -142,11 +144,12 @@ def test_what_is_for_another_store_or_still_written_is_left_alone(monkeypatch, w
         other.begin("other", {})
         other.recorder.kill()
         other.recorder.communicate()
-        answer = sync().stderr
+        answer, told = sync().stderr, sync("--json")
     finally:
         process.kill()
         process.communicate()
     assert len(answer.splitlines()) == 2
+    assert (told.returncode, len(json.loads(told.stdout)["waits"])) == (1, 2)
     assert "its stage still runs" in answer
     assert "it is for the store http://elsewhere" in answer
 
@@ -193,6 +196,46 @@ def test_no_password_is_written_down(monkeypatch, workspace):
     assert "secret" not in said
     (journal,) = waiting_journals()
     assert not [path for path in journal.folder.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+
+
+def test_the_seconds_of_a_training_that_was_killed_do_not_count_while_it_lay_dead(workspace):
+    write_digits(workspace / "data/normalized", train=600)
+    text = (ROOT / "params.yaml").read_text()
+    (workspace / "params.yaml").write_text(text.replace("epochs: 20", "epochs: 60"))
+    command = [sys.executable, "-m", "stages.train", "params.yaml", "data/normalized", "model", "report"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    begin = time.monotonic()
+    with subprocess.Popen(command, env=environment) as process:
+        wait_until(lambda: list(workspace.glob(".pipeline/checkpoints/*/seconds.json")))
+        process.kill()
+    at_work = time.monotonic() - begin
+    (kept,) = workspace.glob(".pipeline/checkpoints/*/seconds.json")
+    before = json.loads(kept.read_text())["total"]
+    assert before > 1
+    json_of_a_longer_day = {"total": 1000 + before, "0": 1000 + before}  # as if the first attempt had taken an hour
+    kept.write_text(json.dumps(json_of_a_longer_day))
+    time.sleep(5)
+    begin = time.monotonic()
+    subprocess.run(command, env=environment, check=True)
+    at_work += time.monotonic() - begin
+    run = only_run()
+    assert 1000 + before < run.data.metrics["train/seconds"] < 1000 + at_work
+    assert not list(workspace.glob(".pipeline/checkpoints/*"))
+    assert "seconds" not in (workspace / "report/metrics.json").read_text()
+
+
+def test_a_run_that_evaluate_makes_knows_nothing_of_the_environment_of_the_training(workspace):
+    outputs = Workspace()
+    outputs.has_history(ROWS)  # with its manifest
+    (workspace / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    folders = map(str, (outputs.data, outputs.model, outputs.training, outputs.reports))
+    command = [sys.executable, "-m", "stages.evaluate", "params.yaml", *folders]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    run = only_run()
+    assert run.data.tags["train.restored"] == "true"
+    assert not [name for name in run.data.tags if name.startswith("env.")]
+    assert "code/params.yaml" in files(run.info.run_id)
+    assert "code/environment.json" not in files(run.info.run_id)
 
 
 def test_evaluate_beside_its_recorder_completes_the_run(workspace):

@@ -95,6 +95,8 @@ def test_runs_of_before_the_test_split_was_recorded_have_that_of_the_same_data()
     assert all_runs()["test_data"][[old, older]].tolist() == [TEST, "e" * 32 + ".dir"]
 
 
-def test_restored_runs_do_not_know_how_long_training_took():
-    run = record(0, tags={"train.restored": "true"})
-    assert frame([mlflow.get_run(run)]).loc[run, "trained_s"] is None
+def test_a_run_without_seconds_does_not_know_how_long_training_took():
+    run = mlflow.get_run(record(0))
+    assert frame([run]).loc[run.info.run_id, "trained_s"] == 2.5
+    del run.data.metrics["train/seconds"]
+    assert frame([run]).loc[run.info.run_id, "trained_s"] is None

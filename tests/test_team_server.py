@@ -8,12 +8,14 @@ from contextlib import ExitStack
 import mlflow
 import numpy as np
 import pytest
+import requests
 from safetensors.numpy import load_file
 
 from classifier.files import sha256_of
+from classifier.history import Row
 from classifier.params import load_params
 from tests.project import Project
-from tests.recorded import files, forget_store, get_run
+from tests.recorded import Workspace, files, forget_store, get_run, history
 from tests.samples import ROOT
 from tests.servers import postgres_programs, postgres_server, s3_server, tracking_server
 
@@ -159,6 +161,33 @@ def test_with_a_wrong_password_the_run_waits_for_the_right_one(project, server):
     assert delivered == f"delivered: evaluate, run {new}\nnothing waits\n"
     assert tags(server, new)["evaluated"] == "true"
     check_no_secret(server)
+
+
+def test_a_run_takes_few_requests_however_long_its_training_was(workspace, server, as_ann, monkeypatch):
+    """Of both journals and everything in them, up to the 1,000 points of a batch; files take one each."""
+    sent, counts = [], []
+    send = requests.Session.send
+
+    def counting(session, request, **options):
+        sent.append((request.method, request.path_url.partition("?")[0]))
+        return send(session, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", counting)
+    for epochs in (1, 1, 20):  # the first makes the experiment
+        outputs = Workspace()
+        outputs.has_history([Row(step, step, step, 0.1, 2.0, 2.0, 1.9, 0.5) for step in range(1, epochs + 1)])
+        of_epochs = []
+        for stage in (outputs.train, outputs.evaluate):
+            sent.clear()
+            run_id = stage()
+            of_files = [path for _, path in sent if "/mlflow-artifacts/" in path]
+            of_epochs.append((len(sent) - len(of_files), len(of_files)))
+        counts.append(of_epochs)
+        assert len(history(run_id, "train/loss")) == epochs
+    assert counts[1] == counts[2]
+    (train, _), (evaluate, _) = counts[2]
+    assert train <= 17
+    assert evaluate <= 11
 
 
 def test_nobody_gets_in_without_a_password(server):

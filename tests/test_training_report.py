@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from scipy.stats import t
 
-from classifier.history import Row, read_history
+from classifier.history import Row, best_rows, read_history
+from classifier.spread import spread
 from classifier.training_report import read_histories, replica_metrics, verify_training, write_training
 
 ONE = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
@@ -26,7 +28,27 @@ def test_one_seed(tmp_path):
         "train_loss": 2.0,
         "validation_loss": 1.9,
         "validation_accuracy": 0.8,
+        "validation_loss_best": 1.9,
+        "validation_accuracy_best": 0.8,
     }
+
+
+def test_the_best_of_validation_need_not_be_the_last(tmp_path):
+    curves = [(10, 1.9, 0.7), (20, 1.2, 0.8), (30, 1.3, 0.9), (40, 1.4, 0.6)]
+    rows = [Row(step, step // 10, step, 0.1, 2.0, 2.0, *results) for step, *results in curves]
+    assert {name: row.step for name, row in best_rows(rows).items()} == {
+        "validation_loss": 20,
+        "validation_accuracy": 30,
+    }
+    write_training(tmp_path, {7: rows}, 7, 61706)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["validation_loss_best"], metrics["validation_accuracy_best"]) == (1.2, 0.9)
+    assert (metrics["validation_loss"], metrics["validation_accuracy"]) == (1.4, 0.6)
+
+
+def test_without_a_validation_split_there_is_no_best(tmp_path):
+    write_training(tmp_path, {7: [Row(10, 1, 320, 0.1, 2.3, 2.0)]}, 7, 61706)
+    assert json.loads((tmp_path / "metrics.json").read_text())["validation_loss_best"] is None
 
 
 def test_several_seeds(tmp_path):
@@ -44,6 +66,20 @@ def test_several_seeds(tmp_path):
     assert metrics["validation_accuracy"] == 0.9
     assert metrics["validation_accuracy_mean"] == pytest.approx(0.85)
     assert metrics["train_loss_std"] == pytest.approx(0.5**0.5)
+
+
+def test_the_interval_of_a_mean_does_not_leave_what_is_possible():
+    rows = {seed: [Row(12, 1, 340, 0.1, 2.0, 0.1, 0.1 + seed / 5, 0.7 + seed / 4)] for seed in (0, 1)}
+    metrics = replica_metrics(rows)
+    assert metrics["validation_accuracy_high"] == 1
+    assert metrics["validation_loss_low"] == 0
+    assert metrics["validation_loss_high"] > 1
+
+
+def test_the_interval_is_students_t():
+    found = spread([1.0, 2.0, 4.0])
+    low, high = t.interval(0.95, 2, found["mean"], found["std"] / 3**0.5)
+    assert (found["low"], found["high"]) == (max(low, 0), pytest.approx(high))
 
 
 def test_without_a_validation_split_there_is_no_spread_of_it():
