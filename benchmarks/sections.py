@@ -13,6 +13,7 @@ from statistics import mean, median
 from benchmarks.bench import RECIPE, STAGES, Bench, Processes, Samples, Section
 from benchmarks.commands import Commands
 from benchmarks.process import Sample
+from benchmarks.replicas import ReplicaLoops, ReplicaStages
 from benchmarks.results import Bar, Result, Table, line, ratio, spread
 from benchmarks.sweeping import Sweeping
 
@@ -262,31 +263,6 @@ class Speedrun(Section):
         return Result(bars, [Table("Time to 99.0%", header, rows)])
 
 
-class Replicas(Section):
-    """K seeds as `train.replicas` trains them: against K runs in turn on a CPU, against a single one on a GPU."""
-
-    counts, limits = {"cuda": 64}, {"cuda": 4}
-    rounds = 3
-
-    def __init__(self, bench: Bench) -> None:
-        self.count = self.counts.get(bench.device, 2 if bench.quick else 16)
-        self.limit = self.limits.get(bench.device, 0.75)
-        train = partial(bench.contender, "replicas", "data/tutorial/params.yaml", "data/tutorial/normalized")
-        other = ("1 run", "1") if bench.device == "cuda" else (f"{self.count} runs in turn", str(self.count))
-        self.other, self.together = other[0], f"{self.count} replicas"
-        self.processes: Processes = {
-            self.other: partial(train, other[1], "in_turn"),
-            self.together: partial(train, str(self.count), "together"),
-        }
-
-    def results(self, samples: Samples) -> Result:
-        names = (self.other, self.together)
-        loops = [loop_seconds(samples[name]) for name in names]
-        rows = [[name, spread(loop), f"{ratio(loop, loops[0]):.2f}"] for name, loop in zip(names, loops, strict=True)]
-        bar = Bar(f"{self.together} / {self.other}", ratio(loops[1], loops[0]), self.limit)
-        return Result([bar], [Table("Replicas", ["one epoch", "s", f"/ {self.other}"], rows)])
-
-
 class Replayed(Section):
     """On a GPU: our loop against replays of its captured step alone, and what determinism costs."""
 
@@ -333,7 +309,8 @@ SECTIONS: dict[str, type[Section]] = {
     "sweeping": Sweeping,
     "growth": Growth,
     "speedrun": Speedrun,
-    "replicas": Replicas,
+    "replica_stages": ReplicaStages,
+    "replica_loops": ReplicaLoops,
     "replayed": Replayed,
 }
 

@@ -10,19 +10,24 @@ from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torchvision
 
+import benchmarks.contenders.replicas  # noqa: F401
+from benchmarks import contenders
 from benchmarks.bench import take_turns
 from benchmarks.contenders.stage import PARTS, Clock, Instruments
 from benchmarks.data import resize, write_idx
 from benchmarks.process import Sample, measure
+from benchmarks.replicas import ReplicaLoops, ReplicaStages, in_turn
 from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
-from benchmarks.sections import Contenders, Imports, Nothing, Recording, Replayed, Replicas
+from benchmarks.sections import Contenders, Imports, Nothing, Recording, Replayed
 from classifier.dataset import read_meta, read_split
-from tests.samples import ROOT, digits_split, write_digits
+from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
 
 
 def test_ratio_is_that_of_the_medians() -> None:
@@ -121,17 +126,54 @@ def test_recording_adds_up_what_the_loop_may_lose() -> None:
     assert result.tables[0].rows[-1][1].startswith("2.000")
 
 
-def test_replicas_are_compared_with_runs_in_turn_and_on_a_gpu_with_one() -> None:
+def test_replicas_are_compared_with_trainings_in_turn_and_on_a_gpu_with_one() -> None:
     bench = PreparedBench()
-    for device, names, limit in (
-        ("cpu", ["2 runs in turn", "2 replicas"], 0.75),
-        ("cuda", ["1 run", "64 replicas"], 4),
+    for device, stages, loops, limit in (
+        (
+            "cpu",
+            ["2 train stages in turn", "1 train stage, 2 replicas"],
+            ["2 trainings in turn in one process", "2 replicas, loops alone"],
+            0.75,
+        ),
+        (
+            "cuda",
+            ["1 train stage, 1 seed", "1 train stage, 64 replicas"],
+            ["1 training, loop alone", "64 replicas, loops alone"],
+            4,
+        ),
     ):
         bench.device = device
-        section = Replicas(bench)  # type: ignore[arg-type]
-        assert list(section.processes) == names
-        result = section.results({names[0]: [sample(9, 4)], names[1]: [sample(9, 3)]})
-        assert [(bar.value, bar.limit) for bar in result.bars] == [(0.75, limit)]
+        for section, names in ((ReplicaStages(bench), stages), (ReplicaLoops(bench), loops)):  # type: ignore[arg-type]
+            assert list(section.processes) == names
+            result = section.results({names[0]: [sample(8, 4)], names[1]: [sample(6, 3)]})
+            assert [(bar.what, bar.value, bar.limit) for bar in result.bars] == [
+                (f"{names[1]} / {names[0]}", 0.75, limit)
+            ]
+
+
+def test_stages_in_turn_take_the_time_of_all_of_them() -> None:
+    assert in_turn([Sample(2, 3, 50), Sample(4, 5, 40)]) == Sample(6, 8, 50)
+
+
+def test_every_seed_in_turn_is_a_whole_stage_of_its_own() -> None:
+    class Written(PreparedBench):
+        project: object
+
+        def __init__(self) -> None:
+            self.project, self.written, self.ran = self, [], []
+
+        def write_params(self, path: str, recipe: str, train: dict[str, object]) -> None:
+            self.written.append((train["seed"], train["replicas"]))
+
+        def module(self, name: str, *arguments: str) -> Sample:
+            self.ran.append(name)
+            return sample(5, 4)
+
+    bench = Written()
+    for process in ReplicaStages(bench).processes.values():  # type: ignore[arg-type]
+        process()
+    assert bench.written == [(0, 1), (1, 1), (0, 2)]
+    assert bench.ran == ["stages.train"] * 3
 
 
 def test_replays_are_measured_on_a_gpu_alone() -> None:
@@ -148,6 +190,35 @@ def test_replays_are_measured_on_a_gpu_alone() -> None:
     result = section.results(samples)
     assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(1.1), True)]
     assert [row[-1] for row in result.tables[0].rows] == ["1.10", "1.00"]
+
+
+def write_params(path: Path, **train: object) -> str:
+    """As params.yaml, with the plain, quick training of `train_params`."""
+    params = file_params().model_copy(update={"train": train_params(**train)})
+    path.write_text(params.model_dump_json())  # JSON is YAML
+    return str(path)
+
+
+def said_by(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> dict[str, Any]:
+    """What a contender says, run in this process."""
+    said: dict[str, Any] = {}
+    monkeypatch.setattr(module, "say", lambda **figures: said.update(figures))
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    module.main()
+    return said
+
+
+def test_trainings_in_turn_keep_the_memory_of_their_steps_as_the_train_stage_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digits(tmp_path / "data")
+    calls = []
+    monkeypatch.setattr(contenders.replicas, "keep_freed_memory", lambda: calls.append("kept"))
+    train = contenders.replicas.train_replicas
+    monkeypatch.setattr(contenders.replicas, "train_replicas", lambda *all: (calls.append(all[1].seed), train(*all)))
+    params = write_params(tmp_path / "params.yaml")
+    assert said_by(contenders.replicas, monkeypatch, "cpu", params, tmp_path / "data", 2, "in_turn")["loop_s"] > 0
+    assert calls == ["kept", 0, 0, 1]  # the first one warms up
 
 
 def test_measure_reads_the_last_line_and_the_memory(tmp_path: Path) -> None:
