@@ -12,13 +12,15 @@ from pathlib import Path
 from threading import Thread
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import numpy as np
+import pandas as pd
 import pytest
 import torchvision
 
 import benchmarks.contenders.replicas  # noqa: F401
-from benchmarks import contenders
+from benchmarks import contenders, many_runs
 from benchmarks.bench import take_turns
 from benchmarks.contenders.stage import PARTS, Clock, Instruments
 from benchmarks.data import resize, write_idx
@@ -26,7 +28,11 @@ from benchmarks.process import Sample, measure
 from benchmarks.replicas import ReplicaLoops, ReplicaStages, in_turn
 from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
 from benchmarks.sections import Contenders, Imports, Nothing, Recording, Replayed
+from classifier.comparison import compare
 from classifier.dataset import read_meta, read_split
+from classifier.leaderboard import leaderboard
+from classifier.runs import all_runs, find_run, predictions
+from tests.recorded import Workspace, get_run
 from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
 
 
@@ -311,6 +317,51 @@ def test_resize_begins_anew(tmp_path: Path) -> None:
     train = read_split(tmp_path / "other", "train", meta)
     assert np.array_equal(train.images, digits_split(20).images[np.arange(50) % 20])
     assert {name: sum(counts) for name, counts in meta.counts.items()} == {"train": 50, "validation": 0, "test": 0}
+
+
+def test_copied_runs_have_code_and_predictions_of_their_own(workspace: Path) -> None:
+    (workspace / "classifier").mkdir()
+    (workspace / many_runs.CHANGED).write_text("x = 1\n")
+    (workspace / ".gitignore").write_text("/*\n!/classifier/\n")
+    author = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "--all"], [*author, "commit", "-q", "-m", "start"]):
+        subprocess.run(["git", *command], check=True)
+    pipeline = Workspace()
+    probabilities = np.eye(10, dtype=np.float32)[np.arange(57) % 10]
+    columns = {f"p_{k}": probabilities[:, k] for k in range(10)}
+    numbers = {name: np.arange(57) % limit for name, limit in (("index", 57), ("label", 10), ("predicted", 10))}
+    pd.DataFrame(numbers | columns).to_parquet(pipeline.reports / "predictions.parquet", index=False)
+    (pipeline.reports / "per_class.csv").write_text("name\n" + "\n".join("abcdefghij"))
+    (pipeline.training / "metrics.json").write_text('{"parameters": 61706}')
+    pipeline.train()
+    run = pipeline.evaluate()
+    (Path(unquote(urlparse(get_run(run).info.artifact_uri).path)) / "code/environment.json").write_text(
+        '{"packages": {}}'
+    )
+
+    many_runs.fill(workspace / "mlflow.db", 41)
+    runs = all_runs()
+    assert len(runs) == 41
+    assert (runs["tags.git.dirty"] == "true").sum() == 20
+    assert runs["tags.git.commit"].nunique() == 2
+    board = leaderboard(runs)
+    assert len({entry.code for entry in board.entries}) == 2 + 2 * many_runs.CHANGES
+    assert all(f"{entry.code_id[:8]}" in entry.code for entry in board.entries if "+" in entry.code)
+    clean, changed = (runs.index[runs["tags.git.dirty"] == value][0] for value in ("false", "true"))
+    compared = compare([find_run(clean), find_run(changed)])
+    assert compared.code[0].diff
+    assert compared.results
+    assert len(compared.results.disagreements)
+    assert not compared.problems
+    for run in (clean, changed):
+        assert predicted_accuracy(find_run(run)) == find_run(run).data.metrics["test/accuracy"]
+
+
+def predicted_accuracy(run: Any) -> float:
+    table = predictions(run)
+    probabilities = table.filter(regex=r"^p_").to_numpy()
+    assert np.array_equal(probabilities.argmax(1), table["predicted"])
+    return float((table["predicted"] == table["label"]).mean())
 
 
 @pytest.mark.slow
