@@ -121,14 +121,14 @@ def test_imports_compares_what_is_outside_the_loop() -> None:
     assert [bar.value for bar in result.bars] == [2]
 
 
-def test_recording_adds_up_what_the_loop_may_lose() -> None:
+def test_recording_is_estimated_and_timed() -> None:
     section = Recording(PreparedBench())  # type: ignore[arg-type]
     said = [
-        {"loop_s": loop, "unrecorded_s": 2.0, "waited_s": 0.01, "writer_s": 0.02, "recorder_s": 0.03}
+        {"loop_s": loop, "unrecorded_s": 2.0, "waited_s": 0.01, "threads_s": 0.02, "recorder_s": 0.03}
         for loop in (4.0, 6.0, 2.0)
     ]
     result = section.results({"unrecorded": [Sample(9, 9, 100.0, figures) for figures in said]})
-    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(0.06 / 4), True)]
+    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(0.06 / 4), True), (2, False)]
     assert result.tables[0].rows[-1][1].startswith("2.000")
 
 
@@ -233,6 +233,17 @@ def test_measure_reads_the_last_line_and_the_memory(tmp_path: Path) -> None:
     assert found.said == {"loop_s": 1}
     assert found.outside_s == found.wall_s - 1
     assert found.peak_mib > 64
+
+
+def test_measure_gives_a_terminal_of_which_everything_is_read(tmp_path: Path) -> None:
+    code = (
+        "import json, os, sys; print('x' * 2**20); print('\\x1b[2K', os.get_terminal_size().columns);"
+        "print(json.dumps({'terminal': sys.stdout.isatty(), 'kind': os.environ['TERM']}))"
+    )
+    command = [sys.executable, "-c", code]
+    assert measure(command, tmp_path, os.environ, terminal=True).said == {"terminal": True, "kind": "xterm-256color"}
+    with pytest.raises(RuntimeError, match=r"ended with 1:(.|\n)*ZeroDivisionError"):
+        measure([sys.executable, "-c", "print('text'); 1 / 0"], tmp_path, os.environ, terminal=True)
 
 
 def test_measure_shows_why_a_process_failed(tmp_path: Path) -> None:
