@@ -27,7 +27,7 @@ from benchmarks.data import resize, write_idx
 from benchmarks.process import Sample, measure
 from benchmarks.replicas import ReplicaLoops, ReplicaStages, in_turn
 from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
-from benchmarks.sections import Contenders, Imports, Nothing, Recording, Replayed
+from benchmarks.sections import Contenders, Growth, Imports, Nothing, Recording, Replayed
 from classifier.comparison import compare
 from classifier.dataset import read_meta, read_split
 from classifier.leaderboard import leaderboard
@@ -71,8 +71,8 @@ def test_markdown_aligns_columns() -> None:
 
 def test_document_survives_json() -> None:
     result = Result([Bar("speed", 0.5, 1.0)], [Table("Title", ["a", "b"], [["x", "y"]])])
-    kept = json.loads(json.dumps({"one": {"measured": "today", **result.as_json()}}))
-    bars = markdown(["what", "measured", "bar", ""], [["speed", "0.5", "≤ 1", "met"]])
+    kept = json.loads(json.dumps({"one": {"measured": "today", "rounds": 5, **result.as_json()}}))
+    bars = markdown(["what", "measured", "bar", "", "rounds"], [["speed", "0.5", "≤ 1", "met", "5"]])
     table = markdown(["a", "b"], [["x", "y"]])
     assert document(kept) == f"`make bench`: today\n\n{bars}\n\n### Title\n\n{table}\n"
 
@@ -105,12 +105,39 @@ class PreparedBench:
 def test_contenders_compares_loops() -> None:
     section = Contenders(PreparedBench())  # type: ignore[arg-type]
     samples = {name: [sample(20, 10)] * 3 for name in section.processes} | {
-        "bare": [sample(5, loop) for loop in (4.0, 2.0, 9.0)],
-        "ours": [sample(9, loop) for loop in (3.0, 5.0, 3.0)],
+        "ours": [sample(9, loop) for loop in (3.0, 5.0, 3.0)]
     }
-    result = section.results(samples)
-    assert [(bar.value, bar.limit, bar.met) for bar in result.bars] == [(0.75, 1.03, True), (0.3, 0.25, False)]
-    assert len(result.tables[0].rows) == len(section.processes)
+    for faster, slower, name in (("bare_nhwc", "bare_nchw", "channels-last"), ("bare_nchw", "bare_nhwc", "NCHW")):
+        samples[slower] = [sample(5, loop) for loop in (5.0, 1.0, 8.0)]
+        samples[faster] = [sample(5, loop) for loop in (4.0, 2.0, 9.0)]
+        result = section.results(samples)
+        assert [(bar.value, bar.limit, bar.met) for bar in result.bars] == [(0.75, 1.03, True), (0.3, 0.25, False)]
+        assert result.bars[0].what == f"our loop / bare, {name} (the faster memory format)"
+        assert len(result.tables[0].rows) == len(section.processes)
+
+
+def test_growth_takes_the_whole_of_mnist_from_ours(tmp_path: Path) -> None:
+    class Folder(PreparedBench):
+        quick = False
+
+        def __init__(self) -> None:
+            self.project, self.folder = self, tmp_path
+
+        def write_params(self, *arguments: object, **sections: object) -> None: ...
+
+        def resize(self, images: int) -> None:
+            (tmp_path / f"data/{images}").mkdir(parents=True)
+            (tmp_path / f"data/{images}/train.safetensors").write_bytes(b"x" * images)
+
+    section = Growth(Folder())  # type: ignore[arg-type]
+    loops = {"images x1": 1, "images x2": 2, "epochs x2": 2, "epochs x4": 4, "images x8": 8, "epochs x8": 8, "ours": 5}
+    assert list(section.processes) == list(loops)
+    samples = {
+        name: [Sample(9, 9, 100.0, {"loop_s": loop, "loop_peak_mib": 50 + loop})] for name, loop in loops.items()
+    }
+    images, epochs, _ = section.results(samples).bars
+    assert images.value > 0.05
+    assert epochs.value == pytest.approx(0)
 
 
 def test_imports_compares_what_is_outside_the_loop() -> None:
