@@ -12,6 +12,7 @@ from statistics import mean, median
 
 from benchmarks.bench import RECIPE, STAGES, Bench, Processes, Samples, Section
 from benchmarks.commands import Commands
+from benchmarks.on_gpu import Replayed, WarmSpeedrun
 from benchmarks.process import Sample
 from benchmarks.replicas import ReplicaLoops, ReplicaStages
 from benchmarks.results import Bar, Result, Table, line, ratio, spread
@@ -277,42 +278,6 @@ class Speedrun(Section):
         return Result(bars, [Table("Time to 99.0%", header, rows)])
 
 
-class Replayed(Section):
-    """On a GPU: our loop against replays of its captured step alone, and what determinism costs."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.processes: Processes = {}
-        if bench.device != "cuda":
-            bench.say("no GPU here: the section replayed is left out")
-            return
-        train = partial(
-            bench.project.module,
-            "benchmarks.contenders.replayed",
-            "data/tutorial/params.yaml",
-            "data/tutorial/normalized",
-        )
-        self.processes = {name: partial(train, name) for name in ("deterministic", "free")}
-
-    def results(self, samples: Samples) -> Result:
-        if not self.processes:
-            return Result((), ())
-        loops = {name: loop_seconds(samples[name]) for name in self.processes}
-        replays = {name: [sample.said["replay_s"] for sample in samples[name]] for name in self.processes}
-        rows = [
-            [
-                name,
-                spread(loops[name], 4),
-                spread(replays[name], 4),
-                f"{ratio(loops[name], replays[name]):.2f}",
-                f"{ratio(loops[name], loops['free']):.2f}",
-            ]
-            for name in self.processes
-        ]
-        header = ["one epoch", "loop, s", "replays alone, s", "loop / replays", "loop / free"]
-        bar = Bar("our loop / replays of its step alone", ratio(loops["deterministic"], replays["deterministic"]), 1.1)
-        return Result([bar], [Table("Replayed", header, rows)])
-
-
 SECTIONS: dict[str, type[Section]] = {
     "contenders": Contenders,
     "imports": Imports,
@@ -326,6 +291,7 @@ SECTIONS: dict[str, type[Section]] = {
     "replica_stages": ReplicaStages,
     "replica_loops": ReplicaLoops,
     "replayed": Replayed,
+    "warm_speedrun": WarmSpeedrun,
 }
 
 

@@ -53,6 +53,13 @@ def cuda() -> Iterator[torch.device]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a GPU where there is one."""
+    found: torch.device = request.getfixturevalue("cuda") if request.param == "cuda" else torch.device("cpu")
+    return found
+
+
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LoopbackServer]]:
     """`serve(answer)` starts a real server on loopback: `.address` is its base address, `.asked` what was asked for."""

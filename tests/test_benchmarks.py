@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -17,20 +18,26 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import torchvision
 
-import benchmarks.contenders.replicas  # noqa: F401
+import benchmarks.contenders.replayed
+import benchmarks.contenders.replicas
+import benchmarks.contenders.seeds  # noqa: F401
 from benchmarks import contenders, many_runs
 from benchmarks.bench import take_turns
 from benchmarks.contenders.stage import PARTS, Clock, Instruments
 from benchmarks.data import resize, write_idx
+from benchmarks.on_gpu import OnGpu, Replayed, WarmSpeedrun
 from benchmarks.process import Sample, measure
 from benchmarks.replicas import ReplicaLoops, ReplicaStages, in_turn
 from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
-from benchmarks.sections import Contenders, Growth, Imports, Nothing, Recording, Replayed
+from benchmarks.sections import Contenders, Growth, Imports, Nothing, Recording
 from classifier.comparison import compare
 from classifier.dataset import read_meta, read_split
+from classifier.graph import GraphedSteps
 from classifier.leaderboard import leaderboard
+from classifier.replicas import train_one
 from classifier.runs import all_runs, find_run, predictions
 from tests.recorded import Workspace, get_run
 from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
@@ -97,7 +104,7 @@ class PreparedBench:
     def __getattr__(self, name: str) -> object:
         return (
             (lambda *_: sample(5, 4))
-            if name in ("tutorial", "contender", "ours", "unrecorded", "say", "python", "module")
+            if name in ("tutorial", "contender", "ours", "unrecorded", "say", "python", "module", "normalize", "stage")
             else self
         )
 
@@ -209,20 +216,46 @@ def test_every_seed_in_turn_is_a_whole_stage_of_its_own() -> None:
     assert bench.ran == ["stages.train"] * 3
 
 
-def test_replays_are_measured_on_a_gpu_alone() -> None:
-    bench = PreparedBench()
-    section = Replayed(bench)  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", [Replayed, WarmSpeedrun])
+def test_without_a_gpu_nothing_of_it_is_run(kind: type[OnGpu]) -> None:
+    section = kind(PreparedBench())  # type: ignore[arg-type]
     assert not section.processes
     assert section.results({}) == Result((), ())
+
+
+def test_replays_are_compared_with_the_loop_and_with_compiled_kernels() -> None:
+    bench = PreparedBench()
     bench.device = "cuda"
     section = Replayed(bench)  # type: ignore[arg-type]
-    samples = {
-        name: [Sample(9, 9, 100.0, {"loop_s": loop, "replay_s": 4.0})]
-        for name, loop in zip(section.processes, (4.4, 4.0), strict=True)
+    said = {
+        "deterministic": {"loop_s": 4.4, "replay_s": 4.0},
+        "free": {"loop_s": 4.0, "replay_s": 4.0},
+        "compiled": {"loop_s": 3.0, "replay_s": 2.0, "compile_s": 20.0},
     }
-    result = section.results(samples)
-    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(1.1), True)]
-    assert [row[-1] for row in result.tables[0].rows] == ["1.10", "1.00"]
+    assert list(section.processes) == list(said)
+
+    def result() -> Result:
+        return section.results({name: [Sample(9, 9, 100.0, figures)] for name, figures in said.items()})
+
+    assert [(bar.value, bar.met) for bar in result().bars] == [(pytest.approx(1.1), True)]
+    assert [row[-2:] for row in result().tables[0].rows] == [["1.10", "-"], ["1.00", "-"], ["0.75", "20.0"]]
+    said["compiled"] = {"problem": "no compiler"}  # type: ignore[dict-item]
+    assert result().bars[0].met
+    assert result().tables[0].rows[2] == ["compiled: no compiler", "-", "-", "-", "-", "-"]
+
+
+def test_warm_seeds_have_bars_on_their_means() -> None:
+    bench = PreparedBench()
+    bench.device = "cuda"
+    section = WarmSpeedrun(bench)  # type: ignore[arg-type]
+    warm, cold = section.processes
+    figures = {"seconds": [0.04, 0.05], "accuracies": [0.98, 0.99]}
+    result = section.results({warm: [Sample(9, 9, 100.0, figures)] * 2, cold: [sample(7, 1)]})
+    assert [(bar.value, bar.met) for bar in result.bars] == [
+        (pytest.approx(0.985), False),
+        (pytest.approx(0.045), True),
+    ]
+    assert result.tables[0].rows == [["2", "98.50% (98.00% to 99.00%)", "0.0450 (0.0400 to 0.0500)", "7.00"]]
 
 
 def write_params(path: Path, **train: object) -> str:
@@ -252,6 +285,58 @@ def test_trainings_in_turn_keep_the_memory_of_their_steps_as_the_train_stage_doe
     params = write_params(tmp_path / "params.yaml")
     assert said_by(contenders.replicas, monkeypatch, "cpu", params, tmp_path / "data", 2, "in_turn")["loop_s"] > 0
     assert calls == ["kept", 0, 0, 1]  # the first one warms up
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_every_warm_seed_is_the_training_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, replayed: bool
+) -> None:
+    """On a CPU a plain call stands for the graph."""
+    if replayed and device.type == "cpu":
+        monkeypatch.setattr(contenders.seeds, "make_steps", partial(GraphedSteps, capture=lambda step: step))
+    meta = write_digits(tmp_path)
+    params = train_params(optimizer="muon", schedule="one_cycle", shift=1, epochs=2, device=device.type)
+    trained = [weights for _, weights in contenders.seeds.trainings(tmp_path, meta, params, device, 3)]
+    for seed, weights in enumerate(trained):
+        alone = train_one(tmp_path, seed, params, device, lambda row: None).network.state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in alone.items())
+    assert not torch.equal(trained[0]["fc3.weight"], trained[1]["fc3.weight"])
+    arguments = (device, write_params(tmp_path / "params.yaml", **params.model_dump()), tmp_path, 3)
+    said = said_by(contenders.seeds, monkeypatch, *arguments)
+    assert [len(said["seconds"]), len(said["accuracies"])] == [3, 3]
+    assert all(second > 0 for second in said["seconds"])
+    assert all(0 < accuracy < 1 for accuracy in said["accuracies"])
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "free"])
+def test_replays_take_part_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, kind: str
+) -> None:
+    write_digits(tmp_path)
+    params = write_params(tmp_path / "params.yaml", epochs=2, device=device.type)
+    said = said_by(contenders.replayed, monkeypatch, device, params, tmp_path, kind)
+    assert said.keys() == {"loop_s", "replay_s"}
+    assert min(said.values()) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_compiled_kernels_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: torch.device) -> None:
+    write_digits(tmp_path)
+    params = write_params(tmp_path / "params.yaml", epochs=2, device="cuda")
+    said = said_by(contenders.replayed, monkeypatch, cuda, params, tmp_path, "compiled")
+    assert said.keys() in ({"loop_s", "replay_s", "compile_s"}, {"problem"})
+
+
+def test_a_network_that_cannot_be_compiled_is_a_result_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Failed to find C compiler\nmore")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", refused)
+    write_digits(tmp_path)
+    params = write_params(tmp_path / "params.yaml")
+    said = said_by(contenders.replayed, monkeypatch, "cpu", params, tmp_path, "compiled")
+    assert said == {"problem": "RuntimeError: Failed to find C compiler"}
 
 
 def test_measure_reads_the_last_line_and_the_memory(tmp_path: Path) -> None:
