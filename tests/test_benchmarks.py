@@ -488,8 +488,10 @@ def predicted_accuracy(run: Any) -> float:
 
 
 @pytest.mark.slow
-def test_harness_from_end_to_end(tmp_path: Path) -> None:
-    only = "recording,stages,nothing"
+@pytest.mark.parametrize(
+    "only", ["recording,stages,nothing", "commands", "replica_stages,replica_loops,replayed,warm_speedrun"]
+)
+def test_harness_from_end_to_end(tmp_path: Path, only: str) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", only, "--results", str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # it tries the harness, and other tests run beside it
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
