@@ -88,7 +88,7 @@ def describe(machine: dict[str, Any], rounds: int, load: float) -> str:
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
     busy = f"; the machine was busy, load {load:.1f}" if load > BUSY else ""
     date = datetime.now(UTC).date()
-    return f"{date}, {gpu}{hardware}, {rounds} rounds, median (min to max); {versions}{busy}"
+    return f"{date}, {gpu}{hardware}, {rounds} round{'s' if rounds > 1 else ''}, median (min to max); {versions}{busy}"
 
 
 def keep(folder: Path, device: str, found: dict[str, Any]) -> None:

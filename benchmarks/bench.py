@@ -66,11 +66,15 @@ class Bench:
         params: str = "data/tutorial/params.yaml",
         model: str = "data/ours/model",
     ) -> Sample:
-        return self.project.module("benchmarks.contenders.ours", params, data, model, "data/ours/reports")
+        return self.shown("ours", params, data, model, "data/ours/reports")
 
     def unrecorded(self) -> Sample:
         arguments = ("data/tutorial/params.yaml", "data/tutorial/normalized", "data/ours/model", "data/ours/reports")
-        return self.project.module("benchmarks.contenders.unrecorded", *arguments)
+        return self.shown("unrecorded", *arguments)
+
+    def shown(self, name: str, *arguments: str) -> Sample:
+        """On a terminal, for without one a stage shows no progress."""
+        return self.project.module(f"benchmarks.contenders.{name}", *arguments, terminal=True)
 
     def tutorial(self, workers: int = 0) -> Sample:
         return self.contender("tutorial", "data/torchvision", str(workers))

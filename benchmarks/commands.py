@@ -15,9 +15,11 @@ IMPORT = "import mlflow"
 
 
 class Commands(Section):
-    """`lenet leaderboard` of all runs, the same with its page, and `lenet compare` of two with their pictures."""
+    """`lenet leaderboard` of all runs, the same with its page, and `lenet compare` of two with their pictures.
 
-    rounds = 3
+    The runs have code of two commits, half of them with changes that were not committed; those compared differ in it,
+    and in their predictions.
+    """
 
     def __init__(self, bench: Bench) -> None:
         self.runs = 20 if bench.quick else 1000
@@ -27,7 +29,12 @@ class Commands(Section):
         project.module("benchmarks.many_runs", str(self.runs))
         with closing(sqlite3.connect(project.folder / "mlflow.db")) as store:
             (stored,) = store.execute("SELECT count(*) FROM runs").fetchone()
-            two = [run for (run,) in store.execute("SELECT run_uuid FROM runs ORDER BY run_uuid LIMIT 2")]
+            two = [
+                store.execute(
+                    "SELECT min(run_uuid) FROM tags WHERE key = 'git.dirty' AND value = ?", (changed,)
+                ).fetchone()[0]
+                for changed in ("false", "true")
+            ]
         assert stored == self.runs, f"{stored} runs"
         lenet = partial(project.module, "commands")
         self.processes: Processes = {
@@ -38,6 +45,9 @@ class Commands(Section):
         }
         for process in self.processes.values():  # bytecode, and matplotlib's list of fonts
             process()
+        (written,) = (project.folder / "reports/compare").iterdir()
+        missing = {"curves.png", "disagreements.png", "code.diff"} - {path.name for path in written.iterdir()}
+        assert not missing, f"lenet compare wrote no {', '.join(sorted(missing))}"
 
     def results(self, samples: Samples) -> Result:
         walls = {name: [sample.wall_s for sample in samples[name]] for name in self.processes}

@@ -1,9 +1,11 @@
-"""A store full of realistic runs: the copies of one that the pipeline made, each with its own parameters and results.
+"""A store full of realistic runs: the copies of one that the pipeline made, each with its own params, code and results.
 
     python -m benchmarks.many_runs COUNT
 
 Through MLflow's client 1,000 runs with their 300,000 points take minutes; rows are therefore copied within the SQLite
-file, and the artifacts that commands read are copied as files. Groups of five seeds differ in their learning rate.
+file, and the artifacts that commands read are copied as files. Groups of five seeds differ in their learning rate, each
+run has some other predictions, and a twentieth of all runs after the other has other code: of two commits in turn as
+they are and with a change of their own that was not committed.
 """
 
 from __future__ import annotations
@@ -11,11 +13,17 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 from uuid import UUID
+
+import numpy as np
+import pandas as pd
+
+from classifier.lineage import GitState, git_state
 
 SEEDS = 5
 COPIED = {  # table -> its columns beside run_uuid
@@ -24,11 +32,49 @@ COPIED = {  # table -> its columns beside run_uuid
     "metrics": "key, value, timestamp, step, is_nan",
     "latest_metrics": "key, value, timestamp, step, is_nan",
 }
-ARTIFACTS = ("evaluate/predictions.parquet", "evaluate/per_class.csv", "evaluate/metrics.json", "train/metrics.json")
+ARTIFACTS = ("evaluate/per_class.csv", "evaluate/metrics.json", "train/metrics.json", "code/environment.json")
+PREDICTIONS, PATCH = "evaluate/predictions.parquet", "code/uncommitted.diff"
+MISTAKES = 0.05  # of the test images, the largest share that a copy predicts otherwise
+CHANGED = Path("classifier/spread.py")  # a comment more does it no harm
+CHANGES = 5  # of each commit, not committed
+
+
+def code_states() -> list[GitState]:
+    """Two commits, the current one and one that is made here, each in turns as it is and with a change of its own."""
+    states = []
+    for commit in range(2):
+        code = CHANGED.read_text(encoding="utf-8")
+        for number in range(CHANGES):
+            states.append(git_state())
+            CHANGED.write_text(f"{code}# change {commit}.{number}\n", encoding="utf-8")
+            states.append(git_state())
+            CHANGED.write_text(code, encoding="utf-8")
+        if not commit:
+            CHANGED.write_text(f"{code}# committed\n", encoding="utf-8")
+            author = ["-c", "user.name=benchmarks", "-c", "user.email=benchmarks@localhost"]
+            subprocess.run(["git", *author, "commit", "-q", "-m", "more", CHANGED], check=True)  # noqa: S603, S607
+    return states
+
+
+def other_predictions(table: pd.DataFrame, chance: random.Random) -> pd.DataFrame:
+    """As evaluate writes them, with another class for some images: what was most probable and it change places."""
+    most = max(1, int(len(table) * MISTAKES))
+    table, images = table.copy(), np.array(chance.sample(range(len(table)), chance.randint(1, most)))
+    probabilities = table.filter(regex=r"^p_\d+$")
+    values, predicted = probabilities.to_numpy(copy=True), table["predicted"].to_numpy(copy=True)
+    before = predicted[images]
+    after = (before + chance.randrange(1, values.shape[1])) % values.shape[1]
+    values[images, before], values[images, after] = values[images, after], values[images, before]
+    predicted[images] = after
+    table[probabilities.columns] = values
+    return table.assign(predicted=predicted)
 
 
 def fill(database: Path, count: int) -> None:
-    """Copy the newest run until the store holds `count` finished runs; the same ids every time."""
+    """Copy the newest run until the store holds `count` finished runs; the same ids every time.
+
+    The current folder is the project's, in git, which gets a commit.
+    """
     chance = random.Random(0)  # noqa: S311
     with closing(sqlite3.connect(database)) as store, store:
         columns = [name for _, name, *_ in store.execute("PRAGMA table_info(runs)") if name != "run_uuid"]
@@ -37,7 +83,9 @@ def fill(database: Path, count: int) -> None:
         )
         (existing,) = store.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone()
         artifacts = Path(unquote(urlparse(address).path))
-        for number in range(count - existing):
+        predictions, states = pd.read_parquet(artifacts / PREDICTIONS), code_states()
+        for number in range(copies := count - existing):
+            state = states[number * len(states) // copies]
             run = UUID(int=chance.getrandbits(128), version=4).hex
             store.execute(
                 f"INSERT INTO runs (run_uuid, {', '.join(columns)})"  # noqa: S608
@@ -59,9 +107,16 @@ def fill(database: Path, count: int) -> None:
             for name in ARTIFACTS:
                 (own / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifacts / name, own / name)
+            if state.diff:
+                (own / PATCH).write_bytes(state.diff)
+            others = other_predictions(predictions, chance)
+            others.to_parquet(own / PREDICTIONS, index=False)
+            accuracy = float((others["predicted"] == others["label"]).mean())
             change = {
                 "params": {"train.seed": number % SEEDS, "train.learning_rate": f"{0.01 + number // SEEDS / 1e4:.4f}"},
-                "latest_metrics": {"test/accuracy": 0.95 + 0.05 * chance.random()},
+                "tags": {"git.commit": state.commit, "git.dirty": str(bool(state.diff)).lower()},
+                "metrics": {"test/accuracy": accuracy},
+                "latest_metrics": {"test/accuracy": accuracy},
             }
             for table, values in change.items():
                 for key, value in values.items():

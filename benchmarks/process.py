@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import tempfile
+import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import IO, Any
 
+TERMINAL, SIZE = "xterm-256color", (40, 120)  # its kind, lines and columns
 MIB = 2**20 if sys.platform == "darwin" else 2**10  # in the units of ru_maxrss
 
 
@@ -39,14 +44,24 @@ class Sample:
         return self.wall_s - self.loop_s
 
 
-def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Sample:
-    """Raises RuntimeError with the end of the process's output when it fails."""
+def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str], terminal: bool = False) -> Sample:
+    """Raises RuntimeError with the end of the process's output when it fails.
+
+    With `terminal` standard output is one, as a person has it, on which a stage shows its progress.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-        start = time.monotonic()
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=errors)  # noqa: S603
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.monotonic() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
+        with screen(out) if terminal else nullcontext(out) as shown:
+            start = time.monotonic()
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                cwd=folder,
+                env={**environment, "TERM": TERMINAL} if terminal else environment,
+                stdout=shown,
+                stderr=errors,
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            wall_s = time.monotonic() - start
+            process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         errors.seek(0)
         lines = out.read().decode(errors="replace").splitlines()
@@ -59,3 +74,24 @@ def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]
         said["imports"] = said.pop("started_at") - start + said.get("imports", 0)
         said["exit"] = wall_s - sum(value for name, value in said.items() if not name.endswith(("_s", "_mib")))
     return Sample(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MIB, said)
+
+
+@contextmanager
+def screen(out: IO[bytes]) -> Iterator[int]:
+    """A terminal to write to; what it is shown is in `out` when the block has been left."""
+    reading, writing = pty.openpty()
+    termios.tcsetwinsize(writing, SIZE)
+
+    def keep() -> None:
+        with suppress(OSError):  # Linux's end of a terminal that nobody writes to any more
+            while shown := os.read(reading, 1 << 16):
+                out.write(shown)
+
+    reader = Thread(target=keep)
+    reader.start()
+    try:
+        yield writing
+    finally:
+        os.close(writing)
+        reader.join()
+        os.close(reading)

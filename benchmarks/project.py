@@ -43,15 +43,15 @@ class Project:
         for command in (["init", "-q"], ["add", "--all"], [*author, "commit", "-q", "-m", "what is measured"]):
             self.run("git", *command)
 
-    def run(self, *command: str, folder: str = ".") -> Sample:
+    def run(self, *command: str, folder: str = ".", terminal: bool = False) -> Sample:
         """`folder` is meant from the project's root."""
-        return measure(command, self.folder / folder, self.environment)
+        return measure(command, self.folder / folder, self.environment, terminal)
 
-    def python(self, *arguments: str) -> Sample:
-        return self.run(sys.executable, *arguments)
+    def python(self, *arguments: str, terminal: bool = False) -> Sample:
+        return self.run(sys.executable, *arguments, terminal=terminal)
 
-    def module(self, name: str, *arguments: str) -> Sample:
-        return self.python("-m", name, *arguments)
+    def module(self, name: str, *arguments: str, terminal: bool = False) -> Sample:
+        return self.python("-m", name, *arguments, terminal=terminal)
 
     def write_params(self, path: str, recipe: str | None, **sections: dict[str, Any]) -> None:
         """params.yaml's values, in their place those of the file `recipe`, in their place `sections`."""

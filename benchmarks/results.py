@@ -105,5 +105,5 @@ def document(kept: dict[str, Any]) -> str:
 
 def bars(kept: dict[str, Any]) -> str:
     """The bars of all sections as one table; empty where there is none."""
-    rows = [bar.row() for found in kept.values() for bar in Result.from_json(found).bars]
-    return markdown(["what", "measured", "bar", ""], rows) if rows else ""
+    rows = [[*bar.row(), str(found["rounds"])] for found in kept.values() for bar in Result.from_json(found).bars]
+    return markdown(["what", "measured", "bar", "", "rounds"], rows) if rows else ""

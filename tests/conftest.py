@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from classifier.device import be_deterministic
+from classifier.device import be_deterministic, set_precision
 from tests.loopback import Answer, LoopbackServer
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +51,14 @@ def cuda() -> Iterator[torch.device]:
     be_deterministic(device)
     yield device
     torch.use_deterministic_algorithms(False)
+    set_precision("float32", device)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a GPU where there is one."""
+    found: torch.device = request.getfixturevalue("cuda") if request.param == "cuda" else torch.device("cpu")
+    return found
 
 
 @pytest.fixture

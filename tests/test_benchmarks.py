@@ -6,23 +6,41 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote, urlparse
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 import torchvision
 
+import benchmarks.contenders.replayed
+import benchmarks.contenders.replicas
+import benchmarks.contenders.seeds  # noqa: F401
+from benchmarks import contenders, many_runs
 from benchmarks.bench import take_turns
 from benchmarks.contenders.stage import PARTS, Clock, Instruments
 from benchmarks.data import resize, write_idx
+from benchmarks.on_gpu import OnGpu, Replayed, WarmSpeedrun
 from benchmarks.process import Sample, measure
+from benchmarks.replicas import ReplicaLoops, ReplicaStages, in_turn
 from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
-from benchmarks.sections import Contenders, Imports, Nothing, Recording, Replayed, Replicas
+from benchmarks.sections import Contenders, Growth, Imports, Nothing, Recording
+from classifier.comparison import compare
 from classifier.dataset import read_meta, read_split
-from tests.samples import ROOT, digits_split, write_digits
+from classifier.graph import GraphedSteps
+from classifier.leaderboard import leaderboard
+from classifier.replicas import train_one
+from classifier.runs import all_runs, find_run, predictions
+from tests.recorded import Workspace, get_run
+from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
 
 
 def test_ratio_is_that_of_the_medians() -> None:
@@ -60,8 +78,8 @@ def test_markdown_aligns_columns() -> None:
 
 def test_document_survives_json() -> None:
     result = Result([Bar("speed", 0.5, 1.0)], [Table("Title", ["a", "b"], [["x", "y"]])])
-    kept = json.loads(json.dumps({"one": {"measured": "today", **result.as_json()}}))
-    bars = markdown(["what", "measured", "bar", ""], [["speed", "0.5", "≤ 1", "met"]])
+    kept = json.loads(json.dumps({"one": {"measured": "today", "rounds": 5, **result.as_json()}}))
+    bars = markdown(["what", "measured", "bar", "", "rounds"], [["speed", "0.5", "≤ 1", "met", "5"]])
     table = markdown(["a", "b"], [["x", "y"]])
     assert document(kept) == f"`make bench`: today\n\n{bars}\n\n### Title\n\n{table}\n"
 
@@ -86,7 +104,7 @@ class PreparedBench:
     def __getattr__(self, name: str) -> object:
         return (
             (lambda *_: sample(5, 4))
-            if name in ("tutorial", "contender", "ours", "unrecorded", "say", "python", "module")
+            if name in ("tutorial", "contender", "ours", "unrecorded", "say", "python", "module", "normalize", "stage")
             else self
         )
 
@@ -94,12 +112,39 @@ class PreparedBench:
 def test_contenders_compares_loops() -> None:
     section = Contenders(PreparedBench())  # type: ignore[arg-type]
     samples = {name: [sample(20, 10)] * 3 for name in section.processes} | {
-        "bare": [sample(5, loop) for loop in (4.0, 2.0, 9.0)],
-        "ours": [sample(9, loop) for loop in (3.0, 5.0, 3.0)],
+        "ours": [sample(9, loop) for loop in (3.0, 5.0, 3.0)]
     }
-    result = section.results(samples)
-    assert [(bar.value, bar.limit, bar.met) for bar in result.bars] == [(0.75, 1.03, True), (0.3, 0.25, False)]
-    assert len(result.tables[0].rows) == len(section.processes)
+    for faster, slower, name in (("bare_nhwc", "bare_nchw", "channels-last"), ("bare_nchw", "bare_nhwc", "NCHW")):
+        samples[slower] = [sample(5, loop) for loop in (5.0, 1.0, 8.0)]
+        samples[faster] = [sample(5, loop) for loop in (4.0, 2.0, 9.0)]
+        result = section.results(samples)
+        assert [(bar.value, bar.limit, bar.met) for bar in result.bars] == [(0.75, 1.03, True), (0.3, 0.25, False)]
+        assert result.bars[0].what == f"our loop / bare, {name} (the faster memory format)"
+        assert len(result.tables[0].rows) == len(section.processes)
+
+
+def test_growth_takes_the_whole_of_mnist_from_ours(tmp_path: Path) -> None:
+    class Folder(PreparedBench):
+        quick = False
+
+        def __init__(self) -> None:
+            self.project, self.folder = self, tmp_path
+
+        def write_params(self, *arguments: object, **sections: object) -> None: ...
+
+        def resize(self, images: int) -> None:
+            (tmp_path / f"data/{images}").mkdir(parents=True)
+            (tmp_path / f"data/{images}/train.safetensors").write_bytes(b"x" * images)
+
+    section = Growth(Folder())  # type: ignore[arg-type]
+    loops = {"images x1": 1, "images x2": 2, "epochs x2": 2, "epochs x4": 4, "images x8": 8, "epochs x8": 8, "ours": 5}
+    assert list(section.processes) == list(loops)
+    samples = {
+        name: [Sample(9, 9, 100.0, {"loop_s": loop, "loop_peak_mib": 50 + loop})] for name, loop in loops.items()
+    }
+    images, epochs, _ = section.results(samples).bars
+    assert images.value > 0.05
+    assert epochs.value == pytest.approx(0)
 
 
 def test_imports_compares_what_is_outside_the_loop() -> None:
@@ -110,44 +155,188 @@ def test_imports_compares_what_is_outside_the_loop() -> None:
     assert [bar.value for bar in result.bars] == [2]
 
 
-def test_recording_adds_up_what_the_loop_may_lose() -> None:
+def test_recording_is_estimated_and_timed() -> None:
     section = Recording(PreparedBench())  # type: ignore[arg-type]
     said = [
-        {"loop_s": loop, "unrecorded_s": 2.0, "waited_s": 0.01, "writer_s": 0.02, "recorder_s": 0.03}
+        {"loop_s": loop, "unrecorded_s": 2.0, "waited_s": 0.01, "threads_s": 0.02, "recorder_s": 0.03}
         for loop in (4.0, 6.0, 2.0)
     ]
     result = section.results({"unrecorded": [Sample(9, 9, 100.0, figures) for figures in said]})
-    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(0.06 / 4), True)]
+    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(0.06 / 4), True), (2, False)]
     assert result.tables[0].rows[-1][1].startswith("2.000")
 
 
-def test_replicas_are_compared_with_runs_in_turn_and_on_a_gpu_with_one() -> None:
+def test_replicas_are_compared_with_trainings_in_turn_and_on_a_gpu_with_one() -> None:
     bench = PreparedBench()
-    for device, names, limit in (
-        ("cpu", ["2 runs in turn", "2 replicas"], 0.75),
-        ("cuda", ["1 run", "64 replicas"], 4),
+    for device, stages, loops, limit in (
+        (
+            "cpu",
+            ["2 train stages in turn", "1 train stage, 2 replicas"],
+            ["2 trainings in turn in one process", "2 replicas, loops alone"],
+            0.75,
+        ),
+        (
+            "cuda",
+            ["1 train stage, 1 seed", "1 train stage, 64 replicas"],
+            ["1 training, loop alone", "64 replicas, loops alone"],
+            4,
+        ),
     ):
         bench.device = device
-        section = Replicas(bench)  # type: ignore[arg-type]
-        assert list(section.processes) == names
-        result = section.results({names[0]: [sample(9, 4)], names[1]: [sample(9, 3)]})
-        assert [(bar.value, bar.limit) for bar in result.bars] == [(0.75, limit)]
+        for section, names in ((ReplicaStages(bench), stages), (ReplicaLoops(bench), loops)):  # type: ignore[arg-type]
+            assert list(section.processes) == names
+            result = section.results({names[0]: [sample(8, 4)], names[1]: [sample(6, 3)]})
+            assert [(bar.what, bar.value, bar.limit) for bar in result.bars] == [
+                (f"{names[1]} / {names[0]}", 0.75, limit)
+            ]
 
 
-def test_replays_are_measured_on_a_gpu_alone() -> None:
-    bench = PreparedBench()
-    section = Replayed(bench)  # type: ignore[arg-type]
+def test_stages_in_turn_take_the_time_of_all_of_them() -> None:
+    assert in_turn([Sample(2, 3, 50), Sample(4, 5, 40)]) == Sample(6, 8, 50)
+
+
+def test_every_seed_in_turn_is_a_whole_stage_of_its_own() -> None:
+    class Written(PreparedBench):
+        project: object
+
+        def __init__(self) -> None:
+            self.project, self.written, self.ran = self, [], []
+
+        def write_params(self, path: str, recipe: str, train: dict[str, object]) -> None:
+            self.written.append((train["seed"], train["replicas"]))
+
+        def module(self, name: str, *arguments: str) -> Sample:
+            self.ran.append(name)
+            return sample(5, 4)
+
+    bench = Written()
+    for process in ReplicaStages(bench).processes.values():  # type: ignore[arg-type]
+        process()
+    assert bench.written == [(0, 1), (1, 1), (0, 2)]
+    assert bench.ran == ["stages.train"] * 3
+
+
+@pytest.mark.parametrize("kind", [Replayed, WarmSpeedrun])
+def test_without_a_gpu_nothing_of_it_is_run(kind: type[OnGpu]) -> None:
+    section = kind(PreparedBench())  # type: ignore[arg-type]
     assert not section.processes
     assert section.results({}) == Result((), ())
+
+
+def test_replays_are_compared_with_the_loop_and_with_compiled_kernels() -> None:
+    bench = PreparedBench()
     bench.device = "cuda"
     section = Replayed(bench)  # type: ignore[arg-type]
-    samples = {
-        name: [Sample(9, 9, 100.0, {"loop_s": loop, "replay_s": 4.0})]
-        for name, loop in zip(section.processes, (4.4, 4.0), strict=True)
+    said = {
+        "deterministic": {"loop_s": 4.4, "replay_s": 4.0},
+        "free": {"loop_s": 4.0, "replay_s": 4.0},
+        "compiled": {"loop_s": 3.0, "replay_s": 2.0, "compile_s": 20.0},
     }
-    result = section.results(samples)
-    assert [(bar.value, bar.met) for bar in result.bars] == [(pytest.approx(1.1), True)]
-    assert [row[-1] for row in result.tables[0].rows] == ["1.10", "1.00"]
+    assert list(section.processes) == list(said)
+
+    def result() -> Result:
+        return section.results({name: [Sample(9, 9, 100.0, figures)] for name, figures in said.items()})
+
+    assert [(bar.value, bar.met) for bar in result().bars] == [(pytest.approx(1.1), True)]
+    assert [row[-2:] for row in result().tables[0].rows] == [["1.10", "-"], ["1.00", "-"], ["0.75", "20.0"]]
+    said["compiled"] = {"problem": "no compiler"}  # type: ignore[dict-item]
+    assert result().bars[0].met
+    assert result().tables[0].rows[2] == ["compiled: no compiler", "-", "-", "-", "-", "-"]
+
+
+def test_warm_seeds_have_bars_on_their_means() -> None:
+    bench = PreparedBench()
+    bench.device = "cuda"
+    section = WarmSpeedrun(bench)  # type: ignore[arg-type]
+    warm, cold = section.processes
+    figures = {"seconds": [0.04, 0.05], "accuracies": [0.98, 0.99]}
+    result = section.results({warm: [Sample(9, 9, 100.0, figures)] * 2, cold: [sample(7, 1)]})
+    assert [(bar.value, bar.met) for bar in result.bars] == [
+        (pytest.approx(0.985), False),
+        (pytest.approx(0.045), True),
+    ]
+    assert result.tables[0].rows == [["2", "98.50% (98.00% to 99.00%)", "0.0450 (0.0400 to 0.0500)", "7.00"]]
+
+
+def write_params(path: Path, **train: object) -> str:
+    """As params.yaml, with the plain, quick training of `train_params`."""
+    params = file_params().model_copy(update={"train": train_params(**train)})
+    path.write_text(params.model_dump_json())  # JSON is YAML
+    return str(path)
+
+
+def said_by(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> dict[str, Any]:
+    """What a contender says, run in this process."""
+    said: dict[str, Any] = {}
+    monkeypatch.setattr(module, "say", lambda **figures: said.update(figures))
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    module.main()
+    return said
+
+
+def test_trainings_in_turn_keep_the_memory_of_their_steps_as_the_train_stage_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digits(tmp_path / "data")
+    calls = []
+    monkeypatch.setattr(contenders.replicas, "keep_freed_memory", lambda: calls.append("kept"))
+    train = contenders.replicas.train_replicas
+    monkeypatch.setattr(contenders.replicas, "train_replicas", lambda *all: (calls.append(all[1].seed), train(*all)))
+    params = write_params(tmp_path / "params.yaml")
+    assert said_by(contenders.replicas, monkeypatch, "cpu", params, tmp_path / "data", 2, "in_turn")["loop_s"] > 0
+    assert calls == ["kept", 0, 0, 1]  # the first one warms up
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_every_warm_seed_is_the_training_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, replayed: bool
+) -> None:
+    """On a CPU a plain call stands for the graph."""
+    if replayed and device.type == "cpu":
+        monkeypatch.setattr(contenders.seeds, "make_steps", partial(GraphedSteps, capture=lambda step: step))
+    meta = write_digits(tmp_path)
+    params = train_params(optimizer="muon", schedule="one_cycle", shift=1, epochs=2, device=device.type)
+    trained = [weights for _, weights in contenders.seeds.trainings(tmp_path, meta, params, device, 3)]
+    for seed, weights in enumerate(trained):
+        alone = train_one(tmp_path, seed, params, device, lambda row: None).network.state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in alone.items())
+    assert not torch.equal(trained[0]["fc3.weight"], trained[1]["fc3.weight"])
+    arguments = (device, write_params(tmp_path / "params.yaml", **params.model_dump()), tmp_path, 3)
+    said = said_by(contenders.seeds, monkeypatch, *arguments)
+    assert [len(said["seconds"]), len(said["accuracies"])] == [3, 3]
+    assert all(second > 0 for second in said["seconds"])
+    assert all(0 < accuracy < 1 for accuracy in said["accuracies"])
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "free"])
+def test_replays_take_part_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, kind: str
+) -> None:
+    write_digits(tmp_path)
+    params = write_params(tmp_path / "params.yaml", epochs=2, device=device.type)
+    said = said_by(contenders.replayed, monkeypatch, device, params, tmp_path, kind)
+    assert said.keys() == {"loop_s", "replay_s"}
+    assert min(said.values()) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_compiled_kernels_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: torch.device) -> None:
+    write_digits(tmp_path)
+    params = write_params(tmp_path / "params.yaml", epochs=2, device="cuda")
+    said = said_by(contenders.replayed, monkeypatch, cuda, params, tmp_path, "compiled")
+    assert said.keys() in ({"loop_s", "replay_s", "compile_s"}, {"problem"})
+
+
+def test_a_network_that_cannot_be_compiled_is_a_result_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Failed to find C compiler\nmore")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", refused)
+    write_digits(tmp_path)
+    params = write_params(tmp_path / "params.yaml")
+    said = said_by(contenders.replayed, monkeypatch, "cpu", params, tmp_path, "compiled")
+    assert said == {"problem": "RuntimeError: Failed to find C compiler"}
 
 
 def test_measure_reads_the_last_line_and_the_memory(tmp_path: Path) -> None:
@@ -156,6 +345,17 @@ def test_measure_reads_the_last_line_and_the_memory(tmp_path: Path) -> None:
     assert found.said == {"loop_s": 1}
     assert found.outside_s == found.wall_s - 1
     assert found.peak_mib > 64
+
+
+def test_measure_gives_a_terminal_of_which_everything_is_read(tmp_path: Path) -> None:
+    code = (
+        "import json, os, sys; print('x' * 2**20); print('\\x1b[2K', os.get_terminal_size().columns);"
+        "print(json.dumps({'terminal': sys.stdout.isatty(), 'kind': os.environ['TERM']}))"
+    )
+    command = [sys.executable, "-c", code]
+    assert measure(command, tmp_path, os.environ, terminal=True).said == {"terminal": True, "kind": "xterm-256color"}
+    with pytest.raises(RuntimeError, match=r"ended with 1:(.|\n)*ZeroDivisionError"):
+        measure([sys.executable, "-c", "print('text'); 1 / 0"], tmp_path, os.environ, terminal=True)
 
 
 def test_measure_shows_why_a_process_failed(tmp_path: Path) -> None:
@@ -242,9 +442,56 @@ def test_resize_begins_anew(tmp_path: Path) -> None:
     assert {name: sum(counts) for name, counts in meta.counts.items()} == {"train": 50, "validation": 0, "test": 0}
 
 
+def test_copied_runs_have_code_and_predictions_of_their_own(workspace: Path) -> None:
+    (workspace / "classifier").mkdir()
+    (workspace / many_runs.CHANGED).write_text("x = 1\n")
+    (workspace / ".gitignore").write_text("/*\n!/classifier/\n")
+    author = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "--all"], [*author, "commit", "-q", "-m", "start"]):
+        subprocess.run(["git", *command], check=True)
+    pipeline = Workspace()
+    probabilities = np.eye(10, dtype=np.float32)[np.arange(57) % 10]
+    columns = {f"p_{k}": probabilities[:, k] for k in range(10)}
+    numbers = {name: np.arange(57) % limit for name, limit in (("index", 57), ("label", 10), ("predicted", 10))}
+    pd.DataFrame(numbers | columns).to_parquet(pipeline.reports / "predictions.parquet", index=False)
+    (pipeline.reports / "per_class.csv").write_text("name\n" + "\n".join("abcdefghij"))
+    (pipeline.training / "metrics.json").write_text('{"parameters": 61706}')
+    pipeline.train()
+    run = pipeline.evaluate()
+    (Path(unquote(urlparse(get_run(run).info.artifact_uri).path)) / "code/environment.json").write_text(
+        '{"packages": {}}'
+    )
+
+    many_runs.fill(workspace / "mlflow.db", 41)
+    runs = all_runs()
+    assert len(runs) == 41
+    assert (runs["tags.git.dirty"] == "true").sum() == 20
+    assert runs["tags.git.commit"].nunique() == 2
+    board = leaderboard(runs)
+    assert len({entry.code for entry in board.entries}) == 2 + 2 * many_runs.CHANGES
+    assert all(f"{entry.code_id[:8]}" in entry.code for entry in board.entries if "+" in entry.code)
+    clean, changed = (runs.index[runs["tags.git.dirty"] == value][0] for value in ("false", "true"))
+    compared = compare([find_run(clean), find_run(changed)])
+    assert compared.code[0].diff
+    assert compared.results
+    assert len(compared.results.disagreements)
+    assert not compared.problems
+    for run in (clean, changed):
+        assert predicted_accuracy(find_run(run)) == find_run(run).data.metrics["test/accuracy"]
+
+
+def predicted_accuracy(run: Any) -> float:
+    table = predictions(run)
+    probabilities = table.filter(regex=r"^p_").to_numpy()
+    assert np.array_equal(probabilities.argmax(1), table["predicted"])
+    return float((table["predicted"] == table["label"]).mean())
+
+
 @pytest.mark.slow
-def test_harness_from_end_to_end(tmp_path: Path) -> None:
-    only = "recording,stages,nothing"
+@pytest.mark.parametrize(
+    "only", ["recording,stages,nothing", "commands", "replica_stages,replica_loops,replayed,warm_speedrun"]
+)
+def test_harness_from_end_to_end(tmp_path: Path, only: str) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", only, "--results", str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # it tries the harness, and other tests run beside it
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -1,14 +1,19 @@
 """Which device, and how precisely it computes."""
 
+import json
+import os
 import platform
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
 
 from classifier.device import be_deterministic, describe, environment, pick_device, set_precision
+from classifier.files import sha256_of
+from tests.samples import ROOT, file_params, train_params, write_digits
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -50,6 +55,35 @@ def test_float32_is_float32_and_tf32_is_tf32_in_all_products(flags):
     for precision, expected in (("tf32", True), ("float32", False), ("bfloat16", False)):
         set_precision(precision, CUDA)
         assert flags() == (expected, expected)
+
+
+@pytest.mark.gpu
+def test_tf32_rounds_what_it_multiplies_and_float32_does_not(cuda, flags):
+    if torch.cuda.get_device_capability(cuda) < (8, 0):
+        pytest.skip("a GPU of before TF32")
+    fine = torch.full((256, 256), 1 + 2**-12, device=cuda)  # TF32 has 10 bits behind the point
+    for precision, expected in (("tf32", 1), ("float32", 1 + 2**-12)):
+        set_precision(precision, cuda)
+        assert torch.equal(fine @ torch.eye(256, device=cuda), torch.full_like(fine, expected))
+
+
+@pytest.mark.slow
+def test_train_and_evaluate_write_the_same_files_twice(tmp_path, device):
+    write_digits(tmp_path / "data")
+    values = file_params().model_dump()
+    values["train"] = train_params(device=device.type, shift=1, rotation=5.0, epochs=2).model_dump()
+    values["evaluate"]["device"] = device.type
+    (tmp_path / "params.yaml").write_text(json.dumps(values))  # JSON is YAML
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(tmp_path)}
+    found = []
+    for name in ("first", "second"):
+        for stage, folders in (("train", ("model", "train")), ("evaluate", ("model", "train", "evaluate"))):
+            paths = ["params.yaml", "data", *(f"{name}/{folder}" for folder in folders)]
+            subprocess.run([sys.executable, "-m", f"stages.{stage}", *paths], cwd=tmp_path, env=environment, check=True)
+        written = tmp_path / name
+        found.append({path.relative_to(written): sha256_of(path) for path in written.rglob("*") if path.is_file()})
+    assert found[0] == found[1]
+    assert {Path("model/weights.safetensors"), Path("evaluate/predictions.parquet")} <= found[0].keys()
 
 
 def test_tf32_elsewhere_than_on_cuda_is_refused():

@@ -9,6 +9,7 @@ import torch
 from classifier.augmentation import Augmentation
 from classifier.checkpoint import Checkpoints
 from classifier.dataset import Split
+from classifier.device import set_precision
 from classifier.graph import DeviceAugmentation, GraphedSteps, cuda_graph
 from classifier.model import Classifier, LeNet5
 from classifier.training import DivergedError, Engine, run_epochs
@@ -27,9 +28,12 @@ def replay_on_cpu(step):
     return step
 
 
-def new_classifier(seed=0):
+CAPTURES = {"cpu": replay_on_cpu, "cuda": cuda_graph}
+
+
+def new_classifier(seed=0, channels=1):
     torch.manual_seed(seed)
-    return Classifier(LeNet5(1, 10), [0.24], [0.33])
+    return Classifier(LeNet5(channels, 10), [0.24] * channels, [0.33] * channels)
 
 
 def weights(classifier):
@@ -42,10 +46,11 @@ def eager(params, checkpoints=None):
     return weights(classifier), rows
 
 
-def graphed(params, checkpoints=None, capture=replay_on_cpu, device=CPU, train=TRAIN, report=None):
-    classifier, rows = new_classifier().to(device), []
-    steps = GraphedSteps(Engine(classifier, params, device), train, capture)
-    run_epochs(steps, VALIDATION, report or (lambda seed, row: rows.append(row)), checkpoints)
+def graphed(params, checkpoints=None, capture=None, device=CPU, data=(TRAIN, VALIDATION), report=None):
+    train, validation = data
+    classifier, rows = new_classifier(channels=train.images.shape[1]).to(device), []
+    steps = GraphedSteps(Engine(classifier, params, device), train, capture or CAPTURES[device.type])
+    run_epochs(steps, validation, report or (lambda seed, row: rows.append(row)), checkpoints)
     return weights(classifier), rows
 
 
@@ -109,6 +114,22 @@ def test_where_there_is_no_cuda_the_capture_says_so():
         cuda_graph(lambda: None)
 
 
+def test_a_step_that_is_not_finite_leaves_the_weights_before_it(device):
+    classifier = new_classifier().to(device)
+    engine = Engine(classifier, train_params(batch_size=30), device)
+    steps = GraphedSteps(engine, TRAIN, CAPTURES[device.type])
+    steps.begin_epoch(1)
+    steps.step(0)
+    with torch.no_grad():
+        classifier.network.fc3.bias[0] = float("inf")
+    before = [parameter.detach().clone() for parameter in classifier.parameters()]  # they stay where the graph looks
+    for batch in range(1, steps.per_epoch):  # the smaller batch included
+        steps.step(batch)
+    assert all(torch.equal(one, other) for one, other in zip(classifier.parameters(), before, strict=True))
+    with pytest.raises(DivergedError, match=r"not finite at step 2 \(epoch 1\)"):
+        engine.close_window(1, steps.per_epoch)
+
+
 def test_divergence_is_found_at_the_same_step_before_its_update():
     params = train_params(epochs=20, batch_size=30, learning_rate=100.0)
     classifiers, messages = [new_classifier(), new_classifier()], []
@@ -130,7 +151,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5])  # rows; the middle of an epoch included
-def test_resumed_from_a_checkpoint_it_gives_the_same_bits_and_rows(tmp_path, stop):
+def test_resumed_from_a_checkpoint_it_gives_the_same_bits_and_rows(tmp_path, stop, device):
     params = train_params(epochs=2, batch_size=30, log_every=2, shift=2, schedule="one_cycle")
     rows = []
 
@@ -142,9 +163,10 @@ def test_resumed_from_a_checkpoint_it_gives_the_same_bits_and_rows(tmp_path, sto
     killed = Checkpoints(tmp_path / "seed-0", every=1)
     if stop < 5:
         with pytest.raises(StoppedError):
-            graphed(params, killed, report=report)
+            graphed(params, killed, device=device, report=report)
         killed.wait()
-    assert_equal(graphed(params, Checkpoints(tmp_path / "seed-0", every=1)), eager(params))
+    resumed = graphed(params, Checkpoints(tmp_path / "seed-0", every=1), device=device)
+    assert_equal(resumed, eager(params) if device == CPU else graphed(params, device=device))
 
 
 @pytest.mark.parametrize("values", [{}, {"shift": 3}, {"shift": 2, "rotation": 20.0, "scale": 0.3}])
@@ -165,16 +187,28 @@ def test_augmentation_on_the_device_gives_the_same_pixels(values, channels):
         assert torch.equal(moved(picked[1], draws[1, number]), expected[1])
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "values",
-    [{"shift": 2}, {"optimizer": "adamw"}, {"optimizer": "muon"}, {"rotation": 10.0}, {"precision": "bfloat16"}],
+    [
+        {"shift": 2},
+        {"optimizer": "adamw"},
+        {"optimizer": "muon"},
+        {"rotation": 10.0},
+        {"rotation": 10.0, "scale": 0.1, "shift": 1},
+        {"precision": "tf32"},
+        {"precision": "bfloat16"},
+    ],
 )
-def test_the_graph_gives_the_bits_of_its_kernels_one_by_one_and_the_same_ones_twice(cuda, values, capsys):
+def test_the_graph_gives_the_bits_of_its_kernels_one_by_one_and_the_same_ones_twice(device, values, channels, capsys):
     params = train_params(epochs=3, batch_size=30, log_every=2, **values)
-    replayed = graphed(params, capture=cuda_graph, device=cuda)
-    assert_equal(replayed, graphed(params, capture=cuda_graph, device=cuda))
-    assert_equal(replayed, graphed(params, capture=lambda step: step, device=cuda))
+    if params.precision == "tf32" and device == CPU:
+        pytest.skip("there is none on a CPU")
+    set_precision(params.precision, device)
+    data = [Split(split.images.repeat(channels, axis=1), split.labels) for split in (TRAIN, VALIDATION)]
+    replayed = graphed(params, device=device, data=data)
+    assert_equal(replayed, graphed(params, device=device, data=data))
+    assert_equal(replayed, graphed(params, capture=lambda step: step, device=device, data=data))
     assert not capsys.readouterr().err
 
 

@@ -91,6 +91,25 @@ def test_on_cuda_replicas_are_trained_in_stacks(data, monkeypatch):
         assert [row.step for row in replica.rows] == [row.step for row in rows]
 
 
+@pytest.mark.gpu
+def test_train_replicas_takes_a_stack_on_a_gpu(data, cuda, monkeypatch):
+    stacks = []
+
+    def fit_together(classifiers, *arguments):
+        stacks.append(list(classifiers))
+        vectorized.fit_together(classifiers, *arguments)
+
+    monkeypatch.setattr(classifier.replicas, "fit_together", fit_together)
+    params = train_params(seed=5, replicas=3, shift=1)
+    first, second = (train_replicas(data, params, cuda, lambda seed, row: None) for _ in range(2))
+    assert stacks == [[5, 6, 7]] * 2
+    for seed in (5, 6, 7):
+        assert torch.equal(weights(first[seed].classifier), weights(second[seed].classifier))
+        assert first[seed].rows == second[seed].rows
+        alone = train_one(data, seed, params, cuda, lambda row: None)
+        torch.testing.assert_close(weights(first[seed].classifier), weights(alone), rtol=0, atol=1e-4)
+
+
 def test_seeds_follow_the_first():
     assert seeds_of(train_params(seed=5, replicas=3)) == [5, 6, 7]
 

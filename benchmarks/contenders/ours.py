@@ -2,16 +2,16 @@
 
     python -m benchmarks.contenders.ours PARAMS DATA MODEL REPORTS
 
-The loop is the stage's whole call of `fit`. Of it `waited_s` goes into reports and checkpoints, as far as the loop
-waits for them; `writer_s` and `recorder_s` are what the thread that writes checkpoints and the recorder's process use
-of the processor meanwhile, and `loop_peak_mib` is the peak at the loop's end.
+Progress is shown on a terminal alone, so that standard output has to be one. The loop is the stage's whole call of
+`fit`, and `loop_peak_mib` is the peak at its end.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from resource import RUSAGE_SELF, getrusage
@@ -36,8 +36,9 @@ def warm_up(fit: stage.Function, classifier: Any, train: Any, params: Any, devic
 
 
 def run(arguments: list[str], with_unrecorded: bool = False) -> dict[str, float]:
-    """The stage's figures; `unrecorded_s` is the mean of the same loop before and after it with nothing recorded."""
+    """The stage's figures, and with those of recording (`benchmarks.contenders.unrecorded`)."""
     figures: dict[str, float] = {}
+    assert sys.stdout.isatty(), "without a terminal there is no progress"
 
     def timed(clock: stage.Clock, fit: stage.Function) -> stage.Function:
         def timed_fit(
@@ -47,20 +48,17 @@ def run(arguments: list[str], with_unrecorded: bool = False) -> dict[str, float]
             untrained = deepcopy(classifier)
 
             def unrecorded() -> float:
-                with suspended(psutil.Process().children()):
+                with nothing_beside():
                     return loop_seconds(lambda: fit(deepcopy(untrained), *data, lambda row: None), device)
 
             warm_up(fit, classifier, train, params, device)
             before = unrecorded() if with_unrecorded else 0
-            waited, recorder = sum(map(clock.seconds.__getitem__, WAITED)), children_seconds()
+            start = costs(clock) if with_unrecorded else {}
             report = clock.timed(report, "report")
-            checkpoints._write, writer_seconds = thread_timed(checkpoints._write)
             figures["loop_s"] = loop_seconds(lambda: fit(classifier, *data, report, checkpoints), device)
-            figures["waited_s"] = sum(map(clock.seconds.__getitem__, WAITED)) - waited
-            figures["writer_s"] = sum(writer_seconds)
-            figures["recorder_s"] = children_seconds() - recorder
             figures["loop_peak_mib"] = getrusage(RUSAGE_SELF).ru_maxrss / MIB
             if with_unrecorded:
+                figures.update({name: end - start[name] for name, end in costs(clock).items()})
                 figures["unrecorded_s"] = (before + unrecorded()) / 2
 
         return timed_fit
@@ -68,34 +66,33 @@ def run(arguments: list[str], with_unrecorded: bool = False) -> dict[str, float]
     return stage.run("train", arguments, timed) | figures
 
 
+def costs(clock: stage.Clock) -> dict[str, float]:
+    """What recording has taken until now: seconds that its thread waited, and processor time of those beside it."""
+    others = [thread.ident for thread in threading.enumerate() if thread.ident and thread.ident != clock.thread]
+    times = [child.cpu_times() for child in psutil.Process().children()]
+    return {
+        "waited_s": sum(map(clock.seconds.__getitem__, WAITED)),
+        "threads_s": sum(time.clock_gettime(time.pthread_getcpuclockid(ident)) for ident in others),
+        "recorder_s": sum(spent.user + spent.system for spent in times),
+    }
+
+
 @contextmanager
-def suspended(processes: Sequence[psutil.Process]) -> Iterator[None]:
-    """While the block runs these stand still."""
-    for process in processes:
-        process.suspend()
+def nothing_beside() -> Iterator[None]:
+    """While the block runs the progress bar is away and the recorder stands still."""
+    bars = [thread.live for thread in threading.enumerate() if hasattr(thread, "live")]  # rich's
+    recorders = psutil.Process().children()
+    for bar in bars:
+        bar.stop()
+    for recorder in recorders:
+        recorder.suspend()
     try:
         yield
     finally:
-        for process in processes:
-            process.resume()
-
-
-def thread_timed(function: stage.Function) -> tuple[stage.Function, list[float]]:
-    """`function`, and the processor time of its thread in each call."""
-    seconds = []
-
-    def call(*arguments: Any) -> None:
-        start = time.thread_time()
-        function(*arguments)
-        seconds.append(time.thread_time() - start)
-
-    return call, seconds
-
-
-def children_seconds() -> float:
-    """Processor time of the processes that this one has started."""
-    times = [child.cpu_times() for child in psutil.Process().children()]
-    return sum(time.user + time.system for time in times)
+        for recorder in recorders:
+            recorder.resume()
+        for bar in bars:
+            bar.start()
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
-"""What is left when a CUDA graph's replays are taken from our loop, and what the same bits twice cost.
+"""What is left when a CUDA graph's replays are taken from our loop, what the same bits twice cost, compiled kernels.
 
-    python -m benchmarks.contenders.replayed PARAMS DATA deterministic|free
+    python -m benchmarks.contenders.replayed DEVICE PARAMS DATA deterministic|free|compiled
 
-`loop_s` is the loop as in `unrecorded`, `replay_s` are as many replays of its captured step and nothing else.
+`loop_s` is the loop as in `unrecorded`, `replay_s` are as many replays of its captured step and nothing else. With
+`compiled` the network's kernels, forward and backward, are those that `torch.compile` makes of it, captured in the same
+graph: `compile_s` is what the first step took, and `problem` says why there is none. On a CPU the step is called.
 """
 
 from __future__ import annotations
@@ -14,31 +16,49 @@ import torch
 
 from benchmarks.contenders.ours import warm_up
 from benchmarks.contenders.stopwatch import loop_seconds, say
-from classifier.dataset import read_meta, read_split
+from classifier.dataset import Split, read_meta, read_split
 from classifier.device import be_deterministic, set_precision
-from classifier.graph import GraphedSteps
+from classifier.graph import GraphedSteps, cuda_graph
 from classifier.model_dir import build
 from classifier.params import load_params
-from classifier.training import Engine, fit, run_epochs
+from classifier.training import Engine, fit, on_device, run_epochs
 
 
 def main() -> None:
-    params, data, device = load_params(Path(sys.argv[1])).train, Path(sys.argv[2]), torch.device("cuda")
+    device, params, data, kind = torch.device(sys.argv[1]), load_params(Path(sys.argv[2])).train, *sys.argv[3:]
     set_precision(params.precision, device)
-    if sys.argv[3] == "deterministic":
+    if kind != "free":
         be_deterministic(device)
-    meta = read_meta(data)
-    train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
+    meta = read_meta(Path(data))
+    train, validation = (read_split(Path(data), split, meta) for split in ("train", "validation"))
     classifier = build(meta, params.seed).to(device)
     warm_up(fit, classifier, train, params, device)
-    steps = GraphedSteps(Engine(classifier, params, device), train)
+    engine = Engine(classifier, params, device)
+    try:
+        compiled = {"compile_s": first_compiled_step(engine, train)} if kind == "compiled" else {}
+    except Exception as error:  # whatever the compiler says
+        reason = str(error).strip().partition("\n")[0][:200]
+        say(problem=f"{type(error).__name__}: {reason}")
+        return
+    steps = GraphedSteps(engine, train, cuda_graph if device.type == "cuda" else lambda step: step)
 
     def replay() -> None:
         for _ in range(params.epochs * steps.full):
             steps.replay()
 
     loop_s = loop_seconds(lambda: run_epochs(steps, validation, lambda seed, row: None, None), device)
-    say(loop_s=loop_s, replay_s=loop_seconds(replay, device))
+    steps.number.zero_()  # the loop's last batch may be a smaller one, which is not replayed
+    say(loop_s=loop_s, replay_s=loop_seconds(replay, device), **compiled)
+
+
+def first_compiled_step(engine: Engine, train: Split) -> float:
+    """Seconds of a step in which the network is compiled; its parameters and the engine's sums are as before."""
+    before, count = engine.state(), engine.params.batch_size
+    images, labels = on_device(Split(train.images[:count], train.labels[:count]), engine.device)
+    engine.classifier.network.compile()
+    seconds = loop_seconds(lambda: engine.update(images, labels, engine.params.learning_rate), engine.device)
+    engine.load(before)
+    return seconds
 
 
 if __name__ == "__main__":

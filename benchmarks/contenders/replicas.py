@@ -2,7 +2,8 @@
 
     python -m benchmarks.contenders.replicas DEVICE PARAMS DATA COUNT together|in_turn
 
-The loop is everything from the data's files to trained models; in turn there is one process, which starts once.
+The loop is everything from the data's files to trained models; in turn there is one process, which starts once and
+keeps the memory that a step frees, as the train stage and the processes of replicas do.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.contenders.stopwatch import loop_seconds, say
-from classifier.device import be_deterministic
+from classifier.device import be_deterministic, keep_freed_memory
 from classifier.params import load_params
 from classifier.replicas import train_replicas
 
@@ -23,6 +24,7 @@ def main() -> None:
     together = sys.argv[5] == "together"
     params = load_params(Path(sys.argv[2])).train
     be_deterministic(device)
+    keep_freed_memory()
 
     def train(first: int, replicas: int) -> None:
         wanted = params.model_copy(update={"seed": first, "replicas": replicas})

@@ -43,6 +43,7 @@ PARTS = {
     "checkpoints": [
         "classifier.checkpoint:fingerprint_of",
         "classifier.checkpoint:checkpointed",
+        "classifier.training:Engine.state",
         "classifier.checkpoint:Checkpoints.load",
         "classifier.checkpoint:Checkpoints.add",
         "classifier.checkpoint:Checkpoints.save",

@@ -1,0 +1,59 @@
+"""Many seeds one after the other in one warm process: what a training takes of the device once everything is there.
+
+    python -m benchmarks.contenders.seeds DEVICE PARAMS DATA COUNT
+
+Says `seconds`, those of each seed's loop by the device's own clock, and `accuracies` on the test split, which is read
+at the end. The data lie on the device and its step is captured once; a seed's weights are laid where the ones before
+were, so that it gets the bits of a training of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.contenders.stopwatch import device_seconds, say
+from classifier.dataset import DatasetMeta, read_meta, read_split
+from classifier.device import be_deterministic, keep_freed_memory, set_precision
+from classifier.inference import predict
+from classifier.model_dir import build
+from classifier.params import TrainParams, load_params
+from classifier.training import Engine, make_steps, on_device, run_epochs
+
+
+def trainings(
+    data: Path, meta: DatasetMeta, params: TrainParams, device: torch.device, count: int
+) -> Iterator[tuple[float, dict[str, Tensor]]]:
+    """Seconds and weights of the seeds 0 to `count` - 1, after one that is not measured."""
+    train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
+    engine = Engine(build(meta, 0).to(device), params, device)
+    steps = make_steps(engine, train)
+    for place, seed in enumerate([0, *range(count)]):
+        engine.load(Engine(build(meta, seed).to(device), params, device).state())
+        engine.seeds, steps.planned_epoch = [seed], 0  # what was planned ahead is another seed's
+        seconds = device_seconds(lambda: run_epochs(steps, validation, lambda seed, row: None, None), device)
+        if place:
+            yield seconds, {name: value.clone() for name, value in engine.classifier.network.state_dict().items()}
+
+
+def main() -> None:
+    device, data, count = torch.device(sys.argv[1]), Path(sys.argv[3]), int(sys.argv[4])
+    params, meta = load_params(Path(sys.argv[2])).train, read_meta(data)
+    set_precision(params.precision, device)
+    be_deterministic(device)
+    keep_freed_memory()
+    trained = list(trainings(data, meta, params, device, count))
+    images, labels = on_device(read_split(data, "test", meta), device)
+    classifier, accuracies = build(meta, 0).to(device), []
+    for _, weights in trained:
+        classifier.network.load_state_dict(weights)
+        accuracies.append((predict(classifier, images, 1000).argmax(1) == labels).double().mean().item())
+    say(seconds=[seconds for seconds, _ in trained], accuracies=accuracies)
+
+
+if __name__ == "__main__":
+    main()

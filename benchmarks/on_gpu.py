@@ -1,0 +1,93 @@
+"""What is measured on a GPU alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from statistics import mean
+
+from benchmarks.bench import Bench, Processes, Samples, Section
+from benchmarks.results import Bar, Result, Table, ratio, spread
+
+SEEDS = 200
+ACCURACY, DEVICE_S = 0.99, 0.05  # means over the seeds
+
+
+class OnGpu(Section):
+    """Without a GPU nothing is run, and nothing found."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.processes: Processes = {}
+        if bench.device == "cuda":
+            self.processes = self.prepare(bench)
+        else:
+            bench.say(f"no GPU here: the section {type(self).__name__} is left out")
+
+    def prepare(self, bench: Bench) -> Processes:
+        raise NotImplementedError
+
+    def results(self, samples: Samples) -> Result:
+        return self.found(samples) if self.processes else Result((), ())
+
+    def found(self, samples: Samples) -> Result:
+        raise NotImplementedError
+
+
+class Replayed(OnGpu):
+    """Our loop against replays of its captured step alone, what determinism costs, and what compiled kernels win."""
+
+    def prepare(self, bench: Bench) -> Processes:
+        train = partial(bench.contender, "replayed", "data/tutorial/params.yaml", "data/tutorial/normalized")
+        return {kind: partial(train, kind) for kind in ("deterministic", "free", "compiled")}
+
+    def found(self, samples: Samples) -> Result:
+        said = {kind: [sample.said for sample in samples[kind]] for kind in self.processes}
+        problems = [figures["problem"] for figures in said["compiled"] if "problem" in figures]
+        rows, loops, replays = [], {}, {}
+        for kind, figures in said.items():
+            if kind == "compiled" and problems:
+                rows.append([f"compiled: {problems[0]}", *["-"] * 5])
+                continue
+            loops[kind], replays[kind] = ([each[name] for each in figures] for name in ("loop_s", "replay_s"))
+            rows.append(
+                [
+                    kind,
+                    spread(loops[kind], 4),
+                    spread(replays[kind], 4),
+                    f"{ratio(loops[kind], replays[kind]):.2f}",
+                    f"{ratio(loops[kind], [each['loop_s'] for each in said['free']]):.2f}",
+                    spread([each["compile_s"] for each in figures], 1) if kind == "compiled" else "-",
+                ]
+            )
+        header = ["one epoch", "loop, s", "replays alone, s", "loop / replays", "loop / free", "compilation, s"]
+        bar = Bar("our loop / replays of its step alone", ratio(loops["deterministic"], replays["deterministic"]), 1.1)
+        return Result([bar], [Table("Replayed", header, rows)])
+
+
+class WarmSpeedrun(OnGpu):
+    """99.0% of MNIST's test images: 200 seeds in one warm process, by the device's clock, and a whole cold stage."""
+
+    def prepare(self, bench: Bench) -> Processes:
+        bench.normalize("speedrun", "benchmarks/speedrun.yaml")
+        data = ("data/speedrun/params.yaml", "data/speedrun/normalized")
+        return {
+            "warm speedrun": partial(bench.contender, "seeds", *data, str(SEEDS)),
+            "cold speedrun": partial(bench.stage, "train", "speedrun"),
+        }
+
+    def found(self, samples: Samples) -> Result:
+        said = [sample.said for sample in samples["warm speedrun"]]
+        accuracies, seconds = ([value for each in said for value in each[name]] for name in ("accuracies", "seconds"))
+        rows = [
+            [
+                str(len(said[0]["seconds"])),
+                f"{mean(accuracies):.2%} ({min(accuracies):.2%} to {max(accuracies):.2%})",
+                f"{mean(seconds):.4f} ({min(seconds):.4f} to {max(seconds):.4f})",
+                spread([sample.wall_s for sample in samples["cold speedrun"]]),
+            ]
+        ]
+        header = ["seeds", "mean test accuracy", "mean device time, s", "whole train stage, cold, s"]
+        bars = [
+            Bar("warm speedrun: mean accuracy", mean(accuracies), ACCURACY, at_least=True),
+            Bar("warm speedrun: mean device time, s", mean(seconds), DEVICE_S),
+        ]
+        return Result(bars, [Table("Time to 99.0%, warm", header, rows)])
