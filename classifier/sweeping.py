@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from ruamel.yaml import YAML
 from classifier.clones import Baseline, Clone, experiment_arguments, stop_processes
 from classifier.files import sha256, sha256_of
 from classifier.grid import Point
+from classifier.journal import waiting_journals
 from classifier.lockfile import read_lock
 from classifier.params import Params
 from classifier.registry import reported
@@ -39,6 +41,9 @@ EXPERIMENT_TAG = "dvc.exp.name"
 POLL_S = 0.05
 STORE_PATIENCE_S = 600  # with a store that went away during the sweep
 STORE_RETRY_S = 5
+RECORDER_PATIENCE_S = 30  # with a recorder that outlives its stage, which DVC does not wait for when that was killed
+RECORDER_RETRY_S = 0.2
+SIGNALLED = rb"exited with (-\d+|1(29|[3-5]\d))\b"  # DVC on a stage that a signal ended, itself or its shell saying so
 T = TypeVar("T")
 
 
@@ -129,8 +134,18 @@ class Record:
 
     def outcome(self, experiment: Experiment) -> Outcome | None:
         """As the store has it now."""
-        wanted = f"{self._children} AND tags.`{EXPERIMENT_TAG}` = '{experiment.name}'"
-        return outcome_of(experiment.values, self._search(wanted))
+        return outcome_of(experiment.values, self._runs(experiment))
+
+    def is_open(self, experiment: Experiment) -> bool:
+        """Whether what it has to say is still on its way into the store."""
+        begun = (event for journal in waiting_journals() for event in journal.read()[0] if event["do"] == "begin")
+        if any(event["tags"].get(EXPERIMENT_TAG) == experiment.name for event in begun):
+            return True
+        mine = _with_values(experiment.values, self._runs(experiment))
+        return bool(mine) and mine[0].info.status == "RUNNING"
+
+    def _runs(self, experiment: Experiment) -> list[Run]:
+        return self._search(f"{self._children} AND tags.`{EXPERIMENT_TAG}` = '{experiment.name}'")
 
     def fail(self, experiment: Experiment, error: str, params: Params) -> Outcome:
         """Record what failed before a stage could."""
@@ -174,8 +189,7 @@ def shown(value: Any) -> str:
 
 def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
     """What an experiment's runs say, newest first; None when there is none with these values that has ended."""
-    wanted = {key: str(value) for key, value in values.items()}
-    mine = [run for run in runs if wanted.items() <= run.data.params.items()]
+    mine = _with_values(values, runs)
     for run in mine:
         if run.info.status == "FINISHED" and run.data.tags.get(EVALUATED_TAG) == "true":
             return _outcome("finished", run)
@@ -183,6 +197,11 @@ def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
         if run.info.status == "FAILED":
             return _outcome("failed", run)
     return _outcome("killed", mine[0]) if mine and mine[0].info.status == "KILLED" else None
+
+
+def _with_values(values: Point, runs: Sequence[Run]) -> list[Run]:
+    wanted = {key: str(value) for key, value in values.items()}
+    return [run for run in runs if wanted.items() <= run.data.params.items()]
 
 
 def _outcome(status: Literal["finished", "failed", "killed"], run: Run) -> Outcome:
@@ -233,6 +252,11 @@ class Worker:
     def said(self, text: str) -> bool:
         """Whether DVC or a stage has printed this."""
         return self.log.exists() and text.encode() in self.log.read_bytes()
+
+    def was_killed(self) -> bool:
+        """Whether DVC, or the stage that it ran, was ended by a signal: by hand, or for want of memory."""
+        assert self.process
+        return self.process.returncode < 0 or (self.log.exists() and bool(re.search(SIGNALLED, self.log.read_bytes())))
 
     def last_lines(self, count: int) -> list[str]:
         """Of what DVC and the stages printed."""
@@ -325,19 +349,24 @@ class Sweep:
         code, experiment = worker.process.returncode, worker.experiment
         if code == 0:
             worker.clone.collect(experiment.name)
-        outcome = patiently(lambda: self.record.outcome(experiment))
-        if outcome is None and (code or worker.said("Running stage 'evaluate'")):  # perhaps a recorder was too slow
-            deliver()
-            outcome = patiently(lambda: self.record.outcome(experiment))
+        outcome = self._outcome(experiment, wait=code != 0 or worker.said("Running stage 'evaluate'"))
         if outcome and outcome.status != "killed":
             return outcome
         if code == 0 and not worker.recording:
             worker.start_recording()
             return None
         error = outcome.error if outcome and outcome.error else "; ".join(worker.last_lines(3))[-1000:]
-        if outcome or code < 0:
+        if outcome or worker.was_killed() or patiently(lambda: self.record.is_open(experiment)):
             return Outcome("killed", outcome.run_id if outcome else None, error)
         return patiently(lambda: self.record.fail(experiment, error, self.params))
+
+    def _outcome(self, experiment: Experiment, wait: bool) -> Outcome | None:
+        """As the store has it once nobody writes there any more: a recorder may be slower than DVC."""
+        deadline = time.monotonic() + RECORDER_PATIENCE_S
+        while wait and patiently(lambda: self.record.is_open(experiment)) and time.monotonic() < deadline:
+            deliver()  # what nobody is at any more
+            time.sleep(RECORDER_RETRY_S)
+        return patiently(lambda: self.record.outcome(experiment))
 
 
 def clones_of(folder: Path) -> Path:

@@ -90,7 +90,8 @@ def sweep(
             with suppress(OSError):  # a store that is away
                 record.end("KILLED")
             raise
-        sweeping.patiently(lambda: record.end("FINISHED"))
+        complete = all(outcome.status != "killed" for _, outcome in work.results)
+        sweeping.patiently(lambda: record.end("FINISHED" if complete else "KILLED"))
     show_result(work, params, as_json)
     sys.exit(any(outcome.status != "finished" for _, outcome in work.results))
 
@@ -250,7 +251,10 @@ def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
         show_others(others)
     if board:
         show(board, SHOWN)
-    print(f"{sweep.record.name}: {len(finished)} finished, {len(others)} failed; run {sweep.record.id}")
+    killed = sum(outcome.status == "killed" for _, outcome in others)
+    counts = f"{len(finished)} finished, {len(others) - killed} failed"
+    goes_on = f", {killed} killed, with which the same command goes on" if killed else ""
+    print(f"{sweep.record.name}: {counts}{goes_on}; run {sweep.record.id}")
     if best:
         experiment, value = best
         print(f"best {params.sweep.metric}: {shown(value)}, {experiment}; dvc exp apply {experiment.name}")

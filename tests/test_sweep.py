@@ -38,9 +38,12 @@ class Lab(Project):
 
     def wait_for_training(self, process):
         """Until a training that `process` started is under way."""
-        while not any(b"[1," in log.read_bytes() for log in self.folder.glob(".pipeline/sweeps/*/logs/*.txt")):
+        while not any(b"[1," in log.read_bytes() for log in self.logs()):
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
+
+    def logs(self):
+        return self.folder.glob(".pipeline/sweeps/*/logs/*.txt")
 
     def at_work(self):
         """The processes in the clones."""
@@ -147,6 +150,37 @@ def test_what_dvc_takes_from_its_cache_is_a_run_of_the_sweep_too(lab):
     assert f"{name}-1" in lab.experiments()
 
 
+@pytest.mark.slow
+def test_a_stage_that_was_killed_is_still_to_do_however_late_its_recorder_says_so(lab):
+    """As Linux does for want of memory: DVC ends at once, and the recorder writes down later what it was."""
+    command = ("train.batch_size=4", "train.seed=11")
+    for log in lab.logs():
+        log.unlink()
+    sweep = lab.start(*command)
+    lab.wait_for_training(sweep)
+    (stage,) = (process for process in lab.at_work() if process.cmdline()[1:3] == ["-m", "stages.train"])
+    (recorder,) = (process for process in stage.children() if "classifier.recorder" in process.cmdline())
+    recorder.suspend()
+    stage.kill()
+    time.sleep(3)
+    assert sweep.poll() is None
+    recorder.resume()
+    answer, said = sweep.communicate()
+    name = said.partition(":")[0]
+    assert sweep.returncode == 1
+    assert f"[1/1] {name}-1  train.batch_size=4 train.seed=11  killed: its process ended without a word" in said
+    assert f"{name}: 0 finished, 0 failed, 1 killed" in answer
+    run_id, state = lab.parent(name)
+    assert state == "KILLED"
+    ((_, rate, state, _),) = lab.children(run_id)
+    assert state == "KILLED"
+
+    status, _, said = lab.sweep(*command)
+    assert status == 0, said
+    assert lab.children(run_id) == [(f"{name}-1", rate, "FINISHED", 1)]  # the same run, resumed
+    assert lab.parent(name) == (run_id, "FINISHED")
+
+
 def test_a_store_that_is_away_is_one_line_before_anything_starts(lab):
     before = set((lab.folder / ".pipeline/sweeps").glob("*"))
     command = (sys.executable, "-m", "commands.sweep", "train.seed=77")
@@ -192,7 +226,7 @@ def test_a_dry_run_says_what_dvc_would_be_told_and_makes_nothing(lab, monkeypatc
 def test_ctrl_c_stops_a_search_whose_trial_is_then_finished(lab):
     command = ("train.batch_size=64", "--search", "1")
     before = lab.left_alone()
-    for log in lab.folder.glob(".pipeline/sweeps/*/logs/*.txt"):
+    for log in lab.logs():
         log.unlink()
     stopped = lab.start(*command)
     lab.wait_for_training(stopped)
