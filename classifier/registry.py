@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from classifier.lineage import project_root
 from classifier.ownership import is_living, mark
 from classifier.runs import TEST_TAG
-from classifier.tracking import WEIGHTS_TAG
+from classifier.tracking import WEIGHTS_TAG, first_line
 
 CHAMPION, PREVIOUS = "champion", "previous"  # aliases
 PROMOTED_TAG, ROLLED_BACK_TAG = "promotion.at", "promotion.rolled_back_at"  # of a version: the last time, UTC
@@ -199,7 +199,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise OSError(f"MLflow: {(str(error).splitlines() or [type(error).__name__])[0][:300]}") from None
+        raise OSError(f"MLflow: {first_line(error)}") from None
 
 
 @contextmanager

@@ -38,9 +38,11 @@ def compare(
     Example: lenet compare 147127b4 3f2a91c0
     """
     from classifier.comparison import compare as comparison_of  # here: mlflow takes seconds, and --help is quick
+    from classifier.registry import reported
     from classifier.runs import find_run
 
-    comparison = comparison_of([find_run(run) for run in runs])
+    with reported():
+        comparison = comparison_of([find_run(run) for run in runs])
     folder = output or FOLDER / "-".join(str(run)[:8] for run in comparison.runs.index)
     written = write(comparison, folder)
     if as_json:
@@ -79,8 +81,10 @@ def show(comparison: Comparison) -> None:
     """What differs, as tables."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console, names = Console(width=None if sys.stdout.isatty() else 160), _names(comparison)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+    names = _names(comparison)
 
     def tabulate(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(*header, title=title, title_justify="left", title_style="bold", box=None, header_style="dim")
@@ -89,11 +93,14 @@ def show(comparison: Comparison) -> None:
         console.print(table)
         console.print()
 
+    def same(title: str) -> None:
+        console.print(Text.assemble((title, "bold"), ": the same\n"))
+
     def differences(title: str, found: Sequence[Difference]) -> None:
         if found:
             tabulate(title, ["", *names], [[each.name, *map(_short, each.values)] for each in found])
         else:
-            console.print(f"[bold]{title}[/]: the same\n")
+            same(title)
 
     rows = comparison.runs.to_dict("index")
     tabulate(
@@ -121,7 +128,7 @@ def show(comparison: Comparison) -> None:
         if change.diff:
             tabulate(title, ["file", "lines"], [[file, f"+{plus} -{minus}"] for file, plus, minus in change.files])
         else:
-            console.print(f"[bold]{title}[/]: the same\n")
+            same(title)
     if comparison.results:
         results = comparison.results
         tabulate(

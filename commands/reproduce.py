@@ -66,7 +66,7 @@ def _table(findings: list[Finding]) -> None:
     table = Table("what", "name", "recorded", "reproduced", box=None)
     for each in findings:
         table.add_row(each.kind, each.name, _short(each.recorded), _short(each.reproduced))
-    Console(markup=False, highlight=False).print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)
 
 
 def _short(value: str | None) -> str:

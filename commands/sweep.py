@@ -226,12 +226,14 @@ def is_done(outcome: Outcome | None) -> bool:
 def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
     """What became of every experiment, the best one on validation, and the leaderboard of those that finished."""
     from classifier.leaderboard import leaderboard
+    from classifier.registry import reported
     from classifier.runs import all_runs
     from classifier.sweeping import shown
     from commands.leaderboard import show
 
     finished = [(experiment, outcome) for experiment, outcome in sweep.results if outcome.status == "finished"]
-    board = leaderboard(all_runs(), sweep.record.id) if finished else None
+    with reported():
+        board = leaderboard(all_runs(), sweep.record.id) if finished else None
     best = best_of(finished, params)
     if as_json:
         answer = {
@@ -268,7 +270,7 @@ def show_others(others: Sequence[tuple[Experiment, Outcome]]) -> None:
     table = Table("experiment", "values", "", "error", "run", box=None, header_style="bold")
     for experiment, outcome in others:
         table.add_row(experiment.name, str(experiment), outcome.status, reason(outcome), (outcome.run_id or "-")[:8])
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
 
 
 def best_of(finished: Sequence[tuple[Experiment, Outcome]], params: Params) -> tuple[Experiment, float] | None:

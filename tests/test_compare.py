@@ -14,7 +14,7 @@ from classifier.code_diff import Code, code_diff
 from classifier.comparison import compare, disagreements, find_test_images, per_class
 from classifier.files import sha256_of
 from classifier.runs import find_run
-from commands.compare import write
+from commands.compare import show, write
 from tests.recorded import Workspace
 from tests.results import LABELS, NAMES, empty_store, record, wrong_on
 from tests.samples import ROOT
@@ -192,3 +192,11 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
     assert find_test_images(rows).shape == (57, 1, 32, 32)
     (outputs.data / "test.safetensors").write_bytes(b"other")
     assert find_test_images(rows) is None
+
+
+def test_values_are_shown_as_they_are(capsys):
+    """Whatever rich would make of them."""
+    show(comparison_of(*(record(params={"download.dataset": value}) for value in ("[/here]", "[bold]:cold:"))))
+    shown = capsys.readouterr().out
+    assert " download.dataset  [/here]   [bold]:cold:" in shown
+    assert "Data: the same\n" in shown

@@ -13,6 +13,7 @@ from classifier.leaderboard import groups, leaderboard, results
 from classifier.leaderboard_page import page
 from classifier.runs import all_runs
 from classifier.significance import mcnemar
+from commands.leaderboard import show
 from tests.recorded import ReplicaWorkspace, Workspace
 from tests.results import TEST, empty_store, record
 from tests.samples import ROOT
@@ -267,3 +268,13 @@ def test_the_command_says_in_one_line_that_there_is_nothing(monkeypatch):
     said = lenet("leaderboard")
     assert (said.returncode, said.stdout) == (1, "")
     assert said.stderr == "leaderboard: no evaluated run: dvc repro makes one\n"
+
+
+def test_values_are_shown_as_they_are(capsys):
+    """Whatever rich would make of them."""
+    for value in ("[/here]", "[bold]:cold:"):
+        record(params={"download.dataset": value})
+    show(board())
+    shown = capsys.readouterr().out
+    assert "[/here]" in shown
+    assert "[bold]:cold:" in shown

@@ -12,7 +12,7 @@ import pytest
 
 from classifier.sweeping import Experiment, Outcome
 from commands.application import call
-from commands.sweep import best_of, described, sweep
+from commands.sweep import best_of, described, show_others, sweep
 from tests.project import Project
 from tests.recorded import forget_store
 from tests.samples import ROOT, file_params
@@ -290,3 +290,13 @@ def test_the_best_is_chosen_on_validation_and_a_loss_is_better_when_it_is_low():
     assert best_of([(Experiment("d", {}), Outcome("finished", "run"))], params) is None  # no validation split
     assert described(found[0][1]) == "validation 90.00%, test 80.00%, 1.0 s"
     assert described(Outcome("failed", None, "ValueError: too high")) == "failed: too high"
+
+
+def test_an_error_is_shown_as_it_is(capsys):
+    """Whatever rich would make of it."""
+    failed = (
+        Experiment("a", {"download.mirror": "[/here]"}),
+        Outcome("failed", None, "OSError: [/tmp/x] is full :cold:"),
+    )
+    show_others([failed])
+    assert "download.mirror=[/here]  failed  [/tmp/x] is full :cold:" in capsys.readouterr().out
