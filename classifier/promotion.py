@@ -209,11 +209,14 @@ def releasing(run: Run, model: str, version: str) -> list[str]:
     """Commands that hand a version on under the tag `<model>@v<version>.0.0`, as DVC and GTO read it.
 
     The tag goes to the first commit whose dvc.lock holds the model: the run's own commit was there before the model.
-    Empty when the current branch has no such commit.
+    Empty when the current branch has no such commit, or when there is no git to ask.
     """
     digest = run.data.tags["dvc.model"]
     search = ["git", "log", "--reverse", "--format=%h", "-S", digest, "--", "dvc.lock"]
-    found = subprocess.run(search, capture_output=True, text=True).stdout.split()  # noqa: S603, nothing of a person's
+    try:
+        found = subprocess.run(search, capture_output=True, text=True).stdout.split()  # noqa: S603, nothing of a person's
+    except FileNotFoundError:
+        return []
     if not found:
         return []
     tag, message = f"{model}@v{version}.0.0", f"Version {version} of {model}, MLflow run {run.info.run_id}"
