@@ -60,4 +60,11 @@ def share_cache(root: Path, project: Path) -> None:
     with theirs.edit("local") as config:
         for level in ("repo", "local"):
             merge(config, ours.load_one(level))
-        config["cache"]["dir"] = ours["cache"].get("dir", str(root / ".dvc" / "cache"))
+        config["cache"]["dir"] = str(cache(root))
+
+
+def cache(root: Path) -> Path:
+    """The folder of the project's cache, where DVC's configuration has it."""
+    from dvc.config import Config
+
+    return root / Config(str(root / ".dvc"))["cache"].get("dir", ".dvc/cache")
