@@ -67,4 +67,4 @@ def cache(root: Path) -> Path:
     """The folder of the project's cache, where DVC's configuration has it."""
     from dvc.config import Config
 
-    return root / Config(str(root / ".dvc"))["cache"].get("dir", ".dvc/cache")
+    return root / str(Config(str(root / ".dvc"))["cache"].get("dir", ".dvc/cache"))

@@ -24,15 +24,15 @@ RATES = {"0.02", "0.05"}
 class Lab(Project):
     """A project of its own; what sweeps must leave alone is known."""
 
-    def start(self, *arguments):
+    def start(self, *arguments, **variables):
         command = [sys.executable, "-m", "commands.sweep", *arguments]
-        environment = {**self.variables, "OMP_NUM_THREADS": "2"}
+        environment = {**self.variables, "OMP_NUM_THREADS": "2", **variables}
         options = {"cwd": self.folder, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, text=True, **options)
 
-    def sweep(self, *arguments):
+    def sweep(self, *arguments, **variables):
         """Exit status, standard output, the lines of standard error."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, **variables)
         answer, said = process.communicate()
         return process.returncode, answer, said.splitlines()
 
@@ -148,6 +148,37 @@ def test_what_dvc_takes_from_its_cache_is_a_run_of_the_sweep_too(lab):
     run_id, _ = lab.parent(name)
     assert lab.children(run_id) == [(f"{name}-1", "0.05", "FINISHED", 1)]
     assert f"{name}-1" in lab.experiments()
+
+
+@pytest.mark.slow
+def test_what_failed_is_tried_again_when_asked_and_what_dvc_lacks_unasked(lab, tmp_path):
+    command = ("train.seed=12",)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'stages.train' in sys.orig_argv: sys.exit('no space left on device')\n"
+    )
+    status, _, said = lab.sweep(*command, PYTHONPATH=str(tmp_path))
+    assert status == 1
+    name = said[0].partition(":")[0]
+    assert "failed: " in said[1]
+    assert "no space left on device" in said[1]
+    run_id, _ = lab.parent(name)
+    failed = (f"{name}-1", "0.05", "FAILED", 0)
+    assert lab.children(run_id) == [failed]
+    status, _, said = lab.sweep(*command)
+    assert (status, said) == (1, [f"{name}: 1 experiments, 1 of them done already; 1 at a time, threads 2"])
+
+    status, _, said = lab.sweep(*command, "--retry-failed")
+    assert status == 0, said
+    finished = (f"{name}-1", "0.05", "FINISHED", 1)
+    assert set(lab.children(run_id)) == {failed, finished}
+
+    (experiment,) = lab.git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}-1").split()
+    lab.git("update-ref", "-d", experiment)  # as after Ctrl-C between the evaluation's end and DVC's
+    status, _, said = lab.sweep(*command)
+    assert status == 0, said
+    assert said[0] == f"{name}: 1 experiments; 1 at a time, threads 2"
+    assert f"{name}-1" in lab.experiments()
+    assert {state for _, _, state, _ in lab.children(run_id)} == {"FAILED", "FINISHED"}
 
 
 @pytest.mark.slow
