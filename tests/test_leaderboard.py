@@ -46,6 +46,14 @@ def test_seeds_of_the_same_params_data_and_code_are_one_entry():
     assert entry.verdict == "best"
 
 
+def test_where_the_median_runs_predictions_are_gone_the_next_one_is_tested():
+    record(0, params={"train.epochs": "9"})
+    runs = [record(seed, range(wrong), predictions=seed != 1) for seed, wrong in enumerate([9, 10, 12])]
+    _, entry = board().entries
+    assert entry.run == runs[2]  # of the two beside the median the lower one
+    assert (entry.best_alone, entry.here_alone) == (12, 0)
+
+
 def test_one_seed_has_no_interval():
     record(0, [1])
     (entry,) = board().entries
