@@ -96,6 +96,12 @@ class Clone:
             git(self.baseline.root, "fetch", *options, str(self.folder), stdin=found.encode())
 
 
+def experiments(root: Path, pattern: str) -> set[str]:
+    """The names, of this pattern, of DVC's experiments in the project's repository."""
+    found = git(root, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{pattern}")
+    return {name.rpartition("/")[2] for name in found.splitlines()}
+
+
 def experiment_arguments(name: str, values: Mapping[str, Any]) -> list[str]:
     """The arguments for `dvc` that run an experiment."""
     settings = [f"{key}={_written(value)}" for key, value in values.items()]

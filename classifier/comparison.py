@@ -17,13 +17,13 @@ from safetensors.numpy import load
 
 from classifier.code_diff import Code, code_diff
 from classifier.files import sha256_of
-from classifier.lineage import project_root
+from classifier.lineage import dvc_hash, project_root
 from classifier.runs import artifact, frame, keeper, read_predictions
 from classifier.significance import Disagreement, holm, paired
+from classifier.worktree import cache
 
 CURVES = ("train/running_loss", "validation/loss", "validation/accuracy")
 DATA = Path("data/normalized")
-CACHE = Path(".dvc/cache/files/md5")
 PROBABILITIES = r"^p_\d+$"  # columns of the predictions, one per class
 Curve = Sequence[tuple[int, float]]  # step, value
 
@@ -231,26 +231,37 @@ def disagreements(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return unlike.loc[sureness.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
 
 
-def find_test_images(rows: pd.DataFrame) -> np.ndarray | None:
-    """The test split's images `(N, C, 32, 32) uint8`, from the workspace or DVC's cache; None where neither has it."""
-    wanted, data = rows["test_data"].iloc[0], rows["data"].iloc[0]
+def find_test_images(rows: pd.DataFrame) -> np.ndarray:
+    """The test split's images `(N, C, 32, 32) uint8`, from the workspace or DVC's cache.
+
+    FileNotFoundError, with the command that brings them, when neither has them.
+    """
+    wanted, data = rows["test_data"].iloc[0], str(rows["data"].iloc[0])
     root = project_root()
-    places = [root / DATA / "test.safetensors", *_in_cache(root / CACHE, data)]
+    places = (place for find in (_in_workspace, _in_cache) for place in find(root, data))
     for place in places:
         if place.is_file() and sha256_of(place) == wanted:
             images: np.ndarray = load(place.read_bytes())["images"]
             return images
-    return None
+    command = f"dvc pull {DATA}" if dvc_hash(DATA) == data else f"dvc fetch --all-commits {DATA}"
+    raise FileNotFoundError(f"the test images of data {data} are neither in {DATA} nor in DVC's cache: {command}")
 
 
-def _in_cache(cache: Path, data: str) -> list[Path]:
+def _in_workspace(root: Path, data: str) -> list[Path]:
+    return [root / DATA / "test.safetensors"]
+
+
+def _in_cache(root: Path, data: str) -> list[Path]:
     """Where DVC keeps the test split of a folder with the hash `data`."""
-    listing = cache / data[:2] / data[2:]
-    if not data.endswith(".dir") or not listing.is_file():
+    if not data.endswith(".dir"):
         return []
-    files = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
-    md5 = files.get("test.safetensors", "")
-    return [cache / md5[:2] / md5[2:]]
+    objects = cache(root) / "files/md5"
+    try:
+        listing = json.loads((objects / data[:2] / data[2:]).read_bytes())
+        md5 = next(entry["md5"] for entry in listing if entry["relpath"] == "test.safetensors")
+    except (OSError, ValueError, KeyError, StopIteration):
+        return []
+    return [objects / md5[:2] / md5[2:]]
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

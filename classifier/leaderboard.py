@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,7 +52,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Entry:
-    """A group on the board. `run` stands for it: of the runs with predictions, that of median accuracy."""
+    """A group on the board. `run` stands for it: that of median accuracy, or the next one with its predictions."""
 
     run: str
     results: Sequence[Result]  # by seed; of a seed that was repeated the newest
@@ -67,6 +68,9 @@ class Entry:
     test_data: str  # what entries must share to be compared
     address: str = field(repr=False)
     keeper: str | None = field(repr=False)
+    next_ones: Sequence[Mapping[str, Any]] = field(
+        repr=False
+    )  # run, code, address and keeper, should this one's be gone
     parameters: int | None = None  # of the network
     best: bool = False
     best_alone: int | None = None  # test images that only the best entry's run gets right
@@ -179,7 +183,9 @@ def groups(rows: pd.DataFrame) -> list[Entry]:
 def _entry(rows: Sequence[Row], spread: Mapping[Hashable, float], params: Sequence[str]) -> Entry:
     """`rows`: by accuracy."""
     candidates = [row for row in rows if isinstance(row["keeper"], str)] or rows
-    median = candidates[(len(candidates) - 1) // 2]  # the lower one of two
+    middle = (len(candidates) - 1) // 2  # the lower one of two
+    nearest = sorted(range(len(candidates)), key=lambda place: abs(place - middle))
+    median, *others = (candidates[place] for place in nearest)
     results = [Result(row["run"], str(row["seed"]), row[ACCURACY]) for row in rows]
     return Entry(
         run=median["run"],
@@ -192,6 +198,7 @@ def _entry(rows: Sequence[Row], spread: Mapping[Hashable, float], params: Sequen
         test_data=median["test_data"],
         address=median["address"],
         keeper=median["keeper"],
+        next_ones=[{name: row[name] for name in ("run", "code", "address", "keeper")} for row in others],
     )
 
 
@@ -239,18 +246,18 @@ def _counted(entries: Sequence[Entry]) -> list[Entry]:
 def _compared(entries: Sequence[Entry], test_data: str) -> list[Entry]:
     """With McNemar's test of each entry's run against the best one's, on the same images."""
 
-    def read(entry: Entry) -> pd.DataFrame | str:
+    def read(entry: Entry) -> tuple[Entry, pd.DataFrame | str]:
         if entry.test_data != test_data:
-            return "other test data"
-        if entry.keeper is None:
-            return "no predictions"
-        try:
-            return read_predictions(entry.keeper, ["label", "predicted"])
-        except (OSError, ValueError, KeyError):
-            return "no predictions"
+            return entry, "other test data"
+        for standing in [entry, *(replace(entry, **other) for other in entry.next_ones)]:
+            with suppress(OSError, ValueError, KeyError):
+                if standing.keeper is not None:
+                    return standing, read_predictions(standing.keeper, ["label", "predicted"])
+        return entry, "no predictions"
 
     with ThreadPoolExecutor(READERS) as pool:
-        tables = list(pool.map(read, entries))
+        found = list(pool.map(read, entries))
+    entries, tables = [entry for entry, _ in found], [table for _, table in found]
     compared = [replace(entries[0], best=True)]
     for entry, table in zip(entries[1:], tables[1:], strict=True):
         if isinstance(table, str):

@@ -18,7 +18,7 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from classifier.dataset import SIZE
 from classifier.params import PromoteParams
 from classifier.registry import CHAMPION, Registry
-from classifier.runs import PARENT_TAG, TEST_TAG, predictions
+from classifier.runs import PARENT_TAG, SWEEP, TEST_TAG, is_sweep, predictions
 from classifier.significance import paired
 from classifier.tracking import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 
@@ -115,8 +115,8 @@ def unfit(run: Run) -> str | None:
     tags, status = run.data.tags, run.info.status
     if SEED_TAG in tags:
         return f"it is one replica of run {tags.get(PARENT_TAG)}, which has the model: promote that one"
-    if WEIGHTS_TAG not in tags and _is_sweep(run):
-        return "it is a sweep, the parent of runs, without a model of its own: lenet leaderboard shows which to promote"
+    if WEIGHTS_TAG not in tags and is_sweep(run):
+        return f"it {SWEEP} promote"
     if status == "RUNNING":
         return "it is RUNNING, allowed is FINISHED (lenet sync delivers what still waits of a run that is over)"
     if status != "FINISHED":
@@ -127,12 +127,6 @@ def unfit(run: Run) -> str | None:
     if missing := [f"{what} (tag {name})" for name, what in LINEAGE.items() if name not in tags]:
         return f"it does not say {', '.join(missing)}"
     return None
-
-
-def _is_sweep(run: Run) -> bool:
-    query = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
-    children = mlflow.search_runs([run.info.experiment_id], query, max_results=1, output_format="list")
-    return any(SEED_TAG not in child.data.tags for child in children)  # otherwise replicas
 
 
 def model_of(run: Run) -> LoggedModel | None:
@@ -209,11 +203,14 @@ def releasing(run: Run, model: str, version: str) -> list[str]:
     """Commands that hand a version on under the tag `<model>@v<version>.0.0`, as DVC and GTO read it.
 
     The tag goes to the first commit whose dvc.lock holds the model: the run's own commit was there before the model.
-    Empty when the current branch has no such commit.
+    Empty when the current branch has no such commit, or when there is no git to ask.
     """
     digest = run.data.tags["dvc.model"]
     search = ["git", "log", "--reverse", "--format=%h", "-S", digest, "--", "dvc.lock"]
-    found = subprocess.run(search, capture_output=True, text=True).stdout.split()  # noqa: S603, nothing of a person's
+    try:
+        found = subprocess.run(search, capture_output=True, text=True).stdout.split()  # noqa: S603, nothing of a person's
+    except FileNotFoundError:
+        return []
     if not found:
         return []
     tag, message = f"{model}@v{version}.0.0", f"Version {version} of {model}, MLflow run {run.info.run_id}"

@@ -2,7 +2,8 @@
 
 What makes two promotions at once safe on every store is that creating a registered model succeeds for one caller alone:
 NAME.promotion exists while aliases move. It notes where they go, so that a move which its process did not survive is
-finished by the next one. (A file lock would end at the machine, and keep no note.)
+finished by the next one. (A file lock would end at the machine, and keep no note.) A team's server lets nobody delete
+what another user made, so that the lock of another's dead process is renamed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import io
 import json
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,12 +27,13 @@ from mlflow.exceptions import MlflowException
 from classifier.lineage import project_root
 from classifier.ownership import is_living, mark
 from classifier.runs import TEST_TAG
-from classifier.tracking import WEIGHTS_TAG
+from classifier.tracking import WEIGHTS_TAG, first_line
 
 CHAMPION, PREVIOUS = "champion", "previous"  # aliases
 PROMOTED_TAG, ROLLED_BACK_TAG = "promotion.at", "promotion.rolled_back_at"  # of a version: the last time, UTC
 HOLDER_TAG, MOVE_TAG = "holder", "move"  # of the lock
 ABSENT, PRESENT = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"  # MLflow's codes
+FORBIDDEN = "PERMISSION_DENIED"
 DEAD_S = 30.0  # seconds after which the lock of another machine's process, or of one that hangs, is that of a dead one
 PATIENCE_S = 120.0  # seconds for the promotions of this project that go first
 
@@ -160,17 +163,29 @@ class Registry:
         """Tell who comes after us what to finish. From here on the move happens, whatever becomes of this process."""
         if self._holder() != mark():
             raise ValueError(f"this took over {DEAD_S:g} s, and another promotion went first: nothing was changed")
-        self.client.set_registered_model_tag(self.lock, MOVE_TAG, json.dumps(asdict(move)))
+        note = asdict(move) | {HOLDER_TAG: mark()}  # should the lock become another's at this moment
+        self.client.set_registered_model_tag(self.lock, MOVE_TAG, json.dumps(note))
 
     def _release(self, holder: str) -> None:
-        """Carry out the move that the lock notes, if any, and remove it; nothing when it is another's by now."""
+        """Carry out what the holder noted, if anything, and remove the lock; nothing when it is another's by now."""
         tags = self._lock_tags() or {}
         if tags.get(HOLDER_TAG) != holder:
             return
-        if note := tags.get(MOVE_TAG):
+        note = json.loads(tags.get(MOVE_TAG, "{}"))
+        if note.pop(HOLDER_TAG, None) == holder:
             with _unless(ABSENT):  # a version that someone deleted meanwhile
-                self._carry_out(Move(**json.loads(note)))
-        self.client.delete_registered_model(self.lock)
+                self._carry_out(Move(**note))
+        with _unless(ABSENT):  # on another machine somebody found it dead too
+            self._remove_lock()
+
+    def _remove_lock(self) -> None:
+        """One that another user made can only be moved out of the way."""
+        try:
+            self.client.delete_registered_model(self.lock)
+        except MlflowException as error:
+            if error.error_code != FORBIDDEN:
+                raise
+            self.client.rename_registered_model(self.lock, f"{self.lock}.{uuid.uuid4().hex[:8]}.gone")
 
     def _carry_out(self, move: Move) -> None:
         """Doing it again changes nothing."""
@@ -199,7 +214,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise OSError(f"MLflow: {(str(error).splitlines() or [type(error).__name__])[0][:300]}") from None
+        raise OSError(f"MLflow: {first_line(error)}") from None
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from classifier.files import sha256, write_atomic
 from classifier.lineage import project_root
 from classifier.lockfile import folder_hash
 from classifier.recording import SECONDS
-from classifier.runs import DATA_TAG, PARENT_TAG, TEST_TAG
+from classifier.runs import DATA_TAG, PARENT_TAG, SWEEP, TEST_TAG, is_sweep
 from classifier.tracking import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 from classifier.worktree import worktree
 
@@ -61,7 +61,8 @@ class Verdict:
     run_id: str
     commit: str
     findings: list[Finding]
-    warnings: list[str]  # what the record lacks
+    warnings: list[str]  # what the record lacks, and may explain a difference
+    missing: list[str]  # what the record lacks, so that it cannot be compared
     folder: Path | None  # the worktree, where it was kept
 
     @property
@@ -74,7 +75,7 @@ class Verdict:
 
     @property
     def identical(self) -> bool:
-        return not self.differences
+        return not self.differences and not self.missing
 
     @property
     def compared(self) -> dict[str, int]:
@@ -90,6 +91,7 @@ class Verdict:
             "identical": self.identical,
             "compared": self.compared,
             "warnings": self.warnings,
+            "missing": self.missing,
             "differences": [asdict(each) for each in self.differences],
             "environment": [asdict(each) for each in self.environment],
             "folder": str(self.folder) if self.folder else None,
@@ -100,6 +102,7 @@ class Record:
     """What a store holds of a run."""
 
     def __init__(self, run: Run, client: mlflow.MlflowClient) -> None:
+        self.run = run
         self.id: str = run.info.run_id
         self.status: str = run.info.status
         self.tags: dict[str, str] = run.data.tags
@@ -133,6 +136,8 @@ class Record:
         if SEED_TAG in tags:
             parent = tags[PARENT_TAG]
             raise ValueError(f"run {self.id} is seed {tags[SEED_TAG]} of run {parent}: lenet reproduce {parent}")
+        if WEIGHTS_TAG not in tags and is_sweep(self.run):
+            raise ValueError(f"run {self.id} {SWEEP} reproduce")
         if self.status != "FINISHED" and not (self.status == "FAILED" and self.error):
             raise ValueError(
                 f"run {self.id} is {self.status}: it came to no end that could be repeated; "
@@ -155,9 +160,18 @@ class Record:
             lacks.append(f"the run recorded its code not as a whole: {tags['git.problem']}")
         if "env.threads" not in tags:
             lacks.append("the run recorded no number of threads, on which the bits depend: OMP_NUM_THREADS sets it")
-        if self.status == "FINISHED" and self.folders.isdisjoint(REPORTS):
-            lacks.append("the run's report files are not in the store: they are not compared")
         return lacks
+
+    def missing(self) -> list[str]:
+        """What a run that finished should hold, and this one does not: nobody can say then that it is identical."""
+        if self.status != "FINISHED":
+            return []
+        lacks = [] if WEIGHTS_TAG in self.tags else [f"its weights: the run has no tag {WEIGHTS_TAG}"]
+        expected = REPORTS if EVALUATED_TAG in self.tags else REPORTS[:1]
+        return [
+            *lacks,
+            *(f"its reports: {name}/ is not among its artifacts" for name in expected if not self.files(name)),
+        ]
 
 
 def reproduce(run: Run, *, keep: bool = False) -> Verdict:
@@ -178,7 +192,7 @@ def reproduce(run: Run, *, keep: bool = False) -> Verdict:
         again.bring_data(record.tags[DATA_TAG])
         repeated = again.execute(evaluate=record.error is not None or EVALUATED_TAG in record.tags)
         findings = [*compare_data(record, project / DATA), *compare(record, repeated, again.error)]
-        return Verdict(record.id, commit, findings, record.warnings(), project if keep else None)
+        return Verdict(record.id, commit, findings, record.warnings(), record.missing(), project if keep else None)
 
 
 def with_params(file: bytes, params: Mapping[str, str]) -> bytes:

@@ -29,6 +29,7 @@ PARENT_TAG = "mlflow.parentRunId"
 CHOSEN_TAG = "replicas.chosen_seed"  # whose model and predictions the parent of replicas has
 DATA_TAG = "dvc.data"
 TEST_TAG = "data.test_sha256"
+SWEEP = "is a sweep, the parent of runs, without a model of its own: lenet leaderboard shows which to"
 PREDICTIONS = "evaluate/predictions.parquet"
 
 
@@ -64,6 +65,13 @@ def keeper(run: Run) -> Run:
     """The run that keeps this one's files and says where it comes from: a replica's parent, else itself."""
     parent = _replica_of(run)
     return mlflow.get_run(parent) if parent else run
+
+
+def is_sweep(run: Run) -> bool:
+    """Whether it is the parent of runs that stand for themselves, rather than of replicas."""
+    query = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
+    children = mlflow.search_runs([run.info.experiment_id], query, max_results=1, output_format="list")
+    return any(SEED_TAG not in child.data.tags for child in children)
 
 
 def predictions(run: Run) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from classifier.grid import Point, canonical
 from classifier.params import Choices, Params, Range
-from classifier.sweeping import Experiment, Outcome
+from classifier.sweeping import Experiment, Outcome, trial_names
 
 STUDY = "sweep"  # its name in the file
 
@@ -30,7 +30,7 @@ class Search:
     def __init__(self, params: Params, fixed: Point, total: int, prefix: str, file: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.settings, self.fixed, self.total, self.prefix = params.sweep, fixed, total, prefix
+        self.settings, self.fixed, self.names = params.sweep, fixed, trial_names(prefix, total)
         self.study = optuna.create_study(
             storage=f"sqlite:///{file}",
             study_name=STUDY,
@@ -51,7 +51,7 @@ class Search:
                 return self._experiment(trial.number, trial.params)
             if not trial.state.is_finished():  # killed while it was proposed
                 self.study.tell(trial.number, state=TrialState.FAIL)
-        if self.asked >= self.total:
+        if self.asked >= len(self.names):
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # of constant_liar, for trials side by side
@@ -62,7 +62,10 @@ class Search:
         return self._experiment(trial_now.number, trial_now.params)
 
     def tell(self, experiment: Experiment, outcome: Outcome) -> None:
-        """What became of a trial; one that was killed stays open for the next time."""
+        """What became of a trial; one that was killed stays open for the next time, one that failed is not asked again.
+
+        What a second try of that one gave is no news for Optuna, whose trials end once.
+        """
         number = self.numbers[experiment.name]
         value = outcome.metrics.get(self.settings.metric, math.nan)
         if outcome.status == "killed" or self.study.trials[number].state.is_finished():
@@ -73,7 +76,7 @@ class Search:
             self.study.tell(number, state=TrialState.FAIL)
 
     def _experiment(self, number: int, values: Point) -> Experiment:
-        experiment = Experiment(f"{self.prefix}-{number}", {**self.fixed, **values})
+        experiment = Experiment(self.names[number], {**self.fixed, **values})
         self.numbers[experiment.name] = number
         return experiment
 

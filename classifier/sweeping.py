@@ -1,8 +1,9 @@
 """Sweeps: DVC's experiments side by side. Their runs are children of one run in MLflow, the record of what is done.
 
 A sweep's key is made from what decides its results: values, params and code. By it the same command finds what an
-earlier one has left, however that ended. What has a run that finished or failed is not repeated, unless that run is
-deleted; what was killed goes on from its last checkpoint, and so does what still runs, which is stopped first.
+earlier one has left, however that ended. What has a run that finished or failed is not repeated, unless that run, or
+DVC's experiment, is gone, or a person asks to try again what failed; what was killed goes on from its last checkpoint,
+and so does what still runs, which is stopped first.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -23,9 +25,10 @@ import mlflow
 from mlflow.entities import Param, Run
 from ruamel.yaml import YAML
 
-from classifier.clones import Baseline, Clone, experiment_arguments, stop_processes
+from classifier.clones import Baseline, Clone, experiment_arguments, experiments, stop_processes
 from classifier.files import sha256, sha256_of
 from classifier.grid import Point
+from classifier.journal import waiting_journals
 from classifier.lockfile import read_lock
 from classifier.params import Params
 from classifier.registry import reported
@@ -39,6 +42,9 @@ EXPERIMENT_TAG = "dvc.exp.name"
 POLL_S = 0.05
 STORE_PATIENCE_S = 600  # with a store that went away during the sweep
 STORE_RETRY_S = 5
+RECORDER_PATIENCE_S = 30  # with a recorder that outlives its stage, which DVC does not wait for when that was killed
+RECORDER_RETRY_S = 0.2
+SIGNALLED = rb"exited with (-\d+|1(29|[3-5]\d))\b"  # DVC on a stage that a signal ended, itself or its shell saying so
 T = TypeVar("T")
 
 
@@ -67,7 +73,9 @@ class Outcome:
 class Plan(Protocol):
     """What is tried: a grid, or a search that learns from outcomes."""
 
-    total: int
+    @property
+    def names(self) -> Sequence[str]:
+        """Of its experiments."""
 
     def next(self) -> Experiment | None: ...
 
@@ -78,9 +86,9 @@ class Grid:
     """Its points in their order."""
 
     def __init__(self, points: Sequence[Point], prefix: str) -> None:
-        self.total = len(points)
-        width = len(str(self.total))
+        width = len(str(len(points)))
         self.experiments = [Experiment(f"{prefix}-{place:0{width}}", each) for place, each in enumerate(points, 1)]
+        self.names = [experiment.name for experiment in self.experiments]
         self.left = iter(self.experiments)
 
     def next(self) -> Experiment | None:
@@ -88,6 +96,11 @@ class Grid:
 
     def tell(self, experiment: Experiment, outcome: Outcome) -> None:
         """A grid does not learn."""
+
+
+def trial_names(prefix: str, total: int) -> list[str]:
+    """A search's experiments, by the numbers of its trials."""
+    return [f"{prefix}-{number}" for number in range(total)]
 
 
 def sweep_key(what: Any, params: Params) -> str:
@@ -129,8 +142,18 @@ class Record:
 
     def outcome(self, experiment: Experiment) -> Outcome | None:
         """As the store has it now."""
-        wanted = f"{self._children} AND tags.`{EXPERIMENT_TAG}` = '{experiment.name}'"
-        return outcome_of(experiment.values, self._search(wanted))
+        return outcome_of(experiment.values, self._runs(experiment))
+
+    def is_open(self, experiment: Experiment) -> bool:
+        """Whether what it has to say is still on its way into the store."""
+        begun = (event for journal in waiting_journals() for event in journal.read()[0] if event["do"] == "begin")
+        if any(event["tags"].get(EXPERIMENT_TAG) == experiment.name for event in begun):
+            return True
+        mine = _with_values(experiment.values, self._runs(experiment))
+        return bool(mine) and mine[0].info.status == "RUNNING"
+
+    def _runs(self, experiment: Experiment) -> list[Run]:
+        return self._search(f"{self._children} AND tags.`{EXPERIMENT_TAG}` = '{experiment.name}'")
 
     def fail(self, experiment: Experiment, error: str, params: Params) -> Outcome:
         """Record what failed before a stage could."""
@@ -173,16 +196,28 @@ def shown(value: Any) -> str:
 
 
 def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
-    """What an experiment's runs say, newest first; None when there is none with these values that has ended."""
-    wanted = {key: str(value) for key, value in values.items()}
-    mine = [run for run in runs if wanted.items() <= run.data.params.items()]
+    """What an experiment's runs say, newest first; None when that is nothing, of these values.
+
+    A result stands, whatever came later; otherwise the newest run counts.
+    """
+    mine = _with_values(values, runs)
     for run in mine:
         if run.info.status == "FINISHED" and run.data.tags.get(EVALUATED_TAG) == "true":
             return _outcome("finished", run)
-    for run in mine:
-        if run.info.status == "FAILED":
-            return _outcome("failed", run)
-    return _outcome("killed", mine[0]) if mine and mine[0].info.status == "KILLED" else None
+    status = mine[0].info.status if mine else ""
+    return _outcome("failed" if status == "FAILED" else "killed", mine[0]) if status in ("FAILED", "KILLED") else None
+
+
+def is_done(name: str, outcome: Outcome | None, existing: Container[str], retry_failed: bool) -> bool:
+    """Whether nothing is left to do; `existing` are DVC's experiments, without which a result cannot be applied."""
+    if outcome is None or outcome.status == "killed":
+        return False
+    return not retry_failed if outcome.status == "failed" else name in existing
+
+
+def _with_values(values: Point, runs: Sequence[Run]) -> list[Run]:
+    wanted = {key: str(value) for key, value in values.items()}
+    return [run for run in runs if wanted.items() <= run.data.params.items()]
 
 
 def _outcome(status: Literal["finished", "failed", "killed"], run: Run) -> Outcome:
@@ -234,6 +269,11 @@ class Worker:
         """Whether DVC or a stage has printed this."""
         return self.log.exists() and text.encode() in self.log.read_bytes()
 
+    def was_killed(self) -> bool:
+        """Whether DVC, or the stage that it ran, was ended by a signal: by hand, or for want of memory."""
+        assert self.process
+        return self.process.returncode < 0 or (self.log.exists() and bool(re.search(SIGNALLED, self.log.read_bytes())))
+
     def last_lines(self, count: int) -> list[str]:
         """Of what DVC and the stages printed."""
         try:
@@ -254,28 +294,38 @@ class Display(Protocol):
 class Sweep:
     """Runs what a plan proposes, `jobs` at a time; clones and logs lie in `folder`."""
 
-    def __init__(self, plan: Plan, record: Record, baseline: Baseline, params: Params, folder: Path, jobs: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        record: Record,
+        baseline: Baseline,
+        params: Params,
+        folder: Path,
+        jobs: int,
+        retry_failed: bool = False,
+    ) -> None:
         self.plan, self.record, self.params, self.folder = plan, record, params, folder
         self.results: list[tuple[Experiment, Outcome]] = []
         logs = folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.threads = max(1, cores() // jobs)
         environment = {"OMP_NUM_THREADS": str(self.threads), "MLFLOW_PARENT_RUN_ID": record.id}
+        for clone in clones_of(folder).glob("*"):  # what finished after a sweep was killed
+            Clone(baseline, clone).collect(f"{record.name}-*")
         clones = [Clone(baseline, clones_of(folder) / str(number)) for number in range(jobs)]
         self.workers = [Worker(clone, logs, environment) for clone in clones]
-        self.known = record.known()
+        self.known, self.existing = record.known(), experiments(baseline.root, f"{record.name}-*")
+        self.retry_failed = retry_failed
+        self.earlier: dict[str, Outcome | None] = {}  # what experiments that are run had come to before
         self.data_in_place = _outputs_exist()
 
     @property
     def already(self) -> int:
         """How many experiments were done before."""
-        outcomes = [outcome_of({}, runs) for runs in self.known.values()]
-        return sum(outcome is not None and outcome.status != "killed" for outcome in outcomes)
+        return sum(self._is_done(name, outcome_of({}, self.known.get(name, []))) for name in self.plan.names)
 
     def run(self, display: Display) -> None:
         """Until nothing is left; whatever happens, no process outlives this."""
-        for clone in clones_of(self.folder).glob("*"):  # what finished after a sweep was killed
-            Clone(self.workers[0].clone.baseline, clone).collect(f"{self.record.name}-*")
         try:
             while True:
                 self._start()
@@ -310,10 +360,14 @@ class Sweep:
         """The next experiment without a result."""
         while experiment := self.plan.next():
             outcome = outcome_of(experiment.values, self.known.get(experiment.name, []))
-            if outcome is None or outcome.status == "killed":
+            if outcome is None or not self._is_done(experiment.name, outcome):
+                self.earlier[experiment.name] = outcome
                 return experiment
             self._end(experiment, outcome)
         return None
+
+    def _is_done(self, name: str, outcome: Outcome | None) -> bool:
+        return is_done(name, outcome, self.existing, self.retry_failed)
 
     def _end(self, experiment: Experiment, outcome: Outcome) -> None:
         self.results.append((experiment, outcome))
@@ -325,19 +379,26 @@ class Sweep:
         code, experiment = worker.process.returncode, worker.experiment
         if code == 0:
             worker.clone.collect(experiment.name)
-        outcome = patiently(lambda: self.record.outcome(experiment))
-        if outcome is None and (code or worker.said("Running stage 'evaluate'")):  # perhaps a recorder was too slow
-            deliver()
-            outcome = patiently(lambda: self.record.outcome(experiment))
-        if outcome and outcome.status != "killed":
+        outcome = self._outcome(experiment, wait=code != 0 or worker.said("Running stage 'evaluate'"))
+        if code and outcome == self.earlier[experiment.name]:
+            outcome = None  # of an earlier time
+        if outcome and (outcome.status == "failed" or (outcome.status == "finished" and code == 0)):
             return outcome
         if code == 0 and not worker.recording:
             worker.start_recording()
             return None
         error = outcome.error if outcome and outcome.error else "; ".join(worker.last_lines(3))[-1000:]
-        if outcome or code < 0:
+        if outcome or worker.was_killed() or patiently(lambda: self.record.is_open(experiment)):
             return Outcome("killed", outcome.run_id if outcome else None, error)
         return patiently(lambda: self.record.fail(experiment, error, self.params))
+
+    def _outcome(self, experiment: Experiment, wait: bool) -> Outcome | None:
+        """As the store has it once nobody writes there any more: a recorder may be slower than DVC."""
+        deadline = time.monotonic() + RECORDER_PATIENCE_S
+        while wait and patiently(lambda: self.record.is_open(experiment)) and time.monotonic() < deadline:
+            deliver()  # what nobody is at any more
+            time.sleep(RECORDER_RETRY_S)
+        return patiently(lambda: self.record.outcome(experiment))
 
 
 def clones_of(folder: Path) -> Path:

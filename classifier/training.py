@@ -246,12 +246,12 @@ class Engine:
         """Continue from what `state` gave, bit for bit; the tensors stay where they are and take its values."""
         tensors = self._tensors()
         if wrong := sorted(tensors.keys() ^ state.keys()):
-            raise ValueError(f"not this training's state, which differs in {', '.join(wrong)}")
+            raise ValueError(f"not this training's state, which differs in {wrong!s:.200}; remove {CHECKPOINTS}")
         for name, value in tensors.items():
             saved = state[name]
             if saved.shape != value.shape or saved.dtype != value.dtype or not saved.isfinite().all():
                 raise ValueError(
-                    f"{name} of the checkpoint is {tuple(saved.shape)} {saved.dtype}, or not finite: allowed is finite "
+                    f"{name} of the checkpoint is {tuple(saved.shape)!s:.80} {saved.dtype}, or not finite: allowed is finite "
                     f"{tuple(value.shape)} {value.dtype}; remove {CHECKPOINTS}"
                 )
         for name, value in tensors.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from pathlib import Path
 def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Iterator[Path]:
     """The project as it was: `commit` with `diff` on it, and the cache and the remotes of the project at `root`.
 
-    It lies in a temporary folder, which is removed in the end, whatever happens, unless `keep`. FileNotFoundError when
-    the repository lacks the commit, ValueError when the diff does not fit it.
+    It lies in a temporary folder, which is removed in the end, whatever happens, unless `keep`: then an error
+    says where it is. FileNotFoundError when the repository lacks the commit, ValueError when the diff does not fit it.
     """
     if subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=root, capture_output=True).returncode:  # noqa: S603, S607
         raise FileNotFoundError(f"commit {commit} is not in this repository: git fetch origin {commit}")
@@ -31,6 +32,10 @@ def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Ite
         project = folder / git(root, "rev-parse", "--show-prefix").strip()
         share_cache(root, project)
         yield project
+    except BaseException:
+        if keep:
+            print(f"worktree: {folder}; when it may go: git worktree remove --force {folder}", file=sys.stderr)
+        raise
     finally:
         if not keep:
             shutil.rmtree(folder.parent, ignore_errors=True)
@@ -55,4 +60,11 @@ def share_cache(root: Path, project: Path) -> None:
     with theirs.edit("local") as config:
         for level in ("repo", "local"):
             merge(config, ours.load_one(level))
-        config["cache"]["dir"] = ours["cache"].get("dir", str(root / ".dvc" / "cache"))
+        config["cache"]["dir"] = str(cache(root))
+
+
+def cache(root: Path) -> Path:
+    """The folder of the project's cache, where DVC's configuration has it."""
+    from dvc.config import Config
+
+    return root / str(Config(str(root / ".dvc"))["cache"].get("dir", ".dvc/cache"))

@@ -6,6 +6,7 @@ import gc
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,11 +39,14 @@ def compare(
     Example: lenet compare 147127b4 3f2a91c0
     """
     from classifier.comparison import compare as comparison_of  # here: mlflow takes seconds, and --help is quick
+    from classifier.registry import reported
     from classifier.runs import find_run
 
-    comparison = comparison_of([find_run(run) for run in runs])
+    with reported():
+        comparison = comparison_of([find_run(run) for run in runs])
     folder = output or FOLDER / "-".join(str(run)[:8] for run in comparison.runs.index)
-    written = write(comparison, folder)
+    written, problems = write(comparison, folder)
+    comparison = replace(comparison, problems=[*comparison.problems, *problems])
     if as_json:
         print(json.dumps(comparison.summary() | {"written": [str(path) for path in written]}, indent=2))
     else:
@@ -50,13 +54,13 @@ def compare(
         print("\n".join(["", *map(str, written)]))
 
 
-def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """The files, and their paths."""
+def write(comparison: Comparison, folder: Path) -> tuple[list[Path], list[str]]:
+    """The files; their paths, and what is missing for others."""
     from classifier.comparison import find_test_images
     from classifier.comparison_figures import curves, disagreements
     from classifier.files import write_atomic
 
-    names = _names(comparison)
+    names, problems = _names(comparison), []
     files = {"curves.png": curves(dict(zip(names, comparison.curves, strict=True)))}
     if any(change.diff for change in comparison.code):
         headed = zip(names[1:], comparison.code, strict=True)
@@ -64,23 +68,28 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     if comparison.results:
         table = comparison.results.disagreements
         files["disagreements.csv"] = table.to_csv(index=False, lineterminator="\n").encode()
-        images = find_test_images(comparison.runs) if len(table) else None
-        if images is not None:
+        if len(table):
             shown = table.head(IMAGES)
-            files["disagreements.png"] = disagreements(
-                images[shown["index"]], shown, names, comparison.results.class_names, len(table)
-            )
+            try:
+                images = find_test_images(comparison.runs)[shown["index"]]
+            except FileNotFoundError as error:
+                problems.append(f"disagreements.png: {error}")
+            else:
+                class_names = comparison.results.class_names
+                files["disagreements.png"] = disagreements(images, shown, names, class_names, len(table))
     for name, content in files.items():
         write_atomic(folder / name, content)
-    return [folder / name for name in files]
+    return [folder / name for name in files], problems
 
 
 def show(comparison: Comparison) -> None:
     """What differs, as tables."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console, names = Console(width=None if sys.stdout.isatty() else 160), _names(comparison)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+    names = _names(comparison)
 
     def tabulate(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(*header, title=title, title_justify="left", title_style="bold", box=None, header_style="dim")
@@ -89,11 +98,14 @@ def show(comparison: Comparison) -> None:
         console.print(table)
         console.print()
 
+    def same(title: str) -> None:
+        console.print(Text.assemble((title, "bold"), ": the same\n"))
+
     def differences(title: str, found: Sequence[Difference]) -> None:
         if found:
             tabulate(title, ["", *names], [[each.name, *map(_short, each.values)] for each in found])
         else:
-            console.print(f"[bold]{title}[/]: the same\n")
+            same(title)
 
     rows = comparison.runs.to_dict("index")
     tabulate(
@@ -121,7 +133,7 @@ def show(comparison: Comparison) -> None:
         if change.diff:
             tabulate(title, ["file", "lines"], [[file, f"+{plus} -{minus}"] for file, plus, minus in change.files])
         else:
-            console.print(f"[bold]{title}[/]: the same\n")
+            same(title)
     if comparison.results:
         results = comparison.results
         tabulate(

@@ -42,9 +42,11 @@ def leaderboard(
     Example: lenet leaderboard --html reports/leaderboard.html
     """
     from classifier.leaderboard import leaderboard as board_of  # here: mlflow takes seconds, and --help is quick
+    from classifier.registry import reported
     from classifier.runs import all_runs, find_run
 
-    board = board_of(all_runs(), find_run(sweep).info.run_id if sweep else None, test_data)
+    with reported():
+        board = board_of(all_runs(), find_run(sweep).info.run_id if sweep else None, test_data)
     if html:
         from classifier.files import write_atomic
         from classifier.leaderboard_page import page
@@ -83,7 +85,7 @@ def show(board: Board, top: int = 0) -> None:
             entry.run[:8],
             style="bold" if entry.best else "dim" if entry.test_data != board.test_data else None,
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
     if top and len(board.entries) > top:
         print(f"{len(board.entries) - top} more rows: lenet leaderboard --top 0")
 

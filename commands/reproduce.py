@@ -23,7 +23,7 @@ def reproduce(
 
     Commit, uncommitted changes and params come from the run, the data by DVC's hash from cache or remote, else
     downloaded again and verified. Training and evaluation are executed anew. A failed run has to fail with the same
-    error. Exit status 0: byte-identical, 1: something differs, which a table shows.
+    error. Exit status 0: byte-identical, 1: something differs, which a table shows, or is not in the record any more.
 
     Example: lenet reproduce 147127b4
     """
@@ -44,15 +44,18 @@ def _show(verdict: Verdict) -> None:
     """The verdict in a line, and what differs as a table."""
     for line in verdict.warnings:
         print(f"warning: {line}")
-    if verdict.identical:
+    if not verdict.differences:
         counts = ", ".join(f"{count} {kind}" for kind, count in verdict.compared.items())
-        print(f"run {verdict.run_id} is reproduced, byte-identical: {counts}")
+        how = "but not as a whole, the same are" if verdict.missing else "byte-identical:"
+        print(f"run {verdict.run_id} is reproduced, {how} {counts}")
     else:
         several = "s" if len(verdict.differences) > 1 else ""
         print(f"run {verdict.run_id} is not reproduced: {len(verdict.differences)} difference{several}")
         _table(verdict.differences)
+    for line in verdict.missing:
+        print(f"cannot be compared: {line}")
     if verdict.environment:
-        which = "nevertheless" if verdict.identical else "which may be why"
+        which = "nevertheless" if not verdict.differences else "which may be why"
         print(f"the environment differs, {which}:")
         _table(verdict.environment)
     if verdict.folder:
@@ -66,7 +69,7 @@ def _table(findings: list[Finding]) -> None:
     table = Table("what", "name", "recorded", "reproduced", box=None)
     for each in findings:
         table.add_row(each.kind, each.name, _short(each.recorded), _short(each.reproduced))
-    Console(markup=False, highlight=False).print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)
 
 
 def _short(value: str | None) -> str:

@@ -37,6 +37,7 @@ def sweep(
     search: Annotated[
         int | None, typer.Option("--search", help="let Optuna try so many, in the ranges of sweep.search")
     ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run again what has failed before")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be run")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -46,7 +47,8 @@ def sweep(
     One that fails is kept there with its error. The workspace stays as it is.
 
     The same command again goes on with what is left, however the last one ended, and repeats nothing that finished or
-    failed, until code or params change. With --search it goes on to that number of trials, and KEY=VALUE fixes a key.
+    failed, until code or params change; --retry-failed tries again what has failed, as after a full disk. With --search
+    it goes on to that number of trials, and KEY=VALUE fixes a key.
     Exit status 0: all have finished, 1: some have failed.
 
     Example: lenet sweep train.learning_rate=0.01,0.05,0.1 train.seed=0..4 --jobs 2
@@ -69,7 +71,7 @@ def sweep(
     with reported():
         record = sweeping.Record(key, name)
         if dry_run:
-            show_plan(record, points, search, params, as_json)
+            show_plan(record, points, search, params, baseline.root, retry_failed, as_json)
             return
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
@@ -79,18 +81,19 @@ def sweep(
             record.begin(shlex.join(["lenet", "sweep", *sys.argv[1:]]))
         plan = plan_of(params, points, search, name, folder)
         with reported():
-            work = sweeping.Sweep(plan, record, baseline, params, folder, jobs)
+            work = sweeping.Sweep(plan, record, baseline, params, folder, jobs, retry_failed)
         try:
             with Bars(work) if sys.stderr.isatty() else Lines(work) as display:
                 work.run(display)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 done = len(work.results)
-                print(f"{name}: stopped, {done} of {plan.total} done; the same command goes on", file=sys.stderr)
+                print(f"{name}: stopped, {done} of {len(plan.names)} done; the same command goes on", file=sys.stderr)
             with suppress(OSError):  # a store that is away
                 record.end("KILLED")
             raise
-        sweeping.patiently(lambda: record.end("FINISHED"))
+        complete = all(outcome.status != "killed" for _, outcome in work.results)
+        sweeping.patiently(lambda: record.end("FINISHED" if complete else "KILLED"))
     show_result(work, params, as_json)
     sys.exit(any(outcome.status != "finished" for _, outcome in work.results))
 
@@ -126,7 +129,7 @@ class Lines(AbstractContextManager["Lines"]):
     """Plain lines on standard error, one as an experiment ends."""
 
     def __init__(self, sweep: Sweep) -> None:
-        self.sweep, self.total = sweep, sweep.plan.total
+        self.sweep, self.total = sweep, len(sweep.plan.names)
 
     def __enter__(self) -> Self:
         already = f", {self.sweep.already} of them done already" if self.sweep.already else ""
@@ -195,22 +198,34 @@ def reason(outcome: Outcome) -> str:
     return re.sub(r"^\w+Error: ", "", outcome.error or "")
 
 
-def show_plan(record: Record, points: Sequence[Point], search: int | None, params: Params, as_json: bool) -> None:
+def show_plan(
+    record: Record,
+    points: Sequence[Point],
+    search: int | None,
+    params: Params,
+    root: Path,
+    retry_failed: bool,
+    as_json: bool,
+) -> None:
     """What would be run, and what is done already."""
-    from classifier.clones import experiment_arguments
-    from classifier.sweeping import Grid, outcome_of, shown
+    from classifier.clones import experiment_arguments, experiments
+    from classifier.sweeping import Grid, is_done, outcome_of, shown, trial_names
 
-    known = record.known()
+    known, existing = record.known(), experiments(root, f"{record.name}-*")
+
+    def done(name: str, values: Point) -> bool:
+        return is_done(name, outcome_of(values, known.get(name, [])), existing, retry_failed)
+
     if search is not None:
-        done = sum(is_done(outcome_of({}, runs)) for runs in known.values())
+        count = sum(done(name, {}) for name in trial_names(record.name, search))
         ranges = {key: each for key, each in params.sweep.model_dump()["search"].items() if key not in points[0]}
-        plan = {"left": max(0, search - done), "done": done, "search": ranges, "fixed": points[0]}
+        plan = {"left": search - count, "done": count, "search": ranges, "fixed": points[0]}
         lines = [f"{key}: {', '.join(f'{name} {shown(each[name])}' for name in each)}" for key, each in ranges.items()]
     else:
-        experiments = Grid(points, record.name).experiments
-        left = [each for each in experiments if not is_done(outcome_of(each.values, known.get(each.name, [])))]
+        grid_points = Grid(points, record.name).experiments
+        left = [each for each in grid_points if not done(each.name, each.values)]
         listed = [{"name": each.name, "values": each.values} for each in left]
-        plan = {"left": len(left), "done": len(experiments) - len(left), "experiments": listed}
+        plan = {"left": len(left), "done": len(grid_points) - len(left), "experiments": listed}
         lines = [f"dvc {shlex.join(experiment_arguments(each.name, each.values))}" for each in left]
     if as_json:
         print(json.dumps({"sweep": record.name, **plan}, indent=2))
@@ -218,19 +233,17 @@ def show_plan(record: Record, points: Sequence[Point], search: int | None, param
         print("\n  ".join([f"{record.name}: {plan['left']} experiments to run, {plan['done']} done", *lines]))
 
 
-def is_done(outcome: Outcome | None) -> bool:
-    return outcome is not None and outcome.status != "killed"
-
-
 def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
     """What became of every experiment, the best one on validation, and the leaderboard of those that finished."""
     from classifier.leaderboard import leaderboard
+    from classifier.registry import reported
     from classifier.runs import all_runs
     from classifier.sweeping import shown
     from commands.leaderboard import show
 
     finished = [(experiment, outcome) for experiment, outcome in sweep.results if outcome.status == "finished"]
-    board = leaderboard(all_runs(), sweep.record.id) if finished else None
+    with reported():
+        board = leaderboard(all_runs(), sweep.record.id) if finished else None
     best = best_of(finished, params)
     if as_json:
         answer = {
@@ -250,7 +263,10 @@ def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
         show_others(others)
     if board:
         show(board, SHOWN)
-    print(f"{sweep.record.name}: {len(finished)} finished, {len(others)} failed; run {sweep.record.id}")
+    killed = sum(outcome.status == "killed" for _, outcome in others)
+    counts = f"{len(finished)} finished, {len(others) - killed} failed"
+    goes_on = f", {killed} killed, with which the same command goes on" if killed else ""
+    print(f"{sweep.record.name}: {counts}{goes_on}; run {sweep.record.id}")
     if best:
         experiment, value = best
         print(f"best {params.sweep.metric}: {shown(value)}, {experiment}; dvc exp apply {experiment.name}")
@@ -264,7 +280,7 @@ def show_others(others: Sequence[tuple[Experiment, Outcome]]) -> None:
     table = Table("experiment", "values", "", "error", "run", box=None, header_style="bold")
     for experiment, outcome in others:
         table.add_row(experiment.name, str(experiment), outcome.status, reason(outcome), (outcome.run_id or "-")[:8])
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
 
 
 def best_of(finished: Sequence[tuple[Experiment, Outcome]], params: Params) -> tuple[Experiment, float] | None:

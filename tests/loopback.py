@@ -37,6 +37,10 @@ class LoopbackServer:
                 outer.asked.append(self.path)
                 answer(self)
 
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
+
             def log_message(self, format: str, *args: object) -> None:
                 pass
 

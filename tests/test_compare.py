@@ -12,9 +12,9 @@ from matplotlib.image import imread
 
 from classifier.code_diff import Code, code_diff
 from classifier.comparison import compare, disagreements, find_test_images, per_class
-from classifier.files import sha256_of
+from classifier.files import sha256_of, write_atomic
 from classifier.runs import find_run
-from commands.compare import write
+from commands.compare import show, write
 from tests.recorded import Workspace
 from tests.results import LABELS, NAMES, empty_store, record, wrong_on
 from tests.samples import ROOT
@@ -99,7 +99,8 @@ def test_a_run_without_predictions_is_compared_as_far_as_it_goes():
     assert found.results is None
     assert found.problems[0].startswith(f"run {second} has no predictions")
     assert "not a git repository" in found.problems[1]
-    assert [path.name for path in write(found, Path("out"))] == ["curves.png"]
+    written, missing = write(found, Path("out"))
+    assert ([path.name for path in written], missing) == (["curves.png"], [])
 
 
 def git(*arguments):
@@ -190,5 +191,30 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
     assert sha256_of(outputs.data / "test.safetensors") == outputs.data_meta.sha256["test"]
     rows = comparison_of(*runs).runs
     assert find_test_images(rows).shape == (57, 1, 32, 32)
+    content, data = (outputs.data / "test.safetensors").read_bytes(), "e" * 32 + ".dir"
     (outputs.data / "test.safetensors").write_bytes(b"other")
-    assert find_test_images(rows) is None
+    rows["data"] = data
+    absent = f"the test images of data {data} are neither in data/normalized nor in DVC's cache: "
+    with pytest.raises(FileNotFoundError, match=f"^{absent}dvc fetch --all-commits data/normalized$"):
+        find_test_images(rows)
+    Path("dvc.lock").write_text(f"stages: {{n: {{outs: [{{path: data/normalized, md5: {data}}}]}}}}")
+    with pytest.raises(FileNotFoundError, match=f"^{absent}dvc pull data/normalized$"):
+        find_test_images(rows)
+    shown = lenet("compare", *runs)
+    assert shown.returncode == 0, shown.stderr
+    assert "\nmissing: disagreements.png: the test images of data " in shown.stdout
+
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[cache]\n    dir = ../shared\n")
+    cached = {"ee/" + "e" * 30 + ".dir": json.dumps([{"relpath": "test.safetensors", "md5": "f" * 32}]).encode()}
+    for name, kept in (cached | {"ff/" + "f" * 30: content}).items():
+        write_atomic(Path("shared/files/md5") / name, kept)
+    assert find_test_images(rows).shape == (57, 1, 32, 32)
+
+
+def test_values_are_shown_as_they_are(capsys):
+    """Whatever rich would make of them."""
+    show(comparison_of(*(record(params={"download.dataset": value}) for value in ("[/here]", "[bold]:cold:"))))
+    shown = capsys.readouterr().out
+    assert " download.dataset  [/here]   [bold]:cold:" in shown
+    assert "Data: the same\n" in shown

@@ -13,6 +13,7 @@ from classifier.leaderboard import groups, leaderboard, results
 from classifier.leaderboard_page import page
 from classifier.runs import all_runs
 from classifier.significance import mcnemar
+from commands.leaderboard import show
 from tests.recorded import ReplicaWorkspace, Workspace
 from tests.results import TEST, empty_store, record
 from tests.samples import ROOT
@@ -43,6 +44,14 @@ def test_seeds_of_the_same_params_data_and_code_are_one_entry():
     assert entry.trained_s == 2.5  # the run itself ended after 9 s
     assert entry.parameters == 61706
     assert entry.verdict == "best"
+
+
+def test_where_the_median_runs_predictions_are_gone_the_next_one_is_tested():
+    record(0, params={"train.epochs": "9"})
+    runs = [record(seed, range(wrong), predictions=seed != 1) for seed, wrong in enumerate([9, 10, 12])]
+    _, entry = board().entries
+    assert entry.run == runs[2]  # of the two beside the median the lower one
+    assert (entry.best_alone, entry.here_alone) == (12, 0)
 
 
 def test_one_seed_has_no_interval():
@@ -267,3 +276,13 @@ def test_the_command_says_in_one_line_that_there_is_nothing(monkeypatch):
     said = lenet("leaderboard")
     assert (said.returncode, said.stdout) == (1, "")
     assert said.stderr == "leaderboard: no evaluated run: dvc repro makes one\n"
+
+
+def test_values_are_shown_as_they_are(capsys):
+    """Whatever rich would make of them."""
+    for value in ("[/here]", "[bold]:cold:"):
+        record(params={"download.dataset": value})
+    show(board())
+    shown = capsys.readouterr().out
+    assert "[/here]" in shown
+    assert "[bold]:cold:" in shown

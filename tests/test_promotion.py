@@ -225,3 +225,9 @@ def test_a_release_tags_the_commit_that_holds_the_model(workspace):
     assert tag == f'git tag -a classifier@v3.0.0 -m "Version 3 of classifier, MLflow run {run.info.run_id}" {commit}'
     assert (push, push_tag) == ("dvc push --all-tags", "git push origin classifier@v3.0.0")
     assert not run.data.tags["git.commit"].startswith(commit)
+
+
+def test_without_git_there_is_nothing_to_release(workspace, monkeypatch):
+    run = get_run(Candidate(0).record())
+    monkeypatch.setenv("PATH", str(workspace))
+    assert releasing(run, "classifier", "3") == []

@@ -128,13 +128,18 @@ def test_a_version_whose_run_is_gone_has_none(registry):
     assert registry.run_of("1") is None
 
 
-def hold(registry, holder, **tags):
-    registry.client.create_registered_model(registry.lock, {"holder": holder, **tags})
+def hold(registry, **tags):
+    registry.client.create_registered_model(registry.lock, tags)
+
+
+def dead():
+    """The mark of a process of this machine that ended long ago."""
+    return mark().rpartition(":")[0] + ":0.00"
 
 
 def test_the_lock_of_another_machine_is_waited_for(registry):
     one = model(1)
-    hold(registry, "elsewhere:1:1.00")
+    hold(registry, holder="elsewhere:1:1.00")
     thread = threading.Timer(0.5, lambda: registry.client.delete_registered_model(registry.lock))
     thread.start()
     assert registry.promote(*one, None) == "1"
@@ -146,28 +151,38 @@ def test_what_another_machine_left_is_finished_after_a_while(registry, monkeypat
     for number in (1, 2):
         registry.promote(*model(number), str(number - 1) if number > 1 else None)
     registry.client.set_registered_model_alias(registry.name, PREVIOUS, "2")  # it came so far
-    hold(registry, "elsewhere:1:1.00", move=move("1", "2", "2", ROLLED_BACK_TAG))
+    hold(registry, **move("elsewhere:1:1.00", "1", "2", "2", ROLLED_BACK_TAG))
     registry.settle()
     assert state(registry) == ({"champion": "1", "previous": "2"}, 2, True)
     assert registry.version("2").tags[ROLLED_BACK_TAG] == "2026"
 
 
-def move(champion, previous, version, tag):
-    return json.dumps(asdict(Move(champion, previous, version, tag, "2026")))
+def move(holder, *where):
+    """What the lock of `holder` notes."""
+    return {"holder": holder, "move": json.dumps(asdict(Move(*where, "2026")) | {"holder": holder})}
 
 
 def test_a_left_move_to_a_version_that_was_deleted_is_dropped(registry):
     registry.promote(*model(1), None)
-    hold(registry, mark().rpartition(":")[0] + ":0.00", move=move("9", "1", "9", PROMOTED_TAG))
+    hold(registry, **move(dead(), "9", "1", "9", PROMOTED_TAG))
     registry.settle()
     assert state(registry) == ({"champion": "1"}, 1, True)
+
+
+def test_a_note_of_one_who_lost_the_lock_is_not_carried_out(registry):
+    """It saw the lock as its own, and wrote into that of another who died without a note."""
+    registry.promote(*model(1), None)
+    registry.promote(*model(2), "1")
+    hold(registry, **move("elsewhere:1:1.00", "1", "2", "2", ROLLED_BACK_TAG) | {"holder": dead()})
+    registry.settle()
+    assert state(registry) == ({"champion": "2", "previous": "1"}, 2, True)
 
 
 def test_who_lost_the_lock_changes_nothing(registry):
     class Slow(Registry):
         def version_of(self, weights, test_data):  # meanwhile it was taken for dead
             self.client.delete_registered_model(self.lock)
-            hold(self, "elsewhere:1:1.00")
+            hold(self, holder="elsewhere:1:1.00")
             return super().version_of(weights, test_data)
 
     registry.promote(*model(1), None)
@@ -231,7 +246,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(registry, root
         if number % 2:  # in every other round there is a champion
             each.promote(*model(0), None)
         if number % 4 > 1:  # and a lock that a killed process left
-            hold(each, mark().rpartition(":")[0] + ":0.00")
+            hold(each, holder=dead())
     barrier, answers = PROCESSES.Barrier(2), PROCESSES.Queue()
     racers = [
         PROCESSES.Process(target=race, args=(str(root), registry.name, rounds, barrier, answers, model(number)))

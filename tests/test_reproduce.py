@@ -56,7 +56,7 @@ def test_equal_runs_are_identical_and_everything_is_compared(workspace):
         ("environment", "threads"),
     }
     assert first.metrics.keys() >= {"train/running_loss", "validation/accuracy", "test/accuracy"}
-    assert Verdict(first.id, "", findings, [], None).compared["reports"] == 2
+    assert Verdict(first.id, "", findings, [], [], None).compared["reports"] == 2
 
 
 def test_every_difference_is_named(workspace):
@@ -128,12 +128,46 @@ def test_what_a_record_lacks_is_a_warning(workspace):
     assert record.warnings() == []
     del record.tags["env.threads"]
     record.tags["git.problem"] = "too large for the diff: x"
-    record.folders.remove("train")
     assert [line.split(":")[0] for line in record.warnings()] == [
         "the run recorded its code not as a whole",
         "the run recorded no number of threads, on which the bits depend",
-        "the run's report files are not in the store",
     ]
+
+
+def test_what_a_record_lacks_cannot_be_called_identical(workspace, capsys):
+    outputs = Workspace()
+    record = record_of(outputs.train())
+    assert record.missing() == []  # it was not evaluated yet
+    outputs.evaluate()
+    record = record_of(record.id)
+    assert record.missing() == []
+    record.folders -= {"train", "evaluate"}
+    weights = record.tags.pop("model.weights_sha256")
+    assert record.missing() == [
+        "its weights: the run has no tag model.weights_sha256",
+        "its reports: train/ is not among its artifacts",
+        "its reports: evaluate/ is not among its artifacts",
+    ]
+    verdict = Verdict(record.id, "c", [Finding("params", "p", "1", "1")], [], record.missing(), None)
+    assert not verdict.identical
+    _show(verdict)
+    assert capsys.readouterr().out.splitlines() == [
+        f"run {record.id} is reproduced, but not as a whole, the same are 1 params",
+        *(f"cannot be compared: {line}" for line in record.missing()),
+    ]
+    record.status = "FAILED"  # it need not have come so far
+    assert (record.missing(), weights) == ([], outputs.meta.weights_sha256)
+
+
+def test_a_sweep_is_no_run_to_repeat(workspace):
+    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    mlflow.set_tracking_uri(f"sqlite:///{workspace / 'mlflow.db'}")
+    experiment = client.create_experiment("classifier")
+    parent = client.create_run(experiment).info.run_id
+    client.create_run(experiment, tags={"mlflow.parentRunId": parent})
+    client.set_terminated(parent, "FINISHED")
+    with pytest.raises(ValueError, match=rf"run {parent} is a sweep, .*: lenet leaderboard shows which to reproduce$"):
+        record_of(parent).check()
 
 
 def test_params_that_mlflow_has_as_text_get_their_types_back():
@@ -165,13 +199,13 @@ def test_the_verdict_is_a_line_or_a_table(capsys):
         Finding("metrics", "n", "1", "1"),
     ]
     versions = Finding("environment", "torch", "2.0[x]", None)
-    _show(Verdict(run_id, "c", [*same, versions], ["take care"], None))
+    _show(Verdict(run_id, "c", [*same, versions], ["take care"], [], None))
     shown = capsys.readouterr().out
     assert shown.startswith(f"warning: take care\nrun {run_id} is reproduced, byte-identical: 1 weights, 2 metrics\n")
     assert "the environment differs, nevertheless:" in shown
     assert "2.0[x]" in shown
     other = Finding("weights", "model directory", f"{'a' * 32}.dir", f"{'b' * 32}.dir")
-    _show(Verdict(run_id, "c", [*same, other], [], Path("/there")))
+    _show(Verdict(run_id, "c", [*same, other], [], [], Path("/there")))
     shown = capsys.readouterr().out
     assert f"run {run_id} is not reproduced: 1 difference\n" in shown
     assert [line.split() for line in shown.splitlines() if "model directory" in line] == [

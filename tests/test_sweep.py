@@ -12,7 +12,7 @@ import pytest
 
 from classifier.sweeping import Experiment, Outcome
 from commands.application import call
-from commands.sweep import best_of, described, sweep
+from commands.sweep import best_of, described, show_others, sweep
 from tests.project import Project
 from tests.recorded import forget_store
 from tests.samples import ROOT, file_params
@@ -24,23 +24,26 @@ RATES = {"0.02", "0.05"}
 class Lab(Project):
     """A project of its own; what sweeps must leave alone is known."""
 
-    def start(self, *arguments):
+    def start(self, *arguments, **variables):
         command = [sys.executable, "-m", "commands.sweep", *arguments]
-        environment = {**self.variables, "OMP_NUM_THREADS": "2"}
+        environment = {**self.variables, "OMP_NUM_THREADS": "2", **variables}
         options = {"cwd": self.folder, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, text=True, **options)
 
-    def sweep(self, *arguments):
+    def sweep(self, *arguments, **variables):
         """Exit status, standard output, the lines of standard error."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, **variables)
         answer, said = process.communicate()
         return process.returncode, answer, said.splitlines()
 
     def wait_for_training(self, process):
         """Until a training that `process` started is under way."""
-        while not any(b"[1," in log.read_bytes() for log in self.folder.glob(".pipeline/sweeps/*/logs/*.txt")):
+        while not any(b"[1," in log.read_bytes() for log in self.logs()):
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
+
+    def logs(self):
+        return self.folder.glob(".pipeline/sweeps/*/logs/*.txt")
 
     def at_work(self):
         """The processes in the clones."""
@@ -147,6 +150,68 @@ def test_what_dvc_takes_from_its_cache_is_a_run_of_the_sweep_too(lab):
     assert f"{name}-1" in lab.experiments()
 
 
+@pytest.mark.slow
+def test_what_failed_is_tried_again_when_asked_and_what_dvc_lacks_unasked(lab, tmp_path):
+    command = ("train.seed=12",)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'stages.train' in sys.orig_argv: sys.exit('no space left on device')\n"
+    )
+    status, _, said = lab.sweep(*command, PYTHONPATH=str(tmp_path))
+    assert status == 1
+    name = said[0].partition(":")[0]
+    assert "failed: " in said[1]
+    assert "no space left on device" in said[1]
+    run_id, _ = lab.parent(name)
+    failed = (f"{name}-1", "0.05", "FAILED", 0)
+    assert lab.children(run_id) == [failed]
+    status, _, said = lab.sweep(*command)
+    assert (status, said) == (1, [f"{name}: 1 experiments, 1 of them done already; 1 at a time, threads 2"])
+
+    status, _, said = lab.sweep(*command, "--retry-failed")
+    assert status == 0, said
+    finished = (f"{name}-1", "0.05", "FINISHED", 1)
+    assert set(lab.children(run_id)) == {failed, finished}
+
+    (experiment,) = lab.git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}-1").split()
+    lab.git("update-ref", "-d", experiment)  # as after Ctrl-C between the evaluation's end and DVC's
+    status, _, said = lab.sweep(*command)
+    assert status == 0, said
+    assert said[0] == f"{name}: 1 experiments; 1 at a time, threads 2"
+    assert f"{name}-1" in lab.experiments()
+    assert {state for _, _, state, _ in lab.children(run_id)} == {"FAILED", "FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_stage_that_was_killed_is_still_to_do_however_late_its_recorder_says_so(lab):
+    """As Linux does for want of memory: DVC ends at once, and the recorder writes down later what it was."""
+    command = ("train.batch_size=4", "train.seed=11")
+    for log in lab.logs():
+        log.unlink()
+    sweep = lab.start(*command)
+    lab.wait_for_training(sweep)
+    (stage,) = (process for process in lab.at_work() if process.cmdline()[1:3] == ["-m", "stages.train"])
+    (recorder,) = (process for process in stage.children() if "classifier.recorder" in process.cmdline())
+    recorder.suspend()
+    stage.kill()
+    time.sleep(3)
+    assert sweep.poll() is None
+    recorder.resume()
+    answer, said = sweep.communicate()
+    name = said.partition(":")[0]
+    assert sweep.returncode == 1
+    assert f"[1/1] {name}-1  train.batch_size=4 train.seed=11  killed: its process ended without a word" in said
+    assert f"{name}: 0 finished, 0 failed, 1 killed" in answer
+    run_id, state = lab.parent(name)
+    assert state == "KILLED"
+    ((_, rate, state, _),) = lab.children(run_id)
+    assert state == "KILLED"
+
+    status, _, said = lab.sweep(*command)
+    assert status == 0, said
+    assert lab.children(run_id) == [(f"{name}-1", rate, "FINISHED", 1)]  # the same run, resumed
+    assert lab.parent(name) == (run_id, "FINISHED")
+
+
 def test_a_store_that_is_away_is_one_line_before_anything_starts(lab):
     before = set((lab.folder / ".pipeline/sweeps").glob("*"))
     command = (sys.executable, "-m", "commands.sweep", "train.seed=77")
@@ -192,7 +257,7 @@ def test_a_dry_run_says_what_dvc_would_be_told_and_makes_nothing(lab, monkeypatc
 def test_ctrl_c_stops_a_search_whose_trial_is_then_finished(lab):
     command = ("train.batch_size=64", "--search", "1")
     before = lab.left_alone()
-    for log in lab.folder.glob(".pipeline/sweeps/*/logs/*.txt"):
+    for log in lab.logs():
         log.unlink()
     stopped = lab.start(*command)
     lab.wait_for_training(stopped)
@@ -256,3 +321,13 @@ def test_the_best_is_chosen_on_validation_and_a_loss_is_better_when_it_is_low():
     assert best_of([(Experiment("d", {}), Outcome("finished", "run"))], params) is None  # no validation split
     assert described(found[0][1]) == "validation 90.00%, test 80.00%, 1.0 s"
     assert described(Outcome("failed", None, "ValueError: too high")) == "failed: too high"
+
+
+def test_an_error_is_shown_as_it_is(capsys):
+    """Whatever rich would make of it."""
+    failed = (
+        Experiment("a", {"download.mirror": "[/here]"}),
+        Outcome("failed", None, "OSError: [/tmp/x] is full :cold:"),
+    )
+    show_others([failed])
+    assert "download.mirror=[/here]  failed  [/tmp/x] is full :cold:" in capsys.readouterr().out

@@ -11,7 +11,21 @@ import pytest
 from mlflow.entities import Metric, Param
 
 from classifier import sweeping
-from classifier.sweeping import Experiment, Grid, Outcome, Record, cores, outcome_of, patiently, shown, sweep_key
+from classifier.clones import Baseline
+from classifier.search import Search
+from classifier.sweeping import (
+    Experiment,
+    Grid,
+    Outcome,
+    Record,
+    Sweep,
+    cores,
+    is_done,
+    outcome_of,
+    patiently,
+    shown,
+    sweep_key,
+)
 from tests.recorded import own_store
 from tests.samples import ROOT, file_params
 
@@ -116,6 +130,37 @@ def test_a_failed_run_counts_with_its_error_and_a_killed_or_running_one_does_not
     assert record.outcome(FAST) == Outcome("killed", killed, "SystemExit: 143", 1.0)
     failed = child(record, "FAILED", error="ValueError: too high")
     assert record.outcome(FAST) == Outcome("failed", failed, "ValueError: too high", 1.0)
+
+
+def test_of_runs_without_a_result_the_newest_counts(record):
+    """Older ones are of a time before what had failed was tried again."""
+    child(record, "FAILED", error="no space left")
+    killed = child(record, "KILLED", error="SystemExit: 143")
+    assert record.outcome(FAST).run_id == killed
+    child(record, "RUNNING")
+    assert record.outcome(FAST) is None
+    assert record.is_open(FAST)
+    finished = child(record, "FINISHED", evaluated="true")
+    assert (record.outcome(FAST).run_id, record.is_open(FAST)) == (finished, False)
+
+
+def test_what_is_done():
+    outcomes = {status: Outcome(status, "run") for status in ("finished", "failed", "killed")} | {"none": None}
+    done = {status: is_done("a", outcome, {"a"}, False) for status, outcome in outcomes.items()}
+    assert done == {"finished": True, "failed": True, "killed": False, "none": False}
+    assert not is_done("a", outcomes["finished"], set(), False)  # DVC has no such experiment
+    assert not is_done("a", outcomes["failed"], {"a"}, True)
+
+
+def test_a_search_for_fewer_trials_counts_those_alone(record, tmp_path, monkeypatch):
+    """As `--search 3` after `--search 5`."""
+    for number in range(5):
+        child(record, "FAILED", name=f"sweep-1-{number}")
+    plan = Search(file_params(), {}, 3, "sweep-1", tmp_path / "study.db")
+    monkeypatch.chdir(ROOT)
+    baseline = Baseline(ROOT, ROOT, "", b"", None)
+    assert Sweep(plan, record, baseline, file_params(), tmp_path, 1).already == 3
+    assert Sweep(plan, record, baseline, file_params(), tmp_path, 1, retry_failed=True).already == 0
 
 
 def test_runs_with_other_values_of_another_name_or_another_sweep_are_not_meant(record):

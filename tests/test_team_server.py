@@ -1,6 +1,7 @@
 """A team's tracking server, as README sets it up: MLflow's on PostgreSQL, artifacts on S3, a password for everyone."""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -14,6 +15,8 @@ from safetensors.numpy import load_file
 from classifier.files import sha256_of
 from classifier.history import Row
 from classifier.params import load_params
+from classifier.registry import Registry
+from classifier.tracking import open_store
 from tests.project import Project
 from tests.recorded import Workspace, files, forget_store, get_run, history
 from tests.samples import ROOT
@@ -34,6 +37,15 @@ with recorded("train", file_params()) as record:
     for step in range(points):
         record.journal.append("metrics", seed=None, step=step, values={"train/running_loss": number + step / points})
 print(record.id)
+"""
+DYING = """
+import os, signal, sys
+from classifier.registry import Registry
+from classifier.tracking import open_store
+open_store()
+registry, (model, *judged) = Registry("shared"), sys.argv[1:]
+registry._carry_out = lambda move: os.kill(os.getpid(), signal.SIGKILL)
+registry.promote(model, {"model.weights_sha256": model, "data.test_sha256": "images"}, *judged)
 """
 
 
@@ -188,6 +200,43 @@ def test_a_run_takes_few_requests_however_long_its_training_was(workspace, serve
     (train, _), (evaluate, _) = counts[2]
     assert train <= 17
     assert evaluate <= 11
+
+
+def test_what_a_killed_promotion_left_is_finished_by_another_user(server, tmp_path, monkeypatch):
+    """Who may edit what ann made may not delete it, and her lock is something that she made."""
+
+    def become(user):
+        for name, value in (server.variables(user) | {"DVC_ROOT": str(tmp_path)}).items():
+            monkeypatch.setenv(name, value)
+
+    def tags(model):
+        return {"model.weights_sha256": model, "data.test_sha256": "images"}
+
+    become("ann")
+    client, experiment = mlflow.MlflowClient(), open_store("promotions")
+    registry, models = Registry("shared"), []
+    for _ in range(4):
+        run = client.create_run(experiment)
+        logged = client.create_logged_model(experiment, source_run_id=run.info.run_id)
+        models.append(client.finalize_logged_model(logged.model_id, "READY").model_id)
+    registry.promote(models[0], tags(models[0]), None)
+    become("bob")
+    assert registry.promote(models[1], tags(models[1]), "1") == "2"
+    for user, other, champion in (("ann", "bob", "2"), ("bob", "ann", "3")):
+        become(user)
+        command = [sys.executable, "-c", DYING, models[int(champion)], champion]
+        killed = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert killed.returncode == -signal.SIGKILL
+        assert registry.aliases()["champion"] == champion
+        become(other)
+        registry.settle()
+        moved = {"champion": str(int(champion) + 1), "previous": champion}
+        assert registry.aliases() == moved
+        assert registry.promote(models[0], tags(models[0]), moved["champion"]) == "1"
+        registry.roll_back()
+        assert registry.aliases() == moved | {"previous": "1"}
+        assert registry._lock_tags() is None
+    forget_store()
 
 
 def test_nobody_gets_in_without_a_password(server):

@@ -77,6 +77,13 @@ def test_keep_leaves_it(root):
     assert len(git("worktree", "list").splitlines()) == 2
 
 
+def test_one_that_is_kept_after_an_error_is_named(root, capsys):
+    with pytest.raises(OSError, match="no data"), worktree(root, "HEAD", b"", keep=True) as project:
+        raise OSError("no data")
+    assert capsys.readouterr().err == f"worktree: {project}; when it may go: git worktree remove --force {project}\n"
+    assert (project / "code.py").exists()
+
+
 def test_a_commit_that_is_not_there_says_what_to_fetch(root):
     commit = "0123456789abcdef0123456789abcdef01234567"
     with pytest.raises(FileNotFoundError, match=f"git fetch origin {commit}"), worktree(root, commit, b""):
