@@ -34,7 +34,7 @@ def mend() -> list[str]:
 
 
 def _mend_lockfile() -> list[str]:
-    if not LOCK.exists() or _is_whole(LOCK):
+    if not LOCK.exists() or is_whole(LOCK):
         return []
     committed = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)  # noqa: S603, S607
     if committed.returncode == 0 and committed.stdout != LOCK.read_bytes():
@@ -44,7 +44,8 @@ def _mend_lockfile() -> list[str]:
     return [f"{LOCK} was cut off when DVC was killed: removed, DVC writes it anew"]
 
 
-def _is_whole(lock: Path) -> bool:
+def is_whole(lock: Path) -> bool:
+    """DVC can read it."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError

@@ -17,7 +17,7 @@ import typer
 
 from commands.application import run_command
 
-LOCKS = (Path("requirements.lock"), Path("requirements-uv.lock"))
+LOCKS = tuple(Path(f"requirements{of}.lock") for of in ("", "-uv", "-bench"))
 TIMEOUT_S = 15  # seconds for each answer of the index
 
 

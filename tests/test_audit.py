@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import distribution, distributions
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.audit import licence_of, text, vulnerabilities
+from commands.audit import LOCKS, licence_of, text, vulnerabilities
 from tests.loopback import closed_address
 from tests.samples import ROOT
 
@@ -43,9 +44,39 @@ def test_a_vulnerability_is_named_with_the_version_that_mends_it():
     assert shown.splitlines()[:3] == [
         "a 1.0: PYSEC-0, mended in 1.1",
         "a 1.0: PYSEC-0, mended in no version yet",
-        "known vulnerabilities: 2 of requirements.lock, requirements-uv.lock",
+        "known vulnerabilities: 2 of requirements.lock, requirements-uv.lock, requirements-bench.lock",
     ]
     assert "could not be looked up: no network" in text([], "no network", {"a": "MIT"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says"),
+    [
+        ({"vulns": []}, 0, "known vulnerabilities: 0 of requirements.lock, requirements-uv.lock, requirements-bench"),
+        ({"vulns": [{"id": "PYSEC-0", "fix_versions": ["1.1"]}]}, 1, "six 1.16.0: PYSEC-0, mended in 1.1"),
+        ({"skip_reason": "not found"}, 2, "could not be looked up: the index knows nothing of 1 of 1 packages (six)"),
+        (None, 2, "known vulnerabilities: could not be looked up: no route to the index"),
+    ],
+)
+def test_the_exit_status_says_what_is_known(lock, answer, status, says):
+    """What pip-audit prints, printed by a module of its name: the index cannot be made to know something."""
+    for path in LOCKS:
+        (lock.parent / path).write_bytes(lock.read_bytes())
+    printed = {"dependencies": [{"name": "six", "version": "1.16.0", **(answer or {})}]}
+    asked = [word for path in LOCKS for word in ("--requirement", str(path))]
+    (lock.parent / "pip_audit.py").write_text(
+        f"import json, sys\nassert sys.argv[1:{len(asked) + 1}] == {asked}\n"
+        + (f"print(json.dumps({printed}))\n" if answer else "sys.exit('no route to the index')\n")
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "commands.audit"]
+    ended = subprocess.run(command, cwd=lock.parent, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (status, "")
+    assert says in ended.stdout
+
+
+def test_every_lock_is_looked_up():
+    assert {path.name for path in LOCKS} == {path.name for path in ROOT.glob("requirements*.lock")}
 
 
 def test_licences_come_from_the_metadata():

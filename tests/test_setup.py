@@ -33,6 +33,23 @@ def test_set_up_compiles_bytecode():
     assert all("--compile-bytecode" in line for line in makefile.splitlines() if "uv pip sync" in line)
 
 
+def test_whatever_is_installed_has_the_hash_of_its_lock():
+    """Each install names a lock and asks for hashes, but that of this project, which asks no index at all."""
+    installs = re.findall(r"^\t.*\bpip (?:install|sync) .*$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    own = [line for line in installs if line.endswith(" --editable .")]
+    assert (len(installs), len(own)) == (4, 1)
+    assert all(word in own[0].split() for word in ("--no-deps", "--no-index", "--no-build-isolation"))
+    for line in installs:
+        assert line in own or re.search(r" --require-hashes .*\brequirements[a-z-]*\.lock", line), line
+
+
+def test_the_pipeline_is_mended_before_it_is_run():
+    recipe = subprocess.run(
+        ["make", "--dry-run", "--assume-old=setup", "repro"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert recipe.index("python -m commands.mend\n") < recipe.index("bin/dvc repro\n")
+
+
 def test_set_up_does_nothing_when_nothing_changed_and_something_when_the_lock_did(tmp_path):
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-uv.lock"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())

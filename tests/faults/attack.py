@@ -38,9 +38,9 @@ class Attack:
         self.run = 0
         self.problems: list[str] = []
 
-    def some(self, candidates: Sequence[Case]) -> list[Case]:
+    def some(self, candidates: Sequence[Case], least: int = 1) -> list[Case]:
         """Those of `candidates` that are run, in their order: another choice with another seed."""
-        chosen = self.random.sample(range(len(candidates)), cases(len(candidates)))
+        chosen = self.random.sample(range(len(candidates)), max(least, cases(len(candidates))))
         return [candidates[index] for index in sorted(chosen)]
 
     @contextmanager

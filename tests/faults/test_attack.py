@@ -67,3 +67,4 @@ def test_percent_of_the_cases(monkeypatch, percent, full, expected):
     chosen = Attack("row").some(range(full))
     assert (len(chosen), chosen) == (expected, sorted(set(chosen)))
     assert chosen == Attack("row").some(range(full)), "the same seed, the same choice"
+    assert len(Attack("row").some(range(full), least=3)) == max(3, expected)

@@ -1,22 +1,30 @@
-"""`dvc repro` is killed with everything it started, at any moment; begun again it ends with the same bytes."""
+"""`dvc repro` is killed at any moment, with all it started or alone, or its stage; begun again it ends as ever."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.faults.attack import PERCENT
+from classifier.mending import is_whole
+from classifier.recording import ROW_METRICS
+from tests.faults.attack import PERCENT, limit
 from tests.project import OUTPUTS, Project
 
+pytestmark = pytest.mark.timeout(limit(21_600))
 DETERMINED = ["data/raw", "data/normalized", "models/classifier", "reports/train", "reports/evaluate"]
 
 
@@ -25,6 +33,7 @@ class Victim(Project):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.groups: list[int] = []  # of all that was started
         self.edit_params("epochs: 20", "epochs: 2")
         self.edit_params("checkpoint_every: 500", "checkpoint_every: 1")
         self.commit("quick")
@@ -39,7 +48,7 @@ class Victim(Project):
         """As `make repro` does, in a process group of its own."""
         output = (self.folder / "output.log").open("ab")
         with output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 ["sh", "-c", f"{sys.executable} -m commands.mend && exec dvc repro"],
                 cwd=self.folder,
                 env=self.variables,
@@ -47,80 +56,139 @@ class Victim(Project):
                 stderr=output,
                 start_new_session=True,
             )
+        self.groups.append(process.pid)
+        return process
+
+    def end(self) -> None:
+        """Start it once more; now it must end well."""
+        assert self.start().wait(timeout=300) == 0, self.log()[-3000:]
+
+    def stop(self) -> None:
+        """Whatever still runs, of a case that went wrong."""
+        for group in self.groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
 
     def recorders(self) -> list[psutil.Process]:
         """Processes that deliver a journal of this project."""
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            if "classifier.recorder" in words and words[-1].startswith(str(self.folder)):
-                found.append(process)
-        return found
+        return [
+            process
+            for process, words in commands()
+            if "classifier.recorder" in words and words[-1].startswith(str(self.folder))
+        ]
+
+    def stage(self, process: subprocess.Popen[bytes]) -> psutil.Process | None:
+        """The stage that runs now, or the next one; None when the pipeline ends before."""
+        while process.poll() is None:
+            for found, words in commands():
+                if any(word.startswith("stages.") for word in words) and "-c" not in words:
+                    with suppress(ProcessLookupError):
+                        if os.getpgid(found.pid) == process.pid:
+                            return found
+        return None
 
     def log(self) -> str:
         return (self.folder / "output.log").read_text()
 
 
+def commands() -> list[tuple[psutil.Process, list[str]]]:
+    """All processes with their command lines."""
+    return [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+
+
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> Victim:
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     """Reproduced once without any kill: `.expected` and the seconds that it took."""
     victim = Victim(tmp_path_factory.mktemp("victim"))
     begin = time.monotonic()
-    assert victim.start().wait(timeout=300) == 0, victim.log()
+    victim.end()
     victim.seconds = time.monotonic() - begin
     victim.expected = victim.hashes()
     assert {Path(name).parts[0] for name in victim.expected} == {"data", "models", "reports"}
-    return victim
+    yield victim
+    victim.stop()
 
 
-def checkpoint_is_written(project: Path, state: dict[str, float]) -> bool:
+def checkpoint_is_written(project: Path) -> bool:
     return any(project.glob(".pipeline/checkpoints/*/seed-*/.*.tmp"))
 
 
-def mlflow_is_written(project: Path, state: dict[str, float]) -> bool:
-    return (project / "mlflow.db-journal").exists() or (project / "mlflow.db-wal").exists()
+def mlflow_is_written(project: Path) -> bool:
+    """SQLite keeps what it overwrites beside the database until the transaction is over."""
+    return (project / "mlflow.db-journal").exists()
 
 
-def lock_is_written(project: Path, state: dict[str, float]) -> bool:
+def lock_is_written(project: Path) -> bool:
     """DVC opens it for writing, which empties it, and fills it again."""
     try:
-        size = (project / "dvc.lock").stat().st_size
+        return (project / "dvc.lock").stat().st_size == 0
     except FileNotFoundError:
         return False
-    before, state["size"] = state.get("size", 0), size
-    return size == 0 or size < before
 
 
-MOMENTS = {
-    "checkpoint": checkpoint_is_written,
-    "MLflow": mlflow_is_written,
-    "dvc.lock": lock_is_written,
+def lock_is_cut_off(project: Path) -> bool:
+    return (project / "dvc.lock").exists() and not is_whole(project / "dvc.lock")
+
+
+MOMENTS = {  # what is seen while the write is going on, and of one that was broken off
+    "checkpoint": (checkpoint_is_written, checkpoint_is_written),
+    "MLflow": (mlflow_is_written, mlflow_is_written),
+    "dvc.lock": (lock_is_written, lock_is_cut_off),
 }
 
 
-def kill(victim: Victim, process: subprocess.Popen[bytes], *, recorders: bool) -> None:
-    for target in victim.recorders() if recorders else []:
-        target.kill()
+def kill(process: subprocess.Popen[bytes], recorders: list[psutil.Process]) -> None:
+    """Everything at once, and wait until nothing of it runs; recorders are no part of the group."""
+    for recorder in recorders:
+        with suppress(psutil.NoSuchProcess):
+            recorder.kill()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    psutil.wait_procs(recorders)
+    for other, _ in commands():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(other.pid) == process.pid and other.status() != psutil.STATUS_ZOMBIE:
+                other.wait(10)
 
 
-def kill_at(victim: Victim, process: subprocess.Popen[bytes], moment: str, skip: int) -> bool:
-    """Kill when the moment comes for the time `skip` + 1; False when it did not come before the end."""
-    state: dict[str, float] = {}
+def kill_inside(victim: Victim, process: subprocess.Popen[bytes], moment: str, skip: int) -> bool:
+    """Kill when the moment comes for the time `skip` + 1; False when that left no write half done, or never came."""
+    going_on, broken_off = MOMENTS[moment]
+    recorders: list[psutil.Process] = []
+    over = threading.Event()
+
+    def look_for_recorders() -> None:  # beforehand: it takes longer than the moment lasts
+        while not over.wait(0.1):
+            recorders[:] = victim.recorders()
+
+    if moment == "MLflow":
+        threading.Thread(target=look_for_recorders, daemon=True).start()
     inside = False
-    while process.poll() is None:
-        was_inside, inside = inside, MOMENTS[moment](victim.folder, state)
-        if inside and not was_inside:
-            if not skip:
-                kill(victim, process, recorders=moment == "MLflow")
-                return True
-            skip -= 1
+    try:
+        while process.poll() is None:
+            was_inside, inside = inside, going_on(victim.folder)
+            if inside and not was_inside:
+                if not skip:
+                    kill(process, list(recorders))
+                    if moment == "MLflow":
+                        kill_recorders(victim)  # those that were not known yet
+                    return broken_off(victim.folder)
+                skip -= 1
+    finally:
+        over.set()
     return False
 
 
+def kill_recorders(victim: Victim) -> None:
+    while found := victim.recorders():
+        for recorder in found:
+            with suppress(psutil.NoSuchProcess):
+                recorder.kill()
+        psutil.wait_procs(found)
+
+
 def check(victim: Victim) -> None:
-    """The bytes are the expected ones, nothing temporary is left, and MLflow has one whole run of them."""
+    """The bytes are the expected ones, nothing temporary is left, and MLflow has one whole run of every training."""
     assert victim.hashes() == victim.expected
     left = [path for path in (victim.folder / ".pipeline").rglob("*") if path.name.endswith(".tmp")]
     left += (victim.folder / ".pipeline/checkpoints").glob("*-*")
@@ -135,20 +203,25 @@ def check(victim: Victim) -> None:
     doubled = victim.query("SELECT key FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1 LIMIT 5")
     assert not [key for (key,) in doubled if not key.startswith("system/")]
     assert not victim.query("SELECT run_uuid FROM runs WHERE status = 'RUNNING'")
+    # Training goes on in the run that it began: none is left without a model, none was made twice.
+    models = "SELECT run_uuid FROM tags WHERE key = 'model.weights_sha256'"
+    assert not victim.query(f"SELECT run_uuid, status FROM runs WHERE run_uuid NOT IN ({models})")
+    assert not victim.query("SELECT value FROM tags WHERE key = 'run.key' GROUP BY value HAVING count(*) > 1")
     newest = "SELECT run_uuid FROM runs WHERE status = 'FINISHED' ORDER BY end_time DESC LIMIT 1"
-    rows = (victim.folder / "reports/train/history.csv").read_text().splitlines()[1:]
-    steps = victim.query(f"SELECT step FROM metrics WHERE key = 'train/learning_rate' AND run_uuid = ({newest})")
-    assert sorted(int(step) for (step,) in steps) == [int(row.split(",")[0]) for row in rows]
+    with (victim.folder / "reports/train/history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for column, name in ROW_METRICS.items():
+        found = victim.query(f"SELECT step, value FROM metrics WHERE key = '{name}' AND run_uuid = ({newest})")
+        assert sorted(found) == [(int(row["step"]), float(row[column])) for row in rows if row[column]], name
     assert victim.query(f"SELECT value FROM metrics WHERE key = 'test/accuracy' AND run_uuid = ({newest})")
 
 
-def end(victim: Victim) -> None:
-    assert victim.start().wait(timeout=300) == 0, victim.log()[-3000:]
-
-
 def test_killed_at_random_times(victim, attack):
-    """Six or so fall into each run of the pipeline; a recorder dies with every third."""
-    row = attack("SIGKILL of `dvc repro` and all it started, at random times")
+    """Six or so fall into each run of the pipeline; a recorder dies with every third.
+
+    Of four kills two are of everything, one is of DVC alone, whose stage goes on without it, and one of the stage.
+    """
+    row = attack("SIGKILL at random times: of `dvc repro` and all it started, of DVC alone, of the stage alone")
     kills = max(1, round(70 * PERCENT / 100))
     number = 0
     while number < kills:
@@ -156,33 +229,104 @@ def test_killed_at_random_times(victim, attack):
             victim.begin_anew()
             while number < kills and row.random.random() < 0.85:
                 process = victim.start()
-                time.sleep(row.random.uniform(0, victim.seconds))
-                if process.poll() is None:
-                    number += 1
-                    kill(victim, process, recorders=number % 3 == 0)
-            end(victim)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(row.random.uniform(0, victim.seconds))
+                alone = {2: "DVC", 3: "stage"}.get(number % 4)
+                stage = victim.stage(process) if alone else None
+                if process.poll() is not None:
+                    break  # it ended before: there is nothing left to do
+                number += 1
+                if alone == "DVC":
+                    process.kill()
+                    process.wait()
+                elif alone == "stage" and stage:
+                    with suppress(psutil.NoSuchProcess):
+                        stage.kill()
+                    process.wait(timeout=300)
+                else:
+                    kill(process, victim.recorders() if number % 3 == 0 else [])
+            victim.end()
             check(victim)
+        if row.problems:
+            victim.stop()
     row.run = number  # kills, not runs
     row.verdict()
 
 
+def test_a_stage_that_outlives_dvc_is_waited_for(victim):
+    """DVC is killed alone inside training; begun again, it trains only when the stage before has ended."""
+    victim.begin_anew()
+    process = victim.start()
+    while not list(victim.folder.glob(".pipeline/checkpoints/*/seed-0/*.safetensors")):
+        assert process.poll() is None, victim.log()[-3000:]
+        time.sleep(0.001)
+    stage = victim.stage(process)
+    assert stage
+    process.kill()
+    process.wait()
+    stage.suspend()
+    said = len(victim.log())
+    again = victim.start()
+    while f"waiting for process {stage.pid}, which does the same in this folder" not in victim.log()[said:]:
+        assert again.poll() is None, victim.log()[said:]
+        time.sleep(0.01)
+    stage.resume()
+    assert again.wait(timeout=300) == 0, victim.log()[said:]
+    check(victim)
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_inside_a_write(victim, attack, moment):
+    """Counted is what was inside: afterwards the write is found half done."""
     row = attack(f"SIGKILL inside the writing of {moment}")
     kills = max(1, round(10 * PERCENT / 100))
-    times: Counter[int] = Counter()
-    number = 0
-    while number < kills:
-        with row.case(f"{moment} {number}"):
+    times: Counter[bool] = Counter()
+    while times[True] < kills and not row.problems:
+        with row.case(f"{moment} {times[True]}"):
             victim.begin_anew()
             skip = row.random.randrange(3 if moment == "dvc.lock" else 8)
-            hit = kill_at(victim, victim.start(), moment, skip)
-            times[hit] += 1
-            number += hit
-            end(victim)
+            times[kill_inside(victim, victim.start(), moment, skip)] += 1
+            victim.end()
             check(victim)
-        assert times[False] < 20, f"the moment never came: {moment}"
-        if row.problems:
-            break
-    row.run = number
+        assert times[False] < 20, f"the moment never came, or was missed: {moment}"
+    row.run = times[True]
     row.verdict()
+
+
+def venv_of(folder: Path) -> None:
+    """What `make setup` would make there, from this interpreter's."""
+    (folder / ".venv").mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
+    (folder / ".venv/.installed").write_text(f"{folder}\n")
+
+
+def test_make_repro_mends_what_dvc_left_cut_off_and_says_so(victim):
+    """The real `make repro`: dvc.lock cut off in several ways, and a lock whose process's number another one has."""
+    victim.begin_anew()
+    victim.end()
+    venv_of(victim.folder)
+    lock, rwlock = (victim.folder / name for name in ("dvc.lock", ".dvc/tmp/rwlock"))
+    whole = lock.read_bytes()
+    half = next(whole[:end] for end in range(len(whole) // 2, 0, -1) if not_whole(lock, whole[:end]))
+    held = {str(victim.folder / "data/raw"): {"pid": os.getppid(), "cmd": "/bin/dvc repro"}}
+    anew = "dvc.lock was cut off when DVC was killed: removed, DVC writes it anew"
+    committed = "dvc.lock was cut off when DVC was killed: taken back from the last commit"
+    stale = f".dvc/tmp/rwlock named process {os.getppid()}, which is no DVC any more: removed"
+    assert "dvc.lock" in victim.run("dvc", "repro", check=False)
+    assert victim.returncode != 0, "dvc repro alone can go on"
+    for content, line in ((half, anew), (b"", committed), (half, committed), (whole + b"stages: [\0", committed)):
+        if line == committed and not victim.git("ls-files", "dvc.lock"):
+            victim.commit("results")
+        lock.write_bytes(content)
+        rwlock.write_text(json.dumps({"write": held, "read": {}}))
+        said = victim.run("make", "repro")
+        assert said.splitlines()[:2] == [line, stale], said
+        assert "test accuracy" in said
+        assert victim.hashes() == victim.expected
+        assert lock.read_bytes() == whole
+
+
+def not_whole(lock: Path, content: bytes) -> bool:
+    lock.write_bytes(content)
+    return lock_is_cut_off(lock.parent)
