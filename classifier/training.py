@@ -250,10 +250,9 @@ class Engine:
         for name, value in tensors.items():
             saved = state[name]
             if saved.shape != value.shape or saved.dtype != value.dtype or not saved.isfinite().all():
-                raise ValueError(
-                    f"{name} of the checkpoint is {tuple(saved.shape)!s:.80} {saved.dtype}, or not finite: allowed is finite "
-                    f"{tuple(value.shape)} {value.dtype}; remove {CHECKPOINTS}"
-                )
+                found = f"{tuple(saved.shape)!s:.80} {saved.dtype}, or not finite"
+                allowed = f"finite {tuple(value.shape)} {value.dtype}"
+                raise ValueError(f"{name} of the checkpoint is {found}: allowed is {allowed}; remove {CHECKPOINTS}")
         for name, value in tensors.items():
             value.copy_(state[name])
 

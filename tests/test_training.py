@@ -281,6 +281,14 @@ def test_the_state_of_another_training_is_refused():
         training.Engine(classifier(), train_params(), CPU).load(state)
 
 
+def test_forged_names_are_told_in_one_line_of_a_readable_length():
+    engine = training.Engine(classifier(), train_params(), CPU)
+    with pytest.raises(ValueError, match="differs in") as caught:
+        engine.load(engine.state() | {"sums/a\nb" + "x" * 5000: torch.zeros(1)})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
 @pytest.mark.gpu
 def test_cuda_learns_as_the_cpu_does_and_gives_the_same_bits_twice(cuda):
     params, runs = train_params(epochs=2, shift=1), []
