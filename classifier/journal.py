@@ -98,9 +98,11 @@ def _parse(line: bytes) -> Event | None:
 
 
 def new_journal(stage: str) -> Journal:
-    """An empty journal of this project, this process's own."""
+    """An empty journal of this project, this process's own; after all that wait, though the clock were set back."""
     while True:
-        folder = project_root() / JOURNALS / f"{time.time_ns():020d}-{stage}"
+        times = [waiting.folder.name.partition("-")[0] for waiting in waiting_journals()]
+        newest = max((int(each) for each in times if each.isdecimal()), default=0)
+        folder = project_root() / JOURNALS / f"{max(time.time_ns(), newest + 1):020d}-{stage}"
         if (handle := claim(folder)) is not None:
             return Journal(folder, handle)
 

@@ -20,6 +20,7 @@ LONG = (  # modules, the longest first
     "test_reproduce.py",
     "test_sweep.py",
     "test_team_server.py",
+    "test_whole_way.py",
     "test_benchmarks.py",
     "test_servers.py",
     "test_pairs.py",

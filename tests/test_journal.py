@@ -105,3 +105,12 @@ def test_journals_of_the_project_are_listed_oldest_first_until_they_are_removed(
     journals[1].append("begin", stage="evaluate")
     journals[1].remove()
     assert [journal.folder for journal in waiting_journals()] == [journals[0].folder, journals[2].folder]
+
+
+def test_a_journal_comes_after_those_that_wait_though_the_clock_was_set_back(workspace, monkeypatch):
+    first = new_journal("train")
+    monkeypatch.setattr("time.time_ns", lambda: 1)
+    second = new_journal("evaluate")
+    assert [journal.folder for journal in waiting_journals()] == [first.folder, second.folder]
+    for journal in (first, second):
+        journal.remove()

@@ -1,61 +1,118 @@
-"""Two `dvc repro` at once, `dvc exp run` beside one: one waits or says who is at work; the bytes are the same."""
+"""Two `dvc repro` at once, experiments beside one: one waits or says who is at work; the bytes are the same."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.attack import limit
 from tests.project import OUTPUTS, Project
+
+pytestmark = pytest.mark.timeout(limit(10_800))
+GIVES_WAY = (  # in what words
+    r"'.+' is busy, it is being blocked by",  # DVC: of a file that another one reads or writes
+    r"Unable to acquire lock",  # DVC: of the repository
+    r"waiting for process \d+, which does the same in this folder",  # a stage of ours
+)
+EXPERIMENT = ("-S", "train.seed=1")
+KINDS = ("dvc repro", "dvc exp run --temp", "dvc repro", "dvc exp run --temp", "dvc queue start")
+
+
+class Pair(Project):
+    """One short epoch; `.expected` are the hashes of what it makes, `.lock` is the dvc.lock of the experiment alone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.edit_params("epochs: 20", "epochs: 1")
+        self.commit("quick")
+        self.repro()
+        self.expected = self.hashes()
+        self.commit("results")
+        self.run("dvc", "exp", "run", "--temp", "--name", "alone", *EXPERIMENT)
+        self.lock = self.lock_of("alone")
+
+    def begin_anew(self) -> None:
+        for name in (*OUTPUTS, ".dvc/cache"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        (self.folder / "dvc.lock").unlink(missing_ok=True)
+
+    def start(self, log: Path, *command: str) -> subprocess.Popen[bytes]:
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.variables, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def lock_of(self, experiment: str) -> str:
+        """The dvc.lock that it made; empty when there is no such experiment."""
+        found = self.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+        references = [name for name in found if name.endswith(f"/{experiment}")]
+        return self.git("show", f"{references[0]}:dvc.lock") if references else ""
+
+    def wait_for_queue(self) -> str:
+        """Until its worker has nothing to do; what `dvc queue status` says then."""
+        end = time.monotonic() + 300
+        while re.search(r"\b(Queued|Running)\b", status := self.run("dvc", "queue", "status")):
+            assert time.monotonic() < end, status
+            time.sleep(1)
+        self.run("dvc", "queue", "stop")
+        return status
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    project = Project(tmp_path_factory.mktemp("pairs"))
-    project.edit_params("epochs: 20", "epochs: 1")
-    project.commit("quick")
-    project.repro()
-    project.expected = project.hashes()
-    project.commit("results")
-    return project
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    project = Pair(tmp_path_factory.mktemp("pairs"))
+    assert project.lock
+    yield project
+    project.run("dvc", "queue", "stop", "--kill", check=False)
 
 
-def begin_anew(project: Project) -> None:
-    for name in (*OUTPUTS, ".dvc/cache"):
-        shutil.rmtree(project.folder / name, ignore_errors=True)
-    (project.folder / "dvc.lock").unlink(missing_ok=True)
+def gave_way(said: str) -> bool:
+    assert "Traceback" not in said, said
+    return any(re.search(words, said) for words in GIVES_WAY)
 
 
-def start(project: Project, log: Path, *command: str) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            command, cwd=project.folder, env=project.variables, stdout=output, stderr=subprocess.STDOUT
-        )
-
-
-def test_two_at_once(project, attack, tmp_path):
-    row = attack("two `dvc repro` at once, `dvc exp run --temp` beside one")
-    kinds = [
-        kind for _ in range(10) for kind in (("dvc", "repro"), ("dvc", "exp", "run", "--temp", "-S", "train.seed=1"))
-    ]
-    for number, second in enumerate(row.some(kinds)):
-        with row.case(f"{number}: {' '.join(second)}"):
-            begin_anew(project)
-            if "exp" in second:
+def test_two_at_once(project: Pair, attack, tmp_path: Path):
+    row = attack("two `dvc repro` at once, `dvc exp run --temp` or a queue's worker beside one")
+    for number, kind in enumerate(row.some(KINDS * 4)):
+        with row.case(f"{number}: {kind}"):
+            project.begin_anew()
+            name = f"pair-{number}"
+            second = {
+                "dvc repro": ("dvc", "repro"),
+                "dvc exp run --temp": ("dvc", "exp", "run", "--temp", "--name", name, *EXPERIMENT),
+                "dvc queue start": ("dvc", "queue", "start"),
+            }[kind]
+            if kind != "dvc repro":
                 project.git("checkout", "-q", "dvc.lock")
-            logs = [tmp_path / f"{number}-{name}.log" for name in ("first", "second")]
-            processes = [start(project, logs[0], "dvc", "repro")]
+            if kind == "dvc queue start":
+                project.run("dvc", "exp", "run", "--queue", "--name", name, *EXPERIMENT)
+            logs = [tmp_path / f"{number}-{which}.log" for which in ("first", "second")]
+            processes = [project.start(logs[0], "dvc", "repro")]
             time.sleep(row.random.uniform(0, 6))
-            processes.append(start(project, logs[1], *second))
+            processes.append(project.start(logs[1], *second))
             statuses = [process.wait(timeout=300) for process in processes]
-            for status, log in zip(statuses, logs, strict=True):
-                said = log.read_text()
-                assert status == 0 or "is busy" in said or "Unable to acquire lock" in said or "lock" in said, said
+            said = [log.read_text() for log in logs]
+            if kind == "dvc queue start":
+                project.wait_for_queue()
+                said.append(project.run("dvc", "queue", "logs", name, check=False))
+            for status, text in zip(statuses, said, strict=False):
+                assert gave_way(text) or status == 0, text
             assert 0 in statuses
+            if kind != "dvc repro":
+                made = project.lock_of(name)
+                assert made == project.lock or (not made and gave_way(said[-1])), f"{made}\n{said[-1]}"
             project.repro()  # what the one that gave way did not do
             assert project.hashes() == project.expected
             assert not list(project.folder.glob(".pipeline/checkpoints/*-*"))
     row.verdict()
+
+
+@pytest.mark.parametrize("said", ["ERROR: dvc.lock is not valid", "failed to lock", "the lockfile is corrupted"])
+def test_an_error_that_speaks_of_a_lock_is_no_giving_way(said):
+    assert not gave_way(said)

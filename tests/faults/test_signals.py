@@ -1,14 +1,17 @@
-"""SIGINT and SIGTERM end every stage at once; what was there before stays, and training goes on where it stood."""
+"""SIGINT and SIGTERM end every stage at once; what was there before stays, and it goes on where it stood."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
+from classifier.files import sha256_of
 from tests.loopback import LoopbackServer
 from tests.project import OUTPUTS, Project
 
@@ -72,7 +75,21 @@ def stopped(project: Project, stage: str, number: signal.Signals) -> tuple[int, 
     process.send_signal(number)
     begin = time.monotonic()
     process.communicate(timeout=60)
-    return process.returncode, time.monotonic() - begin
+    seconds = time.monotonic() - begin
+    assert not living_of(process.pid), "something of it runs on"
+    return process.returncode, seconds
+
+
+def living_of(session: int) -> list[psutil.Process]:
+    """Processes of the stage's session; the recorder has its own."""
+    found = []
+    for each in psutil.process_iter(["status"]):
+        try:
+            if os.getsid(each.pid) == session and each.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(each)
+        except ProcessLookupError:
+            continue
+    return found
 
 
 def end_of_runs(project: Project) -> list[str]:
@@ -83,34 +100,58 @@ def end_of_runs(project: Project) -> list[str]:
     return [status for (status,) in project.query("SELECT status FROM runs ORDER BY start_time")]
 
 
+def run_stage(project: Project, stage: str) -> None:
+    project.run(sys.executable, "-m", f"stages.{stage}", *COMMANDS[stage].split())
+
+
+def of_model(project: Project) -> dict[str, str]:
+    """SHA-256 of what train wrote."""
+    files = [path for out in ("models", "reports/train") for path in (project.folder / out).rglob("*")]
+    return {str(path): sha256_of(path) for path in files if path.is_file()}
+
+
 def test_every_stage_ends_at_once(project, attack):
     row = attack("SIGINT, SIGTERM in the middle of each stage")
     server = LoopbackServer(trickle)
+    edits = {  # of params.yaml, by case
+        "download": [("dataset: digits", "dataset: mnist"), ("mirror: null", f"mirror: {server.address}")],
+        "replicas": [("replicas: 1", "replicas: 2")],
+    }
     try:
-        cases = [(stage, number) for stage in COMMANDS for number in STATUS]
-        for stage, number in row.some(cases):
-            with row.case(f"{number.name} in {stage}"):
-                if stage == "download":
-                    project.edit_params("dataset: digits", "dataset: mnist")
-                    project.edit_params("mirror: null", f"mirror: {server.address}")
+        cases = [(name, number) for name in (*COMMANDS, "replicas") for number in STATUS]
+        for name, number in row.some(cases, least=2):
+            stage = "train" if name == "replicas" else name
+            with row.case(f"{number.name} in {name}"):
+                own_params = (project.folder / "params.yaml").read_text()
+                for old, new in edits.get(name, []):
+                    project.edit_params(old, new)
                 before = len(end_of_runs(project))
                 status, seconds = stopped(project, stage, number)
                 assert status == STATUS[number]
                 assert seconds < AT_ONCE_S
-                if stage == "download":
-                    project.git("checkout", "-q", "params.yaml")
-                    project.edit_params("epochs: 20", "epochs: 3")
-                    project.edit_params("checkpoint_every: 500", "checkpoint_every: 1")
                 assert project.hashes() == project.expected  # the outputs that were there
                 assert not [path for out in OUTPUTS for path in (project.folder / out).parent.glob(".*.new")]
-                runs = end_of_runs(project)[before:]
+                runs = end_of_runs(project)
                 if stage == "train":
-                    assert runs == ["KILLED"]
+                    assert set(runs[before:]) == {"KILLED"}
                     assert list(project.folder.glob(".pipeline/checkpoints/*/seed-0/*.safetensors"))
-                    project.run(sys.executable, "-m", "stages.train", *COMMANDS["train"].split())
-                    assert end_of_runs(project)[before:] == ["FINISHED"]  # the same run
-                    assert project.hashes() == project.expected
+                elif stage == "evaluate":
+                    assert runs[-1] == "KILLED"  # a run that awaited it, or its own
+                else:
+                    assert len(runs) == before
+                if stage in ("train", "evaluate"):
+                    run_stage(project, stage)
+                    assert len(end_of_runs(project)) == (before + 3 if name == "replicas" else len(runs))
+                    assert set(end_of_runs(project)[before:]) <= {"FINISHED"}  # the same run
+                    assert end_of_runs(project)[-1] == "FINISHED"
                     assert not list(project.folder.glob(".pipeline/checkpoints/*-*"))
+                if name == "replicas":
+                    resumed = of_model(project)
+                    run_stage(project, stage)  # anew
+                    assert of_model(project) == resumed
+                (project.folder / "params.yaml").write_text(own_params)
+                project.run("dvc", "checkout", "--force")
+                assert project.hashes() == project.expected
     finally:
         server.stop()
     row.verdict()
