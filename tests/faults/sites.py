@@ -358,6 +358,7 @@ NOT_MET = {
     "classifier.recorder:main": "a mark for training, whose errors are passed over",
     "classifier.reproduction:Again._bring_by_hash": "a clone that is thrown away",
     "classifier.reproduction:reproduce": "a clone that is thrown away",
+    "classifier.stopwatch:Stopwatch._keep": "seconds beside a checkpoint, whose errors are passed over",
     "commands.compare:write": "write_atomic of files for people",
     "commands.leaderboard:leaderboard": "write_atomic of one file for people",
 }
