@@ -75,4 +75,4 @@ def test_a_model_is_promoted_released_fetched_by_its_tag_and_made_again(project,
     project.run("rm", "-rf", ".dvc/cache", "data", "models")
     verdict = lenet(project, "reproduce", runs[2])
     assert f"run {runs[2]} is reproduced, byte-identical: " in verdict
-    assert "Running stage 'download'" not in verdict
+    assert "digits.csv.gz from" not in verdict, "it came from the remote"
