@@ -16,6 +16,7 @@ import pytest
 from classifier.journal import new_journal
 from classifier.store import known_store
 from tests.samples import ROOT
+from tests.test_ui import free_port
 
 PACKAGES = ("classifier", "stages", "commands", "benchmarks", "tests")
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -187,7 +188,7 @@ def test_it_is_off_in_the_ui(tmp_path):
     (tmp_path / ".dvc").mkdir()
     variables = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     variables["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
-    command = [sys.executable, "-m", "commands.ui", "58231"]
+    command = [sys.executable, "-m", "commands.ui", str(free_port())]
     with subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL) as process:
         try:
             ui = psutil.Process(process.pid)
