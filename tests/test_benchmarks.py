@@ -21,11 +21,9 @@ import pytest
 import torch
 import torchvision
 
-import benchmarks.contenders.replayed
-import benchmarks.contenders.replicas
-import benchmarks.contenders.seeds  # noqa: F401
-from benchmarks import contenders, many_runs
+from benchmarks import many_runs
 from benchmarks.bench import take_turns
+from benchmarks.contenders import replayed, replicas, seeds
 from benchmarks.contenders.stage import PARTS, Clock, Instruments
 from benchmarks.data import resize, write_idx
 from benchmarks.on_gpu import OnGpu, Replayed, WarmSpeedrun
@@ -279,30 +277,30 @@ def test_trainings_in_turn_keep_the_memory_of_their_steps_as_the_train_stage_doe
 ) -> None:
     write_digits(tmp_path / "data")
     calls = []
-    monkeypatch.setattr(contenders.replicas, "keep_freed_memory", lambda: calls.append("kept"))
-    train = contenders.replicas.train_replicas
-    monkeypatch.setattr(contenders.replicas, "train_replicas", lambda *all: (calls.append(all[1].seed), train(*all)))
+    monkeypatch.setattr(replicas, "keep_freed_memory", lambda: calls.append("kept"))
+    train = replicas.train_replicas
+    monkeypatch.setattr(replicas, "train_replicas", lambda *all: (calls.append(all[1].seed), train(*all)))
     params = write_params(tmp_path / "params.yaml")
-    assert said_by(contenders.replicas, monkeypatch, "cpu", params, tmp_path / "data", 2, "in_turn")["loop_s"] > 0
+    assert said_by(replicas, monkeypatch, "cpu", params, tmp_path / "data", 2, "in_turn")["loop_s"] > 0
     assert calls == ["kept", 0, 0, 1]  # the first one warms up
 
 
-@pytest.mark.parametrize("replayed", [False, True])
+@pytest.mark.parametrize("with_graph", [False, True])
 def test_every_warm_seed_is_the_training_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, replayed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, with_graph: bool
 ) -> None:
     """On a CPU a plain call stands for the graph."""
-    if replayed and device.type == "cpu":
-        monkeypatch.setattr(contenders.seeds, "make_steps", partial(GraphedSteps, capture=lambda step: step))
+    if with_graph and device.type == "cpu":
+        monkeypatch.setattr(seeds, "make_steps", partial(GraphedSteps, capture=lambda step: step))
     meta = write_digits(tmp_path)
     params = train_params(optimizer="muon", schedule="one_cycle", shift=1, epochs=2, device=device.type)
-    trained = [weights for _, weights in contenders.seeds.trainings(tmp_path, meta, params, device, 3)]
+    trained = [weights for _, weights in seeds.trainings(tmp_path, meta, params, device, 3)]
     for seed, weights in enumerate(trained):
         alone = train_one(tmp_path, seed, params, device, lambda row: None).network.state_dict()
         assert all(torch.equal(weights[name], value) for name, value in alone.items())
     assert not torch.equal(trained[0]["fc3.weight"], trained[1]["fc3.weight"])
     arguments = (device, write_params(tmp_path / "params.yaml", **params.model_dump()), tmp_path, 3)
-    said = said_by(contenders.seeds, monkeypatch, *arguments)
+    said = said_by(seeds, monkeypatch, *arguments)
     assert [len(said["seconds"]), len(said["accuracies"])] == [3, 3]
     assert all(second > 0 for second in said["seconds"])
     assert all(0 < accuracy < 1 for accuracy in said["accuracies"])
@@ -314,7 +312,7 @@ def test_replays_take_part_of_the_loop(
 ) -> None:
     write_digits(tmp_path)
     params = write_params(tmp_path / "params.yaml", epochs=2, device=device.type)
-    said = said_by(contenders.replayed, monkeypatch, device, params, tmp_path, kind)
+    said = said_by(replayed, monkeypatch, device, params, tmp_path, kind)
     assert said.keys() == {"loop_s", "replay_s"}
     assert min(said.values()) > 0
 
@@ -324,7 +322,7 @@ def test_replays_take_part_of_the_loop(
 def test_compiled_kernels_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: torch.device) -> None:
     write_digits(tmp_path)
     params = write_params(tmp_path / "params.yaml", epochs=2, device="cuda")
-    said = said_by(contenders.replayed, monkeypatch, cuda, params, tmp_path, "compiled")
+    said = said_by(replayed, monkeypatch, cuda, params, tmp_path, "compiled")
     assert said.keys() in ({"loop_s", "replay_s", "compile_s"}, {"problem"})
 
 
@@ -335,7 +333,7 @@ def test_a_network_that_cannot_be_compiled_is_a_result_too(tmp_path: Path, monke
     monkeypatch.setattr(torch.nn.Module, "compile", refused)
     write_digits(tmp_path)
     params = write_params(tmp_path / "params.yaml")
-    said = said_by(contenders.replayed, monkeypatch, "cpu", params, tmp_path, "compiled")
+    said = said_by(replayed, monkeypatch, "cpu", params, tmp_path, "compiled")
     assert said == {"problem": "RuntimeError: Failed to find C compiler"}
 
 

@@ -212,8 +212,8 @@ def test_the_seconds_of_a_training_that_was_killed_do_not_count_while_it_lay_dea
     (kept,) = workspace.glob(".pipeline/checkpoints/*/seconds.json")
     before = json.loads(kept.read_text())["total"]
     assert before > 1
-    json_of_a_longer_day = {"total": 1000 + before, "0": 1000 + before}  # as if the first attempt had taken an hour
-    kept.write_text(json.dumps(json_of_a_longer_day))
+    longer = {"total": 1000 + before, "0": 1000 + before}  # as if the first attempt had taken so much more
+    kept.write_text(json.dumps(longer))
     time.sleep(5)
     begin = time.monotonic()
     subprocess.run(command, env=environment, check=True)
