@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,8 +239,7 @@ def find_test_images(rows: pd.DataFrame) -> np.ndarray:
     """
     wanted, data = rows["test_data"].iloc[0], str(rows["data"].iloc[0])
     root = project_root()
-    places = (place for find in (_in_workspace, _in_cache) for place in find(root, data))
-    for place in places:
+    for place in _places(root, data):
         if place.is_file() and sha256_of(place) == wanted:
             images: np.ndarray = load(place.read_bytes())["images"]
             return images
@@ -247,21 +247,15 @@ def find_test_images(rows: pd.DataFrame) -> np.ndarray:
     raise FileNotFoundError(f"the test images of data {data} are neither in {DATA} nor in DVC's cache: {command}")
 
 
-def _in_workspace(root: Path, data: str) -> list[Path]:
-    return [root / DATA / "test.safetensors"]
-
-
-def _in_cache(root: Path, data: str) -> list[Path]:
-    """Where DVC keeps the test split of a folder with the hash `data`."""
-    if not data.endswith(".dir"):
-        return []
-    objects = cache(root) / "files/md5"
-    try:
-        listing = json.loads((objects / data[:2] / data[2:]).read_bytes())
-        md5 = next(entry["md5"] for entry in listing if entry["relpath"] == "test.safetensors")
-    except (OSError, ValueError, KeyError, StopIteration):
-        return []
-    return [objects / md5[:2] / md5[2:]]
+def _places(root: Path, data: str) -> Iterator[Path]:
+    """Where the test split of a folder with the hash `data` may lie: in the workspace, then in DVC's cache."""
+    yield root / DATA / "test.safetensors"
+    if data.endswith(".dir"):
+        objects = cache(root) / "files/md5"
+        with suppress(OSError, ValueError, KeyError):
+            for entry in json.loads((objects / data[:2] / data[2:]).read_bytes()):
+                if entry["relpath"] == "test.safetensors":
+                    yield objects / entry["md5"][:2] / entry["md5"][2:]
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -68,9 +68,8 @@ class Entry:
     test_data: str  # what entries must share to be compared
     address: str = field(repr=False)
     keeper: str | None = field(repr=False)
-    next_ones: Sequence[Mapping[str, Any]] = field(
-        repr=False
-    )  # run, code, address and keeper, should this one's be gone
+    # Of the group's other runs run, code, address and keeper, the nearest to the median first.
+    next_ones: Sequence[Mapping[str, Any]] = field(repr=False)
     parameters: int | None = None  # of the network
     best: bool = False
     best_alone: int | None = None  # test images that only the best entry's run gets right

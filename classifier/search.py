@@ -62,9 +62,9 @@ class Search:
         return self._experiment(trial_now.number, trial_now.params)
 
     def tell(self, experiment: Experiment, outcome: Outcome) -> None:
-        """What became of a trial; one that was killed stays open for the next time, one that failed is not asked again.
+        """What became of a trial; one that was killed stays open for the next time.
 
-        What a second try of that one gave is no news for Optuna, whose trials end once.
+        One that failed has ended for Optuna, whose trials end once: it does not hear what a second try gave.
         """
         number = self.numbers[experiment.name]
         value = outcome.metrics.get(self.settings.metric, math.nan)
