@@ -56,7 +56,7 @@ check: setup ## lint, formatting and types
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## measure speed against other ways to train, on MNIST; needs a quiet machine and half an hour
+bench: setup ## measure speed against other ways to train, on MNIST; needs a quiet machine and forty minutes
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-bench.lock
 	$(BIN)/python -m benchmarks
 

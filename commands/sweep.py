@@ -49,7 +49,7 @@ def sweep(
     The same command again goes on with what is left, however the last one ended, and repeats nothing that finished or
     failed, until code or params change; --retry-failed tries again what has failed, as after a full disk. With --search
     it goes on to that number of trials, and KEY=VALUE fixes a key.
-    Exit status 0: all have finished, 1: some have failed.
+    Exit status 0: all have finished, 1: some have failed or were killed.
 
     Example: lenet sweep train.learning_rate=0.01,0.05,0.1 train.seed=0..4 --jobs 2
     """
