@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 import tempfile
@@ -79,7 +78,7 @@ def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]
 @contextmanager
 def screen(out: IO[bytes]) -> Iterator[int]:
     """A terminal to write to; what it is shown is in `out` when the block has been left."""
-    reading, writing = pty.openpty()
+    reading, writing = os.openpty()
     termios.tcsetwinsize(writing, SIZE)
 
     def keep() -> None:
