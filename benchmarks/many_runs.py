@@ -23,6 +23,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
+from benchmarks.project import AUTHOR
 from classifier.lineage import GitState, git_state
 
 SEEDS = 5
@@ -51,8 +52,7 @@ def code_states() -> list[GitState]:
             CHANGED.write_text(code, encoding="utf-8")
         if not commit:
             CHANGED.write_text(f"{code}# committed\n", encoding="utf-8")
-            author = ["-c", "user.name=benchmarks", "-c", "user.email=benchmarks@localhost"]
-            subprocess.run(["git", *author, "commit", "-q", "-m", "more", CHANGED], check=True)  # noqa: S603, S607
+            subprocess.run(["git", *AUTHOR, "commit", "-q", "-m", "more", CHANGED], check=True)  # noqa: S603, S607
     return states
 
 

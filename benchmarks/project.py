@@ -17,6 +17,7 @@ from benchmarks.process import Sample, measure
 ROOT = Path(__file__).parent.parent
 # What an unusual shell may have set and a user's has not; Python shall keep the modules' bytecode.
 FOREIGN = ("DVC_", "MLFLOW_", "GIT_", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+AUTHOR = ("-c", "user.name=benchmarks", "-c", "user.email=benchmarks@localhost")  # of commits
 
 
 class Project:
@@ -39,8 +40,7 @@ class Project:
                 shutil.copy2(ROOT / name, folder / name)
         if epochs:
             self.write_params("params.yaml", None, train={"epochs": epochs})
-        author = ["-c", "user.name=benchmarks", "-c", "user.email=benchmarks@localhost"]
-        for command in (["init", "-q"], ["add", "--all"], [*author, "commit", "-q", "-m", "what is measured"]):
+        for command in (["init", "-q"], ["add", "--all"], [*AUTHOR, "commit", "-q", "-m", "what is measured"]):
             self.run("git", *command)
 
     def run(self, *command: str, folder: str = ".", terminal: bool = False) -> Sample:
