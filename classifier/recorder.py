@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> None:
     _give_way()
     journal = Journal(folder)  # the stage has handed on its lock
     os.chdir(project_root())  # an experiment's own folder may go away
-    if "-train" in journal.folder.name:
+    trains = journal.folder.name.endswith("-train")
+    if trains:
         _keep_environment(journal)
     delivery: Delivery | None = None
     monitor: SystemMetricsMonitor | None = None
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> None:
             complaint = complaint or _complain(error, journal)
         if stage_ended and (complaint or not blocked):
             break
-        if delivery and delivery.run_id and not monitor and "-train" in journal.folder.name:
+        if delivery and delivery.run_id and not monitor and trains:
             monitor = _watch_system(delivery)
         begun = delivery is not None and bool(delivery.run_id)
         if complaint or begun:
