@@ -1,10 +1,12 @@
 """Checkpoints: a training that was killed goes on from the last one and ends with the bytes of one that was not.
 
 They lie outside DVC's outputs, in `.pipeline/checkpoints/<fingerprint>-<slot>/` of the project's root, and are removed
-once the stage has succeeded. The fingerprint covers params, data, code, versions and threads, so that a checkpoint of
-something else is never picked up; the slot keeps apart trainings of the same thing at the same time. In the folder:
+once the stage has succeeded. The fingerprint covers params, data, code (this package's and the stage's file), versions
+and threads, so that a checkpoint of something else is never picked up; the slot keeps apart trainings of the same thing
+at the same time. In the folder:
 
 - `run`: the MLflow run's key (`classifier.tracking`), so that a resumed training continues its run
+- `seconds.json`: what training took so far (`classifier.stopwatch`)
 - `seed-<seed>/<step>-<SHA-256 of the file>.safetensors`: the tensors of `Engine.state`; `rows`, the history so far, a
   line of JSON a row; `Position` as JSON in the file's header. The last two are kept, and neither needs the other
 

@@ -51,6 +51,12 @@ def seeds_of(params: TrainParams) -> list[int]:
     return list(range(params.seed, params.seed + params.replicas))
 
 
+def side_by_side(device: torch.device) -> int:
+    """How many seeds are trained at the same time, if there are so many."""
+    # The threads that torch may use are the cores that are ours: it heeds OMP_NUM_THREADS, taskset and containers.
+    return {"cpu": torch.get_num_threads(), "cuda": TOGETHER}.get(device.type, 1)
+
+
 def train_replicas(
     data: Path, params: TrainParams, device: torch.device, report: Callable[[int, Row], None], work: Work = NO_WORK
 ) -> dict[int, Replica]:
@@ -61,8 +67,7 @@ def train_replicas(
     seeds = seeds_of(params)
     if device.type == "cuda" and len(seeds) > 1:
         return train_in_stacks(data, seeds, params, device, report, work)
-    # The threads that torch may use are the cores that are ours: it heeds OMP_NUM_THREADS, taskset and containers.
-    workers = min(len(seeds), torch.get_num_threads()) if device.type == "cpu" else 1
+    workers = min(len(seeds), side_by_side(device))
     replicas: dict[int, Replica] = {}
     if workers == 1:
         for seed in seeds:

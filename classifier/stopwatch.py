@@ -1,7 +1,7 @@
 """How long training took, without the time for which one that was killed lay dead.
 
 Outputs hold no times: they go to MLflow as `train/seconds`. Until training has ended `seconds.json` beside its
-checkpoints keeps what earlier attempts took.
+checkpoints keeps what all attempts took so far: `{"<seed>": seconds, ..., "total": seconds}`.
 """
 
 from __future__ import annotations

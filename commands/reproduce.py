@@ -46,8 +46,8 @@ def _show(verdict: Verdict) -> None:
         print(f"warning: {line}")
     if not verdict.differences:
         counts = ", ".join(f"{count} {kind}" for kind, count in verdict.compared.items())
-        how = "but not as a whole, the same are" if verdict.missing else "byte-identical:"
-        print(f"run {verdict.run_id} is reproduced, {how} {counts}")
+        how = "cannot be compared as a whole; identical:" if verdict.missing else "is reproduced, byte-identical:"
+        print(f"run {verdict.run_id} {how} {counts}")
     else:
         several = "s" if len(verdict.differences) > 1 else ""
         print(f"run {verdict.run_id} is not reproduced: {len(verdict.differences)} difference{several}")

@@ -28,7 +28,6 @@ def main(arguments: list[str]) -> None:
 def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: Path, record: Recording) -> None:
     """The stage, once its record is open."""
     # Here, so that torch and, in the recorder's process, mlflow are imported side by side: 2 s each.
-    import torch
 
     from classifier.checkpoint import checkpointed, fingerprint_of
     from classifier.console import Console
@@ -37,7 +36,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     from classifier.history import Row
     from classifier.model import parameter_count
     from classifier.model_dir import build, write_model
-    from classifier.replicas import TOGETHER, median_seed, train_replicas
+    from classifier.replicas import median_seed, side_by_side, train_replicas
     from classifier.stopwatch import Stopwatch
     from classifier.training import steps_per_epoch
     from classifier.training_report import write_training
@@ -54,8 +53,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             record.settle()
             console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}")
-            together = {"cpu": torch.get_num_threads(), "cuda": TOGETHER}.get(device.type, 1)
-            stopwatch = Stopwatch(work.folder, params.train.epochs, together)
+            stopwatch = Stopwatch(work.folder, params.train.epochs, side_by_side(device))
 
             def report(seed: int, row: Row) -> None:
                 console.show(seed, row)

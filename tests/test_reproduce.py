@@ -152,7 +152,7 @@ def test_what_a_record_lacks_cannot_be_called_identical(workspace, capsys):
     assert not verdict.identical
     _show(verdict)
     assert capsys.readouterr().out.splitlines() == [
-        f"run {record.id} is reproduced, but not as a whole, the same are 1 params",
+        f"run {record.id} cannot be compared as a whole; identical: 1 params",
         *(f"cannot be compared: {line}" for line in record.missing()),
     ]
     record.status = "FAILED"  # it need not have come so far

@@ -53,6 +53,7 @@ PARTS = {
         "classifier.recording:recording",
         "classifier.recording:restore_training",
         "classifier.recording:Recording.begin",
+        "classifier.stopwatch:Stopwatch.seconds",
         "classifier.recording:Recording.log_data",
         "classifier.recording:Recording.log_row",
         "classifier.recording:Recording.log_training",

@@ -36,6 +36,8 @@ HASHED = ("data/raw", "data/normalized", "models/classifier", "reports/train", "
 
 def foreign_locale() -> str:
     """One that this machine has beside English and C; C where there is none, as in a bare container."""
+    if not shutil.which("locale"):
+        return "C"
     listed = subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split()
     return next((name for name in listed if not name.startswith(("C", "POSIX", "en_"))), "C")
 
