@@ -74,8 +74,8 @@ def legend(board: Board) -> str:
     return (
         "Runs that differ in nothing but the seed are one row: n seeds, the mean of their test accuracy, its standard "
         "deviation and 95% interval (Student's t; none for one seed). Against the best: McNemar's test on the same "
-        f"images, of each row's median run that has predictions, with Holm's correction to {LEVEL:.0%} for all tests together. "
-        f"Test data {board.test_data[:12]}.{aside}"
+        "images, of each row's median run that has predictions, with Holm's correction to "
+        f"{LEVEL:.0%} for all tests together. Test data {board.test_data[:12]}.{aside}"
     )
 
 

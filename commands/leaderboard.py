@@ -35,8 +35,10 @@ def leaderboard(
     Shown are n seeds, the mean of their test accuracy, its standard deviation and 95% interval (Student's t), the
     params that differ, the network's parameters, seconds of training (mean). "Against the best" is McNemar's exact
     test on the stored predictions, of each row's median run (the next one where its predictions are gone; the median
-    replica on validation, where only its predictions are kept), with Holm's correction for all tests of the board; in brackets the images that only this one
-    and only the best gets right. It takes the models as they are; what other seeds would give is the interval's matter.
+    replica on validation, where only its predictions are kept), with Holm's correction for all tests of the board; in
+    brackets the images that only this one and only the best gets right. It takes the models as they are; what other
+    seeds would give is the interval's matter.
+
     Rows on another test split than the newest run's stand below, not compared.
 
     Example: lenet leaderboard --html reports/leaderboard.html

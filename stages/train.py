@@ -28,7 +28,6 @@ def main(arguments: list[str]) -> None:
 def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: Path, record: Recording) -> None:
     """The stage, once its record is open."""
     # Here, so that torch and, in the recorder's process, mlflow are imported side by side: 2 s each.
-
     from classifier.checkpoint import checkpointed, fingerprint_of
     from classifier.console import Console
     from classifier.device import be_deterministic, describe, environment, keep_freed_memory, pick_device, set_precision
