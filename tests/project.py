@@ -27,6 +27,9 @@ OUTPUTS = {
 }
 
 
+FOREIGN = ("DVC_", "MLFLOW_", "MAKE", "MFLAGS")  # the last two: of a `make test` around the tests
+
+
 class Project:
     """A clone of this repository's working tree, committed, with the variables of a fresh shell."""
 
@@ -48,7 +51,7 @@ class Project:
     @property
     def variables(self) -> dict[str, str]:
         """A fresh shell's, with this interpreter's folder first in PATH."""
-        variables = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+        variables = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         return variables | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"}
 
     def run(self, *command: str, check: bool = True, env: Mapping[str, str] | None = None) -> str:

@@ -148,7 +148,7 @@ def test_statistics_of_params_replace_the_computed_ones():
     [
         ({"mean": [0.5], "std": [1.0]}, r"normalize\.mean is \[0\.5\] and normalize\.std is \[1\.0\]"),
         ({"mean": [0.5, 0.5]}, r"normalize\.mean is \[0\.5, 0\.5\]"),
-        ({"std": []}, r"normalize\.std is \[\]"),
+        ({"std": [1.0] * 4}, r"normalize\.std is \[1\.0, 1\.0, 1\.0, 1\.0\]"),
     ],
 )
 def test_statistics_of_another_number_of_channels_are_named(changes, named):

@@ -90,7 +90,9 @@ def test_training_stops_before_the_update_and_keeps_the_last_good_state(attack, 
             assert f"not finite at step {step} (epoch {epoch}), stopped before its update" in str(caught.value)
             now = classifier.network.state_dict()
             assert all(torch.equal(value, now[name]) for name, value in poison.before.items()), "it was updated"
-            kept = Checkpoints(folder, params.checkpoint_every).load()
+            kept = Checkpoints(folder, params.checkpoint_every).load(
+                EPOCHS, STEPS // EPOCHS, min(params.log_every, STEPS // EPOCHS)
+            )
             good = [done for done in range(1, step) if is_saved(done, params.checkpoint_every)]
             assert (kept.position.step if kept else 0) == (good[-1] if good else 0), "not the last good checkpoint"
             assert not kept or all(tensor.isfinite().all() for tensor in kept.tensors.values())
