@@ -307,11 +307,18 @@ def test_a_step_that_is_not_finite_leaves_the_checkpoint_before_it(tmp_path):
     assert all(value.isfinite().all() for path in kept for value in load_file(path).values())
 
 
-def test_an_error_of_the_disk_stops_training(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
-    (tmp_path / "seed-0").write_text("a file in its place")
-    with pytest.raises(NotADirectoryError):
-        trained(train_params(**TINY), checkpoints)
+def test_an_error_of_the_disk_stops_training_though_another_thread_meets_it(tmp_path):
+    folder = tmp_path / "seed-0"
+    checkpoints = Checkpoints(folder, every=1)
+
+    def take_the_place(row):
+        checkpoints.wait()
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        folder.write_text("a file in its place")
+
+    with pytest.raises(OSError, match="seed-0"):
+        trained(train_params(**TINY), checkpoints, take_the_place)
 
 
 def test_replicas_are_resumed_each_from_its_own(tmp_path, monkeypatch):
