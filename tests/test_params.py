@@ -169,7 +169,7 @@ def test_references_to_references_are_not_written_out(tmp_path):
     path.write_text("\n".join([*lists, path.read_text()]))
     (line, *_) = [line for line in problem_of(path).splitlines() if "sweep.search.train.batch_size" in line]
     assert "[[...], [...], [...], [...], [...], [...], ...]" in line
-    assert "[[[" not in line
+    assert "[[[[" not in line
 
 
 def test_a_missing_file_is_named(tmp_path):
