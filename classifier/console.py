@@ -9,6 +9,8 @@ from types import TracebackType
 from classifier.history import Row
 from classifier.params import TrainParams
 
+REFRESHES = 2  # of the bar in a second; each takes a millisecond of a core that is for training
+
 
 class Console(AbstractContextManager["Console"]):
     """The classic tutorial's lines of a training, which are appended to `lines` too."""
@@ -22,7 +24,7 @@ class Console(AbstractContextManager["Console"]):
         if sys.stdout.isatty():
             from rich.progress import Progress  # for terminals alone: it takes 0.1 s
 
-            self.bar = Progress(transient=True)
+            self.bar = Progress(transient=True, refresh_per_second=REFRESHES)
             self.task = self.bar.add_task("training", total=params.replicas * params.epochs * steps_per_epoch)
             self.bar.start()
 

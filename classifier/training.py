@@ -169,6 +169,7 @@ class Engine:
         self.loss, self.images_loss, self.good_steps = torch.zeros(3, *self.shape, device=device).unbind()
         self.bad = torch.zeros((), device=device)  # 1 from the first bad step on, so that nothing follows it
         self.diverged = self.bad  # of each model
+        self.scale = torch.ones((), device=device)
         self.epoch_loss = np.zeros(len(self.seeds))  # of its closed windows, summed over images; on the host
         # The fused kernels of CPU and CUDA skip their update when `bad` is 1; MPS's refuse to be told, so that there
         # the host has to look at each step.
@@ -200,14 +201,14 @@ class Engine:
 
     def _watch(self, loss: Tensor, count: int) -> None:
         """Add to the window's sums; stop all updates from the first loss or gradient that is not finite."""
-        norm = self._gradient_norm()
-        torch.maximum(self.diverged, (loss + norm).isfinite().logical_not(), out=self.diverged)
+        self._find_bad(loss)
         self.good_steps += 1 - self.diverged
         self.loss += loss
         self.images_loss.add_(loss, alpha=count)
 
-    def _gradient_norm(self) -> Tensor:
-        return torch.nn.utils.get_total_norm(gradients(self.parameters))
+    def _find_bad(self, loss: Tensor) -> None:
+        """What a gradient scaler does, with a scale of 1: a single call, after which `bad` stays 1 once it is."""
+        torch._amp_foreach_non_finite_check_and_unscale_([loss, *gradients(self.parameters)], self.bad, self.scale)
 
     def close_window(self, epoch: int, step: int) -> list[float]:
         """Mean loss over the window's steps, of each model: the one place where the host waits."""

@@ -77,13 +77,10 @@ class VectorizedEngine(Engine):
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return mean_losses(logits, labels, self.params.label_smoothing)
 
-    def _gradient_norm(self) -> Tensor:
+    def _find_bad(self, loss: Tensor) -> None:
         everything = torch.cat([gradient.flatten(1) for gradient in gradients(self.parameters)], 1)
-        norms: Tensor = torch.linalg.vector_norm(everything, dim=1)
-        return norms
-
-    def _watch(self, loss: Tensor, count: int) -> None:
-        super()._watch(loss, count)
+        norms = torch.linalg.vector_norm(everything, dim=1)
+        torch.maximum(self.diverged, (loss + norms).isfinite().logical_not(), out=self.diverged)
         torch.amax(self.diverged, 0, out=self.bad)
 
     @torch.no_grad()

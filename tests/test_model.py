@@ -35,30 +35,6 @@ def test_pooling_before_relu_is_the_tutorials_function():
     assert torch.equal(network.eval()(images), tutorial)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_way_it_trains_on_a_cpu_is_the_same_function_with_the_same_gradients(channels, layout):
-    """In float64, where another order of sums shows in the last digits alone."""
-    network, images = LeNet5(channels, 10).double().to(memory_format=layout), torch.randn(5, channels, 32, 32).double()
-    results = []
-    for mode in (True, False):
-        logits = network.train(mode)(images)
-        gradients = torch.autograd.grad(logits.square().sum(), list(network.parameters()))
-        results.append([logits, *gradients])
-    for trained, plain in zip(*results, strict=True):
-        torch.testing.assert_close(trained, plain, rtol=1e-12, atol=1e-12)
-
-
-def test_a_flat_background_has_the_same_gradients_too():
-    """Where all of a window are equal, which one of them is the largest does not matter."""
-    network, images = LeNet5(1, 10).double(), torch.zeros(3, 1, 32, 32).double()
-    images[:, :, 10:20, 10:20] = 1
-    plain, trained = (
-        torch.autograd.grad(network.train(mode)(images).sum(), network.conv1.weight) for mode in (False, True)
-    )
-    torch.testing.assert_close(trained, plain, rtol=1e-12, atol=1e-12)
-
-
 def test_classifier_normalizes_raw_pixels_per_channel():
     classifier = Classifier(torch.nn.Identity(), mean=[0.5, 0.0, 0.25], std=[1.0, 0.5, 0.25])
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(1, 3, 1, 3)
