@@ -63,7 +63,7 @@ def _mend_rwlock() -> list[str]:
     try:
         locks = json.loads(RWLOCK.read_text(encoding="utf-8"))
         held = [*locks.get("write", {}).values(), *(info for infos in locks.get("read", {}).values() for info in infos)]
-        stale = sorted({info["pid"] for info in held if not _is_dvc(info["pid"])})
+        stale = sorted({info["pid"] for info in held if not _is_at_work(info["pid"], info["cmd"])})
     except FileNotFoundError:
         return []
     except (ValueError, AttributeError, TypeError, KeyError):
@@ -72,11 +72,13 @@ def _mend_rwlock() -> list[str]:
     if not stale or len(stale) < len({info["pid"] for info in held}):
         return []
     RWLOCK.unlink()
-    return [f"{RWLOCK} named process {', '.join(map(str, stale))}, which is no DVC any more: removed"]
+    return [f"{RWLOCK} named process {', '.join(map(str, stale))}, which is not there any more: removed"]
 
 
-def _is_dvc(pid: Any) -> bool:
+def _is_at_work(pid: Any, command: str) -> bool:
+    """Whether the process with this number is the one of this command, which DVC noted as its `sys.argv`."""
     try:
-        return any("dvc" in word for word in psutil.Process(pid).cmdline())
+        words = psutil.Process(pid).cmdline()
     except psutil.Error:
         return False
+    return bool(words) and command.endswith(words[-1])

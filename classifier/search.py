@@ -17,9 +17,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
+from classifier.experiments import Experiment, Outcome, trial_names
 from classifier.grid import Point, canonical
 from classifier.params import Choices, Params, Range
-from classifier.sweeping import Experiment, Outcome, trial_names
 
 STUDY = "sweep"  # its name in the file
 

@@ -1,44 +1,30 @@
-"""Sweeps: DVC's experiments side by side. Their runs are children of one run in MLflow, the record of what is done.
+"""Sweeps: DVC's experiments side by side, each in a clone of the repository.
 
-A sweep's key is made from what decides its results: values, params and code. By it the same command finds what an
-earlier one has left, however that ended. What has a run that finished or failed is not repeated, unless that run, or
-DVC's experiment, is gone, or a person asks to try again what failed; what was killed goes on from its last checkpoint,
-and so does what still runs, which is stopped first.
+What has a run that finished or failed (`classifier.sweep_record`) is not repeated, unless that run, or DVC's
+experiment, is gone, or a person asks to try again what failed; what was killed goes on from its last checkpoint, and so
+does what still runs, which is stopped first.
 """
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
-
-import mlflow
-from mlflow.entities import Param, Run
-from ruamel.yaml import YAML
+from typing import Protocol, TypeVar
 
 from classifier.clones import Baseline, Clone, experiment_arguments, experiments, stop_processes
-from classifier.files import sha256, sha256_of
-from classifier.grid import Point
-from classifier.journal import waiting_journals
+from classifier.experiments import Experiment, Outcome, Plan
 from classifier.lockfile import read_lock
 from classifier.params import Params
 from classifier.registry import reported
-from classifier.runs import PARENT_TAG
-from classifier.tracking import EVALUATED_TAG, deliver_waiting, open_store
+from classifier.sweep_record import Record, deliver, is_done, outcome_of
 
 SWEEPS = Path(".pipeline/sweeps")  # in the project's root; a folder for each sweep: clones, logs, the search's study
-SWEEP_TAG = "sweep.key"
-COMMAND_TAG = "sweep.command"
-EXPERIMENT_TAG = "dvc.exp.name"
 POLL_S = 0.05
 STORE_PATIENCE_S = 600  # with a store that went away during the sweep
 STORE_RETRY_S = 5
@@ -46,191 +32,6 @@ RECORDER_PATIENCE_S = 30  # with a recorder that outlives its stage, which DVC d
 RECORDER_RETRY_S = 0.2
 SIGNALLED = rb"exited with (-\d+|1(29|[3-5]\d))\b"  # DVC on a stage that a signal ended, itself or its shell saying so
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """`name` is the one that DVC shows."""
-
-    name: str
-    values: Point
-
-    def __str__(self) -> str:
-        return " ".join(f"{key}={shown(value)}" for key, value in self.values.items())
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an experiment; what was killed is still to do."""
-
-    status: Literal["finished", "failed", "killed"]
-    run_id: str | None
-    error: str | None = None
-    seconds: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)  # validation_accuracy, validation_loss, test_accuracy
-
-
-class Plan(Protocol):
-    """What is tried: a grid, or a search that learns from outcomes."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Of its experiments."""
-
-    def next(self) -> Experiment | None: ...
-
-    def tell(self, experiment: Experiment, outcome: Outcome) -> None: ...
-
-
-class Grid:
-    """Its points in their order."""
-
-    def __init__(self, points: Sequence[Point], prefix: str) -> None:
-        width = len(str(len(points)))
-        self.experiments = [Experiment(f"{prefix}-{place:0{width}}", each) for place, each in enumerate(points, 1)]
-        self.names = [experiment.name for experiment in self.experiments]
-        self.left = iter(self.experiments)
-
-    def next(self) -> Experiment | None:
-        return next(self.left, None)
-
-    def tell(self, experiment: Experiment, outcome: Outcome) -> None:
-        """A grid does not learn."""
-
-
-def trial_names(prefix: str, total: int) -> list[str]:
-    """A search's experiments, by the numbers of its trials."""
-    return [f"{prefix}-{number}" for number in range(total)]
-
-
-def sweep_key(what: Any, params: Params) -> str:
-    """Of values and ranges (`what`, as JSON), the stages' params, and the code that dvc.yaml names."""
-    pipeline = Path("dvc.yaml")
-    stages = YAML(typ="safe", pure=True).load(pipeline)["stages"].values()
-    named = sorted({dependency for stage in stages for dependency in stage.get("deps", [])})
-    code = {name: sha256_of(Path(name)) for name in [str(pipeline), *named] if Path(name).is_file()}
-    return sha256(json.dumps([what, params.flat(), code]).encode())
-
-
-class Record:
-    """A sweep in MLflow: the parent, made or found by the sweep's key, and its children."""
-
-    def __init__(self, key: str, name: str) -> None:
-        """Find it; OSError when the store cannot be reached."""
-        self.key, self.name = key, name
-        self.experiment = open_store()
-        self.client = mlflow.MlflowClient()
-        self.id = self._find()
-
-    def begin(self, command: str) -> None:
-        """The parent is there and RUNNING, and what stages that were killed had to say has arrived."""
-        deliver()
-        self.id = self._find()  # this may have waited for another process to end the same sweep
-        if self.id:
-            self.client.update_run(self.id, status="RUNNING")
-        else:
-            tags = {SWEEP_TAG: self.key, COMMAND_TAG: command, "mlflow.user": getpass.getuser()}
-            tags |= {"mlflow.source.name": "commands/sweep.py", "mlflow.source.type": "LOCAL"}
-            self.id = self.client.create_run(self.experiment, tags=tags, run_name=self.name).info.run_id
-
-    def known(self) -> dict[str, list[Run]]:
-        """The children by their experiment's name, newest first."""
-        runs: dict[str, list[Run]] = {}
-        for run in self._search(self._children) if self.id else []:
-            runs.setdefault(run.data.tags.get(EXPERIMENT_TAG, ""), []).append(run)
-        return runs
-
-    def outcome(self, experiment: Experiment) -> Outcome | None:
-        """As the store has it now."""
-        return outcome_of(experiment.values, self._runs(experiment))
-
-    def is_open(self, experiment: Experiment) -> bool:
-        """Whether what it has to say is still on its way into the store."""
-        begun = (event for journal in waiting_journals() for event in journal.read()[0] if event["do"] == "begin")
-        if any(event["tags"].get(EXPERIMENT_TAG) == experiment.name for event in begun):
-            return True
-        mine = _with_values(experiment.values, self._runs(experiment))
-        return bool(mine) and mine[0].info.status == "RUNNING"
-
-    def _runs(self, experiment: Experiment) -> list[Run]:
-        return self._search(f"{self._children} AND tags.`{EXPERIMENT_TAG}` = '{experiment.name}'")
-
-    def fail(self, experiment: Experiment, error: str, params: Params) -> Outcome:
-        """Record what failed before a stage could."""
-        tags = {PARENT_TAG: self.id, EXPERIMENT_TAG: experiment.name, "error": error, "mlflow.user": getpass.getuser()}
-        run_id = self.client.create_run(self.experiment, tags=tags, run_name=experiment.name).info.run_id
-        values = {**params.flat(), **experiment.values}
-        self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in values.items()])
-        self.client.set_terminated(run_id, "FAILED")
-        return Outcome("failed", run_id, error)
-
-    def end(self, status: str) -> None:
-        """FINISHED or KILLED."""
-        with reported():
-            self.client.set_terminated(self.id, status)
-
-    def _find(self) -> str:
-        found = self._search(f"tags.`{SWEEP_TAG}` = '{self.key}'")
-        return found[0].info.run_id if found else ""
-
-    @property
-    def _children(self) -> str:
-        return f"tags.`{PARENT_TAG}` = '{self.id}'"
-
-    def _search(self, filter_string: str) -> list[Run]:
-        order = ["attributes.start_time DESC"]
-        return mlflow.search_runs([self.experiment], filter_string, order_by=order, output_format="list")
-
-
-def deliver() -> None:
-    """What stages that are gone had to say to MLflow; what cannot be delivered waits for `lenet sync`."""
-    try:
-        deliver_waiting()
-    except Exception as error:  # whatever is wrong with earlier runs, it is no reason not to run others
-        print(f"MLflow: {error!r:.300}; earlier runs still wait: lenet sync", file=sys.stderr, flush=True)
-
-
-def shown(value: Any) -> str:
-    """For people: numbers to four digits."""
-    return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
-    """What an experiment's runs say, newest first; None when that is nothing, of these values.
-
-    A result stands, whatever came later; otherwise the newest run counts.
-    """
-    mine = _with_values(values, runs)
-    for run in mine:
-        if run.info.status == "FINISHED" and run.data.tags.get(EVALUATED_TAG) == "true":
-            return _outcome("finished", run)
-    status = mine[0].info.status if mine else ""
-    return _outcome("failed" if status == "FAILED" else "killed", mine[0]) if status in ("FAILED", "KILLED") else None
-
-
-def is_done(name: str, outcome: Outcome | None, existing: Container[str], retry_failed: bool) -> bool:
-    """Whether nothing is left to do; `existing` are DVC's experiments, without which a result cannot be applied."""
-    if outcome is None or outcome.status == "killed":
-        return False
-    return not retry_failed if outcome.status == "failed" else name in existing
-
-
-def _with_values(values: Point, runs: Sequence[Run]) -> list[Run]:
-    wanted = {key: str(value) for key, value in values.items()}
-    return [run for run in runs if wanted.items() <= run.data.params.items()]
-
-
-def _outcome(status: Literal["finished", "failed", "killed"], run: Run) -> Outcome:
-    names = ("validation/accuracy", "validation/loss", "test/accuracy")
-    metrics = run.data.metrics
-    values = {name: metrics.get(f"{name}_mean", metrics.get(name)) for name in names}  # the mean of replicas
-    return Outcome(
-        status,
-        run.info.run_id,
-        None if status == "finished" else run.data.tags.get("error", "no reason was recorded"),
-        (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None,
-        {name.replace("/", "_"): value for name, value in values.items() if value is not None},
-    )
 
 
 class Worker:

@@ -23,7 +23,9 @@ from classifier.params import Params, load_params
 from commands.application import run_command
 
 if TYPE_CHECKING:
-    from classifier.sweeping import Experiment, Outcome, Plan, Record, Sweep, Worker
+    from classifier.experiments import Experiment, Outcome, Plan
+    from classifier.sweep_record import Record
+    from classifier.sweeping import Sweep, Worker
 
 PARAMS = Path("params.yaml")
 SHOWN = 20  # rows of the leaderboard
@@ -61,15 +63,16 @@ def sweep(
     from classifier import sweeping
     from classifier.clones import Baseline, stop_processes
     from classifier.registry import reported
+    from classifier.sweep_record import Record, sweep_key
 
     gc.freeze()
     gc.enable()
     baseline = Baseline.of(project_root())
-    key = sweeping.sweep_key([params.sweep.model_dump(), points] if search else points, params)
+    key = sweep_key([params.sweep.model_dump(), points] if search else points, params)
     name = f"sweep-{key[:8]}"
     folder = baseline.root / sweeping.SWEEPS / name
     with reported():
-        record = sweeping.Record(key, name)
+        record = Record(key, name)
         if dry_run:
             show_plan(record, points, search, params, baseline.root, retry_failed, as_json)
             return
@@ -116,7 +119,7 @@ def check(params: Params, points: Sequence[Point], given: bool, jobs: int, searc
 
 
 def plan_of(params: Params, points: Sequence[Point], search: int | None, name: str, folder: Path) -> Plan:
-    from classifier.sweeping import Grid
+    from classifier.experiments import Grid
 
     if search is None:
         return Grid(points, name)
@@ -209,7 +212,8 @@ def show_plan(
 ) -> None:
     """What would be run, and what is done already."""
     from classifier.clones import experiment_arguments, experiments
-    from classifier.sweeping import Grid, is_done, outcome_of, shown, trial_names
+    from classifier.experiments import Grid, shown, trial_names
+    from classifier.sweep_record import is_done, outcome_of
 
     known, existing = record.known(), experiments(root, f"{record.name}-*")
 
@@ -235,10 +239,10 @@ def show_plan(
 
 def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
     """What became of every experiment, the best one on validation, and the leaderboard of those that finished."""
+    from classifier.experiments import shown
     from classifier.leaderboard import leaderboard
     from classifier.registry import reported
     from classifier.runs import all_runs
-    from classifier.sweeping import shown
     from commands.leaderboard import show
 
     finished = [(experiment, outcome) for experiment, outcome in sweep.results if outcome.status == "finished"]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from classifier.sweeping import Experiment, Outcome
+from classifier.experiments import Experiment, Outcome
 from commands.application import call
 from commands.compare import compare
 from commands.leaderboard import leaderboard

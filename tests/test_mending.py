@@ -1,7 +1,6 @@
 """What a killed DVC leaves behind is mended; what is whole, or in use, is left alone."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -63,10 +62,16 @@ def test_without_a_commit_of_it_dvc_writes_it_anew(project):
     assert not LOCK.exists()
 
 
-def test_a_lock_of_a_process_that_is_no_dvc_is_removed(project):
-    RWLOCK.write_text(held_by(os.getppid()))
-    (line,) = mend()
-    assert line == f".dvc/tmp/rwlock named process {os.getppid()}, which is no DVC any more: removed"
+def test_a_lock_of_a_process_that_is_another_now_is_removed(project):
+    """Though it has to do with DVC."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "dvc.log"]
+    with subprocess.Popen(command) as process:
+        try:
+            RWLOCK.write_text(held_by(process.pid))
+            (line,) = mend()
+        finally:
+            process.kill()
+    assert line == f".dvc/tmp/rwlock named process {process.pid}, which is not there any more: removed"
     assert not RWLOCK.exists()
 
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from classifier.experiments import Outcome
 from classifier.params import Choices, Range
 from classifier.search import Search, distributions
-from classifier.sweeping import Outcome
 from tests.samples import file_params
 
 

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from classifier.sweeping import Experiment, Outcome
+from classifier.experiments import Experiment, Outcome
 from commands.application import call
 from commands.sweep import best_of, described, show_others, sweep
 from tests.project import Project

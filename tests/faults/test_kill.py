@@ -312,7 +312,7 @@ def test_make_repro_mends_what_dvc_left_cut_off_and_says_so(victim):
     held = {str(victim.folder / "data/raw"): {"pid": os.getppid(), "cmd": "/bin/dvc repro"}}
     anew = "dvc.lock was cut off when DVC was killed: removed, DVC writes it anew"
     committed = "dvc.lock was cut off when DVC was killed: taken back from the last commit"
-    stale = f".dvc/tmp/rwlock named process {os.getppid()}, which is no DVC any more: removed"
+    stale = f".dvc/tmp/rwlock named process {os.getppid()}, which is not there any more: removed"
     assert "dvc.lock" in victim.run("dvc", "repro", check=False)
     assert victim.returncode != 0, "dvc repro alone can go on"
     for content, line in ((half, anew), (b"", committed), (half, committed), (whole + b"stages: [\0", committed)):

@@ -1,0 +1,173 @@
+"""A sweep's key, its record in a real MLflow store, and what an experiment's runs say about it."""
+
+import json
+from uuid import uuid4
+
+import mlflow
+import pytest
+from mlflow.entities import Metric, Param
+
+from classifier.clones import Baseline
+from classifier.experiments import Experiment, Outcome
+from classifier.search import Search
+from classifier.sweep_record import Record, is_done, outcome_of, sweep_key
+from classifier.sweeping import Sweep
+from tests.recorded import own_store
+from tests.samples import ROOT, file_params
+
+POINT = {"train.seed": 3, "train.learning_rate": 0.1}
+FAST = Experiment("sweep-1-1", POINT)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One for all tests of this module: a fresh one takes 2 s."""
+    root = tmp_path_factory.mktemp("project")
+    with own_store(root):
+        yield root
+
+
+@pytest.fixture
+def record(store):
+    """A sweep that has no run yet but its own."""
+    return begun(Record(uuid4().hex, "sweep-1"))
+
+
+def begun(record):
+    record.begin("lenet sweep train.seed=3")
+    return record
+
+
+def child(record, status, values=POINT, name="sweep-1-1", metrics=None, **tags):
+    """A run as the stages leave it."""
+    tags = {"mlflow.parentRunId": record.id, "dvc.exp.name": name, **tags}
+    run_id = record.client.create_run(record.experiment, tags=tags, start_time=child.time).info.run_id
+    child.time += 1000
+    params = [Param(key, str(value)) for key, value in values.items()]
+    points = [Metric(key, value, 0, 0) for key, value in (metrics or {}).items()]
+    record.client.log_batch(run_id, points, params)
+    record.client.set_terminated(run_id, status, child.time) if status != "RUNNING" else None
+    return run_id
+
+
+child.time = 1_700_000_000_000
+
+
+def test_the_key_covers_values_params_and_code(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = file_params()
+    keys = [
+        sweep_key([POINT], params),
+        sweep_key([{**POINT, "train.seed": 4}], params),
+        sweep_key([POINT], params.override({"train.epochs": 3})),
+    ]
+    assert len(set(keys)) == 3
+    promote = params.promote.model_copy(update={"significance": 0.1})
+    assert sweep_key([POINT], params.model_copy(update={"promote": promote})) == keys[0]  # it decides no result
+
+
+def test_the_key_changes_with_a_file_that_a_stage_uses_and_with_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: x, deps: [used.py, data]}}")
+    (tmp_path / "data").mkdir()
+    keys = []
+    for name in ("used.py", "other.py", "used.py"):
+        (tmp_path / name).write_text(f"{len(keys)}")
+        keys.append(sweep_key([POINT], file_params()))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_same_key_finds_the_same_parent(record):
+    record.end("KILLED")
+    again = Record(record.key, "sweep-1")
+    assert again.id == record.id
+    assert mlflow.get_run(record.id).info.status == "KILLED"  # looking changes nothing
+    again.begin("lenet sweep train.seed=3 --jobs 2")
+    parent = mlflow.get_run(record.id)
+    assert parent.info.status == "RUNNING"
+    assert parent.info.run_name == "sweep-1"
+    assert parent.data.tags["sweep.key"] == record.key
+    assert parent.data.tags["sweep.command"] == "lenet sweep train.seed=3"
+    assert Record(uuid4().hex, "sweep-2").id == ""
+
+
+def test_a_finished_run_counts_once_it_is_evaluated(record):
+    child(record, "FINISHED")
+    assert record.outcome(FAST) is None
+    metrics = {"validation/accuracy": 0.9, "validation/loss": 0.3, "test/accuracy": 0.8, "train/loss": 1.0}
+    run_id = child(record, "FINISHED", metrics=metrics, evaluated="true")
+    child(record, "KILLED")  # a later one changes nothing
+    values = {"validation_accuracy": 0.9, "validation_loss": 0.3, "test_accuracy": 0.8}
+    assert record.outcome(FAST) == Outcome("finished", run_id, None, 1.0, values)
+    assert list(record.known()) == ["sweep-1-1"]
+    assert len(record.known()["sweep-1-1"]) == 3
+
+
+def test_of_replicas_the_mean_counts(record):
+    metrics = {"validation/accuracy": 0.9, "validation/accuracy_mean": 0.7}
+    child(record, "FINISHED", metrics=metrics, evaluated="true")
+    assert record.outcome(FAST).metrics == {"validation_accuracy": 0.7}
+
+
+def test_a_failed_run_counts_with_its_error_and_a_killed_or_running_one_does_not(record):
+    child(record, "RUNNING")
+    assert record.outcome(FAST) is None
+    killed = child(record, "KILLED", error="SystemExit: 143")
+    assert record.outcome(FAST) == Outcome("killed", killed, "SystemExit: 143", 1.0)
+    failed = child(record, "FAILED", error="ValueError: too high")
+    assert record.outcome(FAST) == Outcome("failed", failed, "ValueError: too high", 1.0)
+
+
+def test_of_runs_without_a_result_the_newest_counts(record):
+    """Older ones are of a time before what had failed was tried again."""
+    child(record, "FAILED", error="no space left")
+    killed = child(record, "KILLED", error="SystemExit: 143")
+    assert record.outcome(FAST).run_id == killed
+    child(record, "RUNNING")
+    assert record.outcome(FAST) is None
+    assert record.is_open(FAST)
+    finished = child(record, "FINISHED", evaluated="true")
+    assert (record.outcome(FAST).run_id, record.is_open(FAST)) == (finished, False)
+
+
+def test_what_is_done():
+    outcomes = {status: Outcome(status, "run") for status in ("finished", "failed", "killed")} | {"none": None}
+    done = {status: is_done("a", outcome, {"a"}, False) for status, outcome in outcomes.items()}
+    assert done == {"finished": True, "failed": True, "killed": False, "none": False}
+    assert not is_done("a", outcomes["finished"], set(), False)  # DVC has no such experiment
+    assert not is_done("a", outcomes["failed"], {"a"}, True)
+
+
+def test_a_search_for_fewer_trials_counts_those_alone(record, tmp_path, monkeypatch):
+    """As `--search 3` after `--search 5`."""
+    for number in range(5):
+        child(record, "FAILED", name=f"sweep-1-{number}")
+    plan = Search(file_params(), {}, 3, "sweep-1", tmp_path / "study.db")
+    monkeypatch.chdir(ROOT)
+    baseline = Baseline(ROOT, ROOT, "", b"", None)
+    assert Sweep(plan, record, baseline, file_params(), tmp_path, 1).already == 3
+    assert Sweep(plan, record, baseline, file_params(), tmp_path, 1, retry_failed=True).already == 0
+
+
+def test_runs_with_other_values_of_another_name_or_another_sweep_are_not_meant(record):
+    child(record, "FINISHED", {**POINT, "train.seed": 4}, evaluated="true")
+    child(record, "FINISHED", name="sweep-1-2", evaluated="true")
+    other = begun(Record(uuid4().hex, "sweep-1"))
+    child(other, "FINISHED", evaluated="true")
+    assert record.outcome(FAST) is None
+    assert outcome_of({}, record.known()["sweep-1-2"]).status == "finished"
+
+
+def test_what_failed_before_a_stage_could_record_it_is_recorded(record):
+    outcome = record.fail(FAST, "ERROR: no space left", file_params())
+    assert outcome == Outcome("failed", outcome.run_id, "ERROR: no space left")
+    assert record.outcome(FAST).error == "ERROR: no space left"
+    run = mlflow.get_run(outcome.run_id)
+    assert run.data.params["train.seed"] == "3"
+    assert run.data.params["train.epochs"] == str(file_params().train.epochs)
+    assert run.data.tags["mlflow.parentRunId"] == record.id
+
+
+def test_an_outcome_is_json(record):
+    child(record, "FAILED", error="no")
+    assert json.loads(json.dumps(vars(record.outcome(FAST))))["error"] == "no"
