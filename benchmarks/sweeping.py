@@ -18,7 +18,7 @@ CALLS, SWEEP = f"{EXPERIMENTS} times dvc exp run", f"lenet sweep, {EXPERIMENTS} 
 class Sweeping(Section):
     """Experiments that differ in their seed, one after the other, on the digits as params.yaml has them."""
 
-    rounds = 1  # of ten experiments, which take three minutes
+    rounds = 3  # of ten experiments, which take two minutes
 
     def __init__(self, bench: Bench) -> None:
         self.project = Project(bench.project.folder / "data/sweeping", "", epochs=1 if bench.quick else None)
