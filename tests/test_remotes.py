@@ -177,6 +177,11 @@ def test_a_remote_that_dies_in_a_push_has_whole_files_only_and_a_second_push_fin
     assert clone.hashes() == author.hashes()
 
 
+def remove_empty(folder):
+    """As README says: DVC tries to clone a file and makes an empty one for that, which a kill just then leaves."""
+    subprocess.run(["find", folder, "-type", "f", "-empty", "-delete"], check=True)
+
+
 def test_a_push_to_a_folder_that_is_killed_is_finished_by_a_second_one(author, folder, tmp_path):
     """The folder is one that nobody has pushed to yet."""
     folder = Remote("new", lambda: files_below(tmp_path))
@@ -186,9 +191,24 @@ def test_a_push_to_a_folder_that_is_killed_is_finished_by_a_second_one(author, f
         pass
     push.kill()
     assert push.wait() == -9
+    remove_empty(tmp_path)
     check_whole(folder.objects())
     author.dvc("push", "--remote", "new")
     assert folder.objects() == author.cached()
+
+
+@pytest.mark.parametrize("listing", [True, False])
+def test_an_empty_file_that_a_killed_push_left_in_a_folder_is_pushed_again(author, folder, tmp_path, listing):
+    """The listing of a folder, which DVC sends last and refuses when it is empty, or one of its files."""
+    place = next(place for place in sorted(author.cached()) if place.endswith(".dir") is listing)
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).touch()
+    author.dvc("remote", "add", "--local", "--force", "new", str(tmp_path))
+    said = author.dvc("push", "--remote", "new", check=False)
+    assert ("is corrupted" in said) == (author.returncode != 0) == listing
+    remove_empty(tmp_path)
+    author.dvc("push", "--remote", "new")
+    assert Remote("new", lambda: files_below(tmp_path)).objects() == author.cached()
 
 
 def test_a_pull_that_breaks_off_is_finished_by_a_second_one(author, team, line, clone):
