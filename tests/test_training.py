@@ -206,6 +206,19 @@ def test_stops_before_the_update_that_would_not_be_finite(monkeypatch, optimizer
     assert len(calls) == 7  # noticed at the end of the window that step 5 lies in
 
 
+def test_an_infinite_loss_with_finite_gradients_stops_it_too():
+    """Logits of 3e38 and -3e38 are finite, and so is the softmax's gradient; their difference is not."""
+    model = classifier()
+    with torch.no_grad():
+        model.network.fc3.weight.zero_()
+        model.network.fc3.bias.copy_(torch.tensor([3e38] + [-3e38] * 9))
+    before = weights(model).clone()
+    with pytest.raises(DivergedError, match="not finite at step 1 "):
+        train(train_params(epochs=1, batch_size=30), model=model)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert torch.equal(weights(model), before)
+
+
 def test_a_learning_rate_far_too_high_is_named():
     with pytest.raises(DivergedError, match=r"train.learning_rate 100 is too high, try 10"):
         train(train_params(epochs=20, learning_rate=100.0))
