@@ -18,7 +18,7 @@ class RowConvolutions:
 
     def __init__(self, conv1: nn.Conv2d, conv2: nn.Conv2d) -> None:
         """Two modules of LeNet-5's shapes, of which this keeps where each of their numbers goes."""
-        shapes = [parameter.shape for parameter in parameters(conv1, conv2)]
+        shapes = [parameter.shape for parameter in (*conv1.parameters(), *conv2.parameters())]
         counts = [shape.numel() for shape in shapes]
         numbers = torch.split(torch.arange(1, sum(counts) + 1), counts)  # 0 is a zero that is added
         arranged = arrange(*(number.view(shape) for number, shape in zip(numbers, shapes, strict=True)))
@@ -27,19 +27,14 @@ class RowConvolutions:
 
     def __call__(self, conv1: nn.Conv2d, conv2: nn.Conv2d, images: Tensor) -> Tensor:
         """Normalized images `(N, C, 32, 32)` -> `(N, 16, 5, 5)`."""
-        values = torch.cat([images.new_zeros(1), *(each.flatten() for each in parameters(conv1, conv2))])
+        parameters = (*conv1.parameters(), *conv2.parameters())
+        values = torch.cat([images.new_zeros(1), *(each.flatten() for each in parameters)])
         arranged = torch.split(values.index_select(0, self.sources), [shape.numel() for shape in self.shapes])
         filters, bias, filters2, bias2 = (each.view(shape) for each, shape in zip(arranged, self.shapes, strict=True))
         x = conv2d(images, filters.permute(0, 3, 1, 2), bias, stride=(4, 1))  # (N, 32, 7, 28)
         x = relu(max_pool2d(places(x), (1, 4)))  # (N, 16, 7, 14): two rows of 8 channels
         x = conv2d(x, filters2.permute(0, 3, 1, 2), bias2)  # (N, 32, 5, 10)
         return relu(max_pool2d(places(x), (1, 4)))  # (N, 16, 5, 5)
-
-
-def parameters(conv1: nn.Conv2d, conv2: nn.Conv2d) -> list[Tensor]:
-    """Filters and bias of both."""
-    both = [parameter for conv in (conv1, conv2) for parameter in (conv.weight, conv.bias)]
-    return [parameter for parameter in both if parameter is not None]
 
 
 def arrange(filters: Tensor, bias: Tensor, filters2: Tensor, bias2: Tensor) -> list[Tensor]:
