@@ -79,6 +79,8 @@ def _is_at_work(pid: Any, command: str) -> bool:
     """Whether the process with this number is the one of this command, which DVC noted as its `sys.argv`."""
     try:
         words = psutil.Process(pid).cmdline()
+    except psutil.AccessDenied:
+        return True  # nobody knows that it is not
     except psutil.Error:
         return False
     return bool(words) and command.endswith(words[-1])

@@ -1,10 +1,12 @@
 """What a killed DVC leaves behind is mended; what is whole, or in use, is left alone."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 
+import psutil
 import pytest
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from ruamel.yaml import YAML
@@ -73,6 +75,16 @@ def test_a_lock_of_a_process_that_is_another_now_is_removed(project):
             process.kill()
     assert line == f".dvc/tmp/rwlock named process {process.pid}, which is not there any more: removed"
     assert not RWLOCK.exists()
+
+
+def test_a_lock_of_a_process_that_may_not_be_looked_at_is_left_alone(project, monkeypatch):
+    def refuse(process):
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "cmdline", refuse)
+    RWLOCK.write_text(held_by(os.getpid()))
+    assert mend() == []
+    assert RWLOCK.exists()
 
 
 def test_a_lock_file_that_was_cut_off_is_removed(project):
