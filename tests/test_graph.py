@@ -109,7 +109,7 @@ def test_without_a_graph_training_goes_on_and_one_line_says_why(capsys, steps_be
 
 def test_where_there_is_no_cuda_the_capture_says_so():
     if torch.cuda.is_available():
-        pytest.skip("there is")
+        pytest.skip("there is a CUDA device")
     with pytest.raises(RuntimeError):
         cuda_graph(lambda: None)
 
