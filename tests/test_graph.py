@@ -203,7 +203,7 @@ def test_augmentation_on_the_device_gives_the_same_pixels(values, channels):
 def test_the_graph_gives_the_bits_of_its_kernels_one_by_one_and_the_same_ones_twice(device, values, channels, capsys):
     params = train_params(epochs=3, batch_size=30, log_every=2, **values)
     if params.precision == "tf32" and device == CPU:
-        pytest.skip("there is none on a CPU")
+        pytest.skip("a CPU has no TF32")
     set_precision(params.precision, device)
     data = [Split(split.images.repeat(channels, axis=1), split.labels) for split in (TRAIN, VALIDATION)]
     replayed = graphed(params, device=device, data=data)
