@@ -1,16 +1,12 @@
-"""The benchmarks' own arithmetic and data, and the harness from end to end on a few hundred digits."""
+"""The benchmarks' sections and data, and the harness from end to end on a few hundred digits."""
 
 import gzip
 import json
 import os
 import subprocess
 import sys
-import time
 from functools import partial
-from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
-from threading import Thread
 from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -24,12 +20,11 @@ import torchvision
 from benchmarks import many_runs
 from benchmarks.bench import take_turns
 from benchmarks.contenders import replayed, replicas, seeds
-from benchmarks.contenders.stage import PARTS, Clock, Instruments
 from benchmarks.data import resize, write_idx
 from benchmarks.on_gpu import OnGpu, Replayed, WarmSpeedrun
-from benchmarks.process import Sample, measure
+from benchmarks.process import Sample
 from benchmarks.replicas import ReplicaLoops, ReplicaStages, in_turn
-from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
+from benchmarks.results import Result, document
 from benchmarks.sections import Contenders, Growth, Imports, Nothing, Recording
 from classifier.comparison import compare
 from classifier.dataset import read_meta, read_split
@@ -39,55 +34,6 @@ from classifier.replicas import train_one
 from classifier.runs import all_runs, find_run, predictions
 from tests.recorded import Workspace, get_run
 from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
-
-
-def test_ratio_is_that_of_the_medians() -> None:
-    assert ratio([1.0, 100.0, 3.0], [2.0, 2.0, 0.1]) == 1.5
-
-
-def test_spread_shows_median_and_range() -> None:
-    assert spread([3.0, 1.0, 2.0]) == "2.00 (1.00 to 3.00)"
-    assert spread([1.234], 1) == "1.2"
-
-
-def test_line_through_points_on_one() -> None:
-    fitted = line([1, 2, 4, 8], [7.0, 9.0, 13.0, 21.0])
-    assert (fitted.slope, fitted.constant) == pytest.approx((2, 5))
-    assert fitted.deviation == pytest.approx(0)
-
-
-def test_deviation_is_the_largest_share_of_the_line() -> None:
-    fitted = line([0, 1, 2], [1.0, 1.0, 4.0])  # 0.5 + 1.5 x: 1 is twice what the line says at 0
-    assert fitted.deviation == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
-    ("value", "at_least", "met"), [(1.0, False, True), (1.01, False, False), (1.0, True, True), (0.99, True, False)]
-)
-def test_bar_includes_its_limit(value: float, at_least: bool, met: bool) -> None:
-    bar = Bar("what", value, 1.0, at_least)
-    assert bar.met is met
-    assert bar.row()[-1] == ("met" if met else "**missed**")
-
-
-def test_markdown_aligns_columns() -> None:
-    assert markdown(["a", "value"], [["long", "1"]]) == "| a    | value |\n| ---- | ----: |\n| long |     1 |"
-
-
-def test_document_survives_json() -> None:
-    result = Result([Bar("speed", 0.5, 1.0)], [Table("Title", ["a", "b"], [["x", "y"]])])
-    kept = json.loads(json.dumps({"one": {"measured": "today", "rounds": 5, **result.as_json()}}))
-    bars = markdown(["what", "measured", "bar", "", "rounds"], [["speed", "0.5", "≤ 1", "met", "5"]])
-    table = markdown(["a", "b"], [["x", "y"]])
-    assert document(kept) == f"`make bench`: today\n\n{bars}\n\n### Title\n\n{table}\n"
-
-
-def test_document_says_what_was_measured_when() -> None:
-    kept = {
-        name: {"measured": day, **Result((), ()).as_json()}
-        for name, day in zip("abc", ("1st", "2nd", "1st"), strict=True)
-    }
-    assert document(kept) == "`make bench`: a, c: 1st\n\n`make bench`: b: 2nd\n"
 
 
 def sample(wall_s: float, loop_s: float) -> Sample:
@@ -335,76 +281,6 @@ def test_a_network_that_cannot_be_compiled_is_a_result_too(tmp_path: Path, monke
     params = write_params(tmp_path / "params.yaml")
     said = said_by(replayed, monkeypatch, "cpu", params, tmp_path, "compiled")
     assert said == {"problem": "RuntimeError: Failed to find C compiler"}
-
-
-def test_measure_reads_the_last_line_and_the_memory(tmp_path: Path) -> None:
-    code = "import json; print('text'); block = b'x' * 2**26; print(json.dumps({'loop_s': 1}))"
-    found = measure([sys.executable, "-c", code], tmp_path, os.environ)
-    assert found.said == {"loop_s": 1}
-    assert found.outside_s == found.wall_s - 1
-    assert found.peak_mib > 64
-
-
-def test_measure_gives_a_terminal_of_which_everything_is_read(tmp_path: Path) -> None:
-    code = (
-        "import json, os, sys; print('x' * 2**20); print('\\x1b[2K', os.get_terminal_size().columns);"
-        "print(json.dumps({'terminal': sys.stdout.isatty(), 'kind': os.environ['TERM']}))"
-    )
-    command = [sys.executable, "-c", code]
-    assert measure(command, tmp_path, os.environ, terminal=True).said == {"terminal": True, "kind": "xterm-256color"}
-    with pytest.raises(RuntimeError, match=r"ended with 1:(.|\n)*ZeroDivisionError"):
-        measure([sys.executable, "-c", "print('text'); 1 / 0"], tmp_path, os.environ, terminal=True)
-
-
-def test_measure_shows_why_a_process_failed(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"ended with 1:(.|\n)*ZeroDivisionError"):
-        measure([sys.executable, "-c", "1 / 0"], tmp_path, os.environ)
-
-
-def test_functions_that_are_timed_exist() -> None:
-    for address in (address for addresses in PARTS.values() for address in addresses):
-        module, _, name = address.partition(":")
-        assert callable(attrgetter(name)(import_module(module))), address
-
-
-def test_instruments_change_functions_before_anybody_binds_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = "import time\ntime.sleep(0.02)\ndef name(): return 'old'\nclass Kind:\n    def method(self): return 'old'\n"
-    (tmp_path / "a_home.py").write_text(home)
-    (tmp_path / "a_guest.py").write_text("from a_home import Kind, name\nfound = name(), Kind().method()\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    for module in ("a_home", "a_guest"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    clock = Clock()
-    changes = {address: lambda _: lambda *_: "new" for address in ("a_home:name", "a_home:Kind.method")}
-    monkeypatch.setattr(sys, "meta_path", [Instruments(clock, changes), *sys.meta_path])
-    assert import_module("a_guest").found == ("new", "new")
-    assert clock.seconds["imports"] >= 0.02
-    with pytest.raises(AssertionError, match="a_home should not have been imported yet"):
-        Instruments(clock, changes)
-
-
-def test_clock_counts_every_moment_once() -> None:
-    clock = Clock()
-    start = time.monotonic()
-    with clock.part("work"), clock.part("mlflow"):
-        time.sleep(0.02)
-    with clock.part("writing"):
-        pass
-    assert clock.seconds["mlflow"] >= 0.02
-    assert sum(clock.seconds.values()) <= time.monotonic() - start + 0.01
-    assert clock.seconds["work"] < 0.01
-
-
-def test_clock_is_that_of_one_thread() -> None:
-    clock = Clock()
-    thread = Thread(target=lambda: clock.timed(time.sleep, "writing")(0.02))
-    with clock.part("work"):
-        thread.start()
-        thread.join()
-    assert clock.seconds["work"] >= 0.02
-    assert "writing" not in clock.seconds
 
 
 def test_every_section_has_its_rounds_and_shares_its_processes() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,8 @@ import pytest
 
 from classifier import tracking
 from classifier.history import Row
-from classifier.journal import Journal, waiting_journals
-from classifier.recording import restore_training
+from classifier.journal import waiting_journals
 from tests.recorded import (
-    METRICS,
     ROWS,
     ReplicaWorkspace,
     Workspace,
@@ -421,108 +418,6 @@ def test_the_store_lies_in_the_main_repository_when_an_experiment_runs_elsewhere
     assert (workspace / "mlflow.db").exists()
     assert get_run(run_id).info.artifact_uri.startswith((workspace / "mlartifacts").as_uri())
     assert not list(elsewhere.glob("ml*"))
-
-
-def train_and_evaluate(outputs):
-    """Two journals of one run that nobody has delivered yet."""
-    with written("train", outputs.params) as train:
-        train.begin("key", {})
-        train.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
-    with written("evaluate", outputs.params) as evaluate:
-        evaluate.begin("evaluation", {}, outputs.meta.weights_sha256)
-        evaluate.log_evaluation(METRICS, {}, outputs.reports, outputs.model)
-    return train.journal, evaluate.journal
-
-
-def test_of_two_journals_of_a_run_the_younger_may_not_go_first():
-    train, evaluate = train_and_evaluate(Workspace())
-    with pytest.raises(OSError, match=f"{train.folder}, of the same run, goes first: lenet sync"):
-        tracking.deliver(evaluate)
-    assert [journal.folder for journal in waiting_journals()] == [train.folder, evaluate.folder]
-    assert tracking.deliver_waiting()[1] == []
-    (run,) = all_runs()
-    assert (run.data.tags["run.key"], run.data.tags["evaluation.key"]) == ("key", "evaluation")
-
-
-def test_of_two_journals_of_a_training_that_was_resumed_the_younger_may_not_go_first():
-    outputs = Workspace()
-    for _ in range(2):
-        with written("train", outputs.params) as record:
-            record.begin("key", {})
-    with pytest.raises(OSError, match="goes first"):
-        tracking.deliver(record.journal)
-
-
-def test_a_journal_that_waits_for_another_store_holds_up_nothing_here(monkeypatch):
-    """The server is away, and the person goes on without it, as the message says."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    outputs = Workspace()
-    with written("train", outputs.params) as train:
-        train.begin("key", {})
-        train.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    run = get_run(outputs.evaluate())
-    assert run.data.tags["train.restored"] == "true"
-    assert tracking.deliver_waiting()[1] == [f"{train.journal.folder}: it is for the store http://127.0.0.1:9"]
-
-
-def move_clock(journal, hours):
-    """As if the machine's clock had stood elsewhere while the journal was written."""
-    events = [{**event, "time": event["time"] + hours * 3_600_000} for event in journal.read()[0]]
-    journal.events.write_text("".join(f"{json.dumps(event)}\n" for event in events))
-
-
-@pytest.mark.parametrize("hours", [-1, 0, 1])
-def test_an_evaluation_that_fails_says_so_whatever_the_clock_says(hours):
-    outputs = Workspace()
-    run_id = outputs.train()
-
-    def fail():
-        with written("evaluate", outputs.params) as record:
-            record.begin("evaluation", {}, outputs.meta.weights_sha256)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    (journal,) = waiting_journals()
-    move_clock(journal, hours)
-    assert tracking.deliver(journal) == run_id
-    run = get_run(run_id)
-    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "ZeroDivisionError: ")
-    assert outputs.evaluate() == run_id
-    run = get_run(run_id)
-    assert run.info.status == "FINISHED"
-    assert "error" not in run.data.tags
-
-
-@pytest.mark.parametrize("hours", [-1, 0, 1])
-@pytest.mark.parametrize("stage", ["train", "evaluate"])
-def test_a_finished_run_stays_so_when_a_journal_of_before_comes_late(stage, hours):
-    """That of a killed stage, from a copy of the project."""
-    outputs = Workspace()
-    weights = outputs.meta.weights_sha256 if stage == "evaluate" else None
-
-    def killed():
-        with written(stage, outputs.params) as record:
-            record.begin("key", {}, weights)
-            if weights:
-                restore_training(record, outputs.data, outputs.data_meta, outputs.model, outputs.meta, outputs.training)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        killed()
-    (journal,) = waiting_journals()
-    copy = Path(shutil.copytree(journal.folder, "copy"))
-    run_id = tracking.deliver(journal)
-    assert get_run(run_id).info.status == "KILLED"
-    if stage == "train":
-        assert outputs.train("key") == run_id
-    assert outputs.evaluate() == run_id
-    move_clock(Journal(copy), hours)
-    assert tracking.deliver(Journal(copy)) == run_id
-    run = get_run(run_id)
-    assert run.info.status == "FINISHED"
-    assert "error" not in run.data.tags
 
 
 def test_a_recorder_that_is_killed_while_it_uploads_the_model_leaves_nothing_outside_the_journal(tmp_path_factory):
