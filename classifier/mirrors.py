@@ -1,7 +1,7 @@
 """A mirror: a base address (`https://`, `http://`, `file://`) or a folder that has a data set's files.
 
-A relative folder is meant from the repository's root, which DVC names in DVC_ROOT: the working folder of
-`dvc exp run --temp` is a temporary one.
+A relative folder starts at the root of the project that a person works in (`classifier.lineage.project_root`): the
+stages of `dvc exp run --temp` and of sweeps run in copies of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from urllib.request import url2pathname
 
 import requests
 import urllib3
+
+from classifier.lineage import project_root
 
 CHUNK = 1 << 16  # bytes
 CONNECT_S, SILENCE_S = 10, 60  # seconds to wait for a connection, and for the next byte
@@ -54,7 +56,7 @@ def pieces_of(mirror: str, name: str) -> Pieces:
         return _from_server(f"{mirror.rstrip('/')}/{quote(name)}")
     if _has_scheme(mirror, "file"):
         mirror = url2pathname(urlsplit(mirror).path)
-    return _from_file(Path(os.environ.get("DVC_ROOT", "."), Path(mirror).expanduser(), name).absolute())
+    return _from_file(project_root() / Path(mirror).expanduser() / name)
 
 
 def _has_scheme(mirror: str, *schemes: str) -> bool:

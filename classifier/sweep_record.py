@@ -32,12 +32,26 @@ EXPERIMENT_TAG = "dvc.exp.name"
 
 
 def sweep_key(what: Any, params: Params) -> str:
-    """Of values and ranges (`what`, as JSON), the stages' params, and the code that dvc.yaml names."""
+    """SHA-256 of values and ranges (`what`, as JSON), the stages' params, and the code that dvc.yaml names."""
     pipeline = Path("dvc.yaml")
     stages = YAML(typ="safe", pure=True).load(pipeline)["stages"].values()
-    named = sorted({dependency for stage in stages for dependency in stage.get("deps", [])})
-    code = {name: sha256_of(Path(name)) for name in [str(pipeline), *named] if Path(name).is_file()}
+    outputs = {Path(_path(out)) for stage in stages for out in stage.get("outs", [])}
+    named = {Path(_path(dependency)) for stage in stages for dependency in stage.get("deps", [])} - outputs
+    files = sorted({file for path in [pipeline, *named] for file in _files(path)})
+    code = {file.as_posix(): sha256_of(file) for file in files}
     return sha256(json.dumps([what, params.flat(), code]).encode())
+
+
+def _path(entry: str | dict[str, Any]) -> str:
+    """The path of a dependency or an output, which dvc.yaml may give as `PATH: {options}`."""
+    return entry if isinstance(entry, str) else next(iter(entry))
+
+
+def _files(path: Path) -> list[Path]:
+    """The file at `path`, or those in the folder there, without Python's caches."""
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    return [path] if path.is_file() else []
 
 
 class Record:

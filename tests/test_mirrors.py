@@ -7,8 +7,8 @@ from classifier.mirrors import MirrorError, configured_mirrors, pieces_of
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.delenv("DATA_MIRROR", raising=False)
+    for name in ("PIPELINE_ROOT", "DVC_ROOT", "DATA_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def content_of(mirror: str) -> bytes:
@@ -30,8 +30,9 @@ def test_another_scheme_is_refused():
         configured_mirrors("ftp://me:secret@host")
 
 
-def test_a_relative_folder_is_meant_from_dvc_root_else_from_the_working_folder(tmp_path, monkeypatch):
-    for place in ("root", "elsewhere"):
+def test_a_relative_folder_starts_at_the_root_of_the_project_that_a_person_works_in(tmp_path, monkeypatch):
+    """In a sweep DVC_ROOT is the clone."""
+    for place in ("project", "root", "elsewhere"):
         (tmp_path / place / "data").mkdir(parents=True)
         (tmp_path / place / "data" / "file.gz").write_text(place)
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -40,6 +41,8 @@ def test_a_relative_folder_is_meant_from_dvc_root_else_from_the_working_folder(t
     assert content_of("data") == b"root"
     assert content_of("../elsewhere/data/") == b"elsewhere"
     assert content_of(str(tmp_path / "elsewhere" / "data")) == b"elsewhere"
+    monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path / "project"))
+    assert content_of("data") == b"project"
 
 
 def test_a_folder_may_be_an_address_or_begin_at_home(tmp_path, monkeypatch):

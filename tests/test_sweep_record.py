@@ -66,15 +66,26 @@ def test_the_key_covers_values_params_and_code(monkeypatch):
     assert sweep_key([POINT], params.model_copy(update={"promote": promote})) == keys[0]  # it decides no result
 
 
-def test_the_key_changes_with_a_file_that_a_stage_uses_and_with_no_other(tmp_path, monkeypatch):
+def test_the_key_changes_with_the_code_that_a_stage_uses_and_with_nothing_else(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: x, deps: [used.py, data]}}")
-    (tmp_path / "data").mkdir()
-    keys = []
-    for name in ("used.py", "other.py", "used.py"):
-        (tmp_path / name).write_text(f"{len(keys)}")
-        keys.append(sweep_key([POINT], file_params()))
-    assert keys[0] == keys[1] != keys[2]
+    (tmp_path / "dvc.yaml").write_text(
+        "stages: {train: {cmd: x, deps: [used.py, library, data], outs: [{model: {persist: true}}]},"
+        " evaluate: {cmd: y, deps: [model]}, normalize: {cmd: z, outs: [data]}}"
+    )
+
+    def key_after(name):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(uuid4().hex)
+        return sweep_key([POINT], file_params())
+
+    key = key_after("used.py")
+    for name in ("other.py", "data/train", "model/weights", "library/__pycache__/deep.pyc"):
+        assert key_after(name) == key, name
+    for name in ("used.py", "library/a.py", "library/deep/b.py", "library/deep/b.py"):
+        before, key = key, key_after(name)
+        assert key != before, name
+    (tmp_path / "library/deep/b.py").rename(tmp_path / "library/deep/c.py")
+    assert sweep_key([POINT], file_params()) != key
 
 
 def test_the_same_key_finds_the_same_parent(record):
