@@ -22,7 +22,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.store.db.db_types import DATABASE_ENGINES
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, Schema
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -190,7 +190,6 @@ class Delivery:
             return
         files = self.journal.folder / "files"
         images = np.zeros((2, event["channels"], SIZE, SIZE), np.uint8)
-        inputs = Schema([TensorSpec(images.dtype, (-1, *images.shape[1:]))])
         columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
         with TemporaryDirectory(dir=self.journal.folder) as folder:  # which goes with it, should this be killed
             mlflow.pyfunc.save_model(
@@ -199,7 +198,8 @@ class Delivery:
                 loader_module="classifier.serving",
                 data_path=str(files / event["path"]),
                 code_paths=[str(files / event["code"])],
-                signature=ModelSignature(inputs, Schema([ColSpec(kind, name) for name, kind in columns])),
+                # Inputs without a schema: MLflow would cast JSON to the schema's type before `predict` can refuse it.
+                signature=ModelSignature(outputs=Schema([ColSpec(kind, name) for name, kind in columns])),
                 input_example=images,
                 pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
             )

@@ -302,6 +302,17 @@ def tracking_server(folder: Path, postgres: Postgres, s3: S3) -> Iterator[Tracki
 
 
 @contextmanager
+def model_server(uri: str, log: Path) -> Iterator[str]:
+    """`mlflow models serve` of the model at `uri`; its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local"]
+    with _process([*command, "--host", "127.0.0.1", "--port", port], log) as up:
+        address = f"http://127.0.0.1:{port}"
+        up(lambda: requests.get(f"{address}/ping", timeout=5), requests.ConnectionError)
+        yield address
+
+
+@contextmanager
 def _process(command: list[Any], log: Path, stop: int = signal.SIGTERM, **options: Any) -> Iterator[Any]:
     """Run a server in the block, which gets `up(ask, refusal)`: it waits until `ask()` raises `refusal` no more."""
     with log.open("wb") as output:

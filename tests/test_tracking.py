@@ -159,8 +159,8 @@ def test_the_model_takes_raw_pixels_and_returns_names_and_probabilities():
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
     assert (probabilities.idxmax(axis=1) == table["predicted"]).all()
     assert model.input_example.shape == (2, 1, 32, 32)
-    with pytest.raises(mlflow.MlflowException, match="schema"):
-        model.predict(images.astype(np.float32))
+    with pytest.raises(ValueError, match="neither divided by 255 nor normalized"):
+        model.predict(images / 255)
 
 
 def test_the_model_is_logged_with_the_code_of_its_stage_whenever_it_is_delivered():
