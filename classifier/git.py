@@ -1,0 +1,147 @@
+"""Git, run in the same way whatever the user's configuration says: no hooks, and patches that apply everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SETTINGS = (
+    f"core.hooksPath={os.devnull}",  # DVC's hooks check out data
+    "core.fsmonitor=false",
+    "core.splitIndex=false",  # would write a part of a temporary index into the repository
+    "core.safecrlf=false",  # would refuse files with mixed line endings
+    "core.quotePath=false",
+    "apply.whitespace=nowarn",
+    "apply.ignoreWhitespace=no",
+)
+PATCH = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")  # for `diff-tree`
+REDIRECTING = (  # variables, set inside git's hooks for example, that point git elsewhere or change patches
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_NAMESPACE"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_DIFF_OPTS", "GIT_EXTERNAL_DIFF"),
+    *("GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"),
+)
+
+
+class GitError(ValueError):
+    """Git's complaint in one line."""
+
+
+def git(folder: Path, *arguments: str, stdin: bytes = b"", **variables: str) -> bytes:
+    """Run git in `folder` and return its output. Raises GitError when git fails or is not installed."""
+    environment = {name: value for name, value in os.environ.items() if name not in REDIRECTING}
+    command = ["git", *(word for setting in SETTINGS for word in ("-c", setting)), *arguments]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, cwd=folder, input=stdin, capture_output=True, env=environment | variables
+        )
+    except FileNotFoundError as error:
+        if error.filename == "git":
+            raise GitError("git is not installed") from None
+        raise
+    if done.returncode:
+        name = next(word for word in arguments if not word.startswith("-"))
+        raise GitError(f"git {name}: {' '.join(done.stderr.decode(errors='replace').split())}")
+    return done.stdout
+
+
+def git_line(folder: Path, *arguments: str) -> str:
+    """Git's output without the line's end."""
+    return os.fsdecode(git(folder, *arguments)).rstrip("\n")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The repository that holds a project: at its top, or in a folder of it."""
+
+    top: Path
+    prefix: str  # the project's folder, such as "teams/vision/"; empty at the top
+    git_dir: Path
+    objects: Path
+
+    @classmethod
+    def of(cls, project: Path) -> Repository:
+        """Raises GitError when there is none, or git does not trust its owner."""
+        what = ("--show-toplevel", "--show-prefix", "--git-dir", "--git-path", "objects")
+        top, prefix, git_dir, objects = git_line(project, "rev-parse", "--path-format=absolute", *what).split("\n")
+        return cls(Path(top), prefix, Path(git_dir), Path(objects))
+
+    def path(self, name: str | Path) -> str:
+        """What git and `dvc get` call a file or folder of the project: `teams/vision/models/classifier`."""
+        return f"{self.prefix}{name}"
+
+    def artifact(self, name: str) -> str:
+        """What git tags call an artifact of the project's dvc.yaml: `teams/vision=classifier`.
+
+        `dvc artifacts get` takes a colon in place of the equals sign.
+        """
+        return f"{self.prefix.rstrip('/')}={name}" if self.prefix else name
+
+    def git(self, *arguments: str, stdin: bytes = b"", **variables: str) -> bytes:
+        """Run git in the top folder."""
+        return git(self.top, *arguments, stdin=stdin, **variables)
+
+    def head(self) -> str:
+        """The current commit. Raises GitError in a repository without commits."""
+        try:
+            return os.fsdecode(self.git("rev-parse", "--verify", "--quiet", "HEAD^{commit}")).strip()
+        except GitError:
+            raise GitError(f"{self.top} is a git repository without commits: git add ., then git commit") from None
+
+    def require(self, commit: str) -> None:
+        """Raises GitError when the repository lacks the commit."""
+        try:
+            self.git("cat-file", "-e", f"{commit}^{{commit}}")
+        except GitError:
+            raise GitError(f"commit {commit} is not in this repository: git fetch origin {commit}") from None
+
+    @contextmanager
+    def scratch(self) -> Iterator[Scratch]:
+        """An index and a folder for new objects, which take the place of the repository's own."""
+        with tempfile.TemporaryDirectory() as folder:
+            yield Scratch(self, Path(folder))
+
+
+class Scratch:
+    """Builds states of a repository and leaves it as it is."""
+
+    def __init__(self, repository: Repository, folder: Path) -> None:
+        self.repository = repository
+        self.variables = {
+            "GIT_INDEX_FILE": str(folder / "index"),
+            "GIT_OBJECT_DIRECTORY": str(folder / "objects"),
+            # Quoted: git separates several by colons.
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": json.dumps(str(repository.objects), ensure_ascii=False),
+        }
+        (folder / "objects").mkdir()
+
+    def git(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        """Run git in the repository's top folder."""
+        return self.repository.git(*arguments, stdin=stdin, **self.variables)
+
+    def tree(self, commit: str, patch: bytes = b"") -> str:
+        """The tree of a commit with a patch on it. Raises GitError when either is missing or they do not fit."""
+        self.repository.require(commit)
+        self.git("read-tree", commit)
+        if patch:
+            try:
+                self.git("apply", "--cached", "--binary", "-", stdin=patch)
+            except GitError as error:
+                raise GitError(f"the recorded diff does not fit its commit {commit}: {error}") from None
+        return self.write_tree()
+
+    def write_tree(self) -> str:
+        """The index as a tree; a partial clone need not fetch what it lacks."""
+        return self.git("write-tree", "--missing-ok").decode().strip()
+
+    def patch(self, first: str, second: str, *more: str) -> bytes:
+        """What turns one tree or commit into another.
+
+        `diff-tree`, unlike `diff`, heeds no settings of the user's such as diff.noprefix or diff.context.
+        """
+        return self.git("diff-tree", "-r", "-p", *PATCH, *more, first, second)
