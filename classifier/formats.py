@@ -44,7 +44,7 @@ def parse(dataset: str, files: Mapping[str, bytes]) -> tuple[Labelled, Labelled 
     if dataset == "digits":
         return digits_csv("digits.csv.gz", _content(files, "digits.csv.gz")), None
     if dataset == "cifar10":
-        name = "cifar-10-python.tar.gz"
+        name = "cifar-10-binary.tar.gz"
         batches = read_archive(name, _content(files, name))
         for batch, (_, labels) in batches.items():
             _check_labels(f"{name}: {batch}", labels)

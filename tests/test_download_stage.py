@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from classifier.dataset import read_meta, read_split
 from classifier.sources import Origin, SourceFile, origin
-from stages import download
+from stages import download, normalize
 from tests import tiny_files
 from tests.conftest import ROOT
 from tests.loopback import closed_address, send
@@ -35,9 +37,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def tiny_origin(official: str) -> Origin:
-    files = tuple(SourceFile(name, f"md5:{hashlib.md5(content).hexdigest()}") for name, content in TINY.items())
-    return Origin(files, (official,))
+def tiny_origin(official: str, contents: dict[str, bytes] = TINY) -> Origin:
+    files = (SourceFile(name, f"md5:{hashlib.md5(content).hexdigest()}") for name, content in contents.items())
+    return Origin(tuple(files), (official,))
 
 
 def folder_of(path: Path, files: dict[str, bytes]) -> Path:
@@ -103,6 +105,23 @@ def test_the_same_bytes_come_out_whatever_the_mirror_and_whatever_lay_there(tmp_
     assert f"{next(iter(TINY))} from {server.address}" in capsys.readouterr().out
 
 
+def test_cifar10_from_a_server_to_pixels(tmp_path, monkeypatch, serve):
+    """A small archive in the true format: its bytes arrive untouched, and its rows become the images of the splits."""
+    archive = tiny_files.cifar10()
+    server = serve(lambda request: send(request, archive[request.path.removeprefix("/")]))
+    monkeypatch.setattr(download, "origin", lambda dataset: tiny_origin(server.address, archive))
+    raw, normalized = tmp_path / "raw", tmp_path / "normalized"
+    download.main([params(tmp_path, "cifar10"), str(raw)])
+    assert {name: content for name, content in contents(raw).items() if name != "manifest.json"} == archive
+    normalize.main([params(tmp_path, "cifar10"), str(raw), str(normalized)])
+    meta = read_meta(normalized)
+    test = read_split(normalized, "test", meta)
+    images, labels = tiny_files.cifar_arrays()["test_batch"]
+    assert np.array_equal(test.images, images.reshape(-1, 3, 32, 32))
+    assert test.labels.tolist() == labels
+    assert (meta.channels, meta.class_names[6], meta.counts["test"]) == (3, "frog", [2] * 10)
+
+
 def test_official_mirrors_are_last(tmp_path, monkeypatch, serve):
     official = serve(lambda request: send(request, TINY[request.path.removeprefix("/")]))
     monkeypatch.setattr(download, "origin", lambda dataset: tiny_origin(official.address))
@@ -127,7 +146,7 @@ def test_a_changed_scikit_learn_is_noticed_and_a_mirror_helps(tmp_path, monkeypa
 
 def test_a_failure_is_one_line_and_leaves_what_was_there(tmp_path):
     """A real process: the file of the data set is there, and wrong; the proxy keeps it off the network."""
-    mirror = folder_of(tmp_path / "mirror", {"cifar-10-python.tar.gz": b"<html>"})
+    mirror = folder_of(tmp_path / "mirror", {"cifar-10-binary.tar.gz": b"<html>"})
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "manifest.json").write_text("of another data set")
     ended = subprocess.run(
@@ -139,7 +158,7 @@ def test_a_failure_is_one_line_and_leaves_what_was_there(tmp_path):
     )
     assert ended.returncode == 1
     *notes, line = ended.stderr.splitlines()
-    assert line.startswith("download: cifar-10-python.tar.gz could not be fetched (")
+    assert line.startswith("download: cifar-10-binary.tar.gz could not be fetched (")
     assert f"{mirror}: it sent an HTML page instead of the file; https://www.cs.toronto.edu/~kriz/: " in line
     assert line.endswith("set DATA_MIRROR or download.mirror to an address or a folder that has it")
     assert len(notes) == 1

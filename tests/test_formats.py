@@ -119,9 +119,9 @@ def test_labels_out_of_range_are_named():
     with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte\.gz: item 17 has label 10: allowed are 0 to 9"):
         parse("mnist", files)
     batch = tiny_files.cifar_batch(np.zeros((2, 3072), np.uint8), [0, 11])
-    members = {f"cifar-10-batches-py/{name}": batch for name in tiny_files.BATCHES}
+    members = {f"cifar-10-batches-bin/{name}.bin": batch for name in tiny_files.BATCHES}
     with pytest.raises(ValueError, match=r"tar\.gz: data_batch_1: item 1 has label 11"):
-        parse("cifar10", {"cifar-10-python.tar.gz": tiny_files.cifar_archive(members)})
+        parse("cifar10", {"cifar-10-binary.tar.gz": tiny_files.cifar_archive(members)})
 
 
 def test_images_without_labels_are_named():

@@ -146,14 +146,14 @@ def readers(folder: Path) -> list[Reader]:
         parse_params(content.decode("utf-8", "replace"), Path("params.yaml"))
 
     def batch(content: bytes) -> None:
-        members = {f"cifar-10-batches-py/{name}": batches[name] for name in batches} | {
-            "cifar-10-batches-py/data_batch_1": content
+        members = {f"cifar-10-batches-bin/{name}.bin": batches[name] for name in batches} | {
+            "cifar-10-batches-bin/data_batch_1.bin": content
         }
         read_archive("cifar", tiny_files.cifar_archive(members))
 
     batches = {name: tiny_files.cifar_batch(*value) for name, value in tiny_files.cifar_arrays(1).items()}
     images = gzip.decompress(tiny_files.mnist()["train-images-idx3-ubyte.gz"])
-    archive = gzip.decompress(tiny_files.cifar10(1)["cifar-10-python.tar.gz"])
+    archive = gzip.decompress(tiny_files.cifar10(1)["cifar-10-binary.tar.gz"])
     return [
         Reader("weights.safetensors", weights, forged_weights),
         Reader("model/meta.json", known, forged_model_meta),

@@ -17,7 +17,7 @@ from tests import tiny_files
 from tests.faults.watch import nothing_happens
 
 LIMIT = 160 << 20  # bytes of memory; a batch may have 32 MiB, and is there as bytes, array and images
-NAME = "cifar-10-batches-py/data_batch_1"
+NAME = "cifar-10-batches-bin/data_batch_1.bin"
 BOMB = 200 << 20  # bytes of zeros, 1,000 times as many as are sent
 
 
@@ -31,8 +31,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, **values: ob
 
 def archive(*members: bytes) -> dict[str, bytes]:
     """Members of ours in front of a sound archive."""
-    good = gzip.decompress(tiny_files.cifar10(2)["cifar-10-python.tar.gz"])
-    return {"cifar-10-python.tar.gz": gzip.compress(b"".join(members) + good, 1)}
+    good = gzip.decompress(tiny_files.cifar10(2)["cifar-10-binary.tar.gz"])
+    return {"cifar-10-binary.tar.gz": gzip.compress(b"".join(members) + good, 1)}
 
 
 def bomb(head: bytes, size: int = BOMB) -> dict[str, bytes]:
@@ -42,7 +42,7 @@ def bomb(head: bytes, size: int = BOMB) -> dict[str, bytes]:
         file.write(head)
         for _ in range(size >> 20):
             file.write(bytes(1 << 20))
-    return {"cifar-10-python.tar.gz": stream.getvalue()}
+    return {"cifar-10-binary.tar.gz": stream.getvalue()}
 
 
 def ours(**values: object) -> bytes:
@@ -51,7 +51,7 @@ def ours(**values: object) -> bytes:
 
 def idx(head: bytes) -> dict[str, bytes]:
     files = tiny_files.mnist()
-    return files | {"train-images-idx3-ubyte.gz": bomb(head)["cifar-10-python.tar.gz"]}
+    return files | {"train-images-idx3-ubyte.gz": bomb(head)["cifar-10-binary.tar.gz"]}
 
 
 def attacks() -> dict[str, tuple[str, dict[str, bytes], bool]]:
@@ -85,14 +85,14 @@ def attacks() -> dict[str, tuple[str, dict[str, bytes], bool]]:
         "a global header of zeros": (bomb(member("x", tarfile.XGLTYPE, BOMB)), True),
         "2,000 extended headers": (archive(*(member("x", tarfile.XHDTYPE) for _ in range(2000))), True),
         "zeros alone": (bomb(b""), True),
-        "a gzip file within": ({"cifar-10-python.tar.gz": gzip.compress(bomb(b"")["cifar-10-python.tar.gz"])}, True),
+        "a gzip file within": ({"cifar-10-binary.tar.gz": gzip.compress(bomb(b"")["cifar-10-binary.tar.gz"])}, True),
     }
     header = bytes((0, 0, 8, 3))
     return {
         **{name: ("cifar10", files, refused) for name, (files, refused) in cifar.items()},
         "IDX: more than it announces": ("mnist", idx(header + struct.pack(">3I", 40, 28, 28)), True),
         "IDX: 4 * 10^9 images": ("mnist", idx(header + struct.pack(">3I", 2**32 - 1, 28, 28)), True),
-        "digits: zeros": ("digits", {"digits.csv.gz": bomb(b"0," * 100)["cifar-10-python.tar.gz"]}, True),
+        "digits: zeros": ("digits", {"digits.csv.gz": bomb(b"0," * 100)["cifar-10-binary.tar.gz"]}, True),
     }
 
 
