@@ -7,7 +7,6 @@ import tarfile
 import numpy as np
 import pytest
 
-from classifier import cifar
 from classifier.cifar import BATCHES, read_archive
 from tests.tiny_files import cifar10, cifar_archive, cifar_arrays, cifar_batch
 
@@ -77,13 +76,16 @@ def test_a_second_batch_of_the_same_name_is_refused():
         read_archive(NAME, gzip.compress(member + plain))
 
 
-def test_members_too_many_or_too_large_are_refused(monkeypatch):
-    many = {f"other{number}": b"" for number in range(20)}
+def test_a_batch_of_10_000_images_is_read_and_one_of_more_refused():
+    whole = bytes(10_000 * 3073)
+    assert read_archive(NAME, archive_with(whole))["data_batch_2"][0].shape == (10_000, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"data_batch_2\.bin: more than 16 members, or more than 30,730,000 bytes"):
+        read_archive(NAME, archive_with(whole + BATCH))
+
+
+def test_too_many_members_are_refused():
     with pytest.raises(ValueError, match="other16: more than 16 members"):
-        read_archive(NAME, cifar_archive(many))
-    monkeypatch.setattr(cifar, "LARGEST_MEMBER", 1000)
-    with pytest.raises(ValueError, match="big: more than 16 members, or more than 1,000 bytes"):
-        read_archive(NAME, cifar_archive({"big": bytes(1001)}))
+        read_archive(NAME, cifar_archive({f"other{number}": b"" for number in range(20)}))
 
 
 @pytest.mark.parametrize("size", [0, 10, 1000, -50_000])
