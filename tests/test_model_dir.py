@@ -111,7 +111,7 @@ def test_meta_that_does_not_fit_is_refused(folder, values, message):
 
 
 def test_a_pickle_in_disguise_is_refused(folder):
-    torch.save({"fc1.weight": torch.zeros(1)}, folder / "weights.safetensors")
+    torch.save({"fc1.weight": torch.zeros(1)}, folder / "weights.safetensors")  # noqa: TID251, what the test refuses
     edit_meta(folder, weights_sha256=sha256_of(folder / "weights.safetensors"))
     with pytest.raises(ValueError, match="does not hold LeNet-5's weights"):
         read_model(folder)
