@@ -8,7 +8,6 @@ cache, so that it is made in a fraction of a second, and it keeps the data from 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 import psutil
 
 from classifier.lineage import git_state
-from classifier.worktree import git, share_cache
+from classifier.worktree import dvc_environment, git, share_cache
 
 ENDING_S = 20  # that a stage has to write down what became of it
 ROOT_VARIABLE = "PIPELINE_ROOT"  # (classifier.lineage), by which a clone's processes are known
@@ -30,13 +29,14 @@ ROOT_VARIABLE = "PIPELINE_ROOT"  # (classifier.lineage), by which a clone's proc
 
 @dataclass(frozen=True)
 class Baseline:
-    """The workspace as it was when the clones were made; what all experiments start from."""
+    """The workspace as it was when the clones were made: what all experiments start from."""
 
     root: Path  # the project's
     repository: Path  # git's; the project may lie deeper
     commit: str
     diff: bytes
     lock: bytes | None  # dvc.lock, which is not part of the diff
+    untracked: Sequence[str] = ()  # paths below the root, whether the diff has them or not
 
     @classmethod
     def of(cls, root: Path) -> Baseline:
@@ -46,7 +46,9 @@ class Baseline:
             raise ValueError(f"DVC's experiments start from a commit, and git has none here: {state.problem}")
         lock = root / "dvc.lock"
         repository = Path(git(root, "rev-parse", "--show-toplevel").strip())
-        return cls(root, repository, state.commit, state.diff, lock.read_bytes() if lock.exists() else None)
+        others = git(root, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+        content = lock.read_bytes() if lock.exists() else None
+        return cls(root, repository, state.commit, state.diff, content, [name for name in others if name])
 
 
 class Clone:
@@ -65,23 +67,32 @@ class Clone:
         share_cache(self.baseline.root, self.project)
 
     def reset(self) -> None:
-        """Back to the baseline; what git ignores, the data above all, stays."""
+        """Restore the baseline; what git ignores, the data above all, stays.
+
+        Untracked files that are not part of the diff (large ones, for instance) are copied: an experiment needs them,
+        but they do not belong in its commit.
+        """
         git(self.folder, "checkout", "--quiet", "--force", "--detach", self.baseline.commit)
         git(self.folder, "clean", "-d", "--force", "--quiet")
         if self.baseline.diff:
             git(self.folder, "apply", "--index", "--binary", "--whitespace=nowarn", "-", stdin=self.baseline.diff)
         if self.baseline.lock:
             (self.project / "dvc.lock").write_bytes(self.baseline.lock)
+        for name in self.baseline.untracked:
+            source, target = self.baseline.root / name, self.project / name
+            if name.endswith("/"):  # a repository within this one
+                shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+            elif not (target.exists() or target.is_symlink()):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target, follow_symlinks=False)
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
         """`dvc ARGUMENTS` in the project, in a session of its own: Ctrl-C is for the one who started it."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-        path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
         with log.open("ab") as output:
             return subprocess.Popen(  # noqa: S603, arguments of our own
                 [sys.executable, "-m", "dvc", *arguments],
                 cwd=self.project,
-                env={**kept, "PATH": path, ROOT_VARIABLE: str(self.baseline.root), **environment},
+                env={**dvc_environment(), ROOT_VARIABLE: str(self.baseline.root), **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

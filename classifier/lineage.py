@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import tempfile
@@ -23,6 +24,14 @@ def project_root() -> Path:
         return Path(root).resolve()
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
+
+
+def user_name() -> str:
+    """The user's name, or number: in a container the number may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        return str(os.getuid())
 
 
 def dvc_hash(output: Path) -> str | None:

@@ -8,7 +8,6 @@ when there is none (weights from the cache, a deleted store).
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 from classifier.dataset import DatasetMeta
 from classifier.history import Row, best_rows, read_history
 from classifier.journal import Journal, new_journal
-from classifier.lineage import GitState, dvc_hash, experiment_tags, git_state
+from classifier.lineage import GitState, dvc_hash, experiment_tags, git_state, user_name
 from classifier.params import Params
 from classifier.store import EXPERIMENT, known_store
 from classifier.training_report import read_histories, replica_metrics
@@ -77,7 +76,7 @@ class Recording:
             store=known_store(),
             experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT),
             name=os.environ.get("DVC_EXP_NAME"),
-            user=_user(),
+            user=user_name(),
             params={name: str(value) for name, value in self.params.flat().items()},
             tags=tags,
         )
@@ -211,14 +210,6 @@ def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
         start_new_session=True,
         pass_fds=[] if journal.handle is None else [journal.handle],
     )
-
-
-def _user() -> str:
-    """The user's name; in a container the number may be all that there is."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 @contextmanager

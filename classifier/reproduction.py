@@ -30,7 +30,7 @@ from classifier.lockfile import folder_hash
 from classifier.recording import SECONDS
 from classifier.runs import DATA_TAG, PARENT_TAG, SWEEP, TEST_TAG, is_sweep
 from classifier.tracking import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
-from classifier.worktree import worktree
+from classifier.worktree import dvc_environment, worktree
 
 DATA = Path("data/normalized")
 REPORTS = ("train", "evaluate")  # folders of artifacts
@@ -214,9 +214,8 @@ class Again:
         self.project = project
         self.output: list[str] = []  # of the last DVC command, by lines
         self.error: str | None = None  # why training or evaluation failed
-        own = ("MLFLOW_", "PIPELINE_", "DVC_ROOT", "DVC_EXP_", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-        self.environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        own = ("MLFLOW_", "PIPELINE_")
+        self.environment = {name: value for name, value in dvc_environment().items() if not name.startswith(own)}
         self.environment["DVC_SITE_CACHE_DIR"] = str(project.parent / "dvc-site-cache")
         self.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{project / 'mlflow.db'}"
         if threads:

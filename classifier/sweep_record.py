@@ -6,7 +6,6 @@ earlier one has left, however that ended.
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from collections.abc import Container, Sequence
@@ -21,6 +20,7 @@ from classifier.experiments import Experiment, Outcome
 from classifier.files import sha256, sha256_of
 from classifier.grid import Point
 from classifier.journal import waiting_journals
+from classifier.lineage import user_name
 from classifier.params import Params
 from classifier.registry import reported
 from classifier.runs import PARENT_TAG
@@ -71,7 +71,7 @@ class Record:
         if self.id:
             self.client.update_run(self.id, status="RUNNING")
         else:
-            tags = {SWEEP_TAG: self.key, COMMAND_TAG: command, "mlflow.user": getpass.getuser()}
+            tags = {SWEEP_TAG: self.key, COMMAND_TAG: command, "mlflow.user": user_name()}
             tags |= {"mlflow.source.name": "commands/sweep.py", "mlflow.source.type": "LOCAL"}
             self.id = self.client.create_run(self.experiment, tags=tags, run_name=self.name).info.run_id
 
@@ -99,7 +99,7 @@ class Record:
 
     def fail(self, experiment: Experiment, error: str, params: Params) -> Outcome:
         """Record what failed before a stage could."""
-        tags = {PARENT_TAG: self.id, EXPERIMENT_TAG: experiment.name, "error": error, "mlflow.user": getpass.getuser()}
+        tags = {PARENT_TAG: self.id, EXPERIMENT_TAG: experiment.name, "error": error, "mlflow.user": user_name()}
         run_id = self.client.create_run(self.experiment, tags=tags, run_name=experiment.name).info.run_id
         values = {**params.flat(), **experiment.values}
         self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in values.items()])

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from classifier.lineage import user_name
+
 
 @contextmanager
 def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Iterator[Path]:
@@ -50,6 +52,17 @@ def git(folder: Path, *arguments: str, stdin: bytes = b"") -> str:
     if done.returncode:
         raise ValueError(f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}")
     return done.stdout.decode()
+
+
+def dvc_environment() -> dict[str, str]:
+    """The variables of a `dvc` command that we start: not those of the DVC or git command that we may run in.
+
+    DVC stops without a user's name, as in a container whose user is a number alone: it gets the number.
+    """
+    outer = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {"USER": user_name(), **variables}
 
 
 def share_cache(root: Path, project: Path) -> None:

@@ -2,14 +2,18 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from classifier.clones import ROOT_VARIABLE, Baseline, Clone, experiment_arguments, stop_processes
+from classifier.lineage import LARGEST_NEW_FILE
+from classifier.worktree import dvc_environment
 
 
 @pytest.fixture
@@ -69,6 +73,42 @@ def test_reset_undoes_what_an_experiment_changed_and_keeps_its_data(project):
     assert (clone.project / "code.py").read_text() == "two\n"
     assert not (clone.project / "left").exists()
     assert (clone.project / "data/image").read_text() == "kept"
+
+
+def test_untracked_files_that_the_diff_leaves_out_are_in_the_clone_but_not_in_its_index(project):
+    large = bytes(LARGEST_NEW_FILE + 1)
+    (project / "own images").mkdir()
+    (project / "own images/größe.bin").write_bytes(large)
+    (project / "link").symlink_to("nowhere")
+    git(project / "own images", "init", "-q", "library")
+    (project / "own images/library/code.py").write_text("used")
+    clone = Clone(Baseline.of(project), project / ".pipeline/clone")
+    clone.make()
+    copy = clone.project / "own images/größe.bin"
+    assert copy.read_bytes() == large
+    assert "größe" not in git(clone.folder, "-c", "core.quotePath=false", "ls-files")
+    assert (clone.project / "link").readlink() == Path("nowhere")
+    assert (clone.project / "own images/library/code.py").read_text() == "used"
+    copy.write_bytes(b"changed by an experiment")
+    clone.reset()
+    assert copy.read_bytes() == large == (project / "own images/größe.bin").read_bytes()
+
+
+def test_a_dvc_that_we_start_has_a_users_name_and_nothing_of_the_dvc_around_us(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("DVC_ROOT", "DVC_EXP_NAME", "GIT_DIR", "DVC_SITE_CACHE_DIR"):
+        monkeypatch.setenv(name, "/there")
+    variables = dvc_environment()
+    assert variables["USER"] == str(os.getuid())
+    assert {name for name in variables if variables[name] == "/there"} == {"DVC_SITE_CACHE_DIR"}
+    monkeypatch.setenv("USER", "ada")
+    assert dvc_environment()["USER"] == "ada"
 
 
 def test_a_project_in_a_subfolder_of_its_repository(workspace, monkeypatch):
