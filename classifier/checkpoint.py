@@ -38,7 +38,7 @@ from torch import Tensor
 
 from classifier.files import read_file, sha256, sha256_of, write_atomic
 from classifier.history import Row
-from classifier.lineage import project_root
+from classifier.lineage import PACKAGE, project_root
 from classifier.ownership import claim, release, remove
 from classifier.params import Params, TrainParams
 
@@ -232,8 +232,7 @@ def _remove_abandoned(root: Path) -> None:
 
 def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path) -> str:
     """SHA-256 over all that the bits of a training depend on; `stage` is the file that trains by this package."""
-    package = Path(__file__).parent
-    code = {path.name: sha256_of(path) for path in sorted(package.glob("*.py"))}
+    code = {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
     code["the stage"] = sha256_of(stage)
     values = [params.model_dump(exclude={"checkpoint_every"}), sha256_of(data / "meta.json"), dict(environment), code]
     return sha256(json.dumps(values, sort_keys=True).encode())

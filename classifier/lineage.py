@@ -13,6 +13,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 
+PACKAGE = Path(__file__).parent  # the library's folder, with all of its code
+
+
 def project_root() -> Path:
     """The repository that all runs belong to.
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from classifier.dataset import DatasetMeta
 from classifier.history import Row, best_rows, read_history
 from classifier.journal import Journal, new_journal
-from classifier.lineage import GitState, dvc_hash, experiment_tags, git_state, user_name
+from classifier.lineage import PACKAGE, GitState, dvc_hash, experiment_tags, git_state, user_name
 from classifier.params import Params
 from classifier.store import EXPERIMENT, known_store
 from classifier.training_report import read_histories, replica_metrics
@@ -153,7 +153,7 @@ class Recording:
         self.journal.append("files", path="train", restored=restored)
         for name in ("weights.safetensors", "meta.json"):  # without the other replicas
             self.journal.keep(model / name, f"model/classifier/{name}")
-        self.journal.keep(Path(__file__).parent, "model-code/classifier")  # which can load it, whenever it is delivered
+        self.journal.keep(PACKAGE, "model-code/classifier")  # which can load it, whenever it is delivered
         self.journal.append(
             "model",
             path="model/classifier",
@@ -200,8 +200,7 @@ class Recording:
 
 def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
     """The process that delivers `journal`; in a session of its own, so that it outlives a stage that is killed."""
-    package = str(Path(__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(  # noqa: S603, arguments of our own
         [sys.executable, "-m", "classifier.recorder", str(journal.folder)],
         stdin=subprocess.PIPE,

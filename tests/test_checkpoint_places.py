@@ -86,13 +86,14 @@ def test_the_fingerprint_covers_the_code_of_the_package_and_of_the_stage(tmp_pat
     write_digits(data)
     shutil.copytree(Path(files.__file__).parent, package)
     shutil.copy(ROOT / "stages/train.py", stage)
-    monkeypatch.setattr(checkpoint, "__file__", str(package / "checkpoint.py"))
+    monkeypatch.setattr(checkpoint, "PACKAGE", package)
+    (package / "deeper/still").mkdir(parents=True)
     found = {fingerprint_of(train_params(), data, {}, stage)}
-    for path in (package / "augmentation.py", stage):
+    for path in (package / "augmentation.py", stage, package / "deeper/still/new.py"):
         with path.open("a") as file:
             file.write("# changed\n")
         found.add(fingerprint_of(train_params(), data, {}, stage))
-    assert len(found) == 3
+    assert len(found) == 4
 
 
 def test_what_nobody_went_on_with_for_long_goes_with_the_next_success(workspace):
