@@ -28,13 +28,13 @@ endif
 
 .PHONY: repro
 repro: setup ## run the pipeline (dvc repro), mended if DVC was killed, and say where the results are
-	@$(BIN)/python -m commands.mend
+	@$(BIN)/python -m classifier repair
 	$(BIN)/dvc repro
-	@$(BIN)/python -m commands.results
+	@$(BIN)/python -m classifier results
 
 .PHONY: ui
 ui: setup ## open the MLflow UI on 127.0.0.1, port 5000 or PORT=
-	$(BIN)/python -m commands.ui $(PORT)
+	$(BIN)/python -m classifier ui $(PORT)
 
 .PHONY: test
 test: setup ## run every test, a process per core
@@ -47,7 +47,7 @@ faults: setup ## run the attacks of tests/faults, all cases or N= percent of the
 
 .PHONY: audit
 audit: setup ## look the locked dependencies up among the known vulnerabilities, and list their licences
-	@$(BIN)/python -m commands.audit
+	@$(BIN)/python -m classifier audit
 
 .PHONY: check
 check: setup ## lint, formatting and types

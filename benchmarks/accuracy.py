@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.contenders.stopwatch import say
-from classifier.dataset import read_meta, read_split
-from classifier.inference import predict
-from classifier.model_dir import read_model
+from classifier.data.dataset import read_meta, read_split
+from classifier.networks.inference import predict
+from classifier.networks.model_dir import read_model
 
 if __name__ == "__main__":
     data, models = Path(sys.argv[1]), sys.argv[2:]

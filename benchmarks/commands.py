@@ -15,7 +15,7 @@ IMPORT = "import mlflow"
 
 
 class Commands(Section):
-    """`lenet leaderboard` of all runs, the same with its page, and `lenet compare` of two with their pictures.
+    """`classifier leaderboard` of all runs, the same with its page, and `classifier compare` of two, with pictures.
 
     The runs have code of two commits, half of them with changes that were not committed; those compared differ in it,
     and in their predictions.
@@ -36,18 +36,18 @@ class Commands(Section):
                 for changed in ("false", "true")
             ]
         assert stored == self.runs, f"{stored} runs"
-        lenet = partial(project.module, "commands")
+        cli = partial(project.module, "classifier")
         self.processes: Processes = {
             IMPORT: partial(project.python, "-c", IMPORT),
-            "lenet leaderboard": partial(lenet, "leaderboard"),
-            "lenet leaderboard --html": partial(lenet, "leaderboard", "--html", "reports/leaderboard.html"),
-            "lenet compare": partial(lenet, "compare", *two),
+            "classifier leaderboard": partial(cli, "leaderboard"),
+            "classifier leaderboard --html": partial(cli, "leaderboard", "--html", "reports/leaderboard.html"),
+            "classifier compare": partial(cli, "compare", *two),
         }
         for process in self.processes.values():  # bytecode, and matplotlib's list of fonts
             process()
         (written,) = (project.folder / "reports/compare").iterdir()
         missing = {"curves.png", "disagreements.png", "code.diff"} - {path.name for path in written.iterdir()}
-        assert not missing, f"lenet compare wrote no {', '.join(sorted(missing))}"
+        assert not missing, f"classifier compare wrote no {', '.join(sorted(missing))}"
 
     def results(self, samples: Samples) -> Result:
         walls = {name: [sample.wall_s for sample in samples[name]] for name in self.processes}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from classifier.dataset import SPLITS, Split, read_meta, read_split, write_meta, write_split
+from classifier.data.dataset import SPLITS, Split, read_meta, read_split, write_meta, write_split
 
 EDGE = 2  # pixels of background around MNIST's 28 x 28
 

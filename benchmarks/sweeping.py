@@ -1,4 +1,4 @@
-"""What a sweep costs beside the experiments themselves: `lenet sweep` against the same `dvc exp run` calls."""
+"""What a sweep costs beside the experiments themselves: `classifier sweep` against the same `dvc exp run` calls."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from benchmarks.process import Sample
 from benchmarks.project import Project
 from benchmarks.results import Bar, Result, Table, ratio, spread
 
-LIMIT = 1.1  # lenet sweep / the same dvc exp run calls
+LIMIT = 1.1  # classifier sweep / the same dvc exp run calls
 EXPERIMENTS = 5
-CALLS, SWEEP = f"{EXPERIMENTS} times dvc exp run", f"lenet sweep, {EXPERIMENTS} experiments"
+CALLS, SWEEP = f"{EXPERIMENTS} times dvc exp run", f"classifier sweep, {EXPERIMENTS} experiments"
 
 
 class Sweeping(Section):
@@ -35,7 +35,7 @@ class Sweeping(Section):
 
     def sweep(self) -> Sample:
         first, *_, last = self._take()
-        return self.project.module("commands", "sweep", f"train.seed={first}..{last}")
+        return self.project.module("classifier", "sweep", f"train.seed={first}..{last}")
 
     def _take(self) -> list[int]:
         return [next(self.seeds) for _ in range(EXPERIMENTS)]

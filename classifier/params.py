@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scanner import Scanner, ScannerError
 
-from classifier.files import read_file
+from classifier.project.files import read_file
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -155,7 +155,7 @@ def _searched_tag(value: Any) -> str:
 
 class SweepParams(Section):
     metric: Literal["validation_accuracy", "validation_loss"] = Field(
-        description="what lenet sweep --search improves; what the test split says may not choose a model"
+        description="what classifier sweep --search improves; what the test split says may not choose a model"
     )
     seed: Seed = Field(description="seed of the search")
     search: dict[
@@ -164,7 +164,7 @@ class SweepParams(Section):
             Annotated[Range, Tag("Range")] | Annotated[Choices, Tag("Choices")],
             Discriminator(_searched_tag),
         ],
-    ] = Field(description="what lenet sweep --search varies: low, high and log of a key, or its choices")
+    ] = Field(description="what classifier sweep --search varies: low, high and log of a key, or its choices")
 
 
 class Params(Section):

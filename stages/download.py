@@ -3,20 +3,20 @@
     python -m stages.download params.yaml data/raw
 
 Reads: params.yaml, section `download`; the variable DATA_MIRROR; the network, unless the files lie on this machine.
-Writes: the folder, which then holds the original files and `manifest.json` (`classifier.raw`), and nothing else.
+Writes: the folder, which then holds the original files and `manifest.json` (`classifier.sources.raw`) alone.
 Why: everything after this stage starts from bytes that were compared with a published checksum. The output is the same
 whichever mirror gave the files.
 """
 
 from __future__ import annotations
 
-from classifier.cli import paths, run_stage
-from classifier.files import replacing
-from classifier.mirrors import configured_mirrors
 from classifier.params import load_params
-from classifier.raw import write_manifest
-from classifier.sources import origin
-from classifier.transfer import fetch
+from classifier.project.cli import paths, run_stage
+from classifier.project.files import replacing
+from classifier.sources.catalog import origin
+from classifier.sources.mirrors import configured_mirrors
+from classifier.sources.raw import write_manifest
+from classifier.sources.transfer import fetch
 
 
 def main(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
     python -m stages.evaluate params.yaml data/normalized models/classifier reports/train reports/evaluate
 
 Reads: params.yaml, section `evaluate`; the test split; the model; the training history, for a run that MLflow lost.
-Writes: the last folder (`classifier.reports` lists its files), and completes the run in MLflow.
+Writes: the last folder (`classifier.evaluation.report` lists its files), and completes the run in MLflow.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import uuid4
 
-from classifier.cli import paths, run_stage
 from classifier.params import Params, load_params
-from classifier.recording import Recording, recording
+from classifier.project.cli import paths, run_stage
+from classifier.recording.run import Recording, recording
 
 
 def main(arguments: list[str]) -> None:
@@ -30,16 +30,16 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     import pandas as pd
     import torch
 
-    from classifier.dataset import read_meta, read_split
+    from classifier.data.dataset import read_meta, read_split
     from classifier.device import be_deterministic, pick_device, set_precision
-    from classifier.evaluation import Predictions
-    from classifier.history import read_history
-    from classifier.inference import predict
-    from classifier.model import Classifier
-    from classifier.model_dir import read_model, read_model_meta, read_replicas
-    from classifier.recording import restore_training
-    from classifier.reports import write_evaluation
-    from classifier.training_report import verify_training
+    from classifier.evaluation.metrics import Predictions
+    from classifier.evaluation.report import write_evaluation
+    from classifier.networks.inference import predict
+    from classifier.networks.model import Classifier
+    from classifier.networks.model_dir import read_model, read_model_meta, read_replicas
+    from classifier.recording.run import restore_training
+    from classifier.training.history import read_history
+    from classifier.training.report import verify_training
 
     data_meta, model_meta = read_meta(data), read_model_meta(model)
     verify_training(training)

@@ -3,20 +3,20 @@
     python -m stages.normalize params.yaml data/raw data/normalized
 
 Reads: params.yaml, section `normalize`; the folder that the stage download wrote, whose manifest names the data set.
-Writes: the folder, which then holds a file of images and labels per split, and `meta.json` (`classifier.dataset`).
+Writes: the folder, which then holds a file of images and labels per split, and `meta.json` (`classifier.data.dataset`).
 Why: training, evaluation and serving know one form, (N, C, 32, 32) bytes, whatever the source.
 """
 
 from __future__ import annotations
 
-from classifier.cli import paths, run_stage
-from classifier.dataset import DatasetMeta, write_meta, write_split
-from classifier.files import replacing
-from classifier.formats import parse
-from classifier.normalization import counts, make_splits, statistics
+from classifier.data.dataset import DatasetMeta, write_meta, write_split
+from classifier.data.formats import parse
+from classifier.data.normalization import counts, make_splits, statistics
 from classifier.params import load_params
-from classifier.raw import read_raw
-from classifier.sources import SOURCES
+from classifier.project.cli import paths, run_stage
+from classifier.project.files import replacing
+from classifier.sources.catalog import SOURCES
+from classifier.sources.raw import read_raw
 
 
 def main(arguments: list[str]) -> None:

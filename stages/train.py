@@ -3,19 +3,19 @@
     python -m stages.train params.yaml data/normalized models/classifier reports/train
 
 Reads: params.yaml, section `train`; the train and validation splits (the test split is for evaluate alone).
-Writes: the model directory (`classifier.model_dir`) and the report (`classifier.training_report`), then the MLflow run.
+Writes: the model directory (`classifier.networks.model_dir`), the report (`classifier.training.report`) and the run.
 Why: the same params, data and machine give the same bytes, and the run says which they were.
-A training that was killed goes on from its last checkpoint (`classifier.checkpoint`).
+A training that was killed goes on from its last checkpoint (`classifier.training.checkpoint`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from classifier.cli import paths, run_stage
-from classifier.dataset import DatasetMeta, read_meta
+from classifier.data.dataset import DatasetMeta, read_meta
 from classifier.params import Params, load_params
-from classifier.recording import Recording, recording
+from classifier.project.cli import paths, run_stage
+from classifier.recording.run import Recording, recording
 
 
 def main(arguments: list[str]) -> None:
@@ -28,17 +28,17 @@ def main(arguments: list[str]) -> None:
 def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: Path, record: Recording) -> None:
     """The stage, once its record is open."""
     # Here, so that torch and, in the recorder's process, mlflow are imported side by side: 2 s each.
-    from classifier.checkpoint import checkpointed, fingerprint_of
-    from classifier.console import Console
     from classifier.device import be_deterministic, describe, environment, keep_freed_memory, pick_device, set_precision
-    from classifier.files import replacing
-    from classifier.history import Row
-    from classifier.model import parameter_count
-    from classifier.model_dir import build, write_model
-    from classifier.replicas import median_seed, side_by_side, train_replicas
-    from classifier.stopwatch import Stopwatch
-    from classifier.training import steps_per_epoch
-    from classifier.training_report import write_training
+    from classifier.networks.model import parameter_count
+    from classifier.networks.model_dir import build, write_model
+    from classifier.project.files import replacing
+    from classifier.training.checkpoint import checkpointed, fingerprint_of
+    from classifier.training.console import Console
+    from classifier.training.history import Row
+    from classifier.training.loop import steps_per_epoch
+    from classifier.training.report import write_training
+    from classifier.training.seeds import median_seed, side_by_side, train_replicas
+    from classifier.training.stopwatch import Stopwatch
 
     device = pick_device(params.train.device, "train.device")
     set_precision(params.train.precision, device)

@@ -8,9 +8,9 @@ from uuid import uuid4
 import mlflow
 import numpy as np
 
-from classifier.evaluation import Predictions, evaluate, prediction_table
-from classifier.recording import restore_training
-from classifier.tracking import open_store
+from classifier.evaluation.metrics import Predictions, evaluate, prediction_table
+from classifier.recording.run import restore_training
+from classifier.tracking.delivery import open_store
 from tests.recorded import Workspace, own_store, recorded
 from tests.samples import ROOT, write_digits
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from classifier.files import sha256_of
+from classifier.project.files import sha256_of
 from tests.samples import ROOT
 
 OUTPUTS = {

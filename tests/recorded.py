@@ -11,10 +11,11 @@ from uuid import uuid4
 import mlflow
 import pytest
 
-from classifier import recording, tracking
-from classifier.history import Row, write_history
-from classifier.model_dir import build, write_model
-from classifier.training_report import write_training
+from classifier.networks.model_dir import build, write_model
+from classifier.recording import run as recording
+from classifier.tracking import delivery as tracking
+from classifier.training.history import Row, write_history
+from classifier.training.report import write_training
 from tests.samples import file_params, write_digits
 
 ROWS = [Row(10, 1, 320, 0.05, 2.1), Row(12, 1, 340, 0.04, 1.9, 2.0, 1.8, 0.5)]

@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from classifier.tracking import open_store
+from classifier.tracking.delivery import open_store
 
 LABELS = np.arange(40) % 4
 NAMES = ["zero", "one", "two", "three"]

@@ -9,10 +9,9 @@ import signal
 
 import mlflow
 
-from classifier.registry import Registry
-from classifier.tracking import open_store
-from commands.application import call
-from commands.promote import promote
+from classifier.commands.application import call
+from classifier.runs.registry import Registry
+from classifier.tracking.delivery import open_store
 
 STORES = [f"mlflow.store.{kind}.sqlalchemy_store" for kind in ("tracking", "model_registry")]
 PROCESSES = multiprocessing.get_context("forkserver")  # each begins without this one's connections
@@ -70,7 +69,7 @@ def race(root, name, rounds, barrier, answers, own):
 
 
 def race_commands(root, rounds, start, gate, answers, run_id):
-    """`lenet promote RUN_ID` once a round; both rivals pass the gate before either goes on."""
+    """`classifier promote RUN_ID` once a round; both rivals pass the gate before either goes on."""
     enter(root)
     alone = Registry.promote
 
@@ -84,7 +83,7 @@ def race_commands(root, rounds, start, gate, answers, run_id):
         printed = io.StringIO()
         try:
             with contextlib.redirect_stdout(printed):
-                call(promote, [run_id, "--json"])
+                call(["promote", run_id, "--json"])
             answers.put((run_id, json.loads(printed.getvalue())["outcome"]))
         except ValueError as error:
             answers.put((run_id, str(error)))

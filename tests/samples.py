@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from classifier.dataset import DatasetMeta, Split, write_meta, write_split
-from classifier.formats import parse
-from classifier.normalization import canonical_images, counts
+from classifier.data.dataset import DatasetMeta, Split, write_meta, write_split
+from classifier.data.formats import parse
+from classifier.data.normalization import canonical_images, counts
 from classifier.params import Params, TrainParams, load_params
-from classifier.sources import origin
+from classifier.sources.catalog import origin
 
 ROOT = Path(__file__).parent.parent
 DIGITS = [str(digit) for digit in range(10)]

@@ -1,4 +1,4 @@
-"""`lenet audit`: what is known, what could not be asked, and the licences; pip-audit is run for real, offline."""
+"""`classifier audit`: what is known, what could not be asked, and the licences; pip-audit is run for real, offline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.audit import LOCKS, licence_of, text, vulnerabilities
+from classifier.commands.audit import LOCKS, licence_of, text, vulnerabilities
 from tests.loopback import closed_address
 from tests.samples import ROOT
 
@@ -69,7 +69,7 @@ def test_the_exit_status_says_what_is_known(lock, answer, status, says):
         + (f"print(json.dumps({printed}))\n" if answer else "sys.exit('no route to the index')\n")
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "commands.audit"]
+    command = [sys.executable, "-m", "classifier", "audit"]
     ended = subprocess.run(command, cwd=lock.parent, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (status, "")
     assert says in ended.stdout
@@ -86,7 +86,7 @@ def test_licences_come_from_the_metadata():
 
 
 def test_json_alone_on_standard_output():
-    command = [sys.executable, "-m", "commands.audit", "--json", "--licences"]
+    command = [sys.executable, "-m", "classifier", "audit", "--json", "--licences"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     answer = json.loads(ended.stdout)

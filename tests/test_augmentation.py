@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from classifier.augmentation import Augmentation
+from classifier.training.augmentation import Augmentation
 from tests.samples import train_params
 
 

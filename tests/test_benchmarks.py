@@ -26,12 +26,12 @@ from benchmarks.process import Sample
 from benchmarks.replicas import ReplicaLoops, ReplicaStages, in_turn
 from benchmarks.results import Result, document
 from benchmarks.sections import Contenders, Growth, Imports, Nothing, Recording
-from classifier.comparison import compare
-from classifier.dataset import read_meta, read_split
-from classifier.graph import GraphedSteps
-from classifier.leaderboard import leaderboard
-from classifier.replicas import train_one
-from classifier.runs import all_runs, find_run, predictions
+from classifier.data.dataset import read_meta, read_split
+from classifier.runs.comparison import compare
+from classifier.runs.leaderboard import leaderboard
+from classifier.runs.reading import all_runs, find_run, predictions
+from classifier.training.graph import GraphedSteps
+from classifier.training.seeds import train_one
 from tests.recorded import Workspace, get_run
 from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
 

@@ -14,17 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from classifier import files
-from classifier.checkpoint import (
+from classifier.networks.model import Classifier, LeNet5
+from classifier.project import files
+from classifier.project.files import sha256
+from classifier.training.checkpoint import (
     NO_WORK,
     Checkpoints,
     Work,
 )
-from classifier.files import sha256
-from classifier.history import Row
-from classifier.model import Classifier, LeNet5
-from classifier.replicas import train_replicas
-from classifier.training import DivergedError, fit
+from classifier.training.history import Row
+from classifier.training.loop import DivergedError, fit
+from classifier.training.seeds import train_replicas
 from tests.faults.kernel import can_refuse
 from tests.samples import ROOT, StoppedError, digits_split, stop_after, train_params, write_digits
 
@@ -245,7 +245,7 @@ def test_what_is_no_file_ends_training_and_nothing_is_removed(killed, make):
 READ_ERROR = """
 import sys
 from pathlib import Path
-from classifier.checkpoint import Checkpoints
+from classifier.training.checkpoint import Checkpoints
 from tests.faults.kernel import refuse
 
 refuse(sys.argv[1], error=int(sys.argv[2]))

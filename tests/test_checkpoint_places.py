@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from classifier import checkpoint, files
-from classifier.checkpoint import (
+from classifier.data.dataset import read_meta, write_meta
+from classifier.project import files
+from classifier.project.ownership import claim, release
+from classifier.training.checkpoint import (
     ABANDONED_S,
     CHECKPOINTS,
     checkpointed,
     fingerprint_of,
 )
-from classifier.dataset import read_meta, write_meta
-from classifier.ownership import claim, release
+from classifier.training.loop import checkpoint
 from tests.samples import ROOT, StoppedError, train_params, write_digits
 
 

@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from classifier.cifar import BATCHES, read_archive
+from classifier.data.cifar import BATCHES, read_archive
 from tests.tiny_files import cifar10, cifar_archive, cifar_arrays, cifar_batch
 
 NAME = "cifar-10-binary.tar.gz"

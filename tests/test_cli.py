@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-from classifier.cli import paths
+from classifier.project.cli import paths
 from tests.samples import ROOT
 
 
 def run(body):
-    script = f"import sys, time\nfrom classifier.cli import run\ndef main(arguments):\n    {body}\nrun(main)\n"
+    start = "import sys, time\nfrom classifier.project.cli import run\n"
+    script = f"{start}def main(arguments):\n    {body}\nrun(main, 'train')\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -23,7 +24,7 @@ def run(body):
 def test_one_clear_line(error):
     process = run(f"raise {error}")
     out, err = process.communicate()
-    assert (process.returncode, out, err) == (1, "", "-c: x: 3, allowed is 1\n")
+    assert (process.returncode, out, err) == (1, "", "train: x: 3, allowed is 1\n")
 
 
 def test_a_mistake_of_our_own_keeps_its_traceback():
@@ -47,9 +48,9 @@ def test_paths_say_what_is_expected():
         paths(["a"], "data", "model")
 
 
-def test_help_is_the_modules_docstring():
+def test_help_of_a_stage_is_its_docstring():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "commands.recipe", "--help"]
+    command = [sys.executable, "-m", "stages.train", "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
-    assert "Example: python -m commands.recipe mnist" in done.stdout
+    assert "python -m stages.train params.yaml data/normalized models/classifier reports/train" in done.stdout

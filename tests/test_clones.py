@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from classifier.clones import ROOT_VARIABLE, Baseline, Clone, experiment_arguments, stop_processes
-from classifier.lineage import LARGEST_NEW_FILE
-from classifier.worktree import dvc_environment
+from classifier.project.lineage import LARGEST_NEW_FILE
+from classifier.repository.clones import ROOT_VARIABLE, Baseline, Clone, experiment_arguments, stop_processes
+from classifier.repository.worktree import dvc_environment
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_processes_of_clones_are_ended_and_no_others(tmp_path):
             process.communicate()
     stubborn = start(deaf, ours, tmp_path / "clones/0")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("classifier.clones.ENDING_S", 0.5)
+        patch.setattr("classifier.repository.clones.ENDING_S", 0.5)
         stop_processes(tmp_path / "clones")
     assert stubborn.wait(5) == -9
     stubborn.communicate()

@@ -1,4 +1,4 @@
-"""What `lenet compare` finds, from runs in a real store."""
+"""What `classifier compare` finds, from runs in a real store."""
 
 import json
 import subprocess
@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from classifier.code_diff import Code, code_diff
-from classifier.comparison import compare, disagreements, find_test_images, per_class
-from classifier.files import sha256_of, write_atomic
-from classifier.runs import find_run
-from commands.compare import show, write
+from classifier.commands.compare import show, write
+from classifier.project.files import sha256_of, write_atomic
+from classifier.repository.code_diff import Code, code_diff
+from classifier.runs.comparison import compare, disagreements, find_test_images, per_class
+from classifier.runs.reading import find_run
 from tests.recorded import Workspace
 from tests.results import LABELS, NAMES, empty_store, record, wrong_on
 from tests.samples import ROOT
@@ -151,8 +151,8 @@ def test_a_patch_that_does_not_fit_is_said(commits):
         code_diff(Code(commits[0]), Code(commits[1], patch), Path())
 
 
-def lenet(*arguments):
-    return subprocess.run([sys.executable, "-m", "commands", *arguments], capture_output=True, text=True)
+def cli(*arguments):
+    return subprocess.run([sys.executable, "-m", "classifier", *arguments], capture_output=True, text=True)
 
 
 def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
@@ -173,7 +173,7 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
         runs.append(outputs.train())
         assert outputs.evaluate() == runs[-1]
         Path("a.py").write_text("3\n")
-    said = lenet("compare", *(run[:8] for run in runs), "--json")
+    said = cli("compare", *(run[:8] for run in runs), "--json")
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
     assert found["params"] == {"train.seed": ["0", "1"]}
@@ -185,7 +185,7 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
     assert {path.name for path in folder.iterdir()} == names
     assert "\n-2\n+3\n" in (folder / "code.diff").read_text()
     assert [imread(folder / name).ndim for name in names if name.endswith(".png")] == [3, 3]
-    shown = lenet("compare", *runs)
+    shown = cli("compare", *runs)
     assert shown.returncode == 0, shown.stderr
     assert "the runs disagree on 2 images" in shown.stdout
     assert sha256_of(outputs.data / "test.safetensors") == outputs.data_meta.sha256["test"]
@@ -200,7 +200,7 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
     Path("dvc.lock").write_text(f"stages: {{n: {{outs: [{{path: data/normalized, md5: {data}}}]}}}}")
     with pytest.raises(FileNotFoundError, match=f"^{absent}dvc pull data/normalized$"):
         find_test_images(rows)
-    shown = lenet("compare", *runs)
+    shown = cli("compare", *runs)
     assert shown.returncode == 0, shown.stderr
     assert "\nmissing: disagreements.png: the test images of data " in shown.stdout
 

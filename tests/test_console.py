@@ -5,8 +5,8 @@ import pty
 import subprocess
 import sys
 
-from classifier.console import Console
-from classifier.history import Row
+from classifier.training.console import Console
+from classifier.training.history import Row
 from tests.samples import ROOT, train_params
 
 ROWS = [

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from classifier.dataset import SPLITS, DatasetMeta, Split, read_meta, read_split, write_meta, write_split
-from classifier.files import sha256
+from classifier.data.dataset import SPLITS, DatasetMeta, Split, read_meta, read_split, write_meta, write_split
+from classifier.project.files import sha256
 
 
 def split(count: int = 5, channels: int = 3) -> Split:

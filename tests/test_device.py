@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from classifier.device import be_deterministic, describe, environment, pick_device, set_precision
-from classifier.files import sha256_of
+from classifier.project.files import sha256_of
 from tests.samples import ROOT, file_params, train_params, write_digits
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -123,8 +123,8 @@ from resource import RUSAGE_SELF, getrusage
 from statistics import median
 import torch
 from classifier.device import keep_freed_memory
-from classifier.model import Classifier, LeNet5
-from classifier.training import Engine
+from classifier.networks.model import Classifier, LeNet5
+from classifier.training.loop import Engine
 from tests.samples import digits_split, train_params
 
 if sys.argv[1] == "kept":

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classifier.dataset import read_meta, read_split
-from classifier.sources import Origin, SourceFile, origin
+from classifier.data.dataset import read_meta, read_split
+from classifier.sources.catalog import Origin, SourceFile, origin
 from stages import download, normalize
 from tests import tiny_files
 from tests.conftest import ROOT

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classifier.evaluation import (
+from classifier.evaluation.metrics import (
     Predictions,
     calibration,
     confusion,

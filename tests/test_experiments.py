@@ -1,6 +1,6 @@
 """What a sweep tries, in its order and as a person reads it."""
 
-from classifier.experiments import Experiment, Grid, shown
+from classifier.sweeps.experiments import Experiment, Grid, shown
 
 
 def test_a_grid_numbers_its_experiments():

@@ -6,13 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from classifier.experiments import Experiment, Outcome
-from commands.application import call
-from commands.compare import compare
-from commands.leaderboard import leaderboard
-from commands.promote import promote
-from commands.reproduce import reproduce
-from commands.sweep import show_result
+from classifier.commands.application import call
+from classifier.commands.sweep import show_result
+from classifier.sweeps.experiments import Experiment, Outcome
 from tests.loopback import send
 from tests.samples import ROOT, file_params
 
@@ -47,18 +43,18 @@ def check(error):
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments"),
+    "arguments",
     [
-        (leaderboard, []),
-        (leaderboard, ["--sweep", RUN]),
-        (compare, [RUN, "9876543210"]),
-        (promote, [RUN]),
-        (reproduce, [RUN]),
+        ["leaderboard"],
+        ["leaderboard", "--sweep", RUN],
+        ["compare", RUN, "9876543210"],
+        ["promote", RUN],
+        ["reproduce", RUN],
     ],
 )
-def test_a_command_ends_with_one_line(server, command, arguments):
+def test_a_command_ends_with_one_line(server, arguments):
     with pytest.raises(OSError) as error:  # noqa: PT011, the message is looked at
-        call(command, arguments)
+        call(arguments)
     check(error)
 
 

@@ -12,8 +12,7 @@ import pytest
 from matplotlib import rc_context
 from PIL import Image
 
-from classifier import figures
-from classifier.evaluation import Predictions, calibration
+from classifier.evaluation.metrics import Predictions, calibration, figures
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -210,5 +209,5 @@ def test_names_are_not_formulas_and_matplotlibrc_changes_nothing() -> None:
 
 
 def test_pyplot_is_not_loaded() -> None:
-    program = "import sys, classifier.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    program = "import sys, classifier.evaluation.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from classifier.files import read_file, replacing, sha256, sha256_of, write_atomic, write_json
+from classifier.project.files import read_file, replacing, sha256, sha256_of, write_atomic, write_json
 from tests.faults.kernel import can_refuse
 from tests.samples import ROOT
 
@@ -156,7 +156,7 @@ def test_only_ordinary_files_of_an_allowed_size_are_read(tmp_path):
 WATCHED = """
 import errno, json, sys
 from pathlib import Path
-from classifier.files import replacing, write_atomic
+from classifier.project.files import replacing, write_atomic
 from tests.faults.kernel import ask
 
 act, refused, folder = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])

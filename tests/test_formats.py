@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from classifier.formats import digits_csv, idx, parse
+from classifier.data.formats import digits_csv, idx, parse
 from tests import tiny_files
 
 IMAGES = np.arange(3 * 28 * 28, dtype=np.uint8).reshape(3, 28, 28)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from classifier.augmentation import Augmentation
-from classifier.checkpoint import Checkpoints
-from classifier.dataset import Split
+from classifier.data.dataset import Split
 from classifier.device import set_precision
-from classifier.graph import DeviceAugmentation, GraphedSteps, cuda_graph
-from classifier.model import Classifier, LeNet5
-from classifier.training import DivergedError, Engine, run_epochs
-from classifier.training import fit as plain_fit
+from classifier.networks.model import Classifier, LeNet5
+from classifier.training.augmentation import Augmentation
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.graph import DeviceAugmentation, GraphedSteps, cuda_graph
+from classifier.training.loop import DivergedError, Engine, run_epochs
+from classifier.training.loop import fit as plain_fit
 from tests.samples import digits_split, train_params
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from classifier.grid import canonical, grid
+from classifier.sweeps.grid import canonical, grid
 from tests.samples import file_params
 
 

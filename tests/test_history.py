@@ -2,7 +2,7 @@
 
 import pytest
 
-from classifier.history import Row, read_history, write_history
+from classifier.training.history import Row, read_history, write_history
 
 HEADER = "step,epoch,images,learning_rate,running_loss,train_loss,validation_loss,validation_accuracy\n"
 ROWS = [Row(10, 1, 320, 0.1, 2.3025851249694824), Row(12, 1, 340, 1 / 3, None, 0.2, 0.3, 0.97)]

@@ -2,8 +2,8 @@
 
 import torch
 
-from classifier.inference import predict
-from classifier.model import Classifier, LeNet5
+from classifier.networks.inference import predict
+from classifier.networks.model import Classifier, LeNet5
 
 
 def test_batches_with_a_ragged_last_one_give_the_same_logits_and_keep_the_mode():

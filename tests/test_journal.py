@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from classifier.journal import Journal, new_journal, waiting_journals
+from classifier.recording.journal import Journal, new_journal, waiting_journals
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_files_and_folders_are_kept_as_they_are_now(journal, tmp_path):
 
 def test_journals_of_the_project_are_listed_oldest_first_until_they_are_removed(workspace):
     journals = [new_journal(stage) for stage in ("train", "evaluate", "train")]
-    (workspace / ".pipeline/journal/lock").touch()  # of classifier.ownership
+    (workspace / ".pipeline/journal/lock").touch()  # of classifier.project.ownership
     assert [journal.folder for journal in waiting_journals()] == [journal.folder for journal in journals]
     journals[1].append("begin", stage="evaluate")
     journals[1].remove()

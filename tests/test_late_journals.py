@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from classifier import tracking
-from classifier.journal import Journal, waiting_journals
-from classifier.recording import restore_training
+from classifier.recording.journal import Journal, waiting_journals
+from classifier.recording.run import restore_training
+from classifier.tracking import delivery as tracking
 from tests.recorded import (
     METRICS,
     Workspace,
@@ -33,7 +33,7 @@ def train_and_evaluate(outputs):
 
 def test_of_two_journals_of_a_run_the_younger_may_not_go_first():
     train, evaluate = train_and_evaluate(Workspace())
-    with pytest.raises(OSError, match=f"{train.folder}, of the same run, goes first: lenet sync"):
+    with pytest.raises(OSError, match=f"{train.folder}, of the same run, goes first: classifier sync"):
         tracking.deliver(evaluate)
     assert [journal.folder for journal in waiting_journals()] == [train.folder, evaluate.folder]
     assert tracking.deliver_waiting()[1] == []

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from scipy.stats import t
 
-from classifier.leaderboard import groups, leaderboard, results
-from classifier.leaderboard_page import page
-from classifier.runs import all_runs
-from classifier.significance import mcnemar
-from commands.leaderboard import show
+from classifier.commands.leaderboard import show
+from classifier.runs.leaderboard import groups, leaderboard, results
+from classifier.runs.leaderboard_page import page
+from classifier.runs.reading import all_runs
+from classifier.runs.significance import mcnemar
 from tests.recorded import ReplicaWorkspace, Workspace
 from tests.results import TEST, empty_store, record
 from tests.samples import ROOT
@@ -248,9 +248,9 @@ def test_the_page_fetches_nothing_and_escapes_what_it_shows():
     assert found.tags.count("svg") == 2
 
 
-def lenet(*arguments):
+def cli(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "commands", *arguments], cwd=Path.cwd(), capture_output=True, text=True
+        [sys.executable, "-m", "classifier", *arguments], cwd=Path.cwd(), capture_output=True, text=True
     )
 
 
@@ -260,12 +260,12 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch):
     for outputs in (Workspace(), ReplicaWorkspace()):
         outputs.train()
         outputs.evaluate()
-    said = lenet("leaderboard", "--json")
+    said = cli("leaderboard", "--json")
     assert said.returncode == 0, said.stderr
     (entry,) = json.loads(said.stdout)["entries"]  # both have the same params but for the seed
     assert [(run["seed"], run["accuracy"]) for run in entry["runs"]] == [("0", 0.9), ("4", 0.8), ("5", 0.9)]
     assert entry["mean"] == pytest.approx(2.6 / 3)
-    shown = lenet("leaderboard", "--html", "board.html")
+    shown = cli("leaderboard", "--html", "board.html")
     assert shown.returncode == 0, shown.stderr
     assert "86.67%" in shown.stdout
     assert "86.67%" in Path("board.html").read_text()
@@ -273,7 +273,7 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch):
 
 def test_the_command_says_in_one_line_that_there_is_nothing(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    said = lenet("leaderboard")
+    said = cli("leaderboard")
     assert (said.returncode, said.stdout) == (1, "")
     assert said.stderr == "leaderboard: no evaluated run: dvc repro makes one\n"
 

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from classifier.lineage import LARGEST_NEW_FILE, dvc_hash, experiment_tags, git_state, project_root
+from classifier.project.lineage import LARGEST_NEW_FILE, dvc_hash, experiment_tags, git_state, project_root
 
 
 def test_root_is_dvcs_main_repository(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from ruamel.yaml import YAML
 
-from classifier.mending import LOCK, RWLOCK, mend
+from classifier.repository.repair import LOCK, RWLOCK, mend
 from tests.samples import ROOT
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from classifier.mirrors import MirrorError, configured_mirrors, pieces_of
+from classifier.sources.mirrors import MirrorError, configured_mirrors, pieces_of
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import max_pool2d, relu
 
-from classifier.model import Classifier, LeNet5, parameter_count
+from classifier.networks.model import Classifier, LeNet5, parameter_count
 
 
 def test_lenet5_has_61706_parameters():

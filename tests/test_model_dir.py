@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from classifier.files import json_bytes, sha256, sha256_of
-from classifier.model_dir import build, read_model, read_model_meta, write_model
+from classifier.networks.model_dir import build, read_model, read_model_meta, write_model
+from classifier.project.files import json_bytes, sha256, sha256_of
 from tests.samples import digits_split, write_digits
 
 

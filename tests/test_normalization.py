@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from classifier.normalization import canonical_images, counts, make_splits, statistics
+from classifier.data.normalization import canonical_images, counts, make_splits, statistics
 from classifier.params import NormalizeParams
 
 GENERATOR = np.random.default_rng(0)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classifier.dataset import SPLITS, read_meta, read_split
-from classifier.formats import parse
-from classifier.raw import read_raw, write_manifest
-from classifier.sources import SOURCES, Origin, SourceFile
+from classifier.data.dataset import SPLITS, read_meta, read_split
+from classifier.data.formats import parse
+from classifier.sources.catalog import SOURCES, Origin, SourceFile
+from classifier.sources.raw import read_raw, write_manifest
 from stages import download, normalize
 from tests import tiny_files
 from tests.conftest import ROOT

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from classifier.optimizer import make_optimizer, orthogonal
+from classifier.training.optimizer import make_optimizer, orthogonal
 from tests.samples import ROOT, train_params
 
 SHAPES = {"conv": (6, 3, 5, 5), "bias": (6,), "fc": (17, 23)}
@@ -141,7 +141,9 @@ def test_orthogonal_maps_singular_values_and_keeps_directions(shape):
 def test_what_torch_optim_imports_is_not_imported():
     """`torch._dynamo` takes over a second of every start."""
     script = (
-        "import sys, torch; from classifier.training import fit; from classifier.model import Classifier, LeNet5\n"
+        "import sys, torch\n"
+        "from classifier.networks.model import Classifier, LeNet5\n"
+        "from classifier.training.loop import fit\n"
         "from tests.samples import digits_split, train_params\n"
         "fit(Classifier(LeNet5(1, 10), [0.5], [1.0]), digits_split(60), digits_split(10), train_params(shift=1), "
         "torch.device('cpu'), lambda row: None)\n"

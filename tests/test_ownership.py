@@ -12,12 +12,12 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from classifier.files import write_atomic
-from classifier.ownership import LOCK, claim, is_living, mark, owner_of, owning, release, remove
+from classifier.project.files import write_atomic
+from classifier.project.ownership import LOCK, claim, is_living, mark, owner_of, owning, release, remove
 from tests.faults.kernel import can_refuse
 from tests.samples import ROOT
 
-HOLD = "import sys, time; from pathlib import Path; from classifier.ownership import owning\n"
+HOLD = "import sys, time; from pathlib import Path; from classifier.project.ownership import owning\n"
 HOLD += "with owning(Path(sys.argv[1])): print('mine', flush=True); time.sleep(float(sys.argv[2]))"
 
 
@@ -104,7 +104,7 @@ def test_a_folder_that_is_removed_may_be_made_anew_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-KILLED = "import sys; from pathlib import Path; from classifier.ownership import claim, remove\n"
+KILLED = "import sys; from pathlib import Path; from classifier.project.ownership import claim, remove\n"
 KILLED += "from tests.faults.kernel import refuse\n"
 KILLED += "claim(Path(sys.argv[1])); refuse('unlinkat', error=None); remove(Path(sys.argv[1]))"
 

@@ -93,13 +93,13 @@ def test_dvc_shows_metrics_plots_and_params(project):
 
 
 def test_results_names_accuracy_interval_places_and_the_ui(project):
-    text = project.run(sys.executable, "-m", "commands.results")
+    text = project.run(sys.executable, "-m", "classifier", "results")
     metrics = project.metrics()
     assert f"{metrics['accuracy']:.2%} on digits" in text
     assert f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}" in text
     for place in ("models/classifier/", "reports/evaluate/", "make ui"):
         assert place in text
-    found = json.loads(project.run(sys.executable, "-m", "commands.results", "--json"))
+    found = json.loads(project.run(sys.executable, "-m", "classifier", "results", "--json"))
     assert found == {"dataset": "digits", "seed": 0, "model": "models/classifier", "metrics": metrics}
 
 
@@ -114,7 +114,7 @@ def test_a_second_clone_gives_the_same_bytes(project, tmp_path):
 @pytest.mark.mnist
 def test_the_tutorials_recipe_gives_the_tutorials_numbers(quick, mnist_folder):
     """A plain DataLoader loop printed 2.304 at step 100, 2.263 at step 1,200, and reached 36% of the test images."""
-    quick.run(sys.executable, "-m", "commands.recipe", "tutorial-mnist")
+    quick.run(sys.executable, "-m", "classifier", "recipe", "tutorial-mnist")
     assert quick.repro(env={"DATA_MIRROR": str(mnist_folder)}) == ["download", "normalize", "train", "evaluate"]
     assert "[1,   100] loss: 2.304\n" in quick.output
     assert "[2,   600] loss: 2.263\n" in quick.output
@@ -125,7 +125,7 @@ def test_the_tutorials_recipe_gives_the_tutorials_numbers(quick, mnist_folder):
 @pytest.mark.slow
 @pytest.mark.mnist
 def test_the_mnist_recipe_reaches_99_3_percent(quick, mnist_folder):
-    quick.run(sys.executable, "-m", "commands.recipe", "mnist")
+    quick.run(sys.executable, "-m", "classifier", "recipe", "mnist")
     quick.repro(env={"DATA_MIRROR": str(mnist_folder)})
     assert quick.metrics()["accuracy"] >= 0.993
 

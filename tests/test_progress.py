@@ -8,7 +8,7 @@ import sys
 from tests.conftest import ROOT
 
 SCRIPT = """
-from classifier.progress import transfer_progress
+from classifier.sources.progress import transfer_progress
 with transfer_progress("images.gz") as advance:
     advance(500, 1000)
     advance(1000, 1000)

@@ -1,4 +1,4 @@
-"""lenet promote, the whole way: what it prints, what it changes, and two processes at once."""
+"""classifier promote, the whole way: what it prints, what it changes, and two processes at once."""
 
 import json
 import os
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from classifier.registry import Registry
-from commands.application import call
-from commands.promote import promote
+from classifier.commands.application import call
+from classifier.runs.registry import Registry
 from tests.candidates import Candidate, begin_project, unregistered
 from tests.recorded import own_store
 from tests.rivals import PROCESSES, race_commands
@@ -37,18 +36,18 @@ def runs(project):
 
 
 @pytest.fixture
-def lenet(capsys):
-    """`lenet(*arguments)`: exit status and what was printed."""
+def cli(capsys):
+    """`cli(*arguments)`: exit status and what was printed."""
 
-    def lenet(*arguments):
+    def cli(*arguments):
         status = 0
         try:
-            call(promote, list(arguments))
+            call(["promote", *arguments])
         except SystemExit as stopped:
             status = stopped.code
         return status, capsys.readouterr().out
 
-    return lenet
+    return cli
 
 
 def registered():
@@ -58,17 +57,17 @@ def registered():
     return [dict(model) for model in client.search_registered_models()], [dict(version) for version in versions]
 
 
-def test_promote_refuse_roll_back(runs, lenet):
-    status, printed = lenet(runs["one"])
+def test_promote_refuse_roll_back(runs, cli):
+    status, printed = cli(runs["one"])
     assert status == 0
     assert "promoted: version 1 is classifier@champion\n" in printed
-    status, printed = lenet(runs["two"][:8])
+    status, printed = cli(runs["two"][:8])
     assert status == 0
     assert "promoted: version 2 is classifier@champion, version 1 is @previous\n" in printed
     assert "to release it, commit the dvc.lock that holds this model" in printed
 
     before = registered()
-    status, printed = lenet(runs["bad"])
+    status, printed = cli(runs["bad"])
     assert status == 1
     lines = printed.splitlines()
     start = lines.index(f"run {runs['bad']} is not promoted, nothing was changed:")
@@ -77,23 +76,23 @@ def test_promote_refuse_roll_back(runs, lenet):
         "its expected calibration error",
         "it",  # is worse than the champion
     ]
-    assert lenet(runs["three"], "--dry-run")[1].endswith(f"{runs['three']} would be promoted; nothing was changed\n")
-    status, printed = lenet(runs["two"])
+    assert cli(runs["three"], "--dry-run")[1].endswith(f"{runs['three']} would be promoted; nothing was changed\n")
+    status, printed = cli(runs["two"])
     assert status == 0
     assert printed.startswith("nothing to do: version 2, with this run's weights, is classifier@champion already\n")
     assert registered() == before
 
-    assert lenet("--rollback") == (
+    assert cli("--rollback") == (
         0,
         "rolled back: version 1 is classifier@champion again, version 2 is @previous\n",
     )
     with pytest.raises(ValueError, match="was itself rolled back"):
-        lenet("--rollback")
+        cli("--rollback")
     assert Registry("classifier").aliases() == {"champion": "1", "previous": "2"}
 
 
-def test_json(runs, lenet):
-    status, printed = lenet(runs["one"], "--json")
+def test_json(runs, cli):
+    status, printed = cli(runs["one"], "--json")
     answer = json.loads(printed)
     checks = answer.pop("checks")
     assert status == 0
@@ -112,11 +111,11 @@ def test_json(runs, lenet):
         ("calibration_error", True),
         ("latency_ms", True),
     ]
-    status, printed = lenet(runs["bad"], "--json")
+    status, printed = cli(runs["bad"], "--json")
     refused = json.loads(printed)
     assert (status, refused["outcome"], refused["champion"], len(refused["reasons"])) == (1, "refused", "1", 3)
-    assert json.loads(lenet(runs["one"], "--json")[1])["outcome"] == "unchanged"
-    assert json.loads(lenet(runs["two"], "--json", "--dry-run")[1])["outcome"] == "passed"
+    assert json.loads(cli(runs["one"], "--json")[1])["outcome"] == "unchanged"
+    assert json.loads(cli(runs["two"], "--json", "--dry-run")[1])["outcome"] == "passed"
 
 
 @pytest.mark.parametrize(
@@ -124,11 +123,11 @@ def test_json(runs, lenet):
 )
 def test_a_wrong_command_line(arguments):
     with pytest.raises(ValueError, match="expected the id of a run, or --rollback without it"):
-        call(promote, arguments)
+        call(["promote", *arguments])
 
 
-def test_the_champion_is_loaded_by_its_alias_and_predicts(runs, lenet):
-    lenet(runs["three"])
+def test_the_champion_is_loaded_by_its_alias_and_predicts(runs, cli):
+    cli(runs["three"])
     images = load_file("data/normalized/test.safetensors")["images"][:5]
     model = mlflow.pyfunc.load_model("models:/classifier@champion")
     table = model.predict(images)
@@ -142,7 +141,7 @@ def test_the_champion_is_loaded_by_its_alias_and_predicts(runs, lenet):
 
 def test_as_a_process(runs):
     def run(*arguments):
-        command = [sys.executable, "-m", "commands.promote", *arguments]
+        command = [sys.executable, "-m", "classifier", "promote", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
@@ -155,10 +154,10 @@ def test_as_a_process(runs):
     assert unknown.stderr.count("\n") == 1
 
 
-def test_of_two_commands_at_once_one_wins_and_the_other_says_so(runs, lenet):
+def test_of_two_commands_at_once_one_wins_and_the_other_says_so(runs, cli):
     """Both have passed the gate before either moves an alias; three rounds, from the same champion each time."""
     rounds = 3
-    lenet(runs["three"])
+    cli(runs["three"])
     start, gate, answers = PROCESSES.Barrier(3), PROCESSES.Barrier(2), PROCESSES.Queue()
     common = (os.environ["DVC_ROOT"], rounds, start, gate, answers)
     rivals = [

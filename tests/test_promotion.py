@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from classifier.promotion import comparison, consider, limits, median_latency_ms, model_of, releasing, unfit
-from classifier.registry import Registry
-from classifier.tracking import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
+from classifier.runs.promotion import comparison, consider, limits, median_latency_ms, model_of, releasing, unfit
+from classifier.runs.registry import Registry
+from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 from tests.candidates import LIMITS, Candidate, begin_project, git, unregistered
 from tests.recorded import get_run, own_store
 from tests.samples import file_params
@@ -176,7 +176,7 @@ def test_what_is_no_candidate_is_told_in_one_line(runs):
     parent = client.create_run(good.info.experiment_id)
     changed(good, tags={"mlflow.parentRunId": parent.info.run_id})
     assert unfit(parent) == (
-        "it is a sweep, the parent of runs, without a model of its own: lenet leaderboard shows which to promote"
+        "it is a sweep, the parent of runs, without a model of its own: classifier leaderboard shows which to promote"
     )
 
     failed = changed(good, status="FAILED", tags={"error": "ValueError: no\nmore", WEIGHTS_TAG: None})
@@ -185,7 +185,7 @@ def test_what_is_no_candidate_is_told_in_one_line(runs):
     assert unfit(failed) == "it is FAILED, allowed is FINISHED (ValueError: no)"  # of replicas, and no sweep
     assert unfit(changed(good, status="KILLED")) == "it is KILLED, allowed is FINISHED"
     client.update_run(failed.info.run_id, status="RUNNING")
-    assert "lenet sync delivers" in unfit(get_run(failed.info.run_id))
+    assert "classifier sync delivers" in unfit(get_run(failed.info.run_id))
 
     assert "was not evaluated" in unfit(changed(good, tags={EVALUATED_TAG: None}))
     assert unfit(changed(good, tags={"dvc.model": None, "git.commit": None})) == (

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from classifier.files import sha256
-from classifier.raw import Manifest, read_raw, write_manifest
-from classifier.sealed import write_sealed
-from classifier.sources import SOURCES, Origin, SourceFile
+from classifier.project.files import sha256
+from classifier.project.sealed import write_sealed
+from classifier.sources.catalog import SOURCES, Origin, SourceFile
+from classifier.sources.raw import Manifest, read_raw, write_manifest
 
 ORIGIN = Origin(
     files=(SourceFile("a.gz", "md5:0"), SourceFile("b.gz", "md5:0")), mirrors=("https://official/", "http://other/")

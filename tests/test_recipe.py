@@ -6,8 +6,8 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
+from classifier.commands.recipe import apply
 from classifier.params import STAGES, load_params, parse_params
-from commands.recipe import apply
 from tests.samples import ROOT, file_params
 
 RECIPES = {path.stem: YAML(typ="safe").load(path) for path in sorted((ROOT / "recipes").glob("*.yaml"))}
@@ -64,7 +64,7 @@ def test_values_in_other_forms_are_replaced_too():
 
 
 def run(folder, *arguments):
-    command = [sys.executable, "-m", "commands.recipe", *arguments]
+    command = [sys.executable, "-m", "classifier", "recipe", *arguments]
     return subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
 
 

@@ -10,11 +10,11 @@ import mlflow
 import pandas as pd
 import pytest
 
-from classifier.lineage import GitState
-from classifier.lockfile import read_lock
-from classifier.ownership import claim, release
-from classifier.restoring import made_by, record
-from classifier.tracking import open_store
+from classifier.project.lineage import GitState
+from classifier.project.ownership import claim, release
+from classifier.repository.lockfile import read_lock
+from classifier.runs.restoring import made_by, record
+from classifier.tracking.delivery import open_store
 from tests.project import OUTPUTS, Project
 from tests.recorded import METRICS, ReplicaWorkspace, Workspace, all_runs, files, history, written
 
@@ -75,10 +75,10 @@ def test_a_pulled_clone_is_recorded_once_with_what_dvc_lock_says(made, tmp_path_
     made.folder = clone
     made.run("dvc", "pull", "--quiet")
     made.edit_params("learning_rate: 0.05", "learning_rate: 0.7")
-    answer = json.loads(made.run(sys.executable, "-m", "commands.record", "--json"))
+    answer = json.loads(made.run(sys.executable, "-m", "classifier", "record", "--json"))
     run_id = answer["run"]
     assert answer == {"run": run_id, "new": True, "source": f"commit {made.head}"}
-    assert f"run {run_id} has these outputs" in made.run(sys.executable, "-m", "commands.record")
+    assert f"run {run_id} has these outputs" in made.run(sys.executable, "-m", "classifier", "record")
     monkeypatch.chdir(clone)
     monkeypatch.setenv("DVC_ROOT", str(clone))
     open_store()
@@ -195,11 +195,11 @@ def test_an_older_journal_of_the_run_that_another_process_holds_is_one_line(made
         train.log_data(outputs.data, outputs.data_meta)
         train.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
     handle = claim(train.journal.folder)
-    said = made.run(sys.executable, "-m", "commands.record", check=False)
+    said = made.run(sys.executable, "-m", "classifier", "record", check=False)
     assert made.returncode == 1
-    assert said == f"record: {train.journal.folder}, of the same run, goes first: lenet sync\n"
+    assert said == f"record: {train.journal.folder}, of the same run, goes first: classifier sync\n"
     release(handle)
-    assert "has these outputs" in made.run(sys.executable, "-m", "commands.record")
+    assert "has these outputs" in made.run(sys.executable, "-m", "classifier", "record")
 
 
 @pytest.mark.slow
@@ -217,8 +217,8 @@ def test_what_dvc_restored_from_its_run_cache_becomes_one_run(tmp_path):
     assert project.repro() == []
     assert project.hashes() == made
     assert not (tmp_path / "mlflow.db").exists()
-    assert "recorded: run" in project.run(sys.executable, "-m", "commands.record")
-    assert "nothing to do: run" in project.run(sys.executable, "-m", "commands.record")
+    assert "recorded: run" in project.run(sys.executable, "-m", "classifier", "record")
+    assert "nothing to do: run" in project.run(sys.executable, "-m", "classifier", "record")
     assert project.query("SELECT status FROM runs") == [("FINISHED",)]
     assert project.run_tags("train.restored") == ["true"]
     accuracy = project.query("SELECT value FROM latest_metrics WHERE key = 'test/accuracy'")

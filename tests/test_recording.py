@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from classifier import recording
-from classifier.journal import waiting_journals
-from classifier.tracking import open_store
+from classifier.recording import run as recording
+from classifier.recording.journal import waiting_journals
+from classifier.tracking.delivery import open_store
 from tests.recorded import ROWS, Workspace, all_runs, files, history
 from tests.samples import ROOT, file_params, write_digits
 
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.usefixtures("workspace")
 
 STAGE = """
 import sys, time
-from classifier.cli import run
-from classifier.history import Row
-from classifier.recording import recording
+from classifier.project.cli import run
+from classifier.training.history import Row
+from classifier.recording.run import recording
 from tests.samples import file_params
 
 def main(arguments):
@@ -108,7 +108,7 @@ def test_a_stage_and_its_recorder_killed_together_leave_a_journal_that_the_next_
 
 
 def sync(*options):
-    command = [sys.executable, "-m", "commands.sync", *options]
+    command = [sys.executable, "-m", "classifier", "sync", *options]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
@@ -119,7 +119,7 @@ def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, m
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "MLflow: " in said
-    assert "lenet sync delivers it" in said
+    assert "classifier sync delivers it" in said
     assert len(said.splitlines()) == 1
     refused = sync()
     assert refused.returncode == 1
@@ -162,7 +162,7 @@ def test_the_stage_waits_no_longer_than_its_patience(monkeypatch, capsys):
     with recording.recording("train", file_params()) as record:
         record.begin("key", {})
     assert record.recorder.returncode == -9
-    assert capsys.readouterr().err == "MLflow takes over 0.5 s; the rest waits: lenet sync\n"
+    assert capsys.readouterr().err == "MLflow takes over 0.5 s; the rest waits: classifier sync\n"
     assert [event["do"] for event in waiting_journals()[0].read()[0]] == ["begin", "files", "end"]
 
 

@@ -8,10 +8,10 @@ from dataclasses import asdict
 import mlflow
 import pytest
 
-from classifier import registry as module
-from classifier.ownership import mark
-from classifier.registry import PREVIOUS, PROMOTED_TAG, ROLLED_BACK_TAG, Move, Registry
-from classifier.tracking import open_store
+from classifier.project.ownership import mark
+from classifier.runs.reading import registry as module
+from classifier.runs.registry import PREVIOUS, PROMOTED_TAG, ROLLED_BACK_TAG, Move, Registry
+from classifier.tracking.delivery import open_store
 from tests.recorded import own_store
 from tests.rivals import PROCESSES, die_before, race
 
@@ -103,7 +103,9 @@ def test_rolling_back_lets_both_change_places_once(registry):
     assert state(registry) == ({"champion": "1", "previous": "2"}, 2, True)
     assert registry.version("2").tags[ROLLED_BACK_TAG] > registry.version("2").tags[PROMOTED_TAG]
     run_id = registry.run_of("2").info.run_id
-    with pytest.raises(ValueError, match=rf"was itself rolled back at .*, so version 1 stays: lenet promote {run_id}"):
+    with pytest.raises(
+        ValueError, match=rf"was itself rolled back at .*, so version 1 stays: classifier promote {run_id}"
+    ):
         registry.roll_back()
     assert state(registry) == ({"champion": "1", "previous": "2"}, 2, True)
 

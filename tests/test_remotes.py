@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from classifier.dataset import read_meta
-from classifier.files import sha256_of
-from classifier.model_dir import build, write_model
-from classifier.training_report import write_training
+from classifier.data.dataset import read_meta
+from classifier.networks.model_dir import build, write_model
+from classifier.project.files import sha256_of
+from classifier.training.report import write_training
 from tests.project import Project
 from tests.recorded import METRICS, ROWS
 from tests.servers import Line, s3_server

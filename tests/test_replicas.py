@@ -9,13 +9,13 @@ import psutil
 import pytest
 import torch
 
-import classifier.replicas
-from classifier import vectorized
-from classifier.checkpoint import NO_WORK
-from classifier.history import Row
-from classifier.model import Classifier, LeNet5
-from classifier.replicas import Replica, median_seed, seeds_of, train_in_stacks, train_one, train_replicas
-from classifier.spread import spread
+import classifier.training.seeds
+from classifier.networks.model import Classifier, LeNet5
+from classifier.training.checkpoint import NO_WORK
+from classifier.training.history import Row
+from classifier.training.loop import stack as vectorized
+from classifier.training.seeds import Replica, median_seed, seeds_of, train_in_stacks, train_one, train_replicas
+from classifier.training.summary import spread
 from tests.samples import ROOT, train_params, write_digits
 
 CPU = torch.device("cpu")
@@ -75,8 +75,8 @@ def test_on_cuda_replicas_are_trained_in_stacks(data, monkeypatch):
         stacks.append(list(classifiers))
         vectorized.fit_together(classifiers, *arguments, capture=lambda step: step)
 
-    monkeypatch.setattr(classifier.replicas, "fit_together", fit_together)
-    monkeypatch.setattr(classifier.replicas, "TOGETHER", 2)
+    monkeypatch.setattr(classifier.training.seeds, "fit_together", fit_together)
+    monkeypatch.setattr(classifier.training.seeds, "TOGETHER", 2)
     params, reported = train_params(seed=5, replicas=3, epochs=2, shift=1), []
     replicas = train_in_stacks(
         data, seeds_of(params), params, CPU, lambda seed, row: reported.append((seed, row)), NO_WORK
@@ -99,7 +99,7 @@ def test_train_replicas_takes_a_stack_on_a_gpu(data, cuda, monkeypatch):
         stacks.append(list(classifiers))
         vectorized.fit_together(classifiers, *arguments)
 
-    monkeypatch.setattr(classifier.replicas, "fit_together", fit_together)
+    monkeypatch.setattr(classifier.training.seeds, "fit_together", fit_together)
     params = train_params(seed=5, replicas=3, shift=1)
     first, second = (train_replicas(data, params, cuda, lambda seed, row: None) for _ in range(2))
     assert stacks == [[5, 6, 7]] * 2
@@ -131,7 +131,7 @@ def test_processes_share_the_cores(data, monkeypatch):
 
 def workers_of(process):
     """Its children that train; beside them multiprocessing may have some of its own."""
-    return [child for child in process.children() if "classifier.replicas" in child.cmdline()]
+    return [child for child in process.children() if "classifier.training.seeds" in child.cmdline()]
 
 
 def test_an_error_names_the_seed_and_ends_the_other_processes(data):
@@ -143,7 +143,7 @@ def test_an_error_names_the_seed_and_ends_the_other_processes(data):
 
 def test_processes_end_when_the_stage_is_killed(data):
     script = (
-        "import torch\nfrom pathlib import Path\nfrom classifier.replicas import train_replicas\n"
+        "import torch\nfrom pathlib import Path\nfrom classifier.training.seeds import train_replicas\n"
         "from tests.samples import train_params\n"
         f"train_replicas(Path({str(data)!r}), train_params(replicas=2, epochs=10000), torch.device('cpu'), "
         "lambda seed, row: print(seed, flush=True))"
@@ -164,7 +164,7 @@ def test_processes_end_when_the_stage_is_killed(data):
 def test_a_process_ends_with_its_standard_input_without_waiting_for_a_row_to_break_the_pipe(data, tmp_path):
     params = train_params(epochs=100000).model_dump()
     job = {"data": str(data), "folder": str(tmp_path), "seeds": [0], "params": params, "work": None}
-    command = [sys.executable, "-m", "classifier.replicas", json.dumps(job)]
+    command = [sys.executable, "-m", "classifier.training.seeds", json.dumps(job)]
     with (tmp_path / "rows").open("wb") as rows:
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=rows, cwd=ROOT)
         worker.communicate(timeout=60)

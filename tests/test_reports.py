@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from classifier.evaluation import Predictions, evaluate
-from classifier.files import sha256_of
+from classifier.evaluation.metrics import Predictions, evaluate
+from classifier.evaluation.report import write_evaluation
 from classifier.params import EvaluateParams
-from classifier.reports import write_evaluation
+from classifier.project.files import sha256_of
 
 FILES = {
     "metrics.json",

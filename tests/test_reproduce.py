@@ -13,9 +13,9 @@ import mlflow
 import psutil
 import pytest
 
-from classifier.files import sha256_of
-from classifier.reproduction import DATA, Again, Finding, Record, Verdict, compare, compare_data, with_params
-from commands.reproduce import _show
+from classifier.commands.reproduce import _show
+from classifier.project.files import sha256_of
+from classifier.runs.reproduction import DATA, Again, Finding, Record, Verdict, compare, compare_data, with_params
 from tests.project import Project
 from tests.recorded import Workspace, get_run, recorded
 
@@ -104,7 +104,11 @@ def test_a_failure_is_repeated_by_the_same_error_alone(workspace):
 @pytest.mark.parametrize(
     ("tags", "status", "message"),
     [
-        ({"replica.seed": "3", "mlflow.parentRunId": "0123"}, "FINISHED", "is seed 3 of run 0123: lenet reproduce"),
+        (
+            {"replica.seed": "3", "mlflow.parentRunId": "0123"},
+            "FINISHED",
+            "is seed 3 of run 0123: classifier reproduce",
+        ),
         ({"git.commit": "c", "dvc.data": "d"}, "RUNNING", "is RUNNING: it came to no end"),
         ({"git.commit": "c", "dvc.data": "d"}, "FAILED", "is FAILED: .* FAILED with an error"),
         ({"dvc.data": "d", "git.problem": "not a repository"}, "FINISHED", r"of which commit it is \(not a repos"),
@@ -166,7 +170,7 @@ def test_a_sweep_is_no_run_to_repeat(workspace):
     parent = client.create_run(experiment).info.run_id
     client.create_run(experiment, tags={"mlflow.parentRunId": parent})
     client.set_terminated(parent, "FINISHED")
-    with pytest.raises(ValueError, match=rf"run {parent} is a sweep, .*: lenet leaderboard shows which to reproduce$"):
+    with pytest.raises(ValueError, match=rf"{parent} is a sweep, .*: classifier leaderboard shows which to reproduce$"):
         record_of(parent).check()
 
 
@@ -216,7 +220,7 @@ def test_the_verdict_is_a_line_or_a_table(capsys):
 
 
 class Lab(Project):
-    """Temporary folders lie beside the project; what `lenet reproduce` must leave alone is known."""
+    """Temporary folders lie beside the project; what `classifier reproduce` must leave alone is known."""
 
     def __init__(self, folder):
         (folder / "temporary").mkdir(parents=True)
@@ -225,7 +229,7 @@ class Lab(Project):
         self.temporary = folder / "temporary"
 
     def reproduce(self, run_id):
-        command = [sys.executable, "-m", "commands.reproduce", run_id, "--json"]
+        command = [sys.executable, "-m", "classifier", "reproduce", run_id, "--json"]
         output = self.run(*command, check=False, env={"TMPDIR": str(self.temporary)})
         assert self.returncode in (0, 1), output
         return json.loads(output[output.index("\n{") :])
@@ -295,7 +299,7 @@ def test_a_failure_is_repeated_and_ctrl_c_leaves_nothing(lab):
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
     process = subprocess.Popen(
-        [sys.executable, "-m", "commands.reproduce", run_id],
+        [sys.executable, "-m", "classifier", "reproduce", run_id],
         cwd=lab.folder,
         env=environment | {"TMPDIR": str(lab.temporary)},
         stderr=subprocess.PIPE,

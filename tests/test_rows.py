@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from classifier.model import LeNet5
-from classifier.rows import RowConvolutions, places
+from classifier.networks.model import LeNet5
+from classifier.networks.rows import RowConvolutions, places
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -51,7 +51,7 @@ def test_each_place_holds_its_rows_in_the_order_that_pooling_needs():
         return places(x)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("classifier.rows.places", keep)
+        patch.setattr("classifier.networks.rows.places", keep)
         network.rows(network.conv1, network.conv2, images)
     blocks = inside["first"].unflatten(1, (4, 8))  # (1, 4, 8, 7, 28)
     for block, row in enumerate((0, 2, 1, 3)):

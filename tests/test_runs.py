@@ -6,7 +6,7 @@ from contextlib import closing
 import mlflow
 import pytest
 
-from classifier.runs import all_runs, find_run, frame, keeper, predictions
+from classifier.runs.reading import all_runs, find_run, frame, keeper, predictions
 from tests.results import TEST, empty_store, record, wrong_on
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
-from classifier.schedule import learning_rate
+from classifier.training.schedule import learning_rate
 from tests.samples import train_params
 
 

@@ -6,8 +6,8 @@ import re
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from classifier.files import json_bytes, sha256
-from classifier.sealed import read_sealed, write_sealed
+from classifier.project.files import json_bytes, sha256
+from classifier.project.sealed import read_sealed, write_sealed
 
 
 class Form(BaseModel):

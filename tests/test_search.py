@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from classifier.experiments import Outcome
 from classifier.params import Choices, Range
-from classifier.search import Search, distributions
+from classifier.sweeps.experiments import Outcome
+from classifier.sweeps.search import Search, distributions
 from tests.samples import file_params
 
 

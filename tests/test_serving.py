@@ -9,7 +9,7 @@ import pytest
 import requests
 import torch
 
-from classifier.serving import InputError, raw_pixels
+from classifier.serving.pyfunc import InputError, raw_pixels
 from tests.recorded import Workspace, get_run
 from tests.servers import model_server
 

@@ -47,7 +47,7 @@ def test_the_pipeline_is_mended_before_it_is_run():
     recipe = subprocess.run(
         ["make", "--dry-run", "--assume-old=setup", "repro"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert recipe.index("python -m commands.mend\n") < recipe.index("bin/dvc repro\n")
+    assert recipe.index("python -m classifier repair\n") < recipe.index("bin/dvc repro\n")
 
 
 def test_set_up_does_nothing_when_nothing_changed_and_something_when_the_lock_did(tmp_path):

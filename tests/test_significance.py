@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from classifier.significance import Disagreement, holm, mcnemar, paired
+from classifier.runs.significance import Disagreement, holm, mcnemar, paired
 
 
 def predictions(labels, predicted):

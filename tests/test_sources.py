@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from classifier.files import sha256_of
 from classifier.params import DownloadParams
-from classifier.sources import SOURCES, origin
+from classifier.project.files import sha256_of
+from classifier.sources.catalog import SOURCES, origin
 
 
 def test_the_table_holds_what_params_allow():

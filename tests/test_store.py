@@ -9,8 +9,8 @@ import mlflow
 import numpy as np
 import pytest
 
-from classifier import tracking
-from classifier.store import shown_uri, store_uri
+from classifier.recording.store import shown_uri, store_uri
+from classifier.tracking import delivery as tracking
 from tests.recorded import Workspace, forget_store, get_run
 from tests.samples import ROOT
 

@@ -1,4 +1,4 @@
-"""`lenet sweep` the whole way, with real DVC experiments: killed, continued, searched; and what it refuses."""
+"""`classifier sweep` the whole way, with real DVC experiments: killed, continued, searched; and what it refuses."""
 
 import json
 import os
@@ -10,9 +10,9 @@ import time
 import psutil
 import pytest
 
-from classifier.experiments import Experiment, Outcome
-from commands.application import call
-from commands.sweep import best_of, described, show_others, sweep
+from classifier.commands.application import call
+from classifier.commands.sweep import best_of, described, show_others, sweep
+from classifier.sweeps.experiments import Experiment, Outcome
 from tests.project import Project
 from tests.recorded import forget_store
 from tests.samples import ROOT, file_params
@@ -25,7 +25,7 @@ class Lab(Project):
     """A project of its own; what sweeps must leave alone is known."""
 
     def start(self, *arguments, **variables):
-        command = [sys.executable, "-m", "commands.sweep", *arguments]
+        command = [sys.executable, "-m", "classifier", "sweep", *arguments]
         environment = {**self.variables, "OMP_NUM_THREADS": "2", **variables}
         options = {"cwd": self.folder, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, text=True, **options)
@@ -190,7 +190,7 @@ def test_a_stage_that_was_killed_is_still_to_do_however_late_its_recorder_says_s
     sweep = lab.start(*command)
     lab.wait_for_training(sweep)
     (stage,) = (process for process in lab.at_work() if process.cmdline()[1:3] == ["-m", "stages.train"])
-    (recorder,) = (process for process in stage.children() if "classifier.recorder" in process.cmdline())
+    (recorder,) = (process for process in stage.children() if "classifier.tracking.recorder" in process.cmdline())
     recorder.suspend()
     stage.kill()
     time.sleep(3)
@@ -214,7 +214,7 @@ def test_a_stage_that_was_killed_is_still_to_do_however_late_its_recorder_says_s
 
 def test_a_store_that_is_away_is_one_line_before_anything_starts(lab):
     before = set((lab.folder / ".pipeline/sweeps").glob("*"))
-    command = (sys.executable, "-m", "commands.sweep", "train.seed=77")
+    command = (sys.executable, "-m", "classifier", "sweep", "train.seed=77")
     said = lab.run(*command, check=False, env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
     assert lab.returncode == 1
     assert said.startswith("sweep: MLflow's store http://127.0.0.1:9 cannot be used")
@@ -287,7 +287,7 @@ def test_ctrl_c_stops_a_search_whose_trial_is_then_finished(lab):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to try; expected KEY=VALUE,VALUE or --search N, as lenet sweep --help shows"),
+        ([], "nothing to try; expected KEY=VALUE,VALUE or --search N, as classifier sweep --help shows"),
         (["train.seed=1", "--jobs", "0"], "--jobs 0; allowed is 1 or more"),
         (["--search", "0"], "--search 0; allowed is 1 or more"),
         (["train.seed=1,2", "--search", "3"], "--search with 2 combinations; allowed is one value for each key"),

@@ -7,11 +7,11 @@ import mlflow
 import pytest
 from mlflow.entities import Metric, Param
 
-from classifier.clones import Baseline
-from classifier.experiments import Experiment, Outcome
-from classifier.search import Search
-from classifier.sweep_record import Record, is_done, outcome_of, sweep_key
-from classifier.sweeping import Sweep
+from classifier.repository.clones import Baseline
+from classifier.sweeps.experiments import Experiment, Outcome
+from classifier.sweeps.record import Record, is_done, outcome_of, sweep_key
+from classifier.sweeps.running import Sweep
+from classifier.sweeps.search import Search
 from tests.recorded import own_store
 from tests.samples import ROOT, file_params
 
@@ -34,7 +34,7 @@ def record(store):
 
 
 def begun(record):
-    record.begin("lenet sweep train.seed=3")
+    record.begin("classifier sweep train.seed=3")
     return record
 
 
@@ -93,12 +93,12 @@ def test_the_same_key_finds_the_same_parent(record):
     again = Record(record.key, "sweep-1")
     assert again.id == record.id
     assert mlflow.get_run(record.id).info.status == "KILLED"  # looking changes nothing
-    again.begin("lenet sweep train.seed=3 --jobs 2")
+    again.begin("classifier sweep train.seed=3 --jobs 2")
     parent = mlflow.get_run(record.id)
     assert parent.info.status == "RUNNING"
     assert parent.info.run_name == "sweep-1"
     assert parent.data.tags["sweep.key"] == record.key
-    assert parent.data.tags["sweep.command"] == "lenet sweep train.seed=3"
+    assert parent.data.tags["sweep.command"] == "classifier sweep train.seed=3"
     assert Record(uuid4().hex, "sweep-2").id == ""
 
 

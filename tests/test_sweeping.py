@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from classifier import sweeping
-from classifier.sweeping import cores, patiently
+from classifier.sweeps import running as sweeping
+from classifier.sweeps.running import cores, patiently
 from tests.samples import ROOT
 
 
 def test_cores_are_those_that_are_ours():
-    code = "from classifier.sweeping import cores; print(cores())"
+    code = "from classifier.sweeps.running import cores; print(cores())"
     command = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); {code}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "8", "PYTHONPATH": str(ROOT)}
     assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "1\n"

@@ -12,11 +12,11 @@ import pytest
 import requests
 from safetensors.numpy import load_file
 
-from classifier.files import sha256_of
-from classifier.history import Row
 from classifier.params import load_params
-from classifier.registry import Registry
-from classifier.tracking import open_store
+from classifier.project.files import sha256_of
+from classifier.runs.registry import Registry
+from classifier.tracking.delivery import open_store
+from classifier.training.history import Row
 from tests.project import Project
 from tests.recorded import Workspace, files, forget_store, get_run, history
 from tests.samples import ROOT
@@ -40,8 +40,8 @@ print(record.id)
 """
 DYING = """
 import os, signal, sys
-from classifier.registry import Registry
-from classifier.tracking import open_store
+from classifier.runs.registry import Registry
+from classifier.tracking.delivery import open_store
 open_store()
 registry, (model, *judged) = Registry("shared"), sys.argv[1:]
 registry._carry_out = lambda move: os.kill(os.getpid(), signal.SIGKILL)
@@ -155,10 +155,10 @@ def test_with_a_wrong_password_the_run_waits_for_the_right_one(project, server):
     said = project.run("dvc", "repro", "--force", "--single-item", "evaluate", env=wrong)
     (line,) = (line for line in said.splitlines() if line.startswith("MLflow: "))
     assert "(401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line
-    assert "lenet sync delivers it" in line
+    assert "classifier sync delivers it" in line
     assert "Traceback" not in said
     (journal,) = journals(project)
-    refused = project.run("python", "-m", "commands.sync", check=False, env=wrong)
+    refused = project.run("python", "-m", "classifier", "sync", check=False, env=wrong)
     assert project.returncode == 1
     assert len(refused.splitlines()) == 1
     assert "401" in refused
@@ -168,7 +168,7 @@ def test_with_a_wrong_password_the_run_waits_for_the_right_one(project, server):
     check_no_secret(server, *kept, said.encode(), refused.encode())
     assert not [content for content in kept if b"not anns password" in content]
 
-    delivered = project.run("python", "-m", "commands.sync", env=server.variables("ann"))
+    delivered = project.run("python", "-m", "classifier", "sync", env=server.variables("ann"))
     (new,) = runs(server) - before
     assert delivered == f"delivered: evaluate, run {new}\nnothing waits\n"
     assert tags(server, new)["evaluated"] == "true"

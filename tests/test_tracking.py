@@ -10,9 +10,9 @@ import mlflow
 import numpy as np
 import pytest
 
-from classifier import tracking
-from classifier.history import Row
-from classifier.journal import waiting_journals
+from classifier.recording.journal import waiting_journals
+from classifier.tracking import delivery as tracking
+from classifier.training.history import Row
 from tests.recorded import (
     ROWS,
     ReplicaWorkspace,
@@ -353,8 +353,8 @@ def test_a_run_that_does_not_end_well_says_so(error, status):
 
 def test_a_journal_is_left_to_its_stage_from_the_first_moment_and_goes_with_it(workspace):
     """One stage's recorder starts while another stage has not begun its run yet: sweeps have that all the time."""
-    code = "import sys; from classifier.journal import new_journal; new_journal('train').append('files', path='logs'); "
-    command = [sys.executable, "-c", code + "print(flush=True); sys.stdin.read()"]
+    code = "import sys; from classifier.recording.journal import new_journal; new_journal('train')"
+    command = [sys.executable, "-c", f"{code}.append('files', path='logs'); print(flush=True); sys.stdin.read()"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as stage:
         stage.stdout.readline()
@@ -427,8 +427,8 @@ def test_a_recorder_that_is_killed_while_it_uploads_the_model_leaves_nothing_out
         record.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
     temporary = tmp_path_factory.mktemp("temporary")
     script = (
-        "import mlflow, os, sys; from pathlib import Path; from classifier.journal import Journal; "
-        "from classifier.tracking import deliver; "
+        "import mlflow, os, sys; from pathlib import Path; from classifier.recording.journal import Journal; "
+        "from classifier.tracking.delivery import deliver; "
         "mlflow.MlflowClient.log_model_artifacts = lambda *given: os._exit(9); deliver(Journal(Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", script, str(record.journal.folder)]

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from classifier import training
-from classifier.checkpoint import Checkpoints
-from classifier.dataset import Split
-from classifier.model import Classifier, LeNet5
-from classifier.schedule import learning_rate
-from classifier.training import DivergedError, fit, plan_epoch
+from classifier.data.dataset import Split
+from classifier.networks.model import Classifier, LeNet5
+from classifier.training import loop as training
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.loop import DivergedError, fit, plan_epoch
+from classifier.training.schedule import learning_rate
 from tests.samples import digits_split, train_params
 
 CPU = torch.device("cpu")

@@ -5,9 +5,9 @@ import json
 import pytest
 from scipy.stats import t
 
-from classifier.history import Row, best_rows, read_history
-from classifier.spread import spread
-from classifier.training_report import read_histories, replica_metrics, verify_training, write_training
+from classifier.training.history import Row, best_rows, read_history
+from classifier.training.report import read_histories, replica_metrics, verify_training, write_training
+from classifier.training.summary import spread
 
 ONE = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
 TWO = [Row(10, 1, 320, 0.1, 2.2), Row(12, 1, 340, 0.1, None, 1.0, 1.7, 0.9)]

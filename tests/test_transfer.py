@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from classifier import transfer
-from classifier.sources import SourceFile
-from classifier.transfer import fetch
+from classifier.sources.catalog import SourceFile, transfer
+from classifier.sources.transfer import fetch
 from tests.conftest import ROOT
 from tests.loopback import closed_address, reset, send
 
@@ -181,8 +180,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(serve, tmp_path):
     """A limit on the size of files stands for the full disk: the same error, of the same call."""
     server = serve(good)
     script = (
-        "import resource, sys; from pathlib import Path; from classifier.sources import SourceFile\n"
-        "from classifier.transfer import fetch\n"
+        "import resource, sys; from pathlib import Path; from classifier.sources.catalog import SourceFile\n"
+        "from classifier.sources.transfer import fetch\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         f"try: fetch({FILE!r}, Path('out'), [{server.address!r}, 'folder'], deadline_s=10, retries=0)\n"
         "except OSError as error: print(error)"

@@ -24,7 +24,7 @@ def test_it_serves_the_projects_store_on_loopback_only(tmp_path):
     (tmp_path / ".dvc").mkdir()
     port = free_port()
     variables = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "commands.ui", str(port)]
+    command = [sys.executable, "-m", "classifier", "ui", str(port)]
     server = subprocess.Popen(
         command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

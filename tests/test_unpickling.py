@@ -13,8 +13,8 @@ import time
 import psutil
 import pytest
 
-from classifier.journal import new_journal
-from classifier.store import known_store
+from classifier.recording.journal import new_journal
+from classifier.recording.store import known_store
 from tests.samples import ROOT
 from tests.test_ui import free_port
 
@@ -77,7 +77,7 @@ def test_opening_the_store_turns_off_mlflows_unpickling(workspace, monkeypatch):
     """Whatever the environment says; every process that talks to MLflow calls open_store first."""
     from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION
 
-    from classifier.tracking import open_store
+    from classifier.tracking.delivery import open_store
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
     open_store()
@@ -85,13 +85,13 @@ def test_opening_the_store_turns_off_mlflows_unpickling(workspace, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "module", ["classifier.recorder", "commands.leaderboard", "commands.promote", "commands.compare"]
+    "module", ["classifier.tracking.recorder", "commands.leaderboard", "commands.promote", "commands.compare"]
 )
 def test_it_is_off_in_each_process_that_talks_to_mlflow(workspace, module):
     """A process started with the variable set to true prints its value at its end."""
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     arguments = {"commands.promote": ["0" * 8], "commands.compare": ["0" * 8, "1" * 8]}.get(module, [])
-    if module == "classifier.recorder":
+    if module == "classifier.tracking.recorder":
         journal = new_journal("train")
         values = {"store": known_store(), "experiment": "classifier", "params": {}, "tags": {}}
         journal.append("begin", stage="train", key="1", weights=None, name=None, user="a", **values)
@@ -112,7 +112,7 @@ def test_it_is_off_in_the_ui(tmp_path):
     (tmp_path / ".dvc").mkdir()
     variables = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     variables["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
-    command = [sys.executable, "-m", "commands.ui", str(free_port())]
+    command = [sys.executable, "-m", "classifier", "ui", str(free_port())]
     with subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL) as process:
         try:
             ui = psutil.Process(process.pid)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from classifier import vectorized
-from classifier.checkpoint import Checkpoints
-from classifier.model import Classifier, LeNet5
-from classifier.training import DivergedError, fit
+from classifier.networks.model import Classifier, LeNet5
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.loop import DivergedError, fit
+from classifier.training.loop import stack as vectorized
 from tests.samples import StoppedError, digits_split, stop_after, train_params
 
 CPU = torch.device("cpu")

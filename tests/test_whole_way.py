@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from classifier.files import sha256_of
+from classifier.project.files import sha256_of
 from tests.project import Project
 
 pytestmark = pytest.mark.slow
@@ -38,12 +38,12 @@ def runs(project):
     return [run_id for (run_id,) in project.query("SELECT run_uuid FROM runs ORDER BY start_time")]
 
 
-def lenet(project, *arguments):
-    return project.run("python", "-m", "commands", *arguments)
+def cli(project, *arguments):
+    return project.run("python", "-m", "classifier", *arguments)
 
 
 def test_seeds_are_a_row_and_another_learning_rate_is_another(project, runs):
-    printed = lenet(project, "leaderboard", "--html", "reports/board.html", "--json")
+    printed = cli(project, "leaderboard", "--html", "reports/board.html", "--json")
     entries = json.loads(printed[printed.index("{") :])["entries"]
     found = {entry["differing"]["train.learning_rate"]: [run["run"] for run in entry["runs"]] for entry in entries}
     assert found == {"0.05": runs[:2], "0.02": runs[2:]}
@@ -52,7 +52,7 @@ def test_seeds_are_a_row_and_another_learning_rate_is_another(project, runs):
 
 
 def test_runs_are_compared_with_curves_and_images(project, runs):
-    printed = lenet(project, "compare", runs[0], runs[2], "--output", "reports/two")
+    printed = cli(project, "compare", runs[0], runs[2], "--output", "reports/two")
     assert "train.learning_rate  0.05" in printed
     assert "missing: " not in printed
     written = {path.name for path in (project.folder / "reports/two").iterdir()}
@@ -60,9 +60,9 @@ def test_runs_are_compared_with_curves_and_images(project, runs):
 
 
 def test_a_model_is_promoted_released_fetched_by_its_tag_and_made_again(project, runs, tmp_path):
-    assert "promoted: version 1 is classifier@champion" in lenet(project, "promote", runs[2])
+    assert "promoted: version 1 is classifier@champion" in cli(project, "promote", runs[2])
     project.commit("trained")
-    printed = lenet(project, "promote", runs[2]).splitlines()
+    printed = cli(project, "promote", runs[2]).splitlines()
     tag, push, _ = printed[printed.index("to release it:") + 1 :]
     project.git(*shlex.split(tag)[1:])
     project.run(*shlex.split(push))
@@ -73,6 +73,6 @@ def test_a_model_is_promoted_released_fetched_by_its_tag_and_made_again(project,
         assert all(sha256_of(tmp_path / file) == sha256_of(project.folder / file) for file in files)
 
     project.run("rm", "-rf", ".dvc/cache", "data", "models")
-    verdict = lenet(project, "reproduce", runs[2])
+    verdict = cli(project, "reproduce", runs[2])
     assert f"run {runs[2]} is reproduced, byte-identical: " in verdict
     assert "digits.csv.gz from" not in verdict, "it came from the remote"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from dvc.config import Config
 
-from classifier.lineage import git_state
-from classifier.worktree import worktree
+from classifier.project.lineage import git_state
+from classifier.repository.worktree import worktree
 
 
 def git(*arguments):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from classifier.cifar import BATCHES
+from classifier.data.cifar import BATCHES
 
 
 def idx(array: np.ndarray) -> bytes:

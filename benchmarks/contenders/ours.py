@@ -28,7 +28,7 @@ WAITED = ("report", "journal", "checkpoints", "writing")
 
 def warm_up(fit: stage.Function, classifier: Any, train: Any, params: Any, device: Any) -> None:
     """A few steps on a copy, which leave no trace in training: its randomness comes from the seed alone."""
-    from classifier.dataset import Split
+    from classifier.data.dataset import Split
 
     count = WARM_UP * params.batch_size
     head, nothing = Split(train.images[:count], train.labels[:count]), Split(train.images[:0], train.labels[:0])

@@ -16,12 +16,12 @@ import torch
 
 from benchmarks.contenders.ours import warm_up
 from benchmarks.contenders.stopwatch import loop_seconds, say
-from classifier.dataset import Split, read_meta, read_split
+from classifier.data.dataset import Split, read_meta, read_split
 from classifier.device import be_deterministic, set_precision
-from classifier.graph import GraphedSteps, cuda_graph
-from classifier.model_dir import build
+from classifier.networks.model_dir import build
 from classifier.params import load_params
-from classifier.training import Engine, fit, on_device, run_epochs
+from classifier.training.graph import GraphedSteps, cuda_graph
+from classifier.training.loop import Engine, fit, on_device, run_epochs
 
 
 def main() -> None:

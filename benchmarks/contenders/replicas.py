@@ -16,7 +16,7 @@ import torch
 from benchmarks.contenders.stopwatch import loop_seconds, say
 from classifier.device import be_deterministic, keep_freed_memory
 from classifier.params import load_params
-from classifier.replicas import train_replicas
+from classifier.training.seeds import train_replicas
 
 
 def main() -> None:

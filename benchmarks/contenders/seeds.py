@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders.stopwatch import device_seconds, say
-from classifier.dataset import DatasetMeta, read_meta, read_split
+from classifier.data.dataset import DatasetMeta, read_meta, read_split
 from classifier.device import be_deterministic, keep_freed_memory, set_precision
-from classifier.inference import predict
-from classifier.model_dir import build
+from classifier.networks.inference import predict
+from classifier.networks.model_dir import build
 from classifier.params import TrainParams, load_params
-from classifier.training import Engine, make_steps, on_device, run_epochs
+from classifier.training.loop import Engine, make_steps, on_device, run_epochs
 
 
 def trainings(

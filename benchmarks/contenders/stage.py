@@ -24,55 +24,58 @@ from benchmarks.contenders.stopwatch import say
 Function = Callable[..., Any]
 PARTS = {
     "reading": [
-        "classifier.raw:read_raw",
-        "classifier.dataset:read_meta",
-        "classifier.dataset:read_split",
-        "classifier.history:read_history",
-        "classifier.model_dir:read_model_meta",
-        "classifier.model_dir:read_model",
-        "classifier.model_dir:read_replicas",
+        "classifier.sources.raw:read_raw",
+        "classifier.data.dataset:read_meta",
+        "classifier.data.dataset:read_split",
+        "classifier.training.history:read_history",
+        "classifier.networks.model_dir:read_model_meta",
+        "classifier.networks.model_dir:read_model",
+        "classifier.networks.model_dir:read_replicas",
     ],
     "work": [
-        "classifier.transfer:fetch",
-        "classifier.formats:parse",
-        "classifier.normalization:make_splits",
-        "classifier.normalization:statistics",
-        "classifier.replicas:train_replicas",
-        "classifier.inference:predict",
+        "classifier.sources.transfer:fetch",
+        "classifier.data.formats:parse",
+        "classifier.data.normalization:make_splits",
+        "classifier.data.normalization:statistics",
+        "classifier.training.seeds:train_replicas",
+        "classifier.networks.inference:predict",
     ],
     "checkpoints": [
-        "classifier.checkpoint:fingerprint_of",
-        "classifier.checkpoint:checkpointed",
-        "classifier.training:Engine.state",
-        "classifier.checkpoint:Checkpoints.load",
-        "classifier.checkpoint:Checkpoints.add",
-        "classifier.checkpoint:Checkpoints.save",
-        "classifier.checkpoint:Checkpoints.wait",
+        "classifier.training.checkpoint:fingerprint_of",
+        "classifier.training.checkpoint:checkpointed",
+        "classifier.training.loop:Engine.state",
+        "classifier.training.checkpoint:Checkpoints.load",
+        "classifier.training.checkpoint:Checkpoints.add",
+        "classifier.training.checkpoint:Checkpoints.save",
+        "classifier.training.checkpoint:Checkpoints.wait",
     ],
     "journal": [  # what MLflow shall get; the recorder is started here as well
-        "classifier.recording:recording",
-        "classifier.recording:restore_training",
-        "classifier.recording:Recording.begin",
-        "classifier.stopwatch:Stopwatch.seconds",
-        "classifier.recording:Recording.log_data",
-        "classifier.recording:Recording.log_row",
-        "classifier.recording:Recording.log_training",
-        "classifier.recording:Recording.log_evaluation",
-        "classifier.journal:Journal.append",
-        "classifier.journal:Journal.keep",
-        "classifier.journal:Journal.keep_text",
+        "classifier.recording.run:recording",
+        "classifier.recording.run:restore_training",
+        "classifier.recording.run:Recording.begin",
+        "classifier.training.stopwatch:Stopwatch.seconds",
+        "classifier.recording.run:Recording.log_data",
+        "classifier.recording.run:Recording.log_row",
+        "classifier.recording.run:Recording.log_training",
+        "classifier.recording.run:Recording.log_evaluation",
+        "classifier.recording.journal:Journal.append",
+        "classifier.recording.journal:Journal.keep",
+        "classifier.recording.journal:Journal.keep_text",
     ],
-    "waiting": ["classifier.recording:Recording.settle", "classifier.recording:Recording.end"],  # for the recorder
+    "waiting": [  # for the recorder
+        "classifier.recording.run:Recording.settle",
+        "classifier.recording.run:Recording.end",
+    ],
     "writing": [
-        "classifier.files:replacing",
-        "classifier.files:write_atomic",
-        "classifier.files:write_json",
-        "classifier.raw:write_manifest",
-        "classifier.dataset:write_split",
-        "classifier.dataset:write_meta",
-        "classifier.model_dir:write_model",
-        "classifier.training_report:write_training",
-        "classifier.reports:write_evaluation",
+        "classifier.project.files:replacing",
+        "classifier.project.files:write_atomic",
+        "classifier.project.files:write_json",
+        "classifier.sources.raw:write_manifest",
+        "classifier.data.dataset:write_split",
+        "classifier.data.dataset:write_meta",
+        "classifier.networks.model_dir:write_model",
+        "classifier.training.report:write_training",
+        "classifier.evaluation.report:write_evaluation",
     ],
 }
 
@@ -172,10 +175,10 @@ def run(name: str, arguments: list[str], fit: Callable[[Clock, Function], Functi
         for address in addresses
     }
     if fit:
-        changes["classifier.training:fit"] = lambda function: fit(clock, function)
+        changes["classifier.training.loop:fit"] = lambda function: fit(clock, function)
     sys.meta_path.insert(0, Instruments(clock, changes))
     stage = importlib.import_module(f"stages.{name}")
-    cli = importlib.import_module("classifier.cli")
+    cli = importlib.import_module("classifier.project.cli")
     sys.argv = [f"stages/{name}.py", *arguments]
     cli.run_stage(stage.main)
     with clock.part("exit"):

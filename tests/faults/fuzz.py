@@ -25,19 +25,19 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from classifier.checkpoint import Checkpoints
-from classifier.cifar import read_archive
-from classifier.dataset import read_meta, read_split
-from classifier.files import json_bytes, sha256
-from classifier.formats import digits_csv, idx
-from classifier.history import Row, read_history, write_history
-from classifier.model_dir import build, read_model, write_model
+from classifier.data.cifar import read_archive
+from classifier.data.dataset import read_meta, read_split
+from classifier.data.formats import digits_csv, idx
+from classifier.networks.model_dir import build, read_model, write_model
 from classifier.params import parse_params
-from classifier.raw import read_raw, write_manifest
-from classifier.sealed import SEAL
-from classifier.sources import origin
-from classifier.training import Engine
-from classifier.training_report import verify_training, write_training
+from classifier.project.files import json_bytes, sha256
+from classifier.project.sealed import SEAL
+from classifier.sources.catalog import origin
+from classifier.sources.raw import read_raw, write_manifest
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.history import Row, read_history, write_history
+from classifier.training.loop import Engine
+from classifier.training.report import verify_training, write_training
 from tests import tiny_files
 from tests.faults.watch import nothing_happens
 from tests.samples import ROOT, file_params, train_params, write_digits

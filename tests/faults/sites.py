@@ -31,22 +31,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from classifier import journal, replicas
-from classifier.checkpoint import Checkpoints, checkpointed
-from classifier.cli import run
-from classifier.dataset import Split, read_meta, write_meta, write_split
-from classifier.evaluation import Predictions
-from classifier.files import replacing, sha256, write_atomic
-from classifier.history import Row, write_history
-from classifier.model_dir import build, read_model_meta, write_model
-from classifier.ownership import claim
-from classifier.raw import read_raw, write_manifest
-from classifier.reports import write_evaluation
-from classifier.sources import SourceFile, origin
-from classifier.store import relocate
-from classifier.training_report import verify_training, write_training
-from classifier.transfer import fetch
-from commands import recipe
+from classifier.commands import recipe
+from classifier.data.dataset import Split, read_meta, write_meta, write_split
+from classifier.evaluation.metrics import Predictions
+from classifier.evaluation.report import write_evaluation
+from classifier.networks.model_dir import build, read_model_meta, write_model
+from classifier.project.cli import run
+from classifier.project.files import replacing, sha256, write_atomic
+from classifier.project.ownership import claim
+from classifier.recording.run import journal
+from classifier.recording.store import relocate
+from classifier.sources.catalog import SourceFile, origin
+from classifier.sources.raw import read_raw, write_manifest
+from classifier.sources.transfer import fetch
+from classifier.training.checkpoint import Checkpoints, checkpointed
+from classifier.training.history import Row, write_history
+from classifier.training.loop import seeds as replicas
+from classifier.training.report import verify_training, write_training
 from tests.faults.kernel import CREATING, RENAMING, WRITING, ask, can_refuse, refuse, small_disk
 from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
 
@@ -322,45 +323,45 @@ FAULTS: dict[str, Callable[[Path], None]] = {
 }
 # Functions that write -> the site that meets them. A test reads the code for those that are missing here.
 MET = {
-    "classifier.checkpoint:Checkpoints._write": "checkpoint",
-    "classifier.checkpoint:checkpointed": "checkpoint's run key",
-    "classifier.dataset:write_meta": "normalize's meta",
-    "classifier.dataset:write_split": "normalize's split",
-    "classifier.files:_swap": "folder",
-    "classifier.files:publish": "file",
-    "classifier.files:replacing": "folder",
-    "classifier.files:write_atomic": "file",
-    "classifier.files:write_json": "evaluate's report",
-    "classifier.history:write_history": "train's history",
-    "classifier.journal:Journal.append": "journal's event",
-    "classifier.journal:Journal.keep": "journal's copy",
-    "classifier.journal:Journal.keep_text": "journal's text",
-    "classifier.model_dir:write_model": "train's model",
-    "classifier.ownership:claim": "owner's mark",
-    "classifier.raw:write_manifest": "download's manifest",
-    "classifier.replicas:_work": "replica's weights",
-    "classifier.reports:_write_csv": "evaluate's report",
-    "classifier.reports:write_evaluation": "evaluate's report",
-    "classifier.sealed:write_sealed": "train's model",
-    "classifier.store:relocate": "store's address",
-    "classifier.training_report:write_training": "train's report",
-    "classifier.transfer:_Downloader.__call__": "download's part file",
-    "commands.recipe:main": "recipe's values",
+    "classifier.training.checkpoint:Checkpoints._write": "checkpoint",
+    "classifier.training.checkpoint:checkpointed": "checkpoint's run key",
+    "classifier.data.dataset:write_meta": "normalize's meta",
+    "classifier.data.dataset:write_split": "normalize's split",
+    "classifier.project.files:_swap": "folder",
+    "classifier.project.files:publish": "file",
+    "classifier.project.files:replacing": "folder",
+    "classifier.project.files:write_atomic": "file",
+    "classifier.project.files:write_json": "evaluate's report",
+    "classifier.training.history:write_history": "train's history",
+    "classifier.recording.journal:Journal.append": "journal's event",
+    "classifier.recording.journal:Journal.keep": "journal's copy",
+    "classifier.recording.journal:Journal.keep_text": "journal's text",
+    "classifier.networks.model_dir:write_model": "train's model",
+    "classifier.project.ownership:claim": "owner's mark",
+    "classifier.sources.raw:write_manifest": "download's manifest",
+    "classifier.training.seeds:_work": "replica's weights",
+    "classifier.evaluation.report:_write_csv": "evaluate's report",
+    "classifier.evaluation.report:write_evaluation": "evaluate's report",
+    "classifier.project.sealed:write_sealed": "train's model",
+    "classifier.recording.store:relocate": "store's address",
+    "classifier.training.report:write_training": "train's report",
+    "classifier.sources.transfer:_Downloader.__call__": "download's part file",
+    "classifier.commands.recipe:main": "recipe's values",
 }
 # Functions that write and that no site meets -> why.
 NOT_MET = {
-    "classifier.clones:Clone.reset": "a sweep's own clone, which is made anew",
-    "classifier.clones:Clone.start": "a log, written by the process that is started",
-    "classifier.mending:_mend_lockfile": "write_atomic of one file",
-    "classifier.ownership:remove": "renames what goes away",
-    "classifier.recorder:_give_way": "a setting of the kernel's",
-    "classifier.recorder:_keep_environment": "write_atomic of one file, in the recorder",
-    "classifier.recorder:main": "a mark for training, whose errors are passed over",
-    "classifier.reproduction:Again._bring_by_hash": "a clone that is thrown away",
-    "classifier.reproduction:reproduce": "a clone that is thrown away",
-    "classifier.stopwatch:Stopwatch._keep": "seconds beside a checkpoint, whose errors are passed over",
-    "commands.compare:write": "write_atomic of files for people",
-    "commands.leaderboard:leaderboard": "write_atomic of one file for people",
+    "classifier.repository.clones:Clone.reset": "a sweep's own clone, which is made anew",
+    "classifier.repository.clones:Clone.start": "a log, written by the process that is started",
+    "classifier.repository.repair:_mend_lockfile": "write_atomic of one file",
+    "classifier.project.ownership:remove": "renames what goes away",
+    "classifier.tracking.recorder:_give_way": "a setting of the kernel's",
+    "classifier.tracking.recorder:_keep_environment": "write_atomic of one file, in the recorder",
+    "classifier.tracking.recorder:main": "a mark for training, whose errors are passed over",
+    "classifier.runs.reproduction:Again._bring_by_hash": "a clone that is thrown away",
+    "classifier.runs.reproduction:reproduce": "a clone that is thrown away",
+    "classifier.training.stopwatch:Stopwatch._keep": "seconds beside a checkpoint, whose errors are passed over",
+    "classifier.commands.compare:write": "write_atomic of files for people",
+    "classifier.commands.leaderboard:leaderboard": "write_atomic of one file for people",
 }
 
 

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from classifier.sources import SourceFile
-from classifier.transfer import fetch
+from classifier.sources.catalog import SourceFile
+from classifier.sources.transfer import fetch
 from tests.loopback import Answer, closed_address, reset, send
 from tests.test_transfer import _certificate
 

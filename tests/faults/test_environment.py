@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from classifier.files import sha256_of
-from classifier.history import read_history
+from classifier.project.files import sha256_of
+from classifier.training.history import read_history
 from tests.faults.attack import PERCENT
 from tests.project import Project
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from classifier.cifar import BATCHES
-from classifier.formats import parse
+from classifier.data.cifar import BATCHES
+from classifier.data.formats import parse
 from tests import tiny_files
 from tests.faults.watch import nothing_happens
 

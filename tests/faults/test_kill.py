@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from classifier.mending import is_whole
-from classifier.recording import ROW_METRICS
+from classifier.recording.run import ROW_METRICS
+from classifier.repository.repair import is_whole
 from tests.faults.attack import PERCENT, limit
 from tests.project import OUTPUTS, Project
 
@@ -49,7 +49,7 @@ class Victim(Project):
         output = (self.folder / "output.log").open("ab")
         with output:
             process = subprocess.Popen(
-                ["sh", "-c", f"{sys.executable} -m commands.mend && exec dvc repro"],
+                ["sh", "-c", f"{sys.executable} -m classifier repair && exec dvc repro"],
                 cwd=self.folder,
                 env=self.variables,
                 stdout=output,
@@ -74,7 +74,7 @@ class Victim(Project):
         return [
             process
             for process, words in commands()
-            if "classifier.recorder" in words and words[-1].startswith(str(self.folder))
+            if "classifier.tracking.recorder" in words and words[-1].startswith(str(self.folder))
         ]
 
     def stage(self, process: subprocess.Popen[bytes]) -> psutil.Process | None:
@@ -199,7 +199,7 @@ def check(victim: Victim) -> None:
         assert time.monotonic() < end, "a recorder goes on for ever"
         time.sleep(0.1)
     assert not [path for word in ("removed", "old") for path in victim.folder.rglob(f".*.{word}")]
-    assert "nothing waits" in victim.run(sys.executable, "-m", "commands.sync")
+    assert "nothing waits" in victim.run(sys.executable, "-m", "classifier", "sync")
     doubled = victim.query("SELECT key FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1 LIMIT 5")
     assert not [key for (key,) in doubled if not key.startswith("system/")]
     assert not victim.query("SELECT run_uuid FROM runs WHERE status = 'RUNNING'")

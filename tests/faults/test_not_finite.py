@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from classifier.checkpoint import Checkpoints
-from classifier.model import Classifier
-from classifier.model_dir import build
+from classifier.networks.model import Classifier
+from classifier.networks.model_dir import build
 from classifier.params import TrainParams
-from classifier.training import DivergedError, fit
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.loop import DivergedError, fit
 from tests.samples import digits_split, train_params, write_digits
 
 KINDS = ("data", "loss", "gradients")

@@ -12,8 +12,8 @@ import urllib.request
 
 import pytest
 
-from classifier import tracking
-from classifier.journal import waiting_journals
+from classifier.recording.journal import waiting_journals
+from classifier.tracking import delivery as tracking
 from stages.train import main as train
 from tests.faults.attack import PERCENT
 from tests.project import sha256_of
@@ -184,7 +184,7 @@ def test_training_is_not_slowed_by_a_server_that_hangs(line, workspace, attack, 
     requests have the time that they have by default.
     """
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
-    from classifier import training
+    from classifier.training import loop as training
 
     text = (workspace / "params.yaml").read_text()
     (workspace / "params.yaml").write_text(text.replace("epochs: 3", "epochs: 60"))
@@ -197,7 +197,7 @@ def test_training_is_not_slowed_by_a_server_that_hangs(line, workspace, attack, 
         seconds[condition].append(time.perf_counter() - begin)
 
     with pytest.MonkeyPatch.context() as patch:
-        from classifier import replicas
+        from classifier.training.loop import seeds as replicas
 
         patch.setattr(replicas, "fit", timed)
         for condition in ["well", "hangs"] * 6:

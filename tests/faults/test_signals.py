@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from classifier.files import sha256_of
+from classifier.project.files import sha256_of
 from tests.loopback import LoopbackServer
 from tests.project import OUTPUTS, Project
 

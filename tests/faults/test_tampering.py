@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from classifier import recording as recording_module
-from classifier.checkpoint import NO_WORK
-from classifier.model_dir import build, read_model, read_replicas, write_model
-from classifier.recording import recording
-from classifier.replicas import train_one
-from classifier.serving import ServedClassifier
-from classifier.training_report import write_training
+from classifier.networks.model_dir import build, read_model, read_replicas, write_model
+from classifier.recording import run as recording_module
+from classifier.recording.run import recording
+from classifier.serving.pyfunc import ServedClassifier
+from classifier.training.checkpoint import NO_WORK
+from classifier.training.report import write_training
+from classifier.training.seeds import train_one
 from stages import download, normalize
 from stages.evaluate import evaluate
 from tests.project import Project

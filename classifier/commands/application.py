@@ -1,0 +1,81 @@
+"""`classifier COMMAND ...`: one Typer application, which imports a command's module when that command is needed."""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+COMMANDS = (  # in the order in which a newcomer meets them
+    "results",
+    "ui",
+    "recipe",
+    "leaderboard",
+    "compare",
+    "sweep",
+    "reproduce",
+    "record",
+    "sync",
+    "promote",
+    "repair",
+    "audit",
+)
+STYLE: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+
+
+class Commands(TyperGroup):
+    """Each command is the function of that name in the module of that name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        command = typer.Typer(**STYLE)
+        command.command()(getattr(import_module(f"classifier.commands.{cmd_name}"), cmd_name))
+        return typer.main.get_command(command)
+
+
+application = typer.Typer(cls=Commands, **STYLE)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"classifier {version('classifier-pipeline')}, torch {version('torch')}, mlflow {version('mlflow')}")
+        raise typer.Exit
+
+
+@application.callback()
+def classifier(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the versions and exit.")
+    ] = False,
+) -> None:
+    """Train image classifiers with DVC and MLflow, and look at, compare, repeat and promote what was trained.
+
+    Training itself is `dvc repro`. `classifier COMMAND --help` explains a command, with an example.
+    """
+
+
+def call(arguments: list[str]) -> None:
+    """Run the command that `arguments` name, or print the help; raises ValueError when the command line is wrong."""
+    arguments = arguments or ["--help"]
+    try:
+        status = application(arguments, prog_name="classifier", standalone_mode=False)
+    except typer.TyperException as error:
+        message = getattr(error, "format_message", error.__str__)()
+        if arguments[0] in COMMANDS:
+            raise ValueError(f"{message} Try classifier {arguments[0]} --help") from None
+        close = get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{message}{hint} Try classifier --help") from None
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    if status:
+        sys.exit(status)  # 130 after Ctrl-C, which Typer makes of it

@@ -1,0 +1,169 @@
+"""Show what differs between recorded runs, and on which images they disagree."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from classifier.runs.comparison import Comparison, Difference
+
+FOLDER = Path("reports/compare")
+IMAGES = 36  # in the picture
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="ids of two or more runs, or their beginnings")],
+    output: Annotated[
+        Path | None, typer.Option(help=f"folder for the pictures and the diff [default: {FOLDER}/<ids>]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the comparison as JSON")] = False,
+) -> None:
+    """Show what differs between recorded runs.
+
+    Params, code, data, environment, results by class and single images are compared.
+
+    Each run is compared with the first. The code is the commit and what was uncommitted, taken together. Written are
+    curves.png, all curves over each other; disagreements.csv, every image of which the runs do not say the same;
+    disagreements.png, where the test split is in the workspace or in DVC's cache; code.diff, where code differs.
+
+    Runs on different test data are refused, with both digests.
+
+    Example: classifier compare 147127b4 3f2a91c0
+    """
+    from classifier.runs.comparison import compare as comparison_of  # here: mlflow takes seconds, and --help is quick
+    from classifier.runs.reading import find_run
+    from classifier.runs.registry import reported
+
+    with reported():
+        comparison = comparison_of([find_run(run) for run in runs])
+    folder = output or FOLDER / "-".join(str(run)[:8] for run in comparison.runs.index)
+    written, problems = write(comparison, folder)
+    comparison = replace(comparison, problems=[*comparison.problems, *problems])
+    if as_json:
+        print(json.dumps(comparison.summary() | {"written": [str(path) for path in written]}, indent=2))
+    else:
+        show(comparison)
+        print("\n".join(["", *map(str, written)]))
+
+
+def write(comparison: Comparison, folder: Path) -> tuple[list[Path], list[str]]:
+    """The files; their paths, and what is missing for others."""
+    from classifier.project.files import write_atomic
+    from classifier.runs.comparison import find_test_images
+    from classifier.runs.comparison_figures import curves, disagreements
+
+    names, problems = _names(comparison), []
+    files = {"curves.png": curves(dict(zip(names, comparison.curves, strict=True)))}
+    if any(change.diff for change in comparison.code):
+        headed = zip(names[1:], comparison.code, strict=True)
+        files["code.diff"] = "".join(f"# from {names[0]} to {name}\n{change.diff}" for name, change in headed).encode()
+    if comparison.results:
+        table = comparison.results.disagreements
+        files["disagreements.csv"] = table.to_csv(index=False, lineterminator="\n").encode()
+        if len(table):
+            shown = table.head(IMAGES)
+            try:
+                images = find_test_images(comparison.runs)[shown["index"]]
+            except FileNotFoundError as error:
+                problems.append(f"disagreements.png: {error}")
+            else:
+                class_names = comparison.results.class_names
+                files["disagreements.png"] = disagreements(images, shown, names, class_names, len(table))
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    return [folder / name for name in files], problems
+
+
+def show(comparison: Comparison) -> None:
+    """What differs, as tables."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+    names = _names(comparison)
+
+    def tabulate(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        table = Table(*header, title=title, title_justify="left", title_style="bold", box=None, header_style="dim")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+
+    def same(title: str) -> None:
+        console.print(Text.assemble((title, "bold"), ": the same\n"))
+
+    def differences(title: str, found: Sequence[Difference]) -> None:
+        if found:
+            tabulate(title, ["", *names], [[each.name, *map(_short, each.values)] for each in found])
+        else:
+            same(title)
+
+    rows = comparison.runs.to_dict("index")
+    tabulate(
+        "Runs",
+        ["", "name", "status", "seed", "test accuracy", "training, s"],
+        [
+            [
+                name,
+                str(row["name"]),
+                row["status"],
+                str(row["seed"]),
+                _number(row.get("metrics.test/accuracy"), ".2%"),
+                _number(row["trained_s"], ".1f"),
+            ]
+            for name, row in zip(names, rows.values(), strict=True)
+        ],
+    )
+    differences("Params", comparison.params)
+    differences("Data", comparison.data)
+    differences("Environment", comparison.environment)
+    for name, change in zip(names[1:], comparison.code, strict=True):
+        title = f"Code, from {names[0]} to {name}"
+        if change.problem:
+            continue
+        if change.diff:
+            tabulate(title, ["file", "lines"], [[file, f"+{plus} -{minus}"] for file, plus, minus in change.files])
+        else:
+            same(title)
+    if comparison.results:
+        results = comparison.results
+        tabulate(
+            "Accuracy by class",
+            ["", "images", *names],
+            [
+                [row["name"], str(row["images"]), *(f"{row[f'accuracy_{k}']:.2%}" for k in range(len(names)))]
+                for row in results.per_class.to_dict("records")
+            ],
+        )
+        print(f"the runs disagree on {len(results.disagreements)} images")
+        for name, alone, p in zip(names[1:], results.alone, results.p_corrected, strict=True):
+            print(
+                f"right in {names[0]} alone {alone.first_alone}, in {name} alone {alone.second_alone}: "
+                f"McNemar's p {p:.3g}" + (", corrected for the number of tests" if len(names) > 2 else "")
+            )
+    for problem in comparison.problems:
+        print(f"missing: {problem}")
+
+
+def _names(comparison: Comparison) -> list[str]:
+    return [str(run)[:8] for run in comparison.runs.index]
+
+
+def _short(value: str | None) -> str:
+    """A hash by its beginning, as git has it."""
+    if value is None:
+        return "-"
+    digits = value.removesuffix(".dir")
+    return digits[:12] if len(digits) >= 32 and set(digits) <= set("0123456789abcdef") else value
+
+
+def _number(value: object, form: str) -> str:
+    return format(value, form) if isinstance(value, float) and value == value else "-"

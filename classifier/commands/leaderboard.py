@@ -1,0 +1,89 @@
+"""Show every recorded result, seeds together, the best first, and which difference is real."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from classifier.runs.leaderboard import Board
+
+
+def leaderboard(
+    top: Annotated[int, typer.Option("--top", min=0, help="rows of the table, 0 for all; page and JSON have all")] = 20,
+    sweep: Annotated[str | None, typer.Option("--sweep", help="only the runs of this sweep, by its run's id")] = None,
+    test_data: Annotated[
+        str | None, typer.Option("--test-data", help="rank on the test split with this digest, or its beginning")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="write a self-contained page to this file")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the whole board as JSON")] = False,
+) -> None:
+    """Rank all recorded results, and test their differences.
+
+    A row is all runs that differ in nothing but the seed: the same params, data and code (stages/, classifier/ and
+    dvc.yaml, committed or not). What changes neither model nor accuracy does not count: train.seed, replicas, log_every
+    and checkpoint_every, mirrors and retries of download, the section evaluate, and the machine. Replicas count as
+    their seeds do, a seed that was repeated counts once, a sweep's own run not at all.
+
+    Shown are n seeds, the mean of their test accuracy, its standard deviation and 95% interval (Student's t), the
+    params that differ, the network's parameters, seconds of training (mean). "Against the best" is McNemar's exact
+    test on the stored predictions, of each row's median run (the next one where its predictions are gone; the median
+    replica on validation, where only its predictions are kept), with Holm's correction for all tests of the board; in
+    brackets the images that only this one and only the best gets right. It takes the models as they are; what other
+    seeds would give is the interval's matter.
+
+    Rows on another test split than the newest run's stand below, not compared.
+
+    Example: classifier leaderboard --html reports/leaderboard.html
+    """
+    from classifier.runs.leaderboard import leaderboard as board_of  # here: mlflow takes seconds, and --help is quick
+    from classifier.runs.reading import all_runs, find_run
+    from classifier.runs.registry import reported
+
+    with reported():
+        board = board_of(all_runs(), find_run(sweep).info.run_id if sweep else None, test_data)
+    if html:
+        from classifier.project.files import write_atomic
+        from classifier.runs.leaderboard_page import page
+
+        write_atomic(html, page(board).encode())
+    if as_json:
+        print(json.dumps(board.summary(), indent=2))
+        return
+    show(board, top)
+    if html:
+        print(f"page: {html}")
+
+
+def show(board: Board, top: int = 0) -> None:
+    """The board as a table, of `top` rows; 0 for all."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from classifier.runs.leaderboard_page import shown, verdict
+
+    table = Table("", "n", "accuracy", "std", "95% interval", box=None, header_style="bold")
+    for name in (*board.columns, "parameters", "train, s", "against the best", "run"):
+        table.add_column(name.removeprefix("train."), overflow="fold")
+    for place, entry in enumerate(board.entries[: top or None], start=1):
+        known = entry.low is not None and entry.high is not None
+        table.add_row(
+            str(place) if entry.test_data == board.test_data else "-",
+            str(len(entry.results)),
+            f"{entry.mean:.2%}",
+            "-" if entry.std is None else f"{100 * entry.std:.2f}",
+            f"{100 * entry.low:.2f} to {100 * entry.high:.2f}" if known else "-",  # type: ignore[operator]
+            *(shown(name, entry.value(name)) for name in board.columns),
+            f"{entry.parameters:,}" if entry.parameters else "-",
+            f"{entry.trained_s:.1f}" if entry.trained_s is not None else "-",
+            verdict(entry),
+            entry.run[:8],
+            style="bold" if entry.best else "dim" if entry.test_data != board.test_data else None,
+        )
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
+    if top and len(board.entries) > top:
+        print(f"{len(board.entries) - top} more rows: classifier leaderboard --top 0")

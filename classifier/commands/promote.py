@@ -1,0 +1,132 @@
+"""Make a run's model the champion of MLflow's model registry, if it passes the gate in params.yaml, or roll back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from classifier.params import load_params
+
+if TYPE_CHECKING:
+    from classifier.params import PromoteParams
+    from classifier.runs.promotion import Verdict
+    from classifier.runs.registry import Registry
+
+
+def promote(
+    run_id: Annotated[str | None, typer.Argument(help="id of a run, or its beginning", show_default=False)] = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="let @champion and @previous change places")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what the gate says, and change nothing")] = False,
+    limits_alone: Annotated[
+        bool,
+        typer.Option(
+            "--limits-alone", help="promote also where the champion's test data are others, or its predictions gone"
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Make a run's model the champion if it passes the checks.
+
+    The champion is the alias @champion in MLflow's model registry, the checks are the section promote of params.yaml.
+
+    The champion before it becomes @previous, and --rollback undoes that. A run that does not pass changes nothing: each
+    reason is printed, and the exit status is 1. A run whose model is the champion already changes nothing either, with
+    status 0.
+
+    Example: classifier promote 3f2a91c0
+    """
+    if rollback == (run_id is not None) or (rollback and (dry_run or limits_alone)):
+        raise ValueError("expected the id of a run, or --rollback without it: classifier promote RUN_ID")
+    params = load_params(Path("params.yaml")).promote
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for two small files
+    # Seconds of imports, which a wrong command line need not wait for.
+    from classifier.runs.registry import CHAMPION, PREVIOUS, Registry, reported
+    from classifier.tracking.delivery import open_store
+
+    open_store()
+    with reported():
+        registry = Registry(params.model)
+        if not dry_run:
+            registry.settle()
+        if run_id is None:
+            registry.roll_back()
+            answer: dict[str, Any] = {"outcome": "rolled back"}
+        else:
+            answer = _promoted(run_id, registry, params, dry_run, limits_alone)
+        aliases = registry.aliases()
+    answer |= {"model": params.model, CHAMPION: aliases.get(CHAMPION), PREVIOUS: aliases.get(PREVIOUS)}
+    if as_json:
+        print(json.dumps(answer, indent=2))
+    else:
+        _show(answer)
+    if answer["outcome"] == "refused":
+        sys.exit(1)
+
+
+def _promoted(
+    run_id: str, registry: Registry, params: PromoteParams, dry_run: bool, limits_alone: bool
+) -> dict[str, Any]:
+    from classifier.runs.promotion import consider, releasing
+    from classifier.runs.reading import find_run
+
+    verdict = consider(find_run(run_id), registry, params, limits_alone=limits_alone)
+    answer = _described(verdict)
+    if verdict.reasons:
+        return answer | {"outcome": "refused"}
+    if verdict.already:
+        answer |= {"outcome": "unchanged", "version": verdict.champion}
+    elif dry_run:
+        return answer | {"outcome": "passed"}
+    else:
+        version = registry.promote(verdict.model_id, verdict.tags, verdict.champion)
+        answer |= {"outcome": "promoted", "version": version}
+    return answer | {"release": releasing(verdict.run, params.model, answer["version"])}
+
+
+def _described(verdict: Verdict) -> dict[str, Any]:
+    checks = [
+        {
+            "gate": check.name,
+            "value": check.value if math.isfinite(check.value) else None,
+            "allowed": check.allowed,
+            "passed": check.passed,
+        }
+        for check in verdict.checks
+    ]
+    return {"run_id": verdict.run.info.run_id, "checks": checks, "reasons": verdict.reasons}
+
+
+def _show(answer: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if answer.get("checks"):
+        table = Table("gate", "value", "allowed", "", box=None)
+        for check in answer["checks"]:
+            value = "none" if check["value"] is None else f"{check['value']:.4g}"
+            table.add_row(check["gate"], value, check["allowed"], "ok" if check["passed"] else "no")
+        Console().print(table)
+    champion, previous = f"{answer['model']}@champion", answer["previous"]
+    match answer["outcome"]:
+        case "refused":
+            print("\n  ".join([f"run {answer['run_id']} is not promoted, nothing was changed:", *answer["reasons"]]))
+        case "passed":
+            print(f"run {answer['run_id']} would be promoted; nothing was changed")
+        case "unchanged":
+            print(f"nothing to do: version {answer['version']}, with this run's weights, is {champion} already")
+        case "promoted":
+            replaced = f", version {previous} is @previous" if previous else ""
+            print(f"promoted: version {answer['version']} is {champion}{replaced}")
+        case "rolled back":
+            print(f"rolled back: version {answer['champion']} is {champion} again, version {previous} is @previous")
+    if answer.get("release"):
+        print("\n  ".join(["to release it:", *answer["release"]]))
+    elif "release" in answer:
+        print("to release it, commit the dvc.lock that holds this model, then run this command again")

@@ -1,0 +1,80 @@
+"""Make a recorded run again, from nothing but its id, and say whether it gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from classifier.runs.reproduction import Finding, Verdict
+
+
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="id of a run, or its beginning")],
+    keep: Annotated[bool, typer.Option("--keep", help="leave the worktree, and say where it is")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Repeat a recorded run and compare everything with the record.
+
+    The run is repeated in a temporary worktree.
+
+    Commit, uncommitted changes and params come from the run, the data by DVC's hash from cache or remote, else
+    downloaded again and verified. Training and evaluation are executed anew. A failed run has to fail with the same
+    error. Exit status 0: byte-identical, 1: something differs, which a table shows, or is not in the record any more.
+
+    Example: classifier reproduce 147127b4
+    """
+    import classifier.runs.reproduction as reproduction  # mlflow takes seconds, which --help need not wait for
+    from classifier.runs.reading import find_run
+    from classifier.runs.registry import reported
+
+    with reported():
+        verdict = reproduction.reproduce(find_run(run_id), keep=keep)
+    if as_json:
+        print(json.dumps(verdict.summary(), indent=2))
+    else:
+        _show(verdict)
+    sys.exit(not verdict.identical)
+
+
+def _show(verdict: Verdict) -> None:
+    """The verdict in a line, and what differs as a table."""
+    for line in verdict.warnings:
+        print(f"warning: {line}")
+    if not verdict.differences:
+        counts = ", ".join(f"{count} {kind}" for kind, count in verdict.compared.items())
+        how = "cannot be compared as a whole; identical:" if verdict.missing else "is reproduced, byte-identical:"
+        print(f"run {verdict.run_id} {how} {counts}")
+    else:
+        several = "s" if len(verdict.differences) > 1 else ""
+        print(f"run {verdict.run_id} is not reproduced: {len(verdict.differences)} difference{several}")
+        _table(verdict.differences)
+    for line in verdict.missing:
+        print(f"cannot be compared: {line}")
+    if verdict.environment:
+        which = "nevertheless" if not verdict.differences else "which may be why"
+        print(f"the environment differs, {which}:")
+        _table(verdict.environment)
+    if verdict.folder:
+        print(f"worktree: {verdict.folder}; when it may go: git worktree remove --force {verdict.folder}")
+
+
+def _table(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what", "name", "recorded", "reproduced", box=None)
+    for each in findings:
+        table.add_row(each.kind, each.name, _short(each.recorded), _short(each.reproduced))
+    Console(markup=False, emoji=False, highlight=False).print(table)
+
+
+def _short(value: str | None) -> str:
+    """A hash by its beginning, as git has it."""
+    if value is None:
+        return "none"
+    digits = value.removesuffix(".dir")
+    return digits[:12] if len(digits) >= 32 and set(digits) <= set("0123456789abcdef") else value

@@ -1,0 +1,51 @@
+"""Say how good the model in the workspace is, where everything lies, and how to look at it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL, REPORTS = Path("models/classifier"), Path("reports/evaluate")
+
+
+def results(
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show how good the trained model is and where its files are.
+
+    Example: classifier results
+    """
+    from classifier.networks.model_dir import read_model_meta  # torch takes seconds, which --help need not wait for
+
+    meta = read_model_meta(MODEL)
+    file = REPORTS / "metrics.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist: run dvc repro")
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        said = text(metrics, meta.dataset, meta.seed)
+        found = {"dataset": meta.dataset, "seed": meta.seed, "model": str(MODEL), "metrics": metrics}
+        print(json.dumps(found, indent=2) if as_json else said)
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{file} is damaged ({error}): run dvc repro -f evaluate") from None
+
+
+def text(metrics: dict[str, float], dataset: str, seed: int) -> str:
+    """What a person wants to know, and where to look further."""
+    low, high, level = metrics["accuracy_low"], metrics["accuracy_high"], metrics["confidence"]
+    lines = [
+        "",
+        f"test accuracy  {metrics['accuracy']:.2%} on {dataset} "
+        f"({100 * level:g}% interval {low:.2%} to {high:.2%}, {metrics['n']} images)",
+        f"model          {MODEL}/",
+        f"reports        reports/train/ and {REPORTS}/, pictures among them",
+        "runs           make ui, and open the address that it prints",
+    ]
+    if "accuracy_mean" in metrics:
+        mean, low, high = (metrics[f"accuracy_mean{end}"] for end in ("", "_low", "_high"))
+        lines.insert(2, f"all replicas   {mean:.2%} on average (95% interval {low:.2%} to {high:.2%})")
+        lines.insert(3, f"               the model is the median one on validation, seed {seed}")
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""The canonical form of every data set, `data/normalized/`.
+
+- `train.safetensors`, `validation.safetensors`, `test.safetensors`:
+  images `(N, C, 32, 32) uint8` in 0..255, labels `(N,) int64` in 0..classes-1. A split may be empty.
+- `meta.json`: `DatasetMeta`, sealed (`classifier.project.sealed`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from classifier.project.files import sha256, sha256_of, write_atomic
+from classifier.project.sealed import read_sealed, write_sealed
+
+SIZE = 32  # pixels, height and width
+SPLITS = ("train", "validation", "test")
+SMALLEST_STD = 1e-9  # dividing by less soon gives Inf; pixels that differ at all have more
+
+
+@dataclass(frozen=True)
+class Split:
+    """images `(N, C, 32, 32) uint8` in 0..255, labels `(N,) int64`."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PixelStatistics(BaseModel):
+    """What turns pixels into a network's input; mean and std per channel, on pixels scaled to 0..1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    channels: int = Field(ge=1, le=64)
+    class_names: list[str] = Field(min_length=2, max_length=10_000)
+    mean: list[Annotated[float, Field(ge=0, le=1)]]
+    std: list[Annotated[float, Field(ge=SMALLEST_STD, le=10)]]
+
+    @model_validator(mode="after")
+    def _one_for_each_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} stds for {self.channels} channels")
+        return self
+
+
+class DatasetMeta(PixelStatistics):
+    """What meta.json holds."""
+
+    name: str
+    source: str  # address of the data set's home
+    licence: str
+    citation: str
+    counts: dict[str, list[Annotated[int, Field(ge=0)]]]  # split -> images per class
+    sha256: dict[str, Sha256]  # split -> SHA-256 of its file
+
+    @model_validator(mode="after")
+    def _of_all_splits(self) -> Self:
+        if not set(self.counts) == set(self.sha256) == set(SPLITS):
+            raise ValueError(f"counts and sha256 are not those of {', '.join(SPLITS)}")
+        return self
+
+
+def write_split(folder: Path, name: str, split: Split) -> str:
+    """Write one split and return the SHA-256 of its file."""
+    content = save({"images": np.ascontiguousarray(split.images), "labels": np.ascontiguousarray(split.labels)})
+    write_atomic(folder / f"{name}.safetensors", content)
+    return sha256(content)
+
+
+def write_meta(folder: Path, meta: DatasetMeta) -> None:
+    write_sealed(folder / "meta.json", meta)
+
+
+def read_meta(folder: Path) -> DatasetMeta:
+    """ValueError when it is not what write_meta wrote, FileNotFoundError when it is missing."""
+    return read_sealed(folder / "meta.json", DatasetMeta, "normalize")
+
+
+def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
+    """Read one split after its bytes have been verified against meta.json.
+
+    The arrays are the mapped file, not a copy of it: processes that train beside each other share one in memory.
+    """
+    path = folder / f"{name}.safetensors"
+    try:
+        found = sha256_of(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro normalize") from None
+    if found != meta.sha256[name]:
+        raise ValueError(f"{path} has SHA-256 {found}, meta.json says {meta.sha256[name]}: run dvc repro -f normalize")
+    try:
+        with safe_open(path, framework="pt") as file:  # the one framework for which it maps the file
+            split = Split(file.get_tensor("images").numpy(), file.get_tensor("labels").numpy())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a split: {error}") from None
+    if split.images.shape != (len(split), meta.channels, SIZE, SIZE) or split.images.dtype != np.uint8:
+        raise ValueError(
+            f"{path} holds images {split.images.shape} {split.images.dtype}: "
+            f"allowed is ({len(split)}, {meta.channels}, {SIZE}, {SIZE}) uint8"
+        )
+    if split.labels.shape != (len(split),) or split.labels.dtype != np.int64 or not _is_counted(split, meta, name):
+        raise ValueError(f"{path} holds other labels than the meta.json beside it counts: run dvc repro -f normalize")
+    return split
+
+
+def _is_counted(split: Split, meta: DatasetMeta, name: str) -> bool:
+    classes = len(meta.class_names)
+    in_range = not len(split) or (split.labels.min() >= 0 and split.labels.max() < classes)
+    return bool(in_range and np.bincount(split.labels, minlength=classes).tolist() == meta.counts[name])

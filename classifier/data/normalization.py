@@ -1,0 +1,134 @@
+"""From a source's arrays to the canonical form of `classifier.data.dataset`: sizes, splits, statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from classifier.data.dataset import SIZE, SMALLEST_STD, Split
+from classifier.data.formats import Labelled
+from classifier.params import NormalizeParams
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+def canonical_images(images: Images) -> Images:
+    """(N, C, 32, 32) uint8 in 0..255 from (N, 8, 8) in 0..16, (N, 28, 28) or (N, 3, 32, 32) in 0..255."""
+    match images.shape[1:]:
+        case (8, 8):
+            return pad(enlarge(images))
+        case (28, 28):
+            return pad(images)
+        case (3, 32, 32):
+            return images
+    raise ValueError(f"images of shape {images.shape[1:]}: allowed are (8, 8), (28, 28) and (3, 32, 32)")
+
+
+def pad(images: Images) -> Images:
+    """(N, 28, 28) -> (N, 1, 32, 32): two pixels of 0, the background, on every side, as in LeCun et al. 1998, II.B."""
+    edge = (SIZE - 28) // 2
+    return np.pad(images, ((0, 0), (edge, edge), (edge, edge)))[:, None]
+
+
+def enlarge(images: Images) -> Images:
+    """(N, 8, 8) in 0..16 -> (N, 28, 28) in 0..255, by Pillow's bicubic filter."""
+    scaled = ((images.astype(np.uint16) * 255 + 8) // 16).astype(np.uint8)  # rounded
+    size = (28, 28)
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in scaled])
+
+
+def make_splits(
+    training: Labelled, test: Labelled | None, class_names: Sequence[str], params: NormalizeParams
+) -> dict[str, Split]:
+    """The splits of `classifier.data.dataset.SPLITS`, each in the source's order.
+
+    The source's own test images are the test split, whole. Without any, `params.test_fraction` of every class is held
+    out; of what is left for training, `params.validation_fraction` of every class, and at least one image unless the
+    fraction is 0. ValueError names a class that would be left without training images.
+    """
+    generator = np.random.Generator(np.random.PCG64(params.seed))
+    everything = Split(canonical_images(training[0]), training[1].astype(np.int64))
+    kept = np.arange(len(everything))
+
+    def hold_out(fraction: float) -> npt.NDArray[np.intp]:
+        nonlocal kept
+        held = choose_by_class(everything.labels[kept], class_names, fraction, generator)
+        chosen, kept = kept[held], np.delete(kept, held)
+        return chosen
+
+    if test is None:
+        test_split = _take(everything, hold_out(params.test_fraction))
+    else:
+        test_split = Split(canonical_images(test[0]), test[1].astype(np.int64))
+    validation = _take(everything, hold_out(params.validation_fraction))
+    return {"train": _take(everything, kept), "validation": validation, "test": test_split}
+
+
+def choose_by_class(
+    labels: Labels, class_names: Sequence[str], fraction: float, generator: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    """Sorted indices of `fraction` of the images of every class, rounded, at least one unless it is 0."""
+    chosen = []
+    for label, name in enumerate(class_names):
+        members = np.flatnonzero(labels == label)
+        count = max(1, round(len(members) * fraction)) if fraction else 0
+        if count >= len(members):
+            raise ValueError(
+                f"class {name!r} has {len(members)} images: {count} to hold out and at least one for training are "
+                "needed; lower normalize.test_fraction or normalize.validation_fraction, or add images"
+            )
+        # Not permutation(): the stream of random() is the one that NumPy keeps from release to release.
+        order = np.argsort(generator.random(len(members)), kind="stable")
+        chosen.append(members[order[:count]])
+    return np.sort(np.concatenate(chosen))
+
+
+def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every channel of (N, C, 32, 32), on pixels scaled to 0..1, or those of params.
+
+    ValueError when params have another number of channels, and when all pixels of a channel are equal.
+    """
+    channels = images.shape[1]
+    given = {"normalize.mean": params.mean, "normalize.std": params.std}
+    if wrong := [f"{key} is {value}" for key, value in given.items() if value is not None and len(value) != channels]:
+        raise ValueError(
+            f"{' and '.join(wrong)}: allowed is one number for each of the images' channels, which are {channels}, "
+            "or null"
+        )
+    computed = [_mean_and_std(images[:, channel]) for channel in range(channels)]
+    mean = params.mean or [mean for mean, _ in computed]
+    std = params.std or [std for _, std in computed]
+    if 0 in std:
+        raise ValueError(
+            f"all pixels of channel {std.index(0)} of the training images are equal, which leaves nothing to learn "
+            "from: normalize.std must not be null, or the images be others"
+        )
+    if min(std) < SMALLEST_STD:
+        raise ValueError(f"normalize.std is {std}: allowed are {SMALLEST_STD:g} to 10, or null")
+    return mean, std
+
+
+def counts(labels: Labels, class_names: Sequence[str]) -> list[int]:
+    """Images of each class."""
+    return [int(count) for count in np.bincount(labels, minlength=len(class_names))]
+
+
+def _take(split: Split, indices: npt.NDArray[np.intp]) -> Split:
+    return Split(split.images[indices], split.labels[indices])
+
+
+def _mean_and_std(channel: Images) -> tuple[float, float]:
+    """In whole numbers until the last division: exact, and the same in every order and on every machine."""
+    histogram = np.zeros(256, np.int64)
+    for start in range(0, len(channel), 4096):  # bincount makes 8 bytes of every pixel
+        histogram += np.bincount(channel[start : start + 4096].ravel(), minlength=256)
+    pixels = [int(pixels) for pixels in histogram]
+    count = sum(pixels)
+    first = sum(value * pixels[value] for value in range(256))
+    second = sum(value * value * pixels[value] for value in range(256))
+    return first / (255 * count), math.sqrt((count * second - first * first) / (255 * count) ** 2)

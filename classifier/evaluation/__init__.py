@@ -1,0 +1,1 @@
+"""How good a trained classifier is, as numbers, tables and pictures. Begin with `metrics`."""

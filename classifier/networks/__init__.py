@@ -1,0 +1,1 @@
+"""Networks, the classifier around one, its directory on disk, and inference. Begin with `model`."""

@@ -1,0 +1,79 @@
+"""LeNet-5 and the classifier around it, which takes raw pixels.
+
+PyTorch's three levels meet here: tensors in (`images`), modules that hold the weights (`LeNet5`), and a forward
+pass that autograd can differentiate (`training.py` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+from classifier.networks.rows import RowConvolutions
+
+
+class LeNet5(nn.Module):
+    """LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B.
+
+    As the PyTorch tutorial has it: ReLU for tanh, 2x2 max pooling for trained subsampling, a full C3 layer and a
+    linear output. 61,706 parameters for one channel and ten classes.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, classes)
+        self.rows = RowConvolutions(self.conv1, self.conv2)
+        expected = 6 * (25 * channels + 1) + 16 * (25 * 6 + 1) + 120 * 401 + 84 * 121 + classes * 85
+        assert parameter_count(self) == expected, f"{parameter_count(self)} parameters, LeNet-5 has {expected}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalized images `(N, C, 32, 32)` float -> logits `(N, classes)`."""
+        if self.training and images.device.type == "cpu":
+            x = self.rows(self.conv1, self.conv2, images)  # sooner there
+        else:
+            x = self._convolve(images)
+        x = relu(self.fc1(x.flatten(1)))  # (N, 120)
+        x = relu(self.fc2(x))  # (N, 84)
+        logits: Tensor = self.fc3(x)
+        return logits
+
+    def _convolve(self, images: Tensor) -> Tensor:
+        # Pooling before ReLU is the same function (both are monotonic) on a quarter of the values.
+        x = relu(max_pool2d(self.conv1(images), 2))  # (N, 6, 14, 14)
+        return relu(max_pool2d(self.conv2(x), 2))  # (N, 16, 5, 5)
+
+
+class Classifier(nn.Module):
+    """A network with its normalization, so that training and serving both start from raw pixels."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        """`mean` and `std` per channel, on pixels scaled to 0..1."""
+        super().__init__()
+        self.network = network
+        std_, mean_ = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (std, mean))
+        self.register_buffer("scale", (1 / (255 * std_)).float(), persistent=False)
+        self.register_buffer("offset", (-mean_ / std_).float(), persistent=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Raw `(N, C, 32, 32) uint8` -> `(pixel / 255 - mean) / std` float32."""
+        return torch.addcmul(self.offset, images.float(), self.scale)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw images `(N, C, 32, 32) uint8` in 0..255 -> logits `(N, classes)`."""
+        logits: Tensor = self.network(self.normalize(images))
+        return logits
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trained values in `module`."""
+    return sum(parameter.numel() for parameter in module.parameters())

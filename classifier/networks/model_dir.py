@@ -1,0 +1,114 @@
+"""The model directory, `models/classifier/`: all that evaluation and serving need, and no pickle.
+
+- `weights.safetensors`: the network's parameters, float32.
+- `meta.json`: `ModelMeta`, sealed (`classifier.project.sealed`).
+- `replicas/seed-<seed>.safetensors`: the weights of every replica, where several were trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from classifier.data.dataset import DatasetMeta, PixelStatistics, Sha256
+from classifier.networks.model import Classifier, LeNet5
+from classifier.project.files import read_file, replacing, sha256, write_atomic
+from classifier.project.sealed import read_sealed, write_sealed
+
+LARGEST = 1 << 28  # bytes of weights
+
+
+class ModelMeta(PixelStatistics):
+    """What meta.json holds."""
+
+    architecture: Literal["lenet5"]
+    dataset: str
+    seed: int  # of these weights
+    # Seed -> SHA-256 of every replica's weights; these are the median one on validation.
+    replicas: dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Sha256]
+    weights_sha256: Sha256
+
+
+def build(meta: DatasetMeta | ModelMeta, seed: int = 0) -> Classifier:
+    """A new classifier for this data: PyTorch's own initialization, a function of `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = LeNet5(meta.channels, len(meta.class_names))
+    return Classifier(network, meta.mean, meta.std)
+
+
+def write_model(folder: Path, replicas: Mapping[int, Classifier], chosen: int, data: DatasetMeta) -> ModelMeta:
+    """Write the classifier of the seed `chosen` and meta.json, and all `replicas` where there are several.
+
+    The same classifiers give the same bytes.
+    """
+    weights = {seed: _bytes_of(classifier) for seed, classifier in replicas.items()}
+    several = weights if len(weights) > 1 else {}
+    meta = ModelMeta(
+        architecture="lenet5",
+        channels=data.channels,
+        class_names=data.class_names,
+        mean=data.mean,
+        std=data.std,
+        dataset=data.name,
+        seed=chosen,
+        replicas={str(seed): sha256(content) for seed, content in several.items()},
+        weights_sha256=sha256(weights[chosen]),
+    )
+    with replacing(folder, "replicas") as new:
+        write_atomic(new / "weights.safetensors", weights[chosen])
+        for seed, content in several.items():
+            write_atomic(_replica(new, seed), content)
+        write_sealed(new / "meta.json", meta)
+    return meta
+
+
+def _replica(folder: Path, seed: int | str) -> Path:
+    return folder / "replicas" / f"seed-{seed}.safetensors"
+
+
+def _bytes_of(classifier: Classifier) -> bytes:
+    return save({name: value.detach().cpu().contiguous() for name, value in classifier.network.state_dict().items()})
+
+
+def read_model_meta(folder: Path) -> ModelMeta:
+    """ValueError when meta.json is not what write_model wrote, FileNotFoundError when it is missing."""
+    return read_sealed(folder / "meta.json", ModelMeta, "train")
+
+
+def read_model(folder: Path) -> Classifier:
+    """The classifier in evaluation mode, after hash, names, shapes and finiteness of its weights were verified."""
+    meta = read_model_meta(folder)
+    return _read_weights(folder / "weights.safetensors", meta.weights_sha256, meta)
+
+
+def read_replicas(folder: Path) -> dict[int, Classifier]:
+    """Every replica by its seed, verified as `read_model` does; empty when a single model was trained."""
+    meta = read_model_meta(folder)
+    return {int(seed): _read_weights(_replica(folder, seed), known, meta) for seed, known in meta.replicas.items()}
+
+
+def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
+    try:
+        content = read_file(path, LARGEST)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
+    if (found := sha256(content)) != known:
+        raise ValueError(f"{path} has SHA-256 {found}, meta.json says {known}: run dvc repro -f train")
+    classifier = build(meta)
+    try:
+        state = load(content)
+        classifier.network.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold LeNet-5's weights: {' '.join(str(error).split())}") from None
+    if other := [name for name, value in state.items() if value.dtype != torch.float32]:
+        raise ValueError(f"{path} holds {', '.join(other)} not as float32: run dvc repro -f train")
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"{path} holds NaN or Inf in {', '.join(broken)}: run dvc repro -f train")
+    return classifier.eval()

@@ -1,0 +1,113 @@
+"""What a stage has to say to MLflow, written down first: an interrupted or unreachable server loses nothing of it.
+
+A journal is a folder in `.pipeline/journal/` of the project's root: `events.jsonl`, one event a line, appended to and
+never changed, and `files/`, copies of what is to be uploaded. `classifier.recording.run` writes it,
+`classifier.tracking.delivery` delivers it and then removes it. Events, each with `do` and `time` (ms since 1970):
+
+- `begin`: `stage`, `key` (the run's, see `classifier.tracking.delivery`), `weights` (those that are evaluated),
+  `store`, `experiment`, `name`, `user`, `params`, `tags`
+- `metrics`: `seed` (None for the run itself, else of its nested run), `step`, `values`
+- `tags`: `tags`
+- `data`: `name`, `digest`, `source`, `profile`
+- `files`: `path`, below `files/` and below the run's artifacts alike
+- `model`: `path` below `files/`, `code` that can load it likewise, `channels`, `class_names`
+- `end`: `status`, `error`
+
+An event with `restored: true` counts only if the run is made by this journal.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from classifier.project.lineage import project_root
+from classifier.project.ownership import claim, release, remove
+
+JOURNALS = Path(".pipeline/journal")  # in the project's root
+Event = dict[str, Any]
+
+
+class Journal:
+    """One stage's journal; its name begins with the time, so that sorted journals are in order.
+
+    Its stage and its recorder own it, `handle` being their lock.
+    """
+
+    def __init__(self, folder: Path, handle: int | None = None) -> None:
+        self.folder = folder
+        self.handle = handle
+        self.events = folder / "events.jsonl"
+        self.begun = folder / "begun"  # a file that the recorder makes: the run is there, or the store is not
+
+    def append(self, do: str, **values: Any) -> None:
+        """Add an event in a single write; the end is flushed to disk."""
+        event = {"do": do, "time": round(time.time() * 1000), **values}
+        line = f"\n{json.dumps(event)}\n".encode()  # begun anew, should the line before have been cut off
+        with self.events.open("ab", buffering=0) as file:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "no space left for the journal", str(self.events))
+            if do == "end":
+                os.fsync(file.fileno())
+
+    def keep(self, source: Path, path: str) -> None:
+        """Copy a file, or a folder without Python's caches, to `files/<path>`."""
+        target = self.folder / "files" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, target)
+
+    def keep_text(self, text: str | bytes, path: str) -> None:
+        """Write `files/<path>`."""
+        target = self.folder / "files" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(text.encode() if isinstance(text, str) else text)
+
+    def read(self, offset: int = 0) -> tuple[list[Event], int]:
+        """The whole events from byte `offset` on, and the offset behind them; a line that was cut off is no event."""
+        try:
+            content = self.events.read_bytes()[offset:]
+        except FileNotFoundError:
+            return [], offset
+        whole = content[: content.rfind(b"\n") + 1]
+        return [event for line in whole.splitlines() if (event := _parse(line))], offset + len(whole)
+
+    def remove(self) -> None:
+        remove(self.folder)
+        self.release()
+
+    def release(self) -> None:
+        """Leave it to whoever delivers it."""
+        if self.handle is not None:
+            release(self.handle)
+            self.handle = None
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        return cast(Event, json.loads(line))
+    except ValueError:
+        return None
+
+
+def new_journal(stage: str) -> Journal:
+    """An empty journal of this project, this process's own; after all that wait, though the clock were set back."""
+    while True:
+        times = [waiting.folder.name.partition("-")[0] for waiting in waiting_journals()]
+        newest = max((int(each) for each in times if each.isdecimal()), default=0)
+        folder = project_root() / JOURNALS / f"{max(time.time_ns(), newest + 1):020d}-{stage}"
+        if (handle := claim(folder)) is not None:
+            return Journal(folder, handle)
+
+
+def waiting_journals() -> list[Journal]:
+    """All journals of the project that are not delivered yet, oldest first."""
+    folder = project_root() / JOURNALS
+    return [Journal(path) for path in sorted(folder.glob("*-*"))]

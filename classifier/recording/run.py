@@ -1,0 +1,241 @@
+"""What the stages tell MLflow: one run per execution of the pipeline, begun by train and completed by evaluate.
+
+Stages hardly wait for MLflow. They write a journal (`classifier.recording.journal`). The recorder, a second process
+(`python -m classifier.tracking.recorder`), imports mlflow and delivers the journal as it grows, beside the work.
+DVC's outputs know nothing of runs: evaluate's run is found by the hash of the weights, and made from params and history
+when there is none (weights from the cache, a deleted store).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier.data.dataset import DatasetMeta
+from classifier.params import Params
+from classifier.project.lineage import PACKAGE, GitState, dvc_hash, experiment_tags, git_state, user_name
+from classifier.recording.journal import Journal, new_journal
+from classifier.recording.store import EXPERIMENT, known_store
+from classifier.training.history import Row, best_rows, read_history
+from classifier.training.report import read_histories, replica_metrics
+
+if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
+    from classifier.networks.model_dir import ModelMeta
+
+SETTLING_S = 3  # for the recorder before training begins
+PATIENCE_S = 60  # for the recorder at a stage's end, after which what is left waits for `classifier sync`
+PATIENCE_WHEN_STOPPED_S = 5  # the same when the stage was stopped by a signal
+ROW_METRICS = {  # history.csv's column -> MLflow's name
+    "running_loss": "train/running_loss",
+    "learning_rate": "train/learning_rate",
+    "train_loss": "train/loss",
+    "validation_loss": "validation/loss",
+    "validation_accuracy": "validation/accuracy",
+}
+SECONDS = "train/seconds"  # that training took (`classifier.training.stopwatch`)
+
+
+class Recording:
+    """A stage's side of its run."""
+
+    def __init__(self, stage: str, params: Params) -> None:
+        self.stage = stage
+        self.params = params
+        self.log: list[str] = []  # the console's lines
+        self.journal = new_journal(stage)
+        self.recorder = start_recorder(self.journal)
+
+    def begin(
+        self, key: str, environment: Mapping[str, str], weights: str | None = None, code: GitState | None = None
+    ) -> None:
+        """Say which run this is: that with this key, or one that awaits the evaluation of `weights`, or a new one.
+
+        `code` is the working folder's unless it is given.
+        """
+        tags, state = experiment_tags(), code or git_state()
+        tags |= {f"env.{name}": value for name, value in environment.items()}
+        if parent := os.environ.get("MLFLOW_PARENT_RUN_ID"):
+            tags["mlflow.parentRunId"] = parent
+        if state.commit:
+            tags |= {"git.commit": state.commit, "git.dirty": str(bool(state.diff)).lower()}
+        if state.problem:
+            tags["git.problem"] = state.problem
+        self.journal.append(
+            "begin",
+            stage=self.stage,
+            key=key,
+            weights=weights,
+            store=known_store(),
+            experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT),
+            name=os.environ.get("DVC_EXP_NAME"),
+            user=user_name(),
+            params={name: str(value) for name, value in self.params.flat().items()},
+            tags=tags,
+        )
+        for name in ("params.yaml", "dvc.lock"):
+            if Path(name).exists():
+                self.journal.keep(Path(name), f"code/{name}")
+        if state.diff:
+            self.journal.keep_text(state.diff, "code/uncommitted.diff")
+        self.journal.append("files", path="code", restored=weights is not None)
+
+    def log_data(self, folder: Path, meta: DatasetMeta, *, restored: bool = False) -> None:
+        """The data set as an input of the run: its name, its home and DVC's hash as the digest."""
+        digest = dvc_hash(folder) or meta.sha256["train"][:32]
+        sizes = {split: sum(counts) for split, counts in meta.counts.items()}
+        source, profile = json.dumps({"url": meta.source}), json.dumps(sizes)
+        self.journal.append("data", name=meta.name, digest=digest, source=source, profile=profile, restored=restored)
+        tags = {"dvc.data": digest, "data.test_sha256": meta.sha256["test"]}
+        self.journal.append("tags", tags=tags, restored=restored)
+
+    def settle(self) -> None:
+        """Let the recorder begin the run, for some seconds at most: the processor time of that is not training's."""
+        end = time.monotonic() + SETTLING_S
+        while not self.journal.begun.exists() and self.recorder.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def log_row(self, seed: int, row: Row, seconds: float | None = None, *, restored: bool = False) -> None:
+        """A window's values against the step; of several replicas each has a nested run.
+
+        `seconds`: what training took so far, recorded at the epoch's end.
+        """
+        at_end = None if row.train_loss is None else seconds
+        self._log_row(seed if self.params.train.replicas > 1 else None, row, at_end, restored)
+
+    def _log_row(self, seed: int | None, row: Row, seconds: float | None, restored: bool) -> None:
+        named = {name: getattr(row, column) for column, name in ROW_METRICS.items()} | {SECONDS: seconds}
+        values = {name: value for name, value in named.items() if value is not None}
+        self.journal.append("metrics", seed=seed, step=row.step, values=values, restored=restored)
+
+    def _log_best(self, seed: int | None, rows: Sequence[Row], restored: bool) -> None:
+        for column, row in best_rows(rows).items():
+            values = {f"{ROW_METRICS[column]}_best": getattr(row, column)}
+            self.journal.append("metrics", seed=seed, step=row.step, values=values, restored=restored)
+
+    def log_training(
+        self,
+        model: Path,
+        meta: ModelMeta,
+        reports: Path,
+        histories: Mapping[int, Sequence[Row]],
+        seconds: float | None = None,
+        *,
+        restored: bool = False,
+    ) -> None:
+        """What train wrote: the reports, and the model (loaded by `classifier.serving`) with its hash as the mark.
+
+        The best of the validation curves, which MLflow does not tell from the last, stands at the step where it was.
+        Of several replicas the run carries the chosen one's curves, mean, deviation and interval over all, and the
+        `seconds` that all took together.
+        """
+        tags = {"model.weights_sha256": meta.weights_sha256}
+        self._log_best(None, histories[meta.seed], restored)
+        if self.params.train.replicas > 1:
+            for seed, rows in histories.items():
+                self._log_best(seed, rows, restored)
+            for row in histories[meta.seed]:
+                self._log_row(None, row, None, restored)
+            spreads = {name.replace("_", "/", 1): value for name, value in replica_metrics(histories).items()}
+            if seconds is not None:
+                spreads[SECONDS] = seconds
+            step = histories[meta.seed][-1].step
+            self.journal.append("metrics", seed=None, step=step, values=spreads, restored=restored)
+            tags["replicas.chosen_seed"] = str(meta.seed)
+        self.journal.keep(reports, "train")
+        self.journal.append("files", path="train", restored=restored)
+        for name in ("weights.safetensors", "meta.json"):  # without the other replicas
+            self.journal.keep(model / name, f"model/classifier/{name}")
+        self.journal.keep(PACKAGE, "model-code/classifier")  # which can load it, whenever it is delivered
+        self.journal.append(
+            "model",
+            path="model/classifier",
+            code="model-code/classifier",
+            channels=meta.channels,
+            class_names=meta.class_names,
+            restored=restored,
+        )
+        self.journal.append("tags", tags=tags, restored=restored)
+
+    def log_evaluation(
+        self,
+        metrics: Mapping[str, float],
+        of_replicas: Mapping[int, Mapping[str, float]],
+        reports: Path,
+        model: Path,
+    ) -> None:
+        """What evaluate wrote, each replica's test metrics, and DVC's hash of the model, which is known only now."""
+        for seed, values in [*of_replicas.items(), (None, metrics)]:
+            named = {f"test/{name}": value for name, value in values.items()}
+            self.journal.append("metrics", seed=seed, step=0, values=named)
+        self.journal.keep(reports, "evaluate")
+        self.journal.append("files", path="evaluate")
+        digest = dvc_hash(model)
+        self.journal.append("tags", tags={"evaluated": "true"} | ({"dvc.model": digest} if digest else {}))
+
+    def end(self, status: str, error: str | None, patience_s: float) -> None:
+        """Close the journal and give the recorder time; it says itself what it could not deliver."""
+        if self.log:
+            self.journal.keep_text("\n".join(self.log) + "\n", f"logs/{self.stage}.txt")
+            self.journal.append("files", path="logs")
+        self.journal.append("end", status=status, error=error)
+        assert self.recorder.stdin
+        self.recorder.stdin.close()
+        try:
+            self.recorder.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            if status == "FINISHED":
+                self.recorder.kill()
+                self.recorder.wait()
+                print(f"MLflow takes over {patience_s:g} s; the rest waits: classifier sync", file=sys.stderr)
+        self.journal.release()
+
+
+def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
+    """The process that delivers `journal`; in a session of its own, so that it outlives a stage that is killed."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(  # noqa: S603, arguments of our own
+        [sys.executable, "-m", "classifier.tracking.recorder", str(journal.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+        pass_fds=[] if journal.handle is None else [journal.handle],
+    )
+
+
+@contextmanager
+def recording(stage: str, params: Params) -> Iterator[Recording]:
+    """A stage's run; it ends FINISHED, KILLED (a signal) or FAILED, the last two with the error as a tag."""
+    record = Recording(stage, params)
+    try:
+        yield record
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        record.log += traceback.format_exception(error)
+        message = f"{type(error).__name__}: {error}"[:5000]
+        with suppress(OSError):  # a full disk: the first error is the one to tell
+            record.end("KILLED" if stopped else "FAILED", message, PATIENCE_WHEN_STOPPED_S if stopped else PATIENCE_S)
+        raise
+    record.end("FINISHED", None, PATIENCE_S)
+
+
+def restore_training(
+    record: Recording, data: Path, data_meta: DatasetMeta, model: Path, meta: ModelMeta, reports: Path
+) -> None:
+    """What the run of a training would hold, for a run that has to be made from its outputs."""
+    record.journal.append("tags", tags={"train.restored": "true"}, restored=True)
+    record.log_data(data, data_meta, restored=True)
+    seeds = [int(seed) for seed in meta.replicas]
+    histories = read_histories(reports, seeds) or {meta.seed: read_history(reports / "history.csv")}
+    for seed, rows in histories.items():
+        for row in rows:
+            record.log_row(seed, row, restored=True)
+    record.log_training(model, meta, reports, histories, restored=True)

@@ -1,0 +1,150 @@
+"""DVC experiments beside the workspace: `dvc exp run` in clones of it.
+
+`dvc exp run --temp` and `--queue` put the workspace's changes into git's stash for a moment, where a kill leaves them.
+A clone leaves the workspace alone, and one that was killed is simply made again. It shares git's objects and DVC's
+cache, so that it is made in a fraction of a second, and it keeps the data from one experiment to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from classifier.project.lineage import git_state
+from classifier.repository.worktree import dvc_environment, git, share_cache
+
+ENDING_S = 20  # that a stage has to write down what became of it
+ROOT_VARIABLE = "PIPELINE_ROOT"  # (classifier.project.lineage), by which a clone's processes are known
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The workspace as it was when the clones were made: what all experiments start from."""
+
+    root: Path  # the project's
+    repository: Path  # git's; the project may lie deeper
+    commit: str
+    diff: bytes
+    lock: bytes | None  # dvc.lock, which is not part of the diff
+    untracked: Sequence[str] = ()  # paths below the root, whether the diff has them or not
+
+    @classmethod
+    def of(cls, root: Path) -> Baseline:
+        """ValueError when the project has no commit."""
+        state = git_state()
+        if state.commit is None:
+            raise ValueError(f"DVC's experiments start from a commit, and git has none here: {state.problem}")
+        lock = root / "dvc.lock"
+        repository = Path(git(root, "rev-parse", "--show-toplevel").strip())
+        others = git(root, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+        content = lock.read_bytes() if lock.exists() else None
+        return cls(root, repository, state.commit, state.diff, content, [name for name in others if name])
+
+
+class Clone:
+    """One worker's; made anew by `make`."""
+
+    def __init__(self, baseline: Baseline, folder: Path) -> None:
+        self.baseline = baseline
+        self.folder = folder
+        self.project = folder / baseline.root.resolve().relative_to(baseline.repository)
+
+    def make(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        git(self.baseline.repository, "clone", "--quiet", "--shared", "--no-checkout", ".", str(self.folder))
+        self.reset()
+        share_cache(self.baseline.root, self.project)
+
+    def reset(self) -> None:
+        """Restore the baseline; what git ignores, the data above all, stays.
+
+        Untracked files that are not part of the diff (large ones, for instance) are copied: an experiment needs them,
+        but they do not belong in its commit.
+        """
+        git(self.folder, "checkout", "--quiet", "--force", "--detach", self.baseline.commit)
+        git(self.folder, "clean", "-d", "--force", "--quiet")
+        if self.baseline.diff:
+            git(self.folder, "apply", "--index", "--binary", "--whitespace=nowarn", "-", stdin=self.baseline.diff)
+        if self.baseline.lock:
+            (self.project / "dvc.lock").write_bytes(self.baseline.lock)
+        for name in self.baseline.untracked:
+            source, target = self.baseline.root / name, self.project / name
+            if name.endswith("/"):  # a repository within this one
+                shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+            elif not (target.exists() or target.is_symlink()):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target, follow_symlinks=False)
+
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+        """`dvc ARGUMENTS` in the project, in a session of its own: Ctrl-C is for the one who started it."""
+        with log.open("ab") as output:
+            return subprocess.Popen(  # noqa: S603, arguments of our own
+                [sys.executable, "-m", "dvc", *arguments],
+                cwd=self.project,
+                env={**dvc_environment(), ROOT_VARIABLE: str(self.baseline.root), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def collect(self, name: str) -> None:
+        """Bring DVC's experiments of this name, which may be a pattern, into the project's repository."""
+        found = git(self.folder, "for-each-ref", "--format=+%(refname):%(refname)", f"refs/exps/*/*/{name}")
+        if found:
+            options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--stdin"]
+            git(self.baseline.root, "fetch", *options, str(self.folder), stdin=found.encode())
+
+
+def experiments(root: Path, pattern: str) -> set[str]:
+    """The names, of this pattern, of DVC's experiments in the project's repository."""
+    found = git(root, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{pattern}")
+    return {name.rpartition("/")[2] for name in found.splitlines()}
+
+
+def experiment_arguments(name: str, values: Mapping[str, Any]) -> list[str]:
+    """The arguments for `dvc` that run an experiment."""
+    settings = [f"{key}={_written(value)}" for key, value in values.items()]
+    return ["exp", "run", "--name", name, *(word for setting in settings for word in ("--set-param", setting))]
+
+
+def _written(value: Any) -> str:
+    """As JSON, which DVC reads as it is meant; a plain word without its quotes."""
+    plain = (
+        isinstance(value, str) and value.isidentifier() and value.lower() not in ("true", "false", "null", "nan", "inf")
+    )
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def stop_processes(folder: Path) -> None:
+    """End what runs in the clones in `folder`, also what a process left behind that was killed; then kill the rest."""
+    for process in _processes(folder):
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    deadline = time.monotonic() + ENDING_S
+    while (left := list(_processes(folder))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _processes(folder: Path) -> Iterator[psutil.Process]:
+    """Those that work in `folder` and were started by `Clone.start`, or by such a one."""
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder) and ROOT_VARIABLE in process.environ():
+                yield process
+        except (psutil.Error, OSError):  # gone, or another user's
+            continue

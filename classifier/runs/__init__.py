@@ -1,0 +1,1 @@
+"""Recorded runs read back: leaderboard, comparison, promotion, reproduction. Begin with `reading`."""

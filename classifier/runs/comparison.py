@@ -1,0 +1,262 @@
+"""What differs between recorded runs: params, code, data, environment, results, and single images."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import Run
+from safetensors.numpy import load
+
+from classifier.project.files import sha256_of
+from classifier.project.lineage import dvc_hash, project_root
+from classifier.repository.code_diff import Code, code_diff
+from classifier.repository.worktree import cache
+from classifier.runs.reading import artifact, frame, keeper, read_predictions
+from classifier.runs.significance import Disagreement, holm, paired
+
+CURVES = ("train/running_loss", "validation/loss", "validation/accuracy")
+DATA = Path("data/normalized")
+PROBABILITIES = r"^p_\d+$"  # columns of the predictions, one per class
+Curve = Sequence[tuple[int, float]]  # step, value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing of which the runs hold different values; None where a run has none."""
+
+    name: str
+    values: Sequence[str | None]  # in the runs' order
+
+
+@dataclass(frozen=True)
+class Change:
+    """What turns the first run's code into another's: git's diff, or why it is not known."""
+
+    diff: str
+    problem: str | None = None
+
+    @property
+    def files(self) -> list[tuple[str, int, int]]:
+        """Name, added and removed lines."""
+        found = []
+        for part in self.diff.split("\ndiff --git ") if self.diff else []:
+            name = part.partition("\n")[0].rpartition(" b/")[2]
+            lines = part.partition("\n@@")[2].splitlines()
+            found.append((name, sum(line[:1] == "+" for line in lines), sum(line[:1] == "-" for line in lines)))
+        return found
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the runs made of the same test images."""
+
+    class_names: Sequence[str]
+    per_class: pd.DataFrame  # name, images, accuracy_<k> of the k-th run
+    disagreements: pd.DataFrame  # index, label, predicted_<k>, probability_<k>: a row per image, the surest first
+    alone: Sequence[Disagreement]  # the first run with each other one
+    p_corrected: Sequence[float]  # their p-values by Holm, for as many as they are
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of two or more runs, in the order in which they were named."""
+
+    runs: pd.DataFrame  # rows as `runs.frame` has them
+    params: Sequence[Difference]
+    data: Sequence[Difference]
+    environment: Sequence[Difference]
+    code: Sequence[Change]  # from the first run to each other one
+    curves: Sequence[Mapping[str, Curve]]
+    results: Results | None  # None where a run has no predictions
+    problems: Sequence[str]  # what is missing
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON."""
+        metrics = [name for name in map(str, self.runs) if name.startswith("metrics.test/")]
+        shown = self.runs[["name", "status", "start", "seed", "trained_s", "test_data", *metrics]]
+        shown = shown.rename(columns=lambda name: name.removeprefix("metrics.")).rename_axis("run")
+        return {
+            "runs": _records(shown.reset_index()),
+            "params": {each.name: list(each.values) for each in self.params},
+            "code": [{"files": change.files, "problem": change.problem} for change in self.code],
+            "data": {each.name: list(each.values) for each in self.data},
+            "environment": {each.name: list(each.values) for each in self.environment},
+            "per_class": _records(self.results.per_class) if self.results else None,
+            "disagreements": _records(self.results.disagreements) if self.results else None,
+            "mcnemar": [
+                vars(alone) | {"p_corrected": p}
+                for alone, p in zip(self.results.alone, self.results.p_corrected, strict=True)
+            ]
+            if self.results
+            else None,
+            "problems": list(self.problems),
+        }
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """All that differs between two or more runs.
+
+    ValueError when they are fewer, the same, or belong to different test data: then their results say nothing about
+    each other.
+    """
+    ids = [run.info.run_id for run in runs]
+    if len(ids) < 2 or len(set(ids)) < len(ids):
+        raise ValueError(f"expected two or more different runs, got {', '.join(ids) or 'none'}")
+    known = {run.info.run_id: run for run in [*runs, *map(keeper, runs)]}
+    rows = frame(list(known.values())).loc[ids]
+    _refuse_other_test_data(rows["test_data"])
+    results, problems = _results(rows)
+    code = [_change(rows.iloc[0], rows.iloc[number]) for number in range(1, len(rows))]
+    return Comparison(
+        runs=rows,
+        params=_differences(rows, "params."),
+        data=_differences(rows.rename(columns={"data": "is.data", "data_name": "is.data set"}), "is."),
+        environment=[*_differences(rows, "tags.env."), *_packages(list(rows["address"]))],
+        code=code,
+        curves=[_curves(run) for run in ids],
+        results=results,
+        problems=[*problems, *(change.problem for change in code if change.problem)],
+    )
+
+
+def _refuse_other_test_data(digests: pd.Series[str]) -> None:
+    known = digests.dropna()
+    others = known[known != known.iloc[0]] if len(known) else known
+    if len(others):
+        raise ValueError(
+            f"runs {known.index[0]} and {others.index[0]} cannot be compared, their test data differ: "
+            f"{known.iloc[0]} and {others.iloc[0]}"
+        )
+
+
+def _differences(rows: pd.DataFrame, beginning: str) -> list[Difference]:
+    found = []
+    for column in map(str, rows):
+        if column.startswith(beginning):
+            values = [None if pd.isna(value) else str(value) for value in rows[column]]
+            if len(set(values)) > 1:
+                found.append(Difference(column.removeprefix(beginning), values))
+    return found
+
+
+def _packages(addresses: Sequence[str]) -> list[Difference]:
+    """Installed packages that differ; none where a run did not record them."""
+    installed = []
+    for address in addresses:
+        try:
+            installed.append(json.loads(artifact(address, "code/environment.json"))["packages"])
+        except (OSError, ValueError, KeyError):
+            return []
+    names = sorted(set().union(*installed))
+    versions = {name: [packages.get(name) for packages in installed] for name in names}
+    return [Difference(f"package {name}", found) for name, found in versions.items() if len(set(found)) > 1]
+
+
+def _change(first: pd.Series[Any], second: pd.Series[Any]) -> Change:
+    try:
+        return Change(code_diff(_code(first), _code(second), project_root()))
+    except (OSError, ValueError) as error:
+        return Change("", f"code: {error}")
+
+
+def _code(row: pd.Series[Any]) -> Code:
+    commit, dirty = row.get("tags.git.commit"), row.get("tags.git.dirty") == "true"
+    if not isinstance(commit, str):
+        raise ValueError(f"run {row.name} does not say of which commit it is")
+    return Code(commit, artifact(row["address"], "code/uncommitted.diff") if dirty else b"")
+
+
+def _curves(run: str) -> dict[str, Curve]:
+    client = mlflow.MlflowClient()
+    points = {name: client.get_metric_history(run, name) for name in CURVES}
+    return {name: sorted((point.step, point.value) for point in found) for name, found in points.items() if found}
+
+
+def _results(rows: pd.DataFrame) -> tuple[Results | None, list[str]]:
+    """The results, or None and why."""
+    tables, problems = [], []
+    for run, address in rows["keeper"].items():
+        try:
+            if not isinstance(address, str):
+                raise FileNotFoundError("it is a replica, of which only the chosen one's are kept")
+            tables.append(read_predictions(address))
+        except FileNotFoundError as error:
+            problems.append(f"run {run} has no predictions: {error}")
+        except (OSError, ValueError) as error:
+            problems.append(f"run {run}: its predictions cannot be read: {error}")
+    if problems:
+        return None, problems
+    names = _class_names(rows["keeper"].iloc[0], tables[0])
+    alone = [paired(tables[0], table) for table in tables[1:]]
+    corrected = holm([each.p for each in alone])
+    return Results(names, per_class(tables, names), disagreements(tables), alone, corrected), []
+
+
+def _class_names(address: str, table: pd.DataFrame) -> list[str]:
+    """From the evaluation's per_class.csv, else the classes' numbers."""
+    try:
+        return [str(name) for name in pd.read_csv(io.BytesIO(artifact(address, "evaluate/per_class.csv")))["name"]]
+    except (OSError, ValueError, KeyError):
+        return [str(number) for number in range(table.filter(regex=PROBABILITIES).shape[1])]
+
+
+def per_class(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) -> pd.DataFrame:
+    """Name, images and each run's accuracy_<k> of every class that has images: the share that is predicted as it."""
+    labels = tables[0]["label"]
+    right = pd.DataFrame({f"accuracy_{k}": table["predicted"] == labels for k, table in enumerate(tables)})
+    classes = right.groupby(labels)
+    images = classes.size()
+    found = pd.DataFrame({"name": [class_names[label] for label in images.index], "images": images.to_numpy()})
+    return found.join(classes.mean().reset_index(drop=True))
+
+
+def disagreements(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The images of which the runs do not all say the same; those first of which they are surest, taken together."""
+    probabilities = [table.filter(regex=PROBABILITIES).to_numpy() for table in tables]
+    columns = {"index": tables[0]["index"], "label": tables[0]["label"]}
+    for k, (table, of_table) in enumerate(zip(tables, probabilities, strict=True)):
+        columns[f"predicted_{k}"] = table["predicted"]
+        columns[f"probability_{k}"] = pd.Series(of_table[np.arange(len(table)), table["predicted"]])
+    found = pd.DataFrame(columns)
+    unlike = found[found.filter(regex="^predicted_").nunique(axis=1) > 1]
+    sureness = unlike.filter(regex="^probability_").sum(axis=1)
+    return unlike.loc[sureness.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
+
+
+def find_test_images(rows: pd.DataFrame) -> np.ndarray:
+    """The test split's images `(N, C, 32, 32) uint8`, from the workspace or DVC's cache.
+
+    FileNotFoundError, with the command that brings them, when neither has them.
+    """
+    wanted, data = rows["test_data"].iloc[0], str(rows["data"].iloc[0])
+    root = project_root()
+    for place in _places(root, data):
+        if place.is_file() and sha256_of(place) == wanted:
+            images: np.ndarray = load(place.read_bytes())["images"]
+            return images
+    command = f"dvc pull {DATA}" if dvc_hash(DATA) == data else f"dvc fetch --all-commits {DATA}"
+    raise FileNotFoundError(f"the test images of data {data} are neither in {DATA} nor in DVC's cache: {command}")
+
+
+def _places(root: Path, data: str) -> Iterator[Path]:
+    """Where the test split of a folder with the hash `data` may lie: in the workspace, then in DVC's cache."""
+    yield root / DATA / "test.safetensors"
+    if data.endswith(".dir"):
+        objects = cache(root) / "files/md5"
+        with suppress(OSError, ValueError, KeyError):
+            for entry in json.loads((objects / data[:2] / data[2:]).read_bytes()):
+                if entry["relpath"] == "test.safetensors":
+                    yield objects / entry["md5"][:2] / entry["md5"][2:]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return list(json.loads(table.to_json(orient="records", double_precision=15)))

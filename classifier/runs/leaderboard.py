@@ -1,0 +1,278 @@
+"""Every recorded result on one board: seeds together as a group, how sure its mean is, and which difference is real.
+
+A group is what differs in nothing but the seed: the same params, data and code. Params that change neither the model
+nor its accuracy do not count (`INCIDENTAL`), nor does the environment. The code is stages/, classifier/ and dvc.yaml,
+committed or not (`classifier.repository.code_diff`): a commit of other files, dvc.lock among them, makes no new group.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from classifier.project.lineage import project_root
+from classifier.repository.code_diff import Code, code_ids
+from classifier.runs.reading import PARENT_TAG, artifact, read_predictions
+from classifier.runs.significance import holm, paired
+from classifier.tracking.delivery import EVALUATED_TAG
+from classifier.training.summary import interval
+
+INCIDENTAL = (  # beginnings of params' names
+    "train.seed",
+    "train.replicas",  # a replica has the bits of the same seed alone
+    "train.log_every",
+    "train.checkpoint_every",
+    "download.mirror",
+    "download.deadline_s",
+    "download.retries",
+    "evaluate.",
+)
+LEVEL = 0.05  # of the tests together
+READERS = 8  # files at once, for stores that are far away
+ACCURACY = "metrics.test/accuracy"
+Row = dict[Hashable, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One seed's run."""
+
+    run: str
+    seed: str
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A group on the board. `run` stands for it: that of median accuracy, or the next one with its predictions."""
+
+    run: str
+    results: Sequence[Result]  # by seed; of a seed that was repeated the newest
+    mean: float  # test accuracy
+    std: float | None  # None for a single seed, as the interval is
+    low: float | None  # 95% interval of the mean, by Student's t
+    high: float | None
+    trained_s: float | None  # mean
+    params: Mapping[str, str] = field(repr=False)
+    data: str
+    code: str  # the commit, and a mark where code was changed since, as in `0c74e83+1f3a9d20`
+    code_id: str = field(repr=False)  # equal where the code is, whatever the commit
+    test_data: str  # what entries must share to be compared
+    address: str = field(repr=False)
+    keeper: str | None = field(repr=False)
+    # Of the group's other runs run, code, address and keeper, the nearest to the median first.
+    next_ones: Sequence[Mapping[str, Any]] = field(repr=False)
+    parameters: int | None = None  # of the network
+    best: bool = False
+    best_alone: int | None = None  # test images that only the best entry's run gets right
+    here_alone: int | None = None  # that only this one's does
+    p: float | None = None  # McNemar's
+    p_corrected: float | None = None  # by Holm, for the number of tests on the board
+    problem: str | None = None  # why it was not compared with the best
+
+    @property
+    def verdict(self) -> str:
+        if self.best:
+            return "best"
+        if self.p_corrected is None:
+            return self.problem or "not compared"
+        if self.p_corrected >= LEVEL:
+            return "no real difference"
+        return "better" if (self.here_alone or 0) > (self.best_alone or 0) else "worse"
+
+    def summary(self, columns: Iterable[str]) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "run": self.run,
+            "verdict": self.verdict,
+            "n": len(self.results),
+            "mean": self.mean,
+            "std": self.std,
+            "low": self.low,
+            "high": self.high,
+            "best_alone": self.best_alone,
+            "here_alone": self.here_alone,
+            "p": self.p,
+            "p_corrected": self.p_corrected,
+            "parameters": self.parameters,
+            "trained_s": self.trained_s,
+            "differing": {name: self.value(name) for name in columns},
+            "data": self.data,
+            "code": self.code,
+            "test_data": self.test_data,
+            "runs": [vars(result) for result in self.results],
+        }
+
+    def value(self, column: str) -> str:
+        """What the board shows of a param, or of `data` or `code`; "-" where its runs had no such param."""
+        return {"data": self.data, "code": self.code}.get(column) or self.params.get(column, "-")
+
+
+@dataclass(frozen=True)
+class Board:
+    """Entries on the same test split by their mean, best first; then those on another one."""
+
+    entries: Sequence[Entry]
+    columns: Sequence[str]  # params that differ between entries, and `data` and `code` where these do
+    test_data: str
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON."""
+        entries = [entry.summary(self.columns) for entry in self.entries]
+        return {"test_data": self.test_data, "level": LEVEL, "differing": list(self.columns), "entries": entries}
+
+
+def leaderboard(runs: pd.DataFrame, sweep: str | None = None, test_data: str | None = None) -> Board:
+    """The board of all runs (`runs.all_runs`), or of those of a `sweep`, which is the id of its parent run.
+
+    The test split is the newest result's, or that whose digest begins with `test_data`. ValueError when there is
+    nothing to show.
+    """
+    rows = results(runs, sweep)
+    if rows.empty:
+        raise ValueError(f"no evaluated run{f' in sweep {sweep}' if sweep else ''}: dvc repro makes one")
+    digests = list(dict.fromkeys(rows["test_data"]))  # the newest first
+    chosen = next((digest for digest in digests if digest.startswith(test_data or "")), None)
+    if chosen is None:
+        raise ValueError(f"no run has test data {test_data}; recorded are {', '.join(digests)}")
+    entries = sorted(groups(rows), key=lambda entry: (entry.test_data != chosen, -entry.mean))
+    return Board(_compared(_counted(entries), chosen), _differing(entries), chosen)
+
+
+def results(runs: pd.DataFrame, sweep: str | None = None) -> pd.DataFrame:
+    """The rows that are the result of one seed, newest first.
+
+    A parent of replicas is the same result as one of them, and a sweep is the parent of results.
+    """
+    if runs.empty:
+        return runs
+    needed = (ACCURACY, f"tags.{EVALUATED_TAG}", f"tags.{PARENT_TAG}", "tags.git.commit")
+    rows = runs.assign(**{name: None for name in needed if name not in runs})
+    if sweep:
+        parent = rows[f"tags.{PARENT_TAG}"]
+        rows = rows[(parent == sweep) | (rows["replica_of"].map(parent) == sweep)]
+    rows = rows[rows[ACCURACY].notna() & (rows[f"tags.{EVALUATED_TAG}"] == "true")]
+    return rows[~rows.index.isin(rows[f"tags.{PARENT_TAG}"].dropna())].sort_values("start", ascending=False)
+
+
+def groups(rows: pd.DataFrame) -> list[Entry]:
+    """The rows of `results` as entries that are not yet compared."""
+    rows = _with_code(rows).fillna({"data": "-", "test_data": "-"})
+    params = [name for name in map(str, rows) if name.startswith("params.") and not _incidental(name)]
+    rows["group"] = rows.groupby([*params, "data", "code_id", "test_data"], dropna=False, sort=False).ngroup()
+    rows = rows.drop_duplicates(["group", "seed"]).sort_values(ACCURACY)  # of the same seed the newest stands first
+    together = rows.groupby("group")
+    spreads = together[ACCURACY].agg(["count", "mean", "std"])
+    spreads["low"], spreads["high"] = interval(spreads["mean"], spreads["std"], spreads["count"], highest=1)
+    spreads["trained_s"] = together["trained_s"].mean()
+    members = defaultdict(list)
+    for row in rows.rename_axis("run").reset_index().to_dict("records"):
+        members[row["group"]].append(row)
+    return [_entry(members[number], spread, params) for number, spread in spreads.to_dict("index").items()]
+
+
+def _entry(rows: Sequence[Row], spread: Mapping[Hashable, float], params: Sequence[str]) -> Entry:
+    """`rows`: by accuracy."""
+    candidates = [row for row in rows if isinstance(row["keeper"], str)] or rows
+    middle = (len(candidates) - 1) // 2  # the lower one of two
+    nearest = sorted(range(len(candidates)), key=lambda place: abs(place - middle))
+    median, *others = (candidates[place] for place in nearest)
+    results = [Result(row["run"], str(row["seed"]), row[ACCURACY]) for row in rows]
+    return Entry(
+        run=median["run"],
+        results=sorted(results, key=lambda result: (len(result.seed), result.seed)),
+        **{name: None if math.isnan(value) else value for name, value in spread.items() if name != "count"},  # type: ignore[arg-type]
+        params={name.removeprefix("params."): median[name] for name in params if isinstance(median[name], str)},
+        data=median["data"],
+        code=median["code"],
+        code_id=median["code_id"],
+        test_data=median["test_data"],
+        address=median["address"],
+        keeper=median["keeper"],
+        next_ones=[{name: row[name] for name in ("run", "code", "address", "keeper")} for row in others],
+    )
+
+
+def _incidental(column: str) -> bool:
+    return column.removeprefix("params.").startswith(INCIDENTAL)
+
+
+def _with_code(rows: pd.DataFrame) -> pd.DataFrame:
+    """With the columns `code` and `code_id` of an entry."""
+    dirty = rows["tags.git.dirty"] == "true" if "tags.git.dirty" in rows else pd.Series(False, rows.index)
+    addresses = list(dict.fromkeys(rows.loc[dirty, "address"]))
+    with ThreadPoolExecutor(READERS) as pool:
+        patches = dict(zip(addresses, pool.map(_patch, addresses), strict=True))
+    commits = rows["tags.git.commit"].fillna("none")
+    codes = [
+        Code(commit, patches[address] if changed else b"")
+        for commit, address, changed in zip(commits, rows["address"], dirty, strict=True)
+    ]
+    ids = code_ids(codes, project_root())
+    marks = {code: f"+{ids[code][:8]}" if code.decisive_patch else "" for code in ids}
+    return rows.assign(code=[code.commit[:7] + marks[code] for code in codes], code_id=[ids[code] for code in codes])
+
+
+def _patch(address: str) -> bytes:
+    try:
+        return artifact(address, "code/uncommitted.diff")
+    except OSError:
+        return f"diff --git a/classifier/unknown b/classifier/unknown of {address}".encode()  # equal to no other
+
+
+def _counted(entries: Sequence[Entry]) -> list[Entry]:
+    """With the network's parameters."""
+
+    def count(entry: Entry) -> int | None:
+        try:
+            return int(json.loads(artifact(entry.address, "train/metrics.json"))["parameters"])
+        except (OSError, ValueError, KeyError):  # runs of before it was written
+            return None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        counts = pool.map(count, entries)
+    return [replace(entry, parameters=number) for entry, number in zip(entries, counts, strict=True)]
+
+
+def _compared(entries: Sequence[Entry], test_data: str) -> list[Entry]:
+    """With McNemar's test of each entry's run against the best one's, on the same images."""
+
+    def read(entry: Entry) -> tuple[Entry, pd.DataFrame | str]:
+        if entry.test_data != test_data:
+            return entry, "other test data"
+        for standing in [entry, *(replace(entry, **other) for other in entry.next_ones)]:
+            with suppress(OSError, ValueError, KeyError):
+                if standing.keeper is not None:
+                    return standing, read_predictions(standing.keeper, ["label", "predicted"])
+        return entry, "no predictions"
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(read, entries))
+    entries, tables = [entry for entry, _ in found], [table for _, table in found]
+    compared = [replace(entries[0], best=True)]
+    for entry, table in zip(entries[1:], tables[1:], strict=True):
+        if isinstance(table, str):
+            compared.append(replace(entry, problem=table))
+        elif isinstance(tables[0], str):
+            compared.append(replace(entry, problem="the best has no predictions"))
+        else:
+            alone = paired(tables[0], table)
+            compared.append(replace(entry, best_alone=alone.first_alone, here_alone=alone.second_alone, p=alone.p))
+    tested = [place for place, entry in enumerate(compared) if entry.p is not None]
+    for place, p in zip(tested, holm([compared[place].p or 0.0 for place in tested]), strict=True):
+        compared[place] = replace(compared[place], p_corrected=p)
+    return compared
+
+
+def _differing(entries: Sequence[Entry]) -> list[str]:
+    params = dict.fromkeys(name for entry in entries for name in entry.params)
+    names = [name for name in (*params, "data") if len({entry.value(name) for entry in entries}) > 1]
+    return [*names, "code"] if len({entry.code_id for entry in entries}) > 1 else names

@@ -1,0 +1,194 @@
+"""Recorded runs, read back: all of them as a table, one by the beginning of its id, and the files that they keep.
+
+A run is MLflow's own `mlflow.entities.Run`. A replica, the nested run of one seed, stands for its parent in everything
+that the parent alone has: data, code, files.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import mlflow
+import pandas as pd
+from mlflow.entities import DatasetInput, Run
+from mlflow.exceptions import MlflowException
+
+from classifier.recording.run import SECONDS
+from classifier.tracking.delivery import SEED_TAG, open_store
+
+SHORTEST = 6  # characters that name a run
+SHOWN = 10  # candidates in a message
+PARENT_TAG = "mlflow.parentRunId"
+CHOSEN_TAG = "replicas.chosen_seed"  # whose model and predictions the parent of replicas has
+DATA_TAG = "dvc.data"
+TEST_TAG = "data.test_sha256"
+SWEEP = "is a sweep, the parent of runs, without a model of its own: classifier leaderboard shows which to"
+PREDICTIONS = "evaluate/predictions.parquet"
+
+
+def all_runs() -> pd.DataFrame:
+    """Every run of the experiment that was not deleted, the newest first, as `frame` has them."""
+    experiment = open_store()
+    with _without_collector():
+        return frame(mlflow.search_runs([experiment], output_format="list"))  # pages of 10,000
+
+
+def find_run(prefix: str) -> Run:
+    """The run whose id is `prefix` or begins with it; ValueError names what else it could be."""
+    wanted = prefix.strip().lower()
+    if len(wanted) < SHORTEST or not wanted.isalnum():
+        raise ValueError(f"{prefix!r} is no run: allowed are a run's id or at least its first {SHORTEST} characters")
+    experiment = open_store()
+    found = mlflow.search_runs(
+        [experiment], f"attributes.run_id LIKE '{wanted}%'", max_results=SHOWN + 1, output_format="list"
+    )
+    if not found:
+        newest = mlflow.search_runs([experiment], max_results=3, output_format="list")
+        known = "; the newest are " + ", ".join(map(_described, newest)) if newest else ": there is none, run dvc repro"
+        raise ValueError(f"no run's id begins with {prefix!r}{known}")
+    if len(found) > 1:
+        more = " and more" if len(found) > SHOWN else ""
+        raise ValueError(
+            f"{prefix!r} begins several ids: {', '.join(map(_described, found[:SHOWN]))}{more}; add characters"
+        )
+    return found[0]
+
+
+def keeper(run: Run) -> Run:
+    """The run that keeps this one's files and says where it comes from: a replica's parent, else itself."""
+    parent = _replica_of(run)
+    return mlflow.get_run(parent) if parent else run
+
+
+def is_sweep(run: Run) -> bool:
+    """Whether it is the parent of runs that stand for themselves, rather than of replicas."""
+    query = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
+    children = mlflow.search_runs([run.info.experiment_id], query, max_results=1, output_format="list")
+    return any(SEED_TAG not in child.data.tags for child in children)
+
+
+def predictions(run: Run) -> pd.DataFrame:
+    """The predictions on the test split (`reports/evaluate/predictions.parquet`): index, label, predicted, p_0 ...
+
+    FileNotFoundError when the run has none, or is a replica other than the one whose predictions its parent keeps.
+    """
+    parent = keeper(run)
+    if parent is not run and parent.data.tags.get(CHOSEN_TAG) != run.data.tags[SEED_TAG]:
+        chosen = parent.data.tags.get(CHOSEN_TAG, "none")
+        raise FileNotFoundError(
+            f"run {run.info.run_id} is the replica of seed {run.data.tags[SEED_TAG]}; the predictions that are kept, "
+            f"in run {parent.info.run_id}, are those of seed {chosen}"
+        )
+    return read_predictions(parent.info.artifact_uri)
+
+
+def read_predictions(address: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The predictions below a run's artifact address; all columns, or those named."""
+    from pyarrow.parquet import ParquetFile  # pandas' own reader takes three times as long for so small a file
+
+    table = ParquetFile(io.BytesIO(artifact(address, PREDICTIONS))).read(
+        columns=list(columns) if columns else None, use_threads=False
+    )
+    return pd.DataFrame({name: table[name].to_numpy() for name in table.column_names})
+
+
+def artifact(address: str, path: str) -> bytes:
+    """A file's content below a run's artifact address, wherever that is.
+
+    FileNotFoundError when there is no such file, OSError when its store cannot be reached.
+    """
+    url = urlsplit(address)
+    if url.scheme in ("", "file"):
+        return (Path(url2pathname(url.path)) / path).read_bytes()
+    uri = f"{address}/{path}"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            names = [file.path for file in mlflow.artifacts.list_artifacts(artifact_uri=uri.rpartition("/")[0])]
+            if Path(path).name not in (Path(name).name for name in names):
+                raise FileNotFoundError(f"{uri} does not exist")
+            return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()
+        except MlflowException as error:
+            raise OSError(f"{uri} cannot be read: {str(error).splitlines()[0][:300]}") from None
+
+
+def frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row per run, with its id as the index. What a run lacks is None or NaN. Columns:
+
+    - name, status, start (milliseconds since 1970), trained_s (seconds that training took; None for a run that was made
+      from outputs, or before they were recorded), address (of its artifacts; a replica's are its parent's)
+    - replica_of: the parent's id; seed: of the parent of replicas, that of the model that it carries
+    - data: DVC's hash; data_name; test_data: what two runs must share to be compared, the SHA-256 of the test split, or
+      `data` where no run of this data says it (runs of before it was recorded)
+    - keeper: address of the artifacts that hold its predictions; None for a replica that was not chosen
+    - params.<name> and tags.<name> (text), metrics.<name> (the last value)
+
+    A replica has its parent's data and tags where it has none of its own.
+    """
+    known = {run.info.run_id: run for run in runs}
+    rows = pd.DataFrame([_row(run, known.get(_replica_of(run) or "")) for run in runs], [*known])
+    for column in ("data", f"tags.{TEST_TAG}", "seed"):
+        if column not in rows:
+            rows[column] = None
+    test = rows[f"tags.{TEST_TAG}"]
+    said = dict(zip(rows["data"][test.notna()], test.dropna(), strict=True))
+    rows["test_data"] = test.fillna(rows["data"].map(said)).fillna(rows["data"])
+    return rows
+
+
+def _row(run: Run, parent: Run | None) -> dict[str, object]:
+    info, tags = run.info, run.data.tags
+    address, has_predictions = info.artifact_uri, True
+    seed = tags.get(CHOSEN_TAG, run.data.params.get("train.seed"))
+    inputs = _datasets(run)
+    if parent:
+        address, has_predictions = parent.info.artifact_uri, parent.data.tags.get(CHOSEN_TAG) == tags[SEED_TAG]
+        seed = tags[SEED_TAG]
+        inputs = inputs or _datasets(parent)
+        tags = {**parent.data.tags, **tags}
+    return {
+        "name": info.run_name,
+        "status": info.status,
+        "start": info.start_time,
+        "trained_s": run.data.metrics.get(SECONDS),
+        "address": address,
+        "replica_of": _replica_of(run),
+        "seed": seed,
+        "data": tags.get(DATA_TAG, inputs[0].dataset.digest if inputs else None),
+        "data_name": inputs[0].dataset.name if inputs else None,
+        "keeper": address if has_predictions else None,
+        **{f"params.{name}": value for name, value in run.data.params.items()},
+        **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
+        **{f"tags.{name}": value for name, value in tags.items()},
+    }
+
+
+def _datasets(run: Run) -> list[DatasetInput]:
+    return list(run.inputs.dataset_inputs) if run.inputs else []
+
+
+def _replica_of(run: Run) -> str | None:
+    """The parent's id; a sweep is the parent of its runs too, but they stand for themselves."""
+    return run.data.tags.get(PARENT_TAG) if SEED_TAG in run.data.tags else None
+
+
+def _described(run: Run) -> str:
+    return f"{run.info.run_id[:12]} ({run.info.run_name})"
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """1,000 runs are 200,000 small objects, none of them garbage: looking for it takes two thirds of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,363 @@
+"""A recorded run made again from what MLflow, git and DVC hold of it, and compared with the record byte for byte.
+
+The commit, the uncommitted diff and params.yaml come from the run; the data by DVC's hash; training and evaluation are
+executed anew, in a temporary worktree with a store of its own. The run, the workspace and the caches stay as they are.
+What comes out is a run too, and the verdict is the difference of the two.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+from mlflow.entities import Run
+from ruamel.yaml import YAML
+
+from classifier.project.files import sha256, write_atomic
+from classifier.project.lineage import project_root
+from classifier.recording.run import SECONDS
+from classifier.repository.lockfile import folder_hash
+from classifier.repository.worktree import dvc_environment, worktree
+from classifier.runs.reading import DATA_TAG, PARENT_TAG, SWEEP, TEST_TAG, is_sweep
+from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
+
+DATA = Path("data/normalized")
+REPORTS = ("train", "evaluate")  # folders of artifacts
+MEASURED = ("system/", SECONDS)  # metrics of the machine, which nobody can repeat
+RECORDED = "recorded"  # the name under which DVC brings the data by their hash
+MODEL_TAG = "dvc.model"
+ENDING_S = 20  # seconds that interrupted stages have to end
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was compared; None stands for what is not there."""
+
+    kind: str  # params, data, error, weights, metrics, reports or environment
+    name: str
+    recorded: str | None
+    reproduced: str | None
+
+    @property
+    def same(self) -> bool:
+        return self.recorded == self.reproduced
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reproduction found; another environment is no difference by itself, it explains one."""
+
+    run_id: str
+    commit: str
+    findings: list[Finding]
+    warnings: list[str]  # what the record lacks, and may explain a difference
+    missing: list[str]  # what the record lacks, so that it cannot be compared
+    folder: Path | None  # the worktree, where it was kept
+
+    @property
+    def differences(self) -> list[Finding]:
+        return [each for each in self.findings if not each.same and each.kind != "environment"]
+
+    @property
+    def environment(self) -> list[Finding]:
+        return [each for each in self.findings if not each.same and each.kind == "environment"]
+
+    @property
+    def identical(self) -> bool:
+        return not self.differences and not self.missing
+
+    @property
+    def compared(self) -> dict[str, int]:
+        """How many things, by their kind."""
+        kinds = [each.kind for each in self.findings if each.kind != "environment"]
+        return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "run": self.run_id,
+            "commit": self.commit,
+            "identical": self.identical,
+            "compared": self.compared,
+            "warnings": self.warnings,
+            "missing": self.missing,
+            "differences": [asdict(each) for each in self.differences],
+            "environment": [asdict(each) for each in self.environment],
+            "folder": str(self.folder) if self.folder else None,
+        }
+
+
+class Record:
+    """What a store holds of a run."""
+
+    def __init__(self, run: Run, client: mlflow.MlflowClient) -> None:
+        self.run = run
+        self.id: str = run.info.run_id
+        self.status: str = run.info.status
+        self.tags: dict[str, str] = run.data.tags
+        self.params: dict[str, str] = run.data.params
+        self.metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith(MEASURED)}
+        self.error = self.tags.get("error") if self.status == "FAILED" else None
+        self.client = client
+        self.folders = {each.path for each in client.list_artifacts(self.id)}
+        self.code = self.files("code")
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """The contents of an artifact folder's files by their paths in it; empty when it was not recorded."""
+        if folder not in self.folders:
+            return {}
+        with tempfile.TemporaryDirectory() as place:
+            found = Path(self.client.download_artifacts(self.id, folder, place))
+            return {
+                path.relative_to(found).as_posix(): path.read_bytes() for path in found.rglob("*") if path.is_file()
+            }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Name -> value: the versions of all packages, where they were recorded, and the tags env.*."""
+        packages = json.loads(self.code.get("environment.json", b"{}")).get("packages", {})
+        tags = {name.removeprefix("env."): value for name, value in self.tags.items() if name.startswith("env.")}
+        return {**packages, **tags}
+
+    def check(self) -> None:
+        """ValueError or FileNotFoundError says why this run cannot be repeated."""
+        tags = self.tags
+        if SEED_TAG in tags:
+            parent = tags[PARENT_TAG]
+            raise ValueError(f"run {self.id} is seed {tags[SEED_TAG]} of run {parent}: classifier reproduce {parent}")
+        if WEIGHTS_TAG not in tags and is_sweep(self.run):
+            raise ValueError(f"run {self.id} {SWEEP} reproduce")
+        if self.status != "FINISHED" and not (self.status == "FAILED" and self.error):
+            raise ValueError(
+                f"run {self.id} is {self.status}: it came to no end that could be repeated; "
+                "allowed are runs that are FINISHED, or FAILED with an error"
+            )
+        if "git.commit" not in tags:
+            why = tags.get("git.problem", "no tag git.commit")
+            raise ValueError(f"run {self.id} does not say of which commit it is ({why}): git commit, then dvc repro")
+        if DATA_TAG not in tags:
+            raise ValueError(f"run {self.id} does not say on which data it trained: allowed are runs of dvc repro")
+        if tags.get("git.dirty") == "true" and "uncommitted.diff" not in self.code:
+            raise FileNotFoundError(
+                f"the uncommitted changes of run {self.id} are not in the store: code/uncommitted.diff"
+            )
+
+    def warnings(self) -> list[str]:
+        """What the record lacks, which may be why a reproduction differs."""
+        tags, lacks = self.tags, []
+        if "git.problem" in tags:
+            lacks.append(f"the run recorded its code not as a whole: {tags['git.problem']}")
+        if "env.threads" not in tags:
+            lacks.append("the run recorded no number of threads, on which the bits depend: OMP_NUM_THREADS sets it")
+        return lacks
+
+    def missing(self) -> list[str]:
+        """What a run that finished should hold, and this one does not: nobody can say then that it is identical."""
+        if self.status != "FINISHED":
+            return []
+        lacks = [] if WEIGHTS_TAG in self.tags else [f"its weights: the run has no tag {WEIGHTS_TAG}"]
+        expected = REPORTS if EVALUATED_TAG in self.tags else REPORTS[:1]
+        return [
+            *lacks,
+            *(f"its reports: {name}/ is not among its artifacts" for name in expected if not self.files(name)),
+        ]
+
+
+def reproduce(run: Run, *, keep: bool = False) -> Verdict:
+    """Make the run again and compare; what its stages print goes to standard error.
+
+    ValueError and OSError say what is missing, and how to get it.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    record = Record(run, mlflow.MlflowClient())
+    record.check()
+    root, commit = project_root(), record.tags["git.commit"]
+    with worktree(root, commit, record.code.get("uncommitted.diff", b""), keep=keep) as project:
+        params = project / "params.yaml"
+        write_atomic(params, record.code.get("params.yaml") or with_params(params.read_bytes(), record.params))
+        if "dvc.lock" in record.code:  # it knows the original files' hash too
+            write_atomic(project / "dvc.lock", record.code["dvc.lock"])
+        again = Again(project, root, record.tags.get("env.threads"))
+        again.bring_data(record.tags[DATA_TAG])
+        repeated = again.execute(evaluate=record.error is not None or EVALUATED_TAG in record.tags)
+        findings = [*compare_data(record, project / DATA), *compare(record, repeated, again.error)]
+        return Verdict(record.id, commit, findings, record.warnings(), record.missing(), project if keep else None)
+
+
+def with_params(file: bytes, params: Mapping[str, str]) -> bytes:
+    """The contents of params.yaml with a run's params, as MLflow has them, in place of its own."""
+    tree = YAML(typ="safe", pure=True).load(file)
+    for name, text in params.items():
+        section, _, key = name.partition(".")
+        try:
+            tree[section][key] = ast.literal_eval(text)  # None, True, 0.05, [0.5]
+        except (ValueError, SyntaxError):
+            tree[section][key] = text
+    return json.dumps(tree).encode()  # which is YAML
+
+
+class Again:
+    """The reproduction in its worktree."""
+
+    def __init__(self, project: Path, root: Path, threads: str | None) -> None:
+        self.project = project
+        self.output: list[str] = []  # of the last DVC command, by lines
+        self.error: str | None = None  # why training or evaluation failed
+        own = ("MLFLOW_", "PIPELINE_")
+        self.environment = {name: value for name, value in dvc_environment().items() if not name.startswith(own)}
+        self.environment["DVC_SITE_CACHE_DIR"] = str(project.parent / "dvc-site-cache")
+        self.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{project / 'mlflow.db'}"
+        if threads:
+            self.environment["OMP_NUM_THREADS"] = threads  # with another number sums are made in another order
+        params = YAML(typ="safe", pure=True).load(project / "params.yaml")
+        mirror = os.environ.get("DATA_MIRROR") or params.get("download", {}).get("mirror")
+        if mirror and (root / mirror).is_dir():  # a relative folder counts from the project's root
+            self.environment["DATA_MIRROR"] = str((root / mirror).resolve())
+
+    def bring_data(self, wanted: str) -> None:
+        """Bring `data/normalized` with this hash: from the cache, a remote, or the original files, downloaded again.
+
+        FileNotFoundError when none of them has it. What was downloaded may give other data, as `compare_data` tells.
+        """
+        if wanted.endswith(".dir") and self._bring_by_hash(wanted):
+            return
+        remake = ["repro", "--quiet", "--no-run-cache", "--no-commit"]
+        for way in (["--pull", "normalize"], ["--force", "normalize"]):  # the cache may hold damaged files
+            if not self._dvc(*remake, *way) and wanted in data_digests(self.project / DATA):
+                return
+        if not (self.project / DATA).is_dir():
+            raise FileNotFoundError(
+                f"the data {wanted} are neither in DVC's cache nor in a remote, and cannot be downloaded again "
+                f"({self._complaint()}): dvc pull, after dvc remote add -d NAME ADDRESS where there is no remote"
+            )
+
+    def _bring_by_hash(self, wanted: str) -> bool:
+        pointer, place = self.project / f"{RECORDED}.dvc", self.project / RECORDED
+        pointer.write_text(json.dumps({"outs": [{"path": RECORDED, "hash": "md5", "md5": wanted}]}), encoding="utf-8")
+        try:
+            for way in ("checkout", "pull"):
+                self._dvc(way, "--quiet", pointer.name, shown=False)
+                if folder_hash(place) == wanted:
+                    (self.project / DATA).parent.mkdir(parents=True, exist_ok=True)
+                    place.rename(self.project / DATA)
+                    return True
+            return False
+        finally:
+            pointer.unlink()
+
+    def execute(self, *, evaluate: bool) -> Record | None:
+        """Train, and evaluate, whatever the caches hold, and leave nothing in them; None when that left no run."""
+        which = ["--downstream", "train"] if evaluate else ["--single-item", "train"]
+        failed = self._dvc("repro", "--quiet", "--force", "--no-run-cache", "--no-commit", *which)
+        record = self._record()
+        if failed:
+            self.error = (record.error if record else None) or self._complaint()
+        elif record is None or record.status == "RUNNING":
+            raise OSError("the stages ran, but their own record did not arrive in time: try again on a quieter machine")
+        return record
+
+    def _record(self) -> Record | None:
+        if not (self.project / "mlflow.db").exists():
+            return None
+        client = mlflow.MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
+        runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+        return next((Record(run, client) for run in runs if SEED_TAG not in run.data.tags), None)
+
+    def _dvc(self, *arguments: str, shown: bool = True) -> int:
+        """Run DVC in the worktree and return its exit status; nothing that it started outlives this call."""
+        self.output = []
+        with subprocess.Popen(  # noqa: S603, arguments of our own
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.project,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is for this process, which then ends those
+        ) as process:
+            assert process.stdout
+            try:
+                for line in process.stdout:
+                    self.output.append(line.rstrip("\n"))
+                    if shown:
+                        print(line, end="", file=sys.stderr, flush=True)
+            except BaseException:
+                _end(psutil.Process(process.pid))
+                raise
+        return process.returncode
+
+    def _complaint(self) -> str:
+        """The last line of the stage that failed, which stands before DVC's own."""
+        failed = next((n for n, line in enumerate(self.output) if line.startswith("ERROR: ")), len(self.output))
+        return next((line for line in reversed(self.output[:failed] or self.output) if line.strip()), "no word")
+
+
+def _end(process: psutil.Process) -> None:
+    """End a process with all that it started: asked first, killed after a while."""
+    family = [process, *process.children(recursive=True)]
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            each.terminate()
+    for each in psutil.wait_procs(family, timeout=ENDING_S)[1]:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+def compare_data(record: Record, folder: Path) -> Iterator[Finding]:
+    """The data, from the files that were trained on."""
+    wanted, found = record.tags[DATA_TAG], data_digests(folder)
+    yield Finding("data", str(DATA), wanted, wanted if wanted in found else found[0])
+
+
+def data_digests(folder: Path) -> list[str | None]:
+    """What the tag dvc.data may hold of this folder: DVC's hash, or where DVC knew none, that of the training split."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        return [folder_hash(folder), meta["sha256"]["train"][:32]]
+    except (OSError, ValueError, KeyError):
+        return [folder_hash(folder)]
+
+
+def compare(record: Record, again: Record | None, error: str | None) -> Iterator[Finding]:
+    """Everything that the record holds, beside what the reproduction's own record does; `error` is why it failed."""
+    if again:
+        for name in sorted(record.environment.keys() | again.environment.keys() if record.environment else ()):
+            yield Finding("environment", name, record.environment.get(name), again.environment.get(name))
+    if record.error or error:
+        yield Finding("error", "error", record.error, error)
+    if not again or (error and not record.error):
+        return  # that nothing follows is no news
+    for name, text in record.params.items():
+        yield Finding("params", name, text, again.params.get(name))
+    for kind, name, tag in (
+        ("data", "test split", TEST_TAG),
+        ("weights", "weights.safetensors", WEIGHTS_TAG),
+        ("weights", "model directory", MODEL_TAG),
+    ):
+        if tag in record.tags:
+            yield Finding(kind, name, record.tags[tag], again.tags.get(tag))
+    for name, value in record.metrics.items():
+        found = again.metrics.get(name)
+        yield Finding("metrics", name, repr(value), None if found is None else repr(found))
+    for folder in REPORTS:
+        if recorded := record.files(folder):
+            repeated = again.files(folder)
+            for name in sorted(recorded.keys() | repeated.keys()):
+                yield Finding("reports", f"{folder}/{name}", _digest(recorded.get(name)), _digest(repeated.get(name)))
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else sha256(content)

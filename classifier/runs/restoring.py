@@ -1,0 +1,145 @@
+"""Outputs that no run has, put into MLflow: those of a fresh clone after `dvc pull`, or restored from DVC's run cache.
+
+`dvc.lock` says of which params and code they are; today's params.yaml and working folder may be others. In which
+environment they were made nobody knows, so nothing is said of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run
+from ruamel.yaml import YAML
+
+from classifier.data.dataset import read_meta
+from classifier.networks.model_dir import read_model_meta
+from classifier.params import STAGES, Params, parse_params
+from classifier.project.files import json_bytes, sha256
+from classifier.project.lineage import GitState, git_state, project_root
+from classifier.project.ownership import owning
+from classifier.recording.journal import new_journal
+from classifier.recording.run import Recording, restore_training
+from classifier.repository.lockfile import LOCK, Lock, read_lock
+from classifier.runs.reading import DATA_TAG
+from classifier.tracking.delivery import EVALUATED_TAG, WEIGHTS_TAG, deliver, deliver_waiting, open_store
+
+DATA, MODEL, TRAINING, EVALUATION = (
+    Path(name) for name in ("data/normalized", "models/classifier", "reports/train", "reports/evaluate")
+)
+PARAMS = Path("params.yaml")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The run that has the workspace's outputs."""
+
+    run: Run
+    new: bool  # it has them only now
+
+    @property
+    def source(self) -> str:
+        """Of which code they are."""
+        tags = self.run.data.tags
+        changed = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
+        unknown = f"no known commit ({tags.get('git.problem')})"
+        return f"commit {tags['git.commit']}{changed}" if "git.commit" in tags else unknown
+
+
+def record() -> Recorded:
+    """Find the run that has the workspace's outputs, or make it, however often and by whomever at once.
+
+    FileNotFoundError and ValueError name outputs that are not there, or not those of dvc.lock.
+    """
+    lock = read_lock()
+    lock.check([DATA, MODEL, TRAINING, EVALUATION])
+    params = _params_of(lock)
+    meta = read_model_meta(MODEL)
+    metrics = json.loads((EVALUATION / "metrics.json").read_bytes())
+    with owning(project_root() / ".pipeline/record"):
+        experiment = open_store()
+        deliver_waiting()  # a run that waits may be the one
+        tags = {WEIGHTS_TAG: meta.weights_sha256, DATA_TAG: lock.outputs[DATA.as_posix()], EVALUATED_TAG: "true"}
+        conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        for run in mlflow.search_runs([experiment], conditions, output_format="list"):
+            if run.data.params == _as_text(params) and _holds(run, metrics):
+                return Recorded(run, new=False)
+        return Recorded(mlflow.get_run(_deliver(lock, params, meta.weights_sha256, metrics)), new=True)
+
+
+def _params_of(lock: Lock) -> Params:
+    """The stages' params from dvc.lock, the commands' from params.yaml."""
+    today = YAML(typ="safe", pure=True).load(PARAMS)
+    ours = {section: values for section, values in today.items() if section not in STAGES}
+    return parse_params(json.dumps(ours | lock.params), LOCK)
+
+
+def _as_text(params: Params) -> dict[str, str]:
+    return {name: str(value) for name, value in params.flat().items()}
+
+
+def _holds(run: Run, metrics: Mapping[str, float]) -> bool:
+    return all(run.data.metrics.get(f"test/{name}") == value for name, value in metrics.items())
+
+
+class _Restoring(Recording):
+    """A record without a recorder beside it: the journal is delivered once it is whole."""
+
+    def __init__(self, params: Params) -> None:
+        self.stage = "evaluate"  # which makes such runs too, of what train left behind
+        self.params = params
+        self.log = []
+        self.journal = new_journal(self.stage)
+
+
+def _deliver(lock: Lock, params: Params, weights: str, metrics: Mapping[str, float]) -> str:
+    """Write the journal of these outputs, deliver it, and return the run's id."""
+    record = _Restoring(params)
+    try:
+        key = sha256(json_bytes([lock.outputs, _as_text(params)]))[:32]
+        record.begin(key, {}, weights, made_by(lock))
+        record.journal.keep_text(json_bytes(lock.params), f"code/{PARAMS}")  # JSON is YAML
+        restore_training(record, DATA, read_meta(DATA), MODEL, read_model_meta(MODEL), TRAINING)
+        record.log_evaluation(metrics, _of_replicas(EVALUATION / "replicas.csv"), EVALUATION, MODEL)
+        record.journal.append("end", status="FINISHED", error=None)
+    except BaseException:
+        record.journal.remove()
+        raise
+    return deliver(record.journal)
+
+
+def _of_replicas(path: Path) -> dict[int, dict[str, float]]:
+    """Each seed's metrics; empty when a single model was trained."""
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return {int(row.pop("seed")): row for row in rows}
+
+
+def made_by(lock: Lock) -> GitState:
+    """The code that dvc.lock names: HEAD's, that of the commit that brought dvc.lock, or the working folder's.
+
+    Where it is none of them the state has no commit, and says so.
+    """
+    for revision in ("HEAD", _git("log", "-1", "--format=%H", "--", str(LOCK)).decode().strip()):
+        if revision and all(_md5(_git("show", f"{revision}:./{path}")) == md5 for path, md5 in lock.code.items()):
+            return GitState(_git("rev-parse", revision).decode().strip())
+    if all(Path(path).is_file() and _md5(Path(path).read_bytes()) == md5 for path, md5 in lock.code.items()):
+        return git_state()
+    return GitState(problem=f"the code that {LOCK} names is neither in HEAD, nor beside it, nor in the working folder")
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _git(*arguments: str) -> bytes:
+    """Git's output; empty when it fails."""
+    return subprocess.run(["git", *arguments], capture_output=True).stdout  # noqa: S603, S607

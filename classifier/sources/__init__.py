@@ -1,0 +1,1 @@
+"""Where images come from, and their transfer. Begin with `catalog`, the known data sets."""

@@ -1,0 +1,90 @@
+"""`data/raw/`: the original files of a data set, untouched, and `manifest.json`, which says what they are.
+
+Reading verifies every file against the manifest, and that against its seal, before anything parses it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from classifier.project.files import read_file, sha256, sha256_of
+from classifier.project.sealed import read_sealed, write_sealed
+from classifier.sources.catalog import SOURCES, Origin
+
+MANIFEST = "manifest.json"
+AGAIN = "run dvc repro -f download"
+LARGEST = 1 << 28  # bytes of any file: CIFAR-10's archive, the largest, has 170,498,071
+
+
+class RawFile(BaseModel):
+    """One original file; `source` is its official address, whichever mirror it came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # of a file in the same folder
+    source: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(BaseModel):
+    """What manifest.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    dataset: str
+    home: str  # address
+    licence: str
+    citation: str
+    files: list[RawFile]
+
+
+def write_manifest(folder: Path, dataset: str, origin: Origin) -> Manifest:
+    """Describe the files of `origin` that lie in `folder`, and write that beside them."""
+    source = SOURCES[dataset]
+    manifest = Manifest(
+        dataset=dataset,
+        home=source.home,
+        licence=source.licence,
+        citation=source.citation,
+        files=[
+            RawFile(
+                name=file.name,
+                source=origin.address(file),
+                bytes=(folder / file.name).stat().st_size,
+                sha256=sha256_of(folder / file.name),
+            )
+            for file in origin.files
+        ],
+    )
+    write_sealed(folder / MANIFEST, manifest)
+    return manifest
+
+
+def read_raw(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest, and every file's bytes by name, verified.
+
+    FileNotFoundError for a missing file, ValueError for one that is not what was written; both name it and the command
+    that mends it.
+    """
+    path = folder / MANIFEST
+    manifest = read_sealed(path, Manifest, "download")
+    if manifest.dataset not in SOURCES:
+        raise ValueError(f"{path}: dataset {manifest.dataset!r:.80}: allowed are {', '.join(SOURCES)}: {AGAIN}")
+    return manifest, {file.name: _read(folder / file.name, file) for file in manifest.files}
+
+
+def _read(path: Path, file: RawFile) -> bytes:
+    try:
+        content = read_file(path, LARGEST)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro download") from None
+    if (found := sha256(content)) != file.sha256:
+        raise ValueError(
+            f"{path} has {len(content):,} bytes and SHA-256 {found}, "
+            f"{MANIFEST} says {file.bytes:,} and {file.sha256}: {AGAIN}"
+        )
+    return content

@@ -1,0 +1,98 @@
+"""What a search tries: Optuna's proposals, from a study in a file, so that a search that was killed goes on.
+
+A proposal follows from the seed, its number and the results so far: one experiment at a time, a search that was killed
+and continued tries what one that was not killed tries.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import TrialState
+
+from classifier.params import Choices, Params, Range
+from classifier.sweeps.experiments import Experiment, Outcome, trial_names
+from classifier.sweeps.grid import Point, canonical
+
+STUDY = "sweep"  # its name in the file
+
+
+class Search:
+    """Proposes until there are `total` trials, counting those of earlier times; `fixed` is the same in all of them."""
+
+    def __init__(self, params: Params, fixed: Point, total: int, prefix: str, file: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.settings, self.fixed, self.names = params.sweep, fixed, trial_names(prefix, total)
+        self.study = optuna.create_study(
+            storage=f"sqlite:///{file}",
+            study_name=STUDY,
+            direction="minimize" if params.sweep.metric.endswith("loss") else "maximize",
+            load_if_exists=True,
+        )
+        self.ranges = distributions(params, fixed)
+        self.numbers: dict[str, int] = {}  # trials by the experiment's name
+        trials = self.study.get_trials(deepcopy=False)
+        self.asked = len(trials)
+        self.earlier = [trial for trial in trials if trial.number < total]
+
+    def next(self) -> Experiment | None:
+        """The next trial's experiment, those of earlier times first; None when there are enough."""
+        while self.earlier:
+            trial = self.earlier.pop(0)
+            if trial.params.keys() == self.ranges.keys():
+                return self._experiment(trial.number, trial.params)
+            if not trial.state.is_finished():  # killed while it was proposed
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        if self.asked >= len(self.names):
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # of constant_liar, for trials side by side
+            seed = int(np.random.SeedSequence([self.settings.seed, self.asked]).generate_state(1)[0])
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        trial_now = self.study.ask(self.ranges)
+        self.asked += 1
+        return self._experiment(trial_now.number, trial_now.params)
+
+    def tell(self, experiment: Experiment, outcome: Outcome) -> None:
+        """What became of a trial; one that was killed stays open for the next time.
+
+        One that failed has ended for Optuna, whose trials end once: it does not hear what a second try gave.
+        """
+        number = self.numbers[experiment.name]
+        value = outcome.metrics.get(self.settings.metric, math.nan)
+        if outcome.status == "killed" or self.study.trials[number].state.is_finished():
+            return
+        if outcome.status == "finished" and math.isfinite(value):
+            self.study.tell(number, value)
+        else:
+            self.study.tell(number, state=TrialState.FAIL)
+
+    def _experiment(self, number: int, values: Point) -> Experiment:
+        experiment = Experiment(self.names[number], {**self.fixed, **values})
+        self.numbers[experiment.name] = number
+        return experiment
+
+
+def distributions(params: Params, fixed: Point) -> dict[str, BaseDistribution]:
+    """Optuna's form of `sweep.search`, without what is fixed; ValueError when nothing is left."""
+    found = {key: _distribution(key, values, params) for key, values in params.sweep.search.items() if key not in fixed}
+    if not found:
+        raise ValueError("nothing to search: params.yaml names the ranges in sweep.search, for keys that are not fixed")
+    return found
+
+
+def _distribution(key: str, values: Range | Choices, params: Params) -> BaseDistribution:
+    if isinstance(values, Choices):
+        return CategoricalDistribution(values.choices)
+    ends: Mapping[str, float] = {end: canonical({key: getattr(values, end)}, params)[key] for end in ("low", "high")}
+    if isinstance(ends["low"], int):
+        return IntDistribution(int(ends["low"]), int(ends["high"]), log=values.log)
+    return FloatDistribution(ends["low"], ends["high"], log=values.log)

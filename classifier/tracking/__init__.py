@@ -1,0 +1,1 @@
+"""MLflow's side: journals are delivered to its store. Begin with `delivery`."""

@@ -1,0 +1,238 @@
+"""Checkpoints: a training that was killed goes on from the last one and ends with the bytes of one that was not.
+
+They lie outside DVC's outputs, in `.pipeline/checkpoints/<fingerprint>-<slot>/` of the project's root, and are removed
+once the stage has succeeded. The fingerprint covers params, data, code (this package's and the stage's file), versions
+and threads, so that a checkpoint of something else is never picked up; the slot keeps apart trainings of the same thing
+at the same time. In the folder:
+
+- `run`: the MLflow run's key (`classifier.tracking.delivery`), so that a resumed training continues its run
+- `seconds.json`: what training took so far (`classifier.training.stopwatch`)
+- `seed-<seed>/<step>-<SHA-256 of the file>.safetensors`: the tensors of `Engine.state`; `rows`, the history so far, a
+  line of JSON a row; `Position` as JSON in the file's header. The last two are kept, and neither needs the other
+
+20,000 rows make a file 4 MB larger and its writing 10 ms longer, in a thread of its own.
+
+No generator's state is needed: order, augmentation and learning rate are functions of seed, epoch and step.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from classifier.params import Params, TrainParams
+from classifier.project.files import read_file, sha256, sha256_of, write_atomic
+from classifier.project.lineage import PACKAGE, project_root
+from classifier.project.ownership import claim, release, remove
+from classifier.training.history import Row
+
+CHECKPOINTS = Path(".pipeline/checkpoints")  # in the project's root
+KEPT = 2
+ABANDONED_S = 14 * 24 * 3600  # after which a training that was killed is not expected to go on
+LARGEST = 1 << 30  # bytes of any file
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training stood."""
+
+    step: Annotated[int, Field(ge=1, lt=10**12)]  # optimizer steps done; as many digits as a file's name has
+    window: Annotated[int, Field(ge=0, lt=10**12)]  # of them in the window that is open
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    position: Position
+    rows: list[Row]
+    tensors: dict[str, Tensor]
+
+
+class Checkpoints:
+    """Of one seed's training, in a folder of their own."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder = folder
+        self.every = every  # optimizer steps
+        self.rows = bytearray()  # all so far, a line of JSON each
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] = self.writer.submit(lambda: None)
+
+    def load(self, epochs: int, per_epoch: int, window: int, models: int = 1) -> Checkpoint | None:
+        """The newest whole checkpoint of a training of so many epochs, of steps in each and in a window, of models.
+
+        One that is damaged is named and dropped. One that cannot be read is not damaged: the disk may give it back the
+        next time, so OSError says which, nothing is removed, and no work is done twice behind a person's back.
+        """
+        for path in reversed(self._files()):
+            try:
+                content = read_file(path, LARGEST)
+            except (OSError, ValueError) as error:
+                raise OSError(
+                    f"checkpoint {path} cannot be read ({error}), nothing was removed: run again, or remove it to go "
+                    "on from the one before"
+                ) from None
+            try:
+                checkpoint = _parse(content, path.stem.partition("-")[2])
+                _verify(checkpoint, epochs, per_epoch, window, models)
+            except ValueError as error:
+                print(f"checkpoint {path} is damaged ({error}): it is dropped", file=sys.stderr)
+                path.unlink()
+                continue
+            for row in checkpoint.rows:
+                self.add(row)
+            return checkpoint
+        return None
+
+    def _files(self) -> list[Path]:
+        """The oldest first; OSError where they cannot be listed, which `glob` would take for none."""
+        try:
+            return sorted(path for path in self.folder.iterdir() if path.match("*-*.safetensors"))
+        except FileNotFoundError:
+            return []
+
+    def add(self, row: Row) -> None:
+        """A row of the history, which the next checkpoint will hold."""
+        self.rows += json.dumps(asdict(row)).encode() + b"\n"
+
+    def save(self, step: int, window: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write a checkpoint while training goes on; waits for the one before, and raises what went wrong with it."""
+        self.wait()
+        self.writing = self.writer.submit(self._write, Position(step, window), bytearray(self.rows), dict(tensors))
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on the disk: 10 to 20 ms, which training need not stand still for."""
+        self.writing.result()
+
+    def _write(self, position: Position, rows: bytearray, tensors: dict[str, Tensor]) -> None:
+        """Flushed to disk, read back and compared before it gets its name; then all but the last two are removed.
+
+        Not after a step that was not finite: training will stop at the window's end, and the last good state counts.
+        That is asked here, since a GPU gives the answer when it has done all that came before.
+        """
+        if tensors["sums/bad"]:
+            return
+        tensors["rows"] = torch.from_numpy(np.frombuffer(rows, np.uint8))
+        content = save(tensors, {"position": json.dumps(asdict(position))})
+        write_atomic(self.folder / f"{position.step:012d}-{sha256(content)}.safetensors", content, verify=True)
+        for path in self._files()[:-KEPT]:
+            path.unlink(missing_ok=True)
+
+
+def _parse(content: bytes, known: str) -> Checkpoint:
+    """ValueError unless these are the bytes with the SHA-256 `known`, and those of a checkpoint."""
+    if sha256(content) != known:
+        raise ValueError("its bytes do not have the SHA-256 of its name")
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        position = TypeAdapter(Position).validate_json(header.get("__metadata__", {}).get("position", ""))
+        rows = tensors.pop("rows", None)
+        if rows is None or rows.dtype != torch.uint8:
+            raise ValueError("it has no rows")
+        read_row = TypeAdapter(Row).validate_json
+        return Checkpoint(position, [read_row(line) for line in rows.numpy().tobytes().splitlines()], tensors)
+    except (SafetensorError, ValidationError) as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from None
+
+
+def _verify(checkpoint: Checkpoint, epochs: int, per_epoch: int, window: int, models: int) -> None:
+    """ValueError unless such a training can stand there; its rows end a window or an epoch, one for each model."""
+    step, opened, total = checkpoint.position.step, checkpoint.position.window, epochs * per_epoch
+    if step > total:
+        raise ValueError(f"it says step {step} of a training of {total}")
+    done, rest = divmod(step, per_epoch)
+    if opened != rest % window:
+        raise ValueError(f"it says {opened} steps in the window at step {step}, where there are {rest % window}")
+    rows = -(-per_epoch // window)  # of each epoch
+    ends = [
+        number // rows * per_epoch + min((number % rows + 1) * window, per_epoch)
+        for number in range(done * rows + rest // window)
+    ]
+    if [row.step for row in checkpoint.rows] != [end for end in ends for _ in range(models)]:
+        raise ValueError(f"its {len(checkpoint.rows)} rows are not those of {step} steps")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training's place among the checkpoints: its key, and a folder unless checkpoints are turned off."""
+
+    key: str
+    folder: Path | None
+    every: int
+
+    def run_key(self, params: Params) -> str:
+        """The key of the run; MLflow lets no run change its params, and some of them leave the checkpoint as it is."""
+        return f"{self.key}-{sha256(json.dumps(params.flat(), sort_keys=True).encode())[:16]}"
+
+    def of_seed(self, seed: int) -> Checkpoints | None:
+        return Checkpoints(self.folder / f"seed-{seed}", self.every) if self.folder else None
+
+
+NO_WORK = Work("", None, 0)
+
+
+@contextmanager
+def checkpointed(fingerprint: str, every: int) -> Iterator[Work]:
+    """The place for a training, an earlier one's that was killed or a new one; removed when the block succeeds."""
+    key = uuid.uuid4().hex
+    if not every:
+        yield Work(key, None, every)
+        return
+    folder, handle = _claim_place(project_root() / CHECKPOINTS, fingerprint[:16])
+    for leftover in folder.rglob(".*.tmp"):
+        leftover.unlink()
+    known = folder / "run"
+    if known.exists():
+        key = known.read_text(encoding="utf-8")
+    else:
+        write_atomic(known, key.encode())
+    try:
+        yield Work(key, folder, every)
+        remove(folder)
+        _remove_abandoned(folder.parent)
+    finally:
+        release(handle)
+
+
+def _claim_place(root: Path, name: str) -> tuple[Path, int]:
+    """The first that is free, those of trainings that were killed before new ones."""
+    for path in chain(sorted(root.glob(f"{name}-*")), (root / f"{name}-{slot}" for slot in count())):
+        if (handle := claim(path)) is not None:
+            return path, handle
+    raise AssertionError("slots have no end")
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Those of other trainings that nobody has gone on with for long: of params or code that are no more."""
+    for folder in root.glob("*-*"):
+        try:
+            newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0)
+        except FileNotFoundError:
+            continue  # somebody is at work there
+        if newest < time.time() - ABANDONED_S and (handle := claim(folder)) is not None:
+            remove(folder)
+            release(handle)
+
+
+def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path) -> str:
+    """SHA-256 over all that the bits of a training depend on; `stage` is the file that trains by this package."""
+    code = {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
+    code["the stage"] = sha256_of(stage)
+    values = [params.model_dump(exclude={"checkpoint_every"}), sha256_of(data / "meta.json"), dict(environment), code]
+    return sha256(json.dumps(values, sort_keys=True).encode())

@@ -1,0 +1,106 @@
+"""Training as files: the formats of `reports/train/`.
+
+- `history.csv`: the model's history (`classifier.training.history`)
+- `metrics.json`: how training ended, and the best that validation said on the way (history.csv has the step); without
+  times, which would differ from run to run
+- where several replicas were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
+  `replicas/seed-<seed>.csv`: each one's history
+- `manifest.json`: the SHA-256 of every other file, sealed (`classifier.project.sealed`)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from classifier.project.files import replacing, sha256_of, write_atomic, write_json
+from classifier.project.sealed import read_sealed, write_sealed
+from classifier.training.history import BEST, Row, best_rows, read_history, write_history
+from classifier.training.summary import spread
+
+MANIFEST = "manifest.json"
+
+REPLICA_COLUMNS = ["train_loss", "validation_loss", "validation_accuracy"]
+
+
+class ReportManifest(BaseModel):
+    """What manifest.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    # Path within the folder -> SHA-256.
+    files: dict[
+        Annotated[str, Field(pattern=r"^(replicas/)?\w[\w.-]*$")], Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    ]
+
+
+def write_training(folder: Path, histories: Mapping[int, list[Row]], chosen: int, parameters: int) -> None:
+    """Write the files for the seed `chosen`, and those of all seeds where there are several."""
+    rows = histories[chosen]
+    with replacing(folder, "replicas") as new:
+        write_history(new / "history.csv", rows)
+        write_json(new / "metrics.json", _summary(rows, parameters) | replica_metrics(histories))
+        if len(histories) > 1:
+            text = io.StringIO(newline="")
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(["seed", *REPLICA_COLUMNS])
+            for seed, history in histories.items():
+                writer.writerow([seed, *(getattr(history[-1], column) for column in REPLICA_COLUMNS)])
+                write_history(_replica(new, seed), history)
+            write_atomic(new / "replicas.csv", text.getvalue().encode())
+        files = {path.relative_to(new).as_posix(): sha256_of(path) for path in new.rglob("*") if path.is_file()}
+        write_sealed(new / MANIFEST, ReportManifest(files=files))
+
+
+def verify_training(folder: Path) -> None:
+    """ValueError names a file that is not the one that write_training wrote, FileNotFoundError one that is missing."""
+    for name, known in read_sealed(folder / MANIFEST, ReportManifest, "train").files.items():
+        path = folder / name
+        try:
+            found = sha256_of(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
+        if found != known:
+            raise ValueError(f"{path} has SHA-256 {found}, {MANIFEST} says {known}: run dvc repro -f train")
+
+
+def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[Row]]:
+    """The replicas' histories by seed."""
+    return {seed: read_history(_replica(folder, seed)) for seed in seeds}
+
+
+def replica_metrics(histories: Mapping[int, Sequence[Row]]) -> dict[str, float]:
+    """`<column>_mean`, `_std`, `_low`, `_high` (`classifier.training.summary`) of the last rows; empty for one seed."""
+    if len(histories) == 1:
+        return {}
+    metrics: dict[str, float] = {}
+    for column in REPLICA_COLUMNS:
+        values = [getattr(history[-1], column) for history in histories.values()]
+        if None not in values:
+            highest = 1 if column.endswith("accuracy") else math.inf
+            metrics |= {f"{column}_{name}": value for name, value in spread(values, highest).items()}
+    return metrics
+
+
+def _replica(folder: Path, seed: int) -> Path:
+    return folder / "replicas" / f"seed-{seed}.csv"
+
+
+def _summary(rows: list[Row], parameters: int) -> dict[str, int | float | None]:
+    last, best = rows[-1], best_rows(rows)
+    return {
+        "steps": last.step,
+        "images": last.images,
+        "parameters": parameters,
+        "running_loss": next(row.running_loss for row in reversed(rows) if row.running_loss is not None),
+        "train_loss": last.train_loss,
+        "validation_loss": last.validation_loss,
+        "validation_accuracy": last.validation_accuracy,
+        **{f"{name}_best": getattr(best[name], name) if name in best else None for name in BEST},
+    }

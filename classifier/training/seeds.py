@@ -1,0 +1,256 @@
+"""Several seeds of one training, each as if it ran alone: its own weights, order of images, augmentation and curves.
+
+On a CPU they are trained by one process per core, side by side: two processes of one thread each train two such small
+networks sooner than one process of two threads does. The processes share the data in memory.
+On CUDA they are one stack of models (`classifier.training.stack`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import torch
+from safetensors.torch import load_file, save
+
+from classifier.data.dataset import read_meta, read_split
+from classifier.device import keep_freed_memory
+from classifier.networks.model import Classifier
+from classifier.networks.model_dir import build
+from classifier.params import TrainParams
+from classifier.project.cli import run
+from classifier.project.files import write_atomic
+from classifier.training.checkpoint import NO_WORK, Work
+from classifier.training.history import Row
+from classifier.training.loop import fit
+from classifier.training.stack import fit_together
+
+TOGETHER = 64  # models in one stack, so that any number of replicas fits into a GPU's memory
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A trained classifier and its history."""
+
+    classifier: Classifier
+    rows: list[Row]
+
+
+def seeds_of(params: TrainParams) -> list[int]:
+    """`train.seed` and the seeds that follow it, one for each replica."""
+    return list(range(params.seed, params.seed + params.replicas))
+
+
+def side_by_side(device: torch.device) -> int:
+    """How many seeds are trained at the same time, if there are so many."""
+    # The threads that torch may use are the cores that are ours: it heeds OMP_NUM_THREADS, taskset and containers.
+    return {"cpu": torch.get_num_threads(), "cuda": TOGETHER}.get(device.type, 1)
+
+
+def train_replicas(
+    data: Path, params: TrainParams, device: torch.device, report: Callable[[int, Row], None], work: Work = NO_WORK
+) -> dict[int, Replica]:
+    """Train all seeds on `data/normalized` and call `report(seed, row)` as their windows end; by seed.
+
+    Each goes on from its last checkpoint in `work`.
+    """
+    seeds = seeds_of(params)
+    if device.type == "cuda" and len(seeds) > 1:
+        return train_in_stacks(data, seeds, params, device, report, work)
+    workers = min(len(seeds), side_by_side(device))
+    replicas: dict[int, Replica] = {}
+    if workers == 1:
+        for seed in seeds:
+            rows: list[Row] = []
+
+            def keep(row: Row, seed: int = seed, rows: list[Row] = rows) -> None:
+                rows.append(row)
+                report(seed, row)
+
+            replicas[seed] = Replica(train_one(data, seed, params, device, keep, work), rows)
+        return replicas
+    return _train_in_processes(data, seeds, params, workers, report, work)
+
+
+def train_one(
+    data: Path,
+    seed: int,
+    params: TrainParams,
+    device: torch.device,
+    report: Callable[[Row], None],
+    work: Work = NO_WORK,
+) -> Classifier:
+    """The one training that is alike for a single model and for each of several."""
+    meta = read_meta(data)
+    train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
+    classifier = build(meta, seed)
+    fit(classifier, train, validation, params.model_copy(update={"seed": seed}), device, report, work.of_seed(seed))
+    return classifier
+
+
+def train_in_stacks(
+    data: Path,
+    seeds: Sequence[int],
+    params: TrainParams,
+    device: torch.device,
+    report: Callable[[int, Row], None],
+    work: Work,
+) -> dict[int, Replica]:
+    """A stack's checkpoints lie in its first seed's folder."""
+    meta = read_meta(data)
+    train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
+    replicas = {seed: Replica(build(meta, seed), []) for seed in seeds}
+
+    def keep(seed: int, row: Row) -> None:
+        replicas[seed].rows.append(row)
+        report(seed, row)
+
+    for first in range(0, len(seeds), TOGETHER):
+        stack = {seed: replicas[seed].classifier for seed in seeds[first : first + TOGETHER]}
+        fit_together(stack, train, validation, params, device, keep, work.of_seed(seeds[first]))
+    return replicas
+
+
+def _train_in_processes(
+    data: Path,
+    seeds: Sequence[int],
+    params: TrainParams,
+    workers: int,
+    report: Callable[[int, Row], None],
+    work: Work,
+) -> dict[int, Replica]:
+    """Each process trains every `workers`-th seed; what they report is handled here, one row after the other."""
+    reports: SimpleQueue[tuple[int, Row] | ValueError | None] = SimpleQueue()
+    rows: dict[int, list[Row]] = {seed: [] for seed in seeds}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(workers) as pool,  # left after the processes have ended, so that it waits for nobody
+        _processes(data, seeds, params, workers, Path(folder), work) as processes,
+    ):
+        for process in processes:
+            pool.submit(_follow, process, reports)
+        working = workers
+        while working:
+            reported = reports.get()
+            if reported is None:
+                working -= 1
+            elif isinstance(reported, ValueError):
+                raise reported  # which ends the other processes
+            else:
+                rows[reported[0]].append(reported[1])
+                report(*reported)
+        return {seed: Replica(_read(data, seed, Path(folder)), rows[seed]) for seed in seeds}
+
+
+@contextmanager
+def _processes(
+    data: Path, seeds: Sequence[int], params: TrainParams, workers: int, folder: Path, work: Work
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Workers of `python -m classifier.training.seeds`, one core each; none outlives this block."""
+    threads = torch.get_num_threads() // workers
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    processes = []
+    for number in range(workers):
+        job = {
+            "data": str(data),
+            "folder": str(folder),
+            "seeds": seeds[number::workers],
+            "params": params.model_dump(),
+            "work": str(work.folder) if work.folder else None,
+        }
+        command = [sys.executable, "-m", "classifier.training.seeds", json.dumps(job)]
+        process = subprocess.Popen(  # noqa: S603, arguments of our own
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            assert process.stdin
+            process.stdin.close()
+            process.kill()
+            process.wait()
+
+
+def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | ValueError | None]) -> None:
+    """Hand over a worker's rows, then None at its end or its error in its own words; whatever happens, an end."""
+    end: ValueError | None = ValueError("a training process was not understood")
+    try:
+        assert process.stdout
+        with process.stdout as lines:
+            for line in lines:
+                message = json.loads(line)
+                if "error" in message:
+                    raise ValueError(message["error"])
+                reports.put((message["seed"], Row(**message["row"])))
+        end = None
+        if process.wait():
+            raise ValueError(f"a training process ended with {process.returncode}; -9: killed, or out of memory")
+    except ValueError as error:  # broken JSON too: a line cut off with its process
+        end = error
+    finally:
+        reports.put(end)
+
+
+def _read(data: Path, seed: int, folder: Path) -> Classifier:
+    classifier = build(read_meta(data), seed)
+    classifier.network.load_state_dict(load_file(folder / f"{seed}.safetensors"))
+    return classifier
+
+
+def _work(arguments: list[str]) -> None:
+    """What a worker does: rows go to standard output as lines of JSON, weights into the folder."""
+    job = json.loads(arguments[0])
+    params = TrainParams.model_validate(job["params"])
+    work = Work("", Path(job["work"]), params.checkpoint_every) if job["work"] else NO_WORK
+    keep_freed_memory()
+    for seed in job["seeds"]:
+
+        def say(row: Row, seed: int = seed) -> None:
+            print(json.dumps({"seed": seed, "row": asdict(row)}), flush=True)
+
+        try:
+            classifier = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say, work)
+            state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
+            write_atomic(Path(job["folder"]) / f"{seed}.safetensors", save(state))
+        except (ValueError, OSError) as error:
+            print(json.dumps({"error": f"seed {seed}: {error}"}), flush=True)
+            return
+
+
+def _end_with_the_stage() -> None:
+    """Standard input ends when the stage does, however it ends."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def median_seed(replicas: Mapping[int, Replica]) -> int:
+    """The seed whose validation accuracy is the median (the lower one of two), ties by loss, then by seed.
+
+    Without a validation split the training loss decides.
+    """
+
+    def rank(seed: int) -> tuple[float, float, int]:
+        last = replicas[seed].rows[-1]
+        assert last.train_loss is not None
+        if last.validation_accuracy is None or last.validation_loss is None:
+            return (0.0, -last.train_loss, seed)
+        return (last.validation_accuracy, -last.validation_loss, seed)
+
+    return sorted(replicas, key=rank)[(len(replicas) - 1) // 2]
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_the_stage, daemon=True).start()
+    run(_work, "train")

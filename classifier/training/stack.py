@@ -1,0 +1,103 @@
+"""Several seeds as one stack of models: every operation computes all of them, so that small nets fill a GPU.
+
+Each has its own weights, order of images, augmentation and curves, and is the seed trained alone but for float32's
+rounding, since sums are made in another order. `torch.func`'s ensembles do it: `vmap` makes grouped convolutions and
+batched matrix products of the network's own forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.functional import cross_entropy
+
+from classifier.data.dataset import Split
+from classifier.networks.model import Classifier
+from classifier.params import TrainParams
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.graph import Capture, GraphedSteps, cuda_graph
+from classifier.training.history import Row
+from classifier.training.loop import VALIDATION_BATCH, Engine, run_epochs
+from classifier.training.optimizer import gradients
+
+
+def fit_together(
+    classifiers: Mapping[int, Classifier],
+    train: Split,
+    validation: Split,
+    params: TrainParams,
+    device: torch.device,
+    report: Callable[[int, Row], None],
+    checkpoints: Checkpoints | None = None,
+    capture: Capture = cuda_graph,
+) -> None:
+    """`classifier.training.loop.fit` for the classifiers of several seeds; a DivergedError names the seed."""
+    engine = VectorizedEngine(classifiers, params, device)
+    run_epochs(GraphedSteps(engine, train, capture), validation, report, checkpoints)
+
+
+class Stack(nn.Module):
+    """K networks as one; its parameters are theirs with a leading dimension K, in the same memory."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.network = deepcopy(networks[0])
+        for name, stacked in stack_module_state(list(networks))[0].items():
+            self.network.get_parameter(name).data = stacked.detach()
+            for network, values in zip(networks, stacked.detach(), strict=True):
+                network.get_parameter(name).data = values
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalized images `(K, B, C, 32, 32)`, a batch for each -> logits `(K, B, classes)`."""
+
+        def one(parameters: dict[str, Tensor], batch: Tensor) -> Tensor:
+            logits: Tensor = functional_call(self.network, parameters, (batch,))
+            return logits
+
+        return vmap(one)(dict(self.network.named_parameters()), images)
+
+
+class VectorizedEngine(Engine):
+    """`Engine` of a stack: images `(K, B, C, 32, 32)`, labels `(K, B)`, and a loss for each model."""
+
+    cpu_layout = torch.contiguous_format  # channels_last is for tensors of four dimensions
+
+    def __init__(self, classifiers: Mapping[int, Classifier], params: TrainParams, device: torch.device) -> None:
+        """The classifiers are trained in place."""
+        networks = [classifier.to(device).network for classifier in classifiers.values()]
+        together = deepcopy(next(iter(classifiers.values())))  # its normalization is that of all
+        together.network = Stack(networks)
+        super().__init__(together, params, device, list(classifiers))
+        self.diverged = torch.zeros(self.shape, device=device)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return mean_losses(logits, labels, self.params.label_smoothing)
+
+    def _find_bad(self, loss: Tensor) -> None:
+        everything = torch.cat([gradient.flatten(1) for gradient in gradients(self.parameters)], 1)
+        norms = torch.linalg.vector_norm(everything, dim=1)
+        torch.maximum(self.diverged, (loss + norms).isfinite().logical_not(), out=self.diverged)
+        torch.amax(self.diverged, 0, out=self.bad)
+
+    @torch.no_grad()
+    def validate(self, images: Tensor, labels: Tensor) -> Sequence[tuple[float | None, float | None]]:
+        if not len(labels):
+            return super().validate(images, labels)
+        batches = torch.split(images, VALIDATION_BATCH)
+        logits = torch.cat([self.classifier(batch.expand(*self.shape, *batch.shape)) for batch in batches], 1)
+        losses = mean_losses(logits, labels.expand(*self.shape, -1), label_smoothing=0.0)
+        accuracies = (logits.argmax(-1) == labels).float().mean(1)
+        return [*zip(losses.tolist(), accuracies.tolist(), strict=True)]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return super()._tensors() | {"sums/diverged": self.diverged}
+
+
+def mean_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Cross entropy of each model: logits `(K, B, classes)`, labels `(K, B)` -> `(K,)`."""
+    losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=label_smoothing, reduction="none")
+    return losses.view_as(labels).mean(1)
