@@ -11,29 +11,31 @@ from pathlib import Path
 
 import torch
 
+from classifier.errors import UserError
+
 # glibc's mallopt(3): how much free memory at the heap's end goes back to the kernel, and what lies outside the heap.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER, LARGEST_IN_HEAP = 2**31 - 1, 32 << 20  # bytes; glibc allows no more in the heap
 
 
 def pick_device(name: str, key: str) -> torch.device:
-    """`auto` takes CUDA, else Apple's MPS, else the CPU; ValueError names `key` when the device is not there."""
+    """`auto` takes CUDA, else Apple's MPS, else the CPU; UserError names `key` when the device is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in available.items() if there)
     elif not available[name]:
         there = ", ".join(["auto", *(device for device, is_there in available.items() if is_there)])
-        raise ValueError(f"{key}: {name!r} is not available on this machine; allowed here: {there}")
+        raise UserError(f"{key}: {name!r} is not available on this machine; allowed here: {there}")
     return torch.device(name)
 
 
 def set_precision(precision: str, device: torch.device) -> None:
     """Full float32, unless `tf32` asks CUDA for TF32 in convolutions and matrix products.
 
-    PyTorch's own default is TF32 in convolutions alone. ValueError where there is no TF32.
+    PyTorch's own default is TF32 in convolutions alone. UserError where there is no TF32.
     """
     if precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"train.precision: 'tf32' needs cuda, the device is {device.type}; allowed: float32, bfloat16")
+        raise UserError(f"train.precision: 'tf32' needs cuda, the device is {device.type}; allowed: float32, bfloat16")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 

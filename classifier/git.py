@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from classifier.errors import UserError
+
 SETTINGS = (
     f"core.hooksPath={os.devnull}",  # DVC's hooks check out data
     "core.fsmonitor=false",
@@ -28,7 +30,7 @@ REDIRECTING = (  # variables, set inside git's hooks for example, that point git
 )
 
 
-class GitError(ValueError):
+class GitError(UserError):
     """Git's complaint in one line."""
 
 

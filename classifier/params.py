@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scanner import Scanner, ScannerError
 
+from classifier.errors import UserError
 from classifier.project.files import read_file
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -63,7 +64,7 @@ class NormalizeParams(Section):
     @model_validator(mode="after")
     def _same_channels(self) -> Self:
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} channels, std {len(self.std)}: allowed is the same number")
+            raise UserError(f"mean has {len(self.mean)} channels, std {len(self.std)}: allowed is the same number")
         return self
 
 
@@ -101,7 +102,7 @@ class TrainParams(Section):
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.optimizer != "adamw" and self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov: true with momentum: 0.0; allowed is a momentum above 0, or nesterov: false")
+            raise UserError("nesterov: true with momentum: 0.0; allowed is a momentum above 0, or nesterov: false")
         return self
 
 
@@ -135,9 +136,9 @@ class Range(Section):
     @model_validator(mode="after")
     def _low_is_below_high(self) -> Self:
         if not self.low < self.high:
-            raise ValueError(f"low: {self.low} with high: {self.high}; allowed is a low below high")
+            raise UserError(f"low: {self.low} with high: {self.high}; allowed is a low below high")
         if self.log and self.low <= 0:
-            raise ValueError(f"low: {self.low} with log: true; allowed is a low above 0, or log: false")
+            raise UserError(f"low: {self.low} with log: true; allowed is a low above 0, or log: false")
         return self
 
 
@@ -184,7 +185,7 @@ class Params(Section):
                 try:
                     self._check(key, value)
                 except ValueError as error:
-                    raise ValueError(f"sweep.search: {error}") from None
+                    raise UserError(f"sweep.search: {error}") from None
         return self
 
     def flat(self) -> dict[str, Any]:
@@ -195,7 +196,7 @@ class Params(Section):
         return {f"{stage}.{key}": value for stage in STAGES for key, value in getattr(self, stage)}
 
     def override(self, values: Mapping[str, Any]) -> Params:
-        """These params with others in their place, `{"train.epochs": 2, ...}`; ValueError names key, value, allowed."""
+        """These params with others in their place, `{"train.epochs": 2, ...}`; UserError names key, value, allowed."""
         tree = self.model_dump()
         for key, value in values.items():
             stage, name = self._parts(key)
@@ -203,7 +204,7 @@ class Params(Section):
         try:
             return Params.model_validate(tree)
         except ValidationError as error:
-            raise ValueError("; ".join(map(_describe, error.errors()))) from None
+            raise UserError("; ".join(map(_describe, error.errors()))) from None
 
     def _check(self, key: str, value: Any) -> None:
         """As override for a single value, within a section that is valid already."""
@@ -213,25 +214,25 @@ class Params(Section):
             type(section).model_validate(section.model_dump() | {name: value})
         except ValidationError as error:
             problems = [{**problem, "loc": (stage, *problem["loc"])} for problem in error.errors()]
-            raise ValueError("; ".join(map(_describe, problems))) from None
+            raise UserError("; ".join(map(_describe, problems))) from None
 
     def _parts(self, key: str) -> list[str]:
         if key not in (known := self.flat()):
             stage = key.partition(".")[0]
-            raise ValueError(
+            raise UserError(
                 f"{key}: {_unknown(key, [name for name in known if name.startswith(f'{stage}.')] or known)}"
             )
         return key.split(".")
 
 
 def load_params(path: Path) -> Params:
-    """Read and check the whole file; ValueError lists every problem with key, value and what is allowed."""
+    """Read and check the whole file; UserError lists every problem with key, value and what is allowed."""
     try:
         text = read_file(path, LARGEST).decode("utf-8")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run in the project's root") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
     return parse_params(text, path)
 
 
@@ -244,14 +245,14 @@ def parse_params(text: str, path: Path) -> Params:
         tree = yaml.load(text)
     except (YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).partition("To suppress this check")[0].split())
-        raise ValueError(f"{path} is not valid YAML: {reason[:500]}") from None
+        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
         problems = [_describe(problem) for problem in error.errors()]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    raise ValueError("\n  ".join([f"{path} has {count}:", *problems[:SHOWN], *more]))
+    raise UserError("\n  ".join([f"{path} has {count}:", *problems[:SHOWN], *more]))
 
 
 class _Scanner(Scanner):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import uuid4
 
+from classifier.errors import UserError
 from classifier.params import Params, load_params
 from classifier.project.cli import paths, run_stage
 from classifier.recording.run import Recording, recording
@@ -44,7 +45,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     data_meta, model_meta = read_meta(data), read_model_meta(model)
     verify_training(training)
     if data_meta.name != model_meta.dataset:
-        raise ValueError(f"{model} was trained on {model_meta.dataset}, {data} holds {data_meta.name}: run dvc repro")
+        raise UserError(f"{model} was trained on {model_meta.dataset}, {data} holds {data_meta.name}: run dvc repro")
     device = pick_device(params.evaluate.device, "evaluate.device")
     set_precision("float32", device)
     be_deterministic(device)

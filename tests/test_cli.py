@@ -12,7 +12,7 @@ from tests.samples import ROOT
 
 
 def run(body):
-    start = "import sys, time\nfrom classifier.project.cli import run\n"
+    start = "import sys, time\nfrom classifier.errors import UserError\nfrom classifier.project.cli import run\n"
     script = f"{start}def main(arguments):\n    {body}\nrun(main, 'train')\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -20,15 +20,16 @@ def run(body):
     )
 
 
-@pytest.mark.parametrize("error", ["ValueError('x: 3, allowed is 1')", "FileNotFoundError('x: 3, allowed is 1')"])
+@pytest.mark.parametrize("error", ["UserError('x: 3, allowed is 1')", "FileNotFoundError('x: 3, allowed is 1')"])
 def test_one_clear_line(error):
     process = run(f"raise {error}")
     out, err = process.communicate()
     assert (process.returncode, out, err) == (1, "", "train: x: 3, allowed is 1\n")
 
 
-def test_a_mistake_of_our_own_keeps_its_traceback():
-    process = run("assert False, 'broken'")
+@pytest.mark.parametrize("fault", ["assert False, 'broken'", "raise ValueError('of numpy')", "int('x')"])
+def test_a_fault_of_the_program_keeps_its_traceback(fault):
+    process = run(fault)
     assert "Traceback" in process.communicate()[1]
     assert process.returncode == 1
 

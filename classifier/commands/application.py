@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from classifier.errors import UserError
+
 COMMANDS = (  # in the order in which a newcomer meets them
     "results",
     "ui",
@@ -64,17 +66,17 @@ def classifier(
 
 
 def call(arguments: list[str]) -> None:
-    """Run the command that `arguments` name, or print the help; raises ValueError when the command line is wrong."""
+    """Run the command that `arguments` name, or print the help; raises UserError when the command line is wrong."""
     arguments = arguments or ["--help"]
     try:
         status = application(arguments, prog_name="classifier", standalone_mode=False)
     except typer.TyperException as error:
         message = getattr(error, "format_message", error.__str__)()
         if arguments[0] in COMMANDS:
-            raise ValueError(f"{message} Try classifier {arguments[0]} --help") from None
+            raise UserError(f"{message} Try classifier {arguments[0]} --help") from None
         close = get_close_matches(arguments[0], COMMANDS, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{message}{hint} Try classifier --help") from None
+        raise UserError(f"{message}{hint} Try classifier --help") from None
     except typer.Abort:
         raise KeyboardInterrupt from None
     if status:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from classifier.errors import UserError
 from classifier.params import load_params
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def promote(
     Example: classifier promote 3f2a91c0
     """
     if rollback == (run_id is not None) or (rollback and (dry_run or limits_alone)):
-        raise ValueError("expected the id of a run, or --rollback without it: classifier promote RUN_ID")
+        raise UserError("expected the id of a run, or --rollback without it: classifier promote RUN_ID")
     params = load_params(Path("params.yaml")).promote
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for two small files
     # Seconds of imports, which a wrong command line need not wait for.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
+from classifier.errors import UserError
 from classifier.params import load_params, parse_params
 from classifier.project.files import write_atomic
 
@@ -29,7 +30,7 @@ def recipe(
         raise FileNotFoundError(f"{RECIPES}/ does not exist here: run in the project's root")
     if name not in names:
         given = f"{name!r} is not a recipe" if name else "expected the name of one recipe"
-        raise ValueError(f"{given}; allowed are {', '.join(names)}, as in classifier recipe {names[0]}")
+        raise UserError(f"{given}; allowed are {', '.join(names)}, as in classifier recipe {names[0]}")
     found = YAML(typ="safe", pure=True).load(RECIPES / f"{name}.yaml")
     load_params(PARAMS)  # a damaged file is named before anything is put into it
     text, changes = apply(PARAMS.read_text(encoding="utf-8"), found["params"])

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from classifier.errors import UserError
+
 MODEL, REPORTS = Path("models/classifier"), Path("reports/evaluate")
 
 
@@ -30,7 +32,7 @@ def results(
         found = {"dataset": meta.dataset, "seed": meta.seed, "model": str(MODEL), "metrics": metrics}
         print(json.dumps(found, indent=2) if as_json else said)
     except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{file} is damaged ({error}): run dvc repro -f evaluate") from None
+        raise UserError(f"{file} is damaged ({error}): run dvc repro -f evaluate") from None
 
 
 def text(metrics: dict[str, float], dataset: str, seed: int) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
+from classifier.errors import UserError
 from classifier.params import Params, load_params
 from classifier.project.lineage import project_root
 from classifier.project.ownership import owning
@@ -103,20 +104,20 @@ def sweep(
 
 
 def check(params: Params, points: Sequence[Point], given: bool, jobs: int, search: int | None) -> None:
-    """ValueError when this is nothing to run."""
+    """UserError when this is nothing to run."""
     for option, number in (("--jobs", jobs), ("--search", search)):
         if number is not None and number < 1:
-            raise ValueError(f"{option} {number}; allowed is 1 or more")
+            raise UserError(f"{option} {number}; allowed is 1 or more")
     if search is None:
         if not given:
-            raise ValueError("nothing to try; expected KEY=VALUE,VALUE or --search N, as classifier sweep --help shows")
+            raise UserError("nothing to try; expected KEY=VALUE,VALUE or --search N, as classifier sweep --help shows")
         return
     if len(points) > 1:
-        raise ValueError(f"--search with {len(points)} combinations; allowed is one value for each key, which is fixed")
+        raise UserError(f"--search with {len(points)} combinations; allowed is one value for each key, which is fixed")
     if params.override(points[0]).normalize.validation_fraction == 0:
-        raise ValueError("normalize.validation_fraction: 0 leaves nothing to search by; allowed with --search is more")
+        raise UserError("normalize.validation_fraction: 0 leaves nothing to search by; allowed with --search is more")
     if not params.sweep.search.keys() - points[0].keys():
-        raise ValueError("nothing to search: params.yaml names ranges in sweep.search, of keys that are not fixed")
+        raise UserError("nothing to search: params.yaml names ranges in sweep.search, of keys that are not fixed")
 
 
 def plan_of(params: Params, points: Sequence[Point], search: int | None, name: str, folder: Path) -> Plan:

@@ -13,6 +13,8 @@ from io import BytesIO
 import numpy as np
 import numpy.typing as npt
 
+from classifier.errors import UserError
+
 Array = npt.NDArray[np.uint8]
 
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
@@ -24,7 +26,7 @@ MEMBERS = 16  # the archive has 9
 def read_archive(name: str, content: bytes) -> dict[str, tuple[Array, Array]]:
     """Batch -> images (N, 3, 32, 32), labels (N,), in the order of BATCHES.
 
-    Raises ValueError, naming archive and batch, for anything but a gzipped tar archive with these batches.
+    Raises UserError, naming archive and batch, for anything but a gzipped tar archive with these batches.
     """
     members = {f"cifar-10-batches-bin/{batch}.bin": batch for batch in BATCHES}
     batches = {}
@@ -32,17 +34,17 @@ def read_archive(name: str, content: bytes) -> dict[str, tuple[Array, Array]]:
         with tarfile.open(fileobj=_Unpacked(fileobj=BytesIO(content)), mode="r:") as archive:
             for number, member in enumerate(archive):
                 if number == MEMBERS or member.size > LARGEST_MEMBER:
-                    raise ValueError(
+                    raise UserError(
                         f"{name}: {member.name}: more than {MEMBERS} members, or more than {LARGEST_MEMBER:,} bytes"
                     )
                 if batch := members.get(member.name):
                     if batch in batches or not member.isfile():
-                        raise ValueError(f"{name}: {member.name} is a duplicate or not a regular file")
+                        raise UserError(f"{name}: {member.name} is a duplicate or not a regular file")
                     batches[batch] = _read_batch(f"{name}: {batch}", archive, member)
     except (tarfile.TarError, OSError, EOFError, zlib.error, RecursionError) as error:
-        raise ValueError(f"{name}: not a complete gzipped tar archive: {error}") from None
+        raise UserError(f"{name}: not a complete gzipped tar archive: {error}") from None
     if missing := [member for member, batch in members.items() if batch not in batches]:
-        raise ValueError(f"{name}: {missing[0]} is missing")
+        raise UserError(f"{name}: {missing[0]} is missing")
     return {batch: batches[batch] for batch in BATCHES}
 
 
@@ -59,6 +61,6 @@ def _read_batch(where: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -
     file = archive.extractfile(member)
     assert file is not None, "the member is a regular file"
     if not member.size or member.size % ROW:
-        raise ValueError(f"{where}: {member.size:,} bytes: allowed is a multiple of {ROW:,}, 1 image or more")
+        raise UserError(f"{where}: {member.size:,} bytes: allowed is a multiple of {ROW:,}, 1 image or more")
     rows = np.frombuffer(file.read(), np.uint8).reshape(-1, ROW)
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].copy()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from classifier.errors import UserError
 from classifier.project.files import sha256, sha256_of, write_atomic
 from classifier.project.sealed import read_sealed, write_sealed
 
@@ -51,7 +52,7 @@ class PixelStatistics(BaseModel):
     @model_validator(mode="after")
     def _one_for_each_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"{len(self.mean)} means and {len(self.std)} stds for {self.channels} channels")
+            raise UserError(f"{len(self.mean)} means and {len(self.std)} stds for {self.channels} channels")
         return self
 
 
@@ -68,7 +69,7 @@ class DatasetMeta(PixelStatistics):
     @model_validator(mode="after")
     def _of_all_splits(self) -> Self:
         if not set(self.counts) == set(self.sha256) == set(SPLITS):
-            raise ValueError(f"counts and sha256 are not those of {', '.join(SPLITS)}")
+            raise UserError(f"counts and sha256 are not those of {', '.join(SPLITS)}")
         return self
 
 
@@ -84,7 +85,7 @@ def write_meta(folder: Path, meta: DatasetMeta) -> None:
 
 
 def read_meta(folder: Path) -> DatasetMeta:
-    """ValueError when it is not what write_meta wrote, FileNotFoundError when it is missing."""
+    """UserError when it is not what write_meta wrote, FileNotFoundError when it is missing."""
     return read_sealed(folder / "meta.json", DatasetMeta, "normalize")
 
 
@@ -99,19 +100,19 @@ def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro normalize") from None
     if found != meta.sha256[name]:
-        raise ValueError(f"{path} has SHA-256 {found}, meta.json says {meta.sha256[name]}: run dvc repro -f normalize")
+        raise UserError(f"{path} has SHA-256 {found}, meta.json says {meta.sha256[name]}: run dvc repro -f normalize")
     try:
         with safe_open(path, framework="pt") as file:  # the one framework for which it maps the file
             split = Split(file.get_tensor("images").numpy(), file.get_tensor("labels").numpy())
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a split: {error}") from None
+        raise UserError(f"{path} is not a split: {error}") from None
     if split.images.shape != (len(split), meta.channels, SIZE, SIZE) or split.images.dtype != np.uint8:
-        raise ValueError(
+        raise UserError(
             f"{path} holds images {split.images.shape} {split.images.dtype}: "
             f"allowed is ({len(split)}, {meta.channels}, {SIZE}, {SIZE}) uint8"
         )
     if split.labels.shape != (len(split),) or split.labels.dtype != np.int64 or not _is_counted(split, meta, name):
-        raise ValueError(f"{path} holds other labels than the meta.json beside it counts: run dvc repro -f normalize")
+        raise UserError(f"{path} holds other labels than the meta.json beside it counts: run dvc repro -f normalize")
     return split
 
 

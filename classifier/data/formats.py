@@ -1,6 +1,6 @@
 """Parsers of the original files: bytes in, arrays out; nothing is unpacked to disk and nothing is executed.
 
-Every parser takes the file's name for its messages and raises ValueError naming the file, and the index of the image or
+Every parser takes the file's name for its messages and raises UserError naming the file, and the index of the image or
 row where there is one. What is read of a compressed file is at most a byte more than its header announces.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classifier.data.cifar import read_archive
+from classifier.errors import UserError
 
 Array = npt.NDArray[np.uint8]
 Labelled = tuple[Array, Array]  # images in the source's own shape, labels (N,)
@@ -37,7 +38,7 @@ def parse(dataset: str, files: Mapping[str, bytes]) -> tuple[Labelled, Labelled 
         images, labels = f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"
         found = idx(images, _content(files, images), (28, 28)), idx(labels, _content(files, labels), ())
         if len(found[0]) != len(found[1]):
-            raise ValueError(f"{images} holds {len(found[0])} images, {labels} {len(found[1])} labels")
+            raise UserError(f"{images} holds {len(found[0])} images, {labels} {len(found[1])} labels")
         _check_labels(labels, found[1])
         return found
 
@@ -62,20 +63,20 @@ def idx(name: str, content: bytes, item: tuple[int, ...]) -> Array:
         header = _decompress(name, file, header_bytes)
         magic = bytes((0, 0, 8, dimensions))
         if header[:4] != magic:
-            raise ValueError(f"{name}: starts with {header[:4].hex()}: allowed is {magic.hex()}, an IDX file of bytes")
+            raise UserError(f"{name}: starts with {header[:4].hex()}: allowed is {magic.hex()}, an IDX file of bytes")
         if len(header) < header_bytes:
-            raise ValueError(f"{name}: ends inside its header, after {len(header)} bytes")
+            raise UserError(f"{name}: ends inside its header, after {len(header)} bytes")
         count, *found = struct.unpack(f">{dimensions}I", header[4:])
         if tuple(found) != item:
-            raise ValueError(f"{name}: holds items of shape {tuple(found)}: allowed is {item}")
+            raise UserError(f"{name}: holds items of shape {tuple(found)}: allowed is {item}")
         if not 1 <= count <= LARGEST_COUNT:
-            raise ValueError(f"{name}: announces {count} items: allowed are 1 to {LARGEST_COUNT}")
+            raise UserError(f"{name}: announces {count} items: allowed are 1 to {LARGEST_COUNT}")
         size = math.prod(item)  # bytes of one item
         body = _decompress(name, file, count * size + 1)
     if len(body) < count * size:
-        raise ValueError(f"{name}: announces {count} items, ends inside item {len(body) // size}")
+        raise UserError(f"{name}: announces {count} items, ends inside item {len(body) // size}")
     if len(body) > count * size:
-        raise ValueError(f"{name}: goes on after the {count} items it announces")
+        raise UserError(f"{name}: goes on after the {count} items it announces")
     return np.frombuffer(body, np.uint8).reshape(count, *item)
 
 
@@ -84,32 +85,32 @@ def digits_csv(name: str, content: bytes) -> Labelled:
     with gzip.GzipFile(fileobj=BytesIO(content)) as file:
         text = _decompress(name, file, DIGITS_BYTES + 1)
     if len(text) > DIGITS_BYTES:
-        raise ValueError(f"{name}: more than {DIGITS_BYTES} bytes when unpacked")
+        raise UserError(f"{name}: more than {DIGITS_BYTES} bytes when unpacked")
     rows = text.splitlines()
     if not rows:
-        raise ValueError(f"{name}: empty")
+        raise UserError(f"{name}: empty")
     numbers = np.empty((len(rows), 65), np.uint8)
     for index, row in enumerate(rows):
         values = row.split(b",")
         if len(values) != 65 or not all(value.isdigit() and len(value) <= 2 for value in values):
-            raise ValueError(f"{name}: row {index} is not 65 whole numbers: {row[:60]!r}")
+            raise UserError(f"{name}: row {index} is not 65 whole numbers: {row[:60]!r}")
         numbers[index] = [int(value) for value in values]
     images, labels = numbers[:, :64], numbers[:, 64]
     if (bad := np.flatnonzero(images.max(axis=1) > 16)).size:
-        raise ValueError(f"{name}: row {bad[0]} has pixel {images[bad[0]].max()}: allowed are 0 to 16")
+        raise UserError(f"{name}: row {bad[0]} has pixel {images[bad[0]].max()}: allowed are 0 to 16")
     _check_labels(name, labels)
     return images.reshape(-1, 8, 8), labels
 
 
 def _content(files: Mapping[str, bytes], name: str) -> bytes:
     if name not in files:
-        raise ValueError(f"{name} is missing among {', '.join(files) or 'no files'}: run dvc repro -f download")
+        raise UserError(f"{name} is missing among {', '.join(files) or 'no files'}: run dvc repro -f download")
     return files[name]
 
 
 def _check_labels(name: str, labels: Array) -> None:
     if (bad := np.flatnonzero(labels >= CLASSES)).size:
-        raise ValueError(f"{name}: item {bad[0]} has label {labels[bad[0]]}: allowed are 0 to {CLASSES - 1}")
+        raise UserError(f"{name}: item {bad[0]} has label {labels[bad[0]]}: allowed are 0 to {CLASSES - 1}")
 
 
 def _decompress(name: str, file: Any, size: int) -> bytes:
@@ -117,5 +118,5 @@ def _decompress(name: str, file: Any, size: int) -> bytes:
     try:
         content: bytes = file.read(size)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{name}: not a whole gzip file: {error}") from None
+        raise UserError(f"{name}: not a whole gzip file: {error}") from None
     return content

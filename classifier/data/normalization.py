@@ -11,6 +11,7 @@ from PIL import Image
 
 from classifier.data.dataset import SIZE, SMALLEST_STD, Split
 from classifier.data.formats import Labelled
+from classifier.errors import UserError
 from classifier.params import NormalizeParams
 
 Images = npt.NDArray[np.uint8]
@@ -26,7 +27,7 @@ def canonical_images(images: Images) -> Images:
             return pad(images)
         case (3, 32, 32):
             return images
-    raise ValueError(f"images of shape {images.shape[1:]}: allowed are (8, 8), (28, 28) and (3, 32, 32)")
+    raise UserError(f"images of shape {images.shape[1:]}: allowed are (8, 8), (28, 28) and (3, 32, 32)")
 
 
 def pad(images: Images) -> Images:
@@ -49,7 +50,7 @@ def make_splits(
 
     The source's own test images are the test split, whole. Without any, `params.test_fraction` of every class is held
     out; of what is left for training, `params.validation_fraction` of every class, and at least one image unless the
-    fraction is 0. ValueError names a class that would be left without training images.
+    fraction is 0. UserError names a class that would be left without training images.
     """
     generator = np.random.Generator(np.random.PCG64(params.seed))
     everything = Split(canonical_images(training[0]), training[1].astype(np.int64))
@@ -78,7 +79,7 @@ def choose_by_class(
         members = np.flatnonzero(labels == label)
         count = max(1, round(len(members) * fraction)) if fraction else 0
         if count >= len(members):
-            raise ValueError(
+            raise UserError(
                 f"class {name!r} has {len(members)} images: {count} to hold out and at least one for training are "
                 "needed; lower normalize.test_fraction or normalize.validation_fraction, or add images"
             )
@@ -91,12 +92,12 @@ def choose_by_class(
 def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every channel of (N, C, 32, 32), on pixels scaled to 0..1, or those of params.
 
-    ValueError when params have another number of channels, and when all pixels of a channel are equal.
+    UserError when params have another number of channels, and when all pixels of a channel are equal.
     """
     channels = images.shape[1]
     given = {"normalize.mean": params.mean, "normalize.std": params.std}
     if wrong := [f"{key} is {value}" for key, value in given.items() if value is not None and len(value) != channels]:
-        raise ValueError(
+        raise UserError(
             f"{' and '.join(wrong)}: allowed is one number for each of the images' channels, which are {channels}, "
             "or null"
         )
@@ -104,12 +105,12 @@ def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], li
     mean = params.mean or [mean for mean, _ in computed]
     std = params.std or [std for _, std in computed]
     if 0 in std:
-        raise ValueError(
+        raise UserError(
             f"all pixels of channel {std.index(0)} of the training images are equal, which leaves nothing to learn "
             "from: normalize.std must not be null, or the images be others"
         )
     if min(std) < SMALLEST_STD:
-        raise ValueError(f"normalize.std is {std}: allowed are {SMALLEST_STD:g} to 10, or null")
+        raise UserError(f"normalize.std is {std}: allowed are {SMALLEST_STD:g} to 10, or null")
     return mean, std
 
 

@@ -9,6 +9,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from classifier.errors import UserError
 from classifier.evaluation.metrics import Predictions, expected_calibration_error, most_confident_mistakes
 from classifier.evaluation.style import BLUE, DPI, GREEN, INK, MUTED, ORANGE, png
 
@@ -22,7 +23,7 @@ def misclassified(images: np.ndarray, predictions: Predictions, limit: int) -> F
     images: `(N, C, 32, 32) uint8` in 0..255, C 1 (gray) or 3 (RGB).
     """
     if images.shape[1] not in (1, 3):
-        raise ValueError(f"images have {images.shape[1]} channels: a picture can show 1 or 3")
+        raise UserError(f"images have {images.shape[1]} channels: a picture can show 1 or 3")
     shown = most_confident_mistakes(predictions, limit)
     names = [
         f"{predictions.class_names[label]} \u2192 {predictions.class_names[prediction]}"

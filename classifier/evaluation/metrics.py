@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
+from classifier.errors import UserError
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -20,7 +22,7 @@ class Predictions:
 
     labels: `(N,) int64` in 0..K-1. log_probabilities: `(N, K)` float, the log-softmax of the logits, finite, so that
     the loss keeps its digits where a probability rounds to 0 or 1. class_names: K names.
-    ValueError names what does not fit, and the first image that it does not fit on.
+    UserError names what does not fit, and the first image that it does not fit on.
     """
 
     labels: np.ndarray
@@ -30,18 +32,18 @@ class Predictions:
     def __post_init__(self) -> None:
         images, classes = len(self.labels), len(self.class_names)
         if images == 0:
-            raise ValueError("there are no images to evaluate on: the split is empty")
+            raise UserError("there are no images to evaluate on: the split is empty")
         if classes < 2:
-            raise ValueError(f"{classes} class names: allowed are 2 or more")
+            raise UserError(f"{classes} class names: allowed are 2 or more")
         if self.labels.shape != (images,) or self.log_probabilities.shape != (images, classes):
-            raise ValueError(
+            raise UserError(
                 f"labels {self.labels.shape} and log-probabilities {self.log_probabilities.shape} "
                 f"do not fit {images} images of {classes} classes"
             )
         if (wrong := np.flatnonzero((self.labels < 0) | (self.labels >= classes))).size:
-            raise ValueError(f"image {wrong[0]} has label {self.labels[wrong[0]]}: allowed is 0..{classes - 1}")
+            raise UserError(f"image {wrong[0]} has label {self.labels[wrong[0]]}: allowed is 0..{classes - 1}")
         if (wrong := np.flatnonzero(~np.isfinite(self.log_probabilities).all(axis=1))).size:
-            raise ValueError(f"image {wrong[0]} has log-probabilities that are NaN or Inf: the weights are damaged")
+            raise UserError(f"image {wrong[0]} has log-probabilities that are NaN or Inf: the weights are damaged")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from classifier.data.dataset import DatasetMeta, PixelStatistics, Sha256
+from classifier.errors import UserError
 from classifier.networks.model import Classifier, LeNet5
 from classifier.project.files import read_file, replacing, sha256, write_atomic
 from classifier.project.sealed import read_sealed, write_sealed
@@ -78,7 +79,7 @@ def _bytes_of(classifier: Classifier) -> bytes:
 
 
 def read_model_meta(folder: Path) -> ModelMeta:
-    """ValueError when meta.json is not what write_model wrote, FileNotFoundError when it is missing."""
+    """UserError when meta.json is not what write_model wrote, FileNotFoundError when it is missing."""
     return read_sealed(folder / "meta.json", ModelMeta, "train")
 
 
@@ -100,15 +101,15 @@ def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
     if (found := sha256(content)) != known:
-        raise ValueError(f"{path} has SHA-256 {found}, meta.json says {known}: run dvc repro -f train")
+        raise UserError(f"{path} has SHA-256 {found}, meta.json says {known}: run dvc repro -f train")
     classifier = build(meta)
     try:
         state = load(content)
         classifier.network.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} does not hold LeNet-5's weights: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} does not hold LeNet-5's weights: {' '.join(str(error).split())}") from None
     if other := [name for name, value in state.items() if value.dtype != torch.float32]:
-        raise ValueError(f"{path} holds {', '.join(other)} not as float32: run dvc repro -f train")
+        raise UserError(f"{path} holds {', '.join(other)} not as float32: run dvc repro -f train")
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise ValueError(f"{path} holds NaN or Inf in {', '.join(broken)}: run dvc repro -f train")
+        raise UserError(f"{path} holds NaN or Inf in {', '.join(broken)}: run dvc repro -f train")
     return classifier.eval()

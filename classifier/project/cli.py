@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from classifier.errors import UserError
 from classifier.project.files import sha256
 from classifier.project.lineage import project_root
 from classifier.project.ownership import owning
@@ -16,14 +17,14 @@ from classifier.project.ownership import owning
 def run(main: Callable[[list[str]], None], name: str) -> None:
     """Call `main` with the command line; an error that a person can cure is one line that begins with `name`.
 
-    Errors of the program itself (anything but ValueError and OSError) keep their traceback.
+    Errors of the program itself (anything but UserError and OSError) keep their traceback.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwind, as SIGINT does
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
     finally:
@@ -49,8 +50,8 @@ def run_stage(main: Callable[[list[str]], None]) -> None:
 
 
 def paths(arguments: list[str], *names: str) -> list[Path]:
-    """The command line as paths, one for each name; ValueError says what is expected."""
+    """The command line as paths, one for each name; UserError says what is expected."""
     if len(arguments) != len(names):
         expected = " ".join(name.upper() for name in names) or "no arguments"
-        raise ValueError(f"expected {expected}, got {len(arguments)}: {' '.join(arguments)}")
+        raise UserError(f"expected {expected}, got {len(arguments)}: {' '.join(arguments)}")
     return [Path(argument) for argument in arguments]

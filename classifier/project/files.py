@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from classifier.errors import UserError
+
 
 def write_atomic(path: Path, content: bytes, *, verify: bool = False) -> None:
     """Write `content` under `path`, or leave `path` as it was; makes the folder when it is missing.
@@ -66,7 +68,7 @@ def replacing(path: Path, *subfolders: str) -> Iterator[Path]:
 
     When the block raises, nothing is left of it; what a process that was killed left is removed the next time. When the
     last flush fails, OSError is raised though the new folder stands, as in `publish`. A folder inside `path` that is
-    none of `subfolders` raises ValueError first: no stage writes one, so `path` is another place.
+    none of `subfolders` raises UserError first: no stage writes one, so `path` is another place.
     """
     path = path.resolve() if path.is_symlink() else path  # the link stays
     new, old = (path.with_name(f".{path.name}.{word}") for word in ("new", "old"))
@@ -74,7 +76,7 @@ def replacing(path: Path, *subfolders: str) -> Iterator[Path]:
         old.rename(path)
     for entry in sorted(path.iterdir()) if path.exists() else []:
         if entry.is_dir() and not entry.is_symlink() and entry.name not in subfolders:
-            raise ValueError(f"{path} is to be overwritten, but holds the folder {entry.name}: remove it, if it may go")
+            raise UserError(f"{path} is to be overwritten, but holds the folder {entry.name}: remove it, if it may go")
     for leftover in (new, old):
         _remove(leftover)
     new.mkdir(parents=True)
@@ -104,7 +106,7 @@ def _remove(folder: Path) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON with sorted keys, so that equal values are equal bytes; NaN and Inf raise ValueError."""
+    """JSON with sorted keys, so that equal values are equal bytes; NaN and Inf raise UserError."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -114,17 +116,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_file(path: Path, largest: int) -> bytes:
-    """The bytes of an ordinary file; ValueError when it has more than `largest`, or is a pipe, which never ends."""
+    """The bytes of an ordinary file; UserError when it has more than `largest`, or is a pipe, which never ends."""
     if (size := ordinary_size(path)) > largest:
-        raise ValueError(f"{path} has {size:,} bytes: allowed are {largest:,}")
+        raise UserError(f"{path} has {size:,} bytes: allowed are {largest:,}")
     return path.read_bytes()
 
 
 def ordinary_size(path: Path) -> int:
-    """Bytes of a file; ValueError when it is none but a folder, a pipe or a device."""
+    """Bytes of a file; UserError when it is none but a folder, a pipe or a device."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is not an ordinary file")
+        raise UserError(f"{path} is not an ordinary file")
     return status.st_size
 
 

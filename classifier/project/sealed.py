@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from classifier.errors import UserError
 from classifier.project.files import json_bytes, read_file, sha256, write_atomic
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -25,13 +26,13 @@ LARGEST = 1 << 24  # bytes; a model of 10,000 classes has some 200,000
 
 
 def write_sealed(path: Path, content: BaseModel) -> None:
-    """Equal values are equal bytes; NaN and Inf raise ValueError."""
+    """Equal values are equal bytes; NaN and Inf raise UserError."""
     values = content.model_dump()
     write_atomic(path, json_bytes({**values, SEAL: _seal(values)}))
 
 
 def read_sealed(path: Path, form: type[Form], stage: str) -> Form:
-    """What write_sealed wrote; FileNotFoundError or ValueError name the file and `stage`, which makes it anew."""
+    """What write_sealed wrote; FileNotFoundError or UserError name the file and `stage`, which makes it anew."""
     try:
         content = read_file(path, LARGEST)
     except FileNotFoundError:
@@ -45,14 +46,14 @@ def read_sealed(path: Path, form: type[Form], stage: str) -> Form:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged ({error.error_count()} problems), the first: "
             f"{where:.200}: {reprlib.repr(first['input']):.200}: {first['msg']:.200}: {again}"
         ) from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise ValueError(f"{path} is damaged, or none of ours: {again}") from None
+        raise UserError(f"{path} is damaged, or none of ours: {again}") from None
     if found != known:
-        raise ValueError(f"{path} was changed: its contents have SHA-256 {found}, its seal says {known!r:.80}: {again}")
+        raise UserError(f"{path} was changed: its contents have SHA-256 {found}, its seal says {known!r:.80}: {again}")
     return parsed
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from classifier.errors import UserError
 from classifier.project.lineage import git_state
 from classifier.repository.worktree import dvc_environment, git, share_cache
 
@@ -40,10 +41,10 @@ class Baseline:
 
     @classmethod
     def of(cls, root: Path) -> Baseline:
-        """ValueError when the project has no commit."""
+        """UserError when the project has no commit."""
         state = git_state()
         if state.commit is None:
-            raise ValueError(f"DVC's experiments start from a commit, and git has none here: {state.problem}")
+            raise UserError(f"DVC's experiments start from a commit, and git has none here: {state.problem}")
         lock = root / "dvc.lock"
         repository = Path(git(root, "rev-parse", "--show-toplevel").strip())
         others = git(root, "ls-files", "--others", "--exclude-standard", "-z").split("\0")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from classifier.errors import UserError
 from classifier.project.files import sha256
 
 SETTINGS = ("params.yaml", "dvc.lock")  # recorded as params and hashes; no code
@@ -57,7 +58,7 @@ def code_ids(codes: Iterable[Code], project: Path) -> dict[Code, str]:
 def code_diff(first: Code, second: Code, project: Path) -> str:
     """What turns the one into the other, without settings; empty when nothing does.
 
-    FileNotFoundError when the repository lacks a commit, ValueError when a patch does not fit its commit.
+    FileNotFoundError when the repository lacks a commit, UserError when a patch does not fit its commit.
     """
     if first == second:
         return ""
@@ -91,7 +92,7 @@ class _Git:
         try:
             self.run("apply", "--cached", "--binary", "--whitespace=nowarn", "-", stdin=code.patch)
         except ValueError as error:
-            raise ValueError(f"the recorded diff does not fit its commit {code.commit}: {error}") from None
+            raise UserError(f"the recorded diff does not fit its commit {code.commit}: {error}") from None
         return self.run("write-tree").strip()
 
     def objects(self, trees: Iterable[str]) -> dict[str, str]:
@@ -133,9 +134,9 @@ def _workbench(project: Path) -> Iterator[_Git]:
 
 
 def _git(folder: Path, *arguments: str, stdin: bytes = b"", variables: dict[str, str] | None = None) -> str:
-    """Git's output; ValueError has its complaint."""
+    """Git's output; UserError has its complaint."""
     environment = {**os.environ, **(variables or {})}
     done = subprocess.run(["git", *arguments], cwd=folder, input=stdin, capture_output=True, env=environment)  # noqa: S603, S607
     if done.returncode:
-        raise ValueError(f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}")
+        raise UserError(f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}")
     return done.stdout.decode(errors="replace")

@@ -12,6 +12,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from classifier.errors import UserError
+
 LOCK = Path("dvc.lock")
 
 
@@ -39,11 +41,11 @@ class Lock:
         return {section: values for file in files for section, values in file.items()}
 
     def check(self, outputs: Iterable[Path]) -> None:
-        """FileNotFoundError or ValueError names the output that is not what this file says."""
+        """FileNotFoundError or UserError names the output that is not what this file says."""
         made = self.outputs
         for stage, path, md5 in self._dependencies():
             if made.get(path, md5) != md5:
-                raise ValueError(f"{LOCK} is of no single run, its {stage} is of another {path}: dvc repro")
+                raise UserError(f"{LOCK} is of no single run, its {stage} is of another {path}: dvc repro")
         for output in outputs:
             name = output.as_posix()
             if name not in made:
@@ -51,7 +53,7 @@ class Lock:
             if not output.is_dir():
                 raise FileNotFoundError(f"{name} does not exist: dvc pull, or dvc repro")
             if (found := folder_hash(output)) != made[name]:
-                raise ValueError(f"{name} has the hash {found}, {LOCK} says {made[name]}: dvc checkout, or dvc repro")
+                raise UserError(f"{name} has the hash {found}, {LOCK} says {made[name]}: dvc checkout, or dvc repro")
 
     def _dependencies(self) -> list[tuple[str, str, str]]:
         """(stage, path, hash)."""
@@ -59,13 +61,13 @@ class Lock:
 
 
 def read_lock() -> Lock:
-    """Of the current folder; FileNotFoundError when there is none, ValueError when it is not DVC's."""
+    """Of the current folder; FileNotFoundError when there is none, UserError when it is not DVC's."""
     try:
         return Lock(YAML(typ="safe", pure=True).load(LOCK)["stages"])
     except FileNotFoundError:
         raise FileNotFoundError(f"{LOCK} does not exist: run in the project's root, or dvc repro first") from None
     except (YAMLError, KeyError, TypeError):
-        raise ValueError(f"{LOCK} is damaged: git checkout {LOCK}, or dvc repro") from None
+        raise UserError(f"{LOCK} is damaged: git checkout {LOCK}, or dvc repro") from None
 
 
 def folder_hash(folder: Path) -> str | None:

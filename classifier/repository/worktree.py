@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from classifier.errors import UserError
 from classifier.project.lineage import user_name
 
 
@@ -19,7 +20,7 @@ def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Ite
     """The project as it was: `commit` with `diff` on it, and the cache and the remotes of the project at `root`.
 
     It lies in a temporary folder, which is removed in the end, whatever happens, unless `keep`: then an error
-    says where it is. FileNotFoundError when the repository lacks the commit, ValueError when the diff does not fit it.
+    says where it is. FileNotFoundError when the repository lacks the commit, UserError when the diff does not fit it.
     """
     if subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=root, capture_output=True).returncode:  # noqa: S603, S607
         raise FileNotFoundError(f"commit {commit} is not in this repository: git fetch origin {commit}")
@@ -30,7 +31,7 @@ def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Ite
             try:
                 git(folder, "apply", "--binary", "--whitespace=nowarn", "-", stdin=diff)
             except ValueError as error:
-                raise ValueError(f"the recorded diff does not fit its commit {commit}: {error}") from None
+                raise UserError(f"the recorded diff does not fit its commit {commit}: {error}") from None
         project = folder / git(root, "rev-parse", "--show-prefix").strip()
         share_cache(root, project)
         yield project
@@ -46,11 +47,11 @@ def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Ite
 
 
 def git(folder: Path, *arguments: str, stdin: bytes = b"") -> str:
-    """Git's output; ValueError has its complaint. No hooks: DVC's would check out data, others do who knows what."""
+    """Git's output; UserError has its complaint. No hooks: DVC's would check out data, others do who knows what."""
     command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
     done = subprocess.run(command, cwd=folder, input=stdin, capture_output=True)  # noqa: S603
     if done.returncode:
-        raise ValueError(f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}")
+        raise UserError(f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}")
     return done.stdout.decode()
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from mlflow.entities import Run
 from safetensors.numpy import load
 
+from classifier.errors import UserError
 from classifier.project.files import sha256_of
 from classifier.project.lineage import dvc_hash, project_root
 from classifier.repository.code_diff import Code, code_diff
@@ -105,12 +106,12 @@ class Comparison:
 def compare(runs: Sequence[Run]) -> Comparison:
     """All that differs between two or more runs.
 
-    ValueError when they are fewer, the same, or belong to different test data: then their results say nothing about
+    UserError when they are fewer, the same, or belong to different test data: then their results say nothing about
     each other.
     """
     ids = [run.info.run_id for run in runs]
     if len(ids) < 2 or len(set(ids)) < len(ids):
-        raise ValueError(f"expected two or more different runs, got {', '.join(ids) or 'none'}")
+        raise UserError(f"expected two or more different runs, got {', '.join(ids) or 'none'}")
     known = {run.info.run_id: run for run in [*runs, *map(keeper, runs)]}
     rows = frame(list(known.values())).loc[ids]
     _refuse_other_test_data(rows["test_data"])
@@ -132,7 +133,7 @@ def _refuse_other_test_data(digests: pd.Series[str]) -> None:
     known = digests.dropna()
     others = known[known != known.iloc[0]] if len(known) else known
     if len(others):
-        raise ValueError(
+        raise UserError(
             f"runs {known.index[0]} and {others.index[0]} cannot be compared, their test data differ: "
             f"{known.iloc[0]} and {others.iloc[0]}"
         )
@@ -171,7 +172,7 @@ def _change(first: pd.Series[Any], second: pd.Series[Any]) -> Change:
 def _code(row: pd.Series[Any]) -> Code:
     commit, dirty = row.get("tags.git.commit"), row.get("tags.git.dirty") == "true"
     if not isinstance(commit, str):
-        raise ValueError(f"run {row.name} does not say of which commit it is")
+        raise UserError(f"run {row.name} does not say of which commit it is")
     return Code(commit, artifact(row["address"], "code/uncommitted.diff") if dirty else b"")
 
 

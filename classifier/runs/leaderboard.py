@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from classifier.errors import UserError
 from classifier.project.lineage import project_root
 from classifier.repository.code_diff import Code, code_ids
 from classifier.runs.reading import PARENT_TAG, artifact, read_predictions
@@ -133,16 +134,16 @@ class Board:
 def leaderboard(runs: pd.DataFrame, sweep: str | None = None, test_data: str | None = None) -> Board:
     """The board of all runs (`runs.all_runs`), or of those of a `sweep`, which is the id of its parent run.
 
-    The test split is the newest result's, or that whose digest begins with `test_data`. ValueError when there is
+    The test split is the newest result's, or that whose digest begins with `test_data`. UserError when there is
     nothing to show.
     """
     rows = results(runs, sweep)
     if rows.empty:
-        raise ValueError(f"no evaluated run{f' in sweep {sweep}' if sweep else ''}: dvc repro makes one")
+        raise UserError(f"no evaluated run{f' in sweep {sweep}' if sweep else ''}: dvc repro makes one")
     digests = list(dict.fromkeys(rows["test_data"]))  # the newest first
     chosen = next((digest for digest in digests if digest.startswith(test_data or "")), None)
     if chosen is None:
-        raise ValueError(f"no run has test data {test_data}; recorded are {', '.join(digests)}")
+        raise UserError(f"no run has test data {test_data}; recorded are {', '.join(digests)}")
     entries = sorted(groups(rows), key=lambda entry: (entry.test_data != chosen, -entry.mean))
     return Board(_compared(_counted(entries), chosen), _differing(entries), chosen)
 

@@ -16,6 +16,7 @@ import pandas as pd
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 
 from classifier.data.dataset import SIZE
+from classifier.errors import UserError
 from classifier.params import PromoteParams
 from classifier.runs.reading import PARENT_TAG, SWEEP, TEST_TAG, is_sweep, predictions
 from classifier.runs.registry import CHAMPION, Registry
@@ -175,7 +176,7 @@ def comparison(ours: pd.DataFrame, theirs: pd.DataFrame, champion: str, level: f
 def median_latency_ms(folder: Path, weights: str) -> float:
     """Median milliseconds of one image alone through the model directory, pixels to logits, on one thread of this CPU.
 
-    ValueError when it does not hold the weights with this SHA-256.
+    UserError when it does not hold the weights with this SHA-256.
     """
     import torch  # takes 2 s, which --help and --rollback need not wait for
 
@@ -183,7 +184,7 @@ def median_latency_ms(folder: Path, weights: str) -> float:
 
     meta = read_model_meta(folder)
     if meta.weights_sha256 != weights:
-        raise ValueError(f"the run's model has weights {meta.weights_sha256}, evaluated were {weights}")
+        raise UserError(f"the run's model has weights {meta.weights_sha256}, evaluated were {weights}")
     classifier, threads = read_model(folder), torch.get_num_threads()
     image = torch.zeros((1, meta.channels, SIZE, SIZE), dtype=torch.uint8)
     seconds = []

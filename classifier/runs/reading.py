@@ -20,6 +20,7 @@ import pandas as pd
 from mlflow.entities import DatasetInput, Run
 from mlflow.exceptions import MlflowException
 
+from classifier.errors import UserError
 from classifier.recording.run import SECONDS
 from classifier.tracking.delivery import SEED_TAG, open_store
 
@@ -41,10 +42,10 @@ def all_runs() -> pd.DataFrame:
 
 
 def find_run(prefix: str) -> Run:
-    """The run whose id is `prefix` or begins with it; ValueError names what else it could be."""
+    """The run whose id is `prefix` or begins with it; UserError names what else it could be."""
     wanted = prefix.strip().lower()
     if len(wanted) < SHORTEST or not wanted.isalnum():
-        raise ValueError(f"{prefix!r} is no run: allowed are a run's id or at least its first {SHORTEST} characters")
+        raise UserError(f"{prefix!r} is no run: allowed are a run's id or at least its first {SHORTEST} characters")
     experiment = open_store()
     found = mlflow.search_runs(
         [experiment], f"attributes.run_id LIKE '{wanted}%'", max_results=SHOWN + 1, output_format="list"
@@ -52,10 +53,10 @@ def find_run(prefix: str) -> Run:
     if not found:
         newest = mlflow.search_runs([experiment], max_results=3, output_format="list")
         known = "; the newest are " + ", ".join(map(_described, newest)) if newest else ": there is none, run dvc repro"
-        raise ValueError(f"no run's id begins with {prefix!r}{known}")
+        raise UserError(f"no run's id begins with {prefix!r}{known}")
     if len(found) > 1:
         more = " and more" if len(found) > SHOWN else ""
-        raise ValueError(
+        raise UserError(
             f"{prefix!r} begins several ids: {', '.join(map(_described, found[:SHOWN]))}{more}; add characters"
         )
     return found[0]

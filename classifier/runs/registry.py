@@ -24,6 +24,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from classifier.errors import UserError
 from classifier.project.lineage import project_root
 from classifier.project.ownership import is_living, mark
 from classifier.runs.reading import TEST_TAG
@@ -83,7 +84,7 @@ class Registry:
         """Make the logged model @champion, with `tags` for a new version, and the champion @previous; the version.
 
         A model that has a version already keeps it, with its tags. `judged_against` is the champion's version that the
-        gate compared with. ValueError, with nothing changed, when @champion moved since then.
+        gate compared with. UserError, with nothing changed, when @champion moved since then.
         """
         with self._moving(judged_against):
             known = self.version_of(tags[WEIGHTS_TAG], tags[TEST_TAG])
@@ -95,19 +96,19 @@ class Registry:
     def roll_back(self) -> None:
         """Let @champion and @previous change places.
 
-        ValueError when there is no @previous, when it was rolled back itself (a second person in the same alarm must
+        UserError when there is no @previous, when it was rolled back itself (a second person in the same alarm must
         not bring the bad version back), or when @champion moved in this moment.
         """
         champion = self.aliases().get(CHAMPION)
         with self._moving(champion):
             previous = self.aliases().get(PREVIOUS)
             if champion is None or previous is None:
-                raise ValueError(
+                raise UserError(
                     f"{self.name} has no @{PREVIOUS} to go back to: classifier promote RUN_ID promotes a run"
                 )
             version = self.version(previous)
             if (since := version.tags.get(ROLLED_BACK_TAG, "")) > version.tags.get(PROMOTED_TAG, ""):
-                raise ValueError(
+                raise UserError(
                     f"version {previous}, {self.name}@{PREVIOUS}, was itself rolled back at {since}, so version "
                     f"{champion} stays: classifier promote {version.run_id} makes it the champion nevertheless"
                 )
@@ -126,11 +127,11 @@ class Registry:
 
     @contextmanager
     def _moving(self, expected: str | None) -> Iterator[None]:
-        """As _alone; ValueError when another version than `expected` is the champion by now."""
+        """As _alone; UserError when another version than `expected` is the champion by now."""
         with self._alone():
             if (champion := self.aliases().get(CHAMPION)) != expected:
                 now = f"version {champion} became" if champion else "nobody is"
-                raise ValueError(f"{now} {self.name}@{CHAMPION} in the meantime: nothing was changed, run it again")
+                raise UserError(f"{now} {self.name}@{CHAMPION} in the meantime: nothing was changed, run it again")
             yield
 
     @contextmanager
@@ -164,7 +165,7 @@ class Registry:
     def _note(self, move: Move) -> None:
         """Tell who comes after us what to finish. From here on the move happens, whatever becomes of this process."""
         if self._holder() != mark():
-            raise ValueError(f"this took over {DEAD_S:g} s, and another promotion went first: nothing was changed")
+            raise UserError(f"this took over {DEAD_S:g} s, and another promotion went first: nothing was changed")
         note = asdict(move) | {HOLDER_TAG: mark()}  # should the lock become another's at this moment
         self.client.set_registered_model_tag(self.lock, MOVE_TAG, json.dumps(note))
 
@@ -197,11 +198,11 @@ class Registry:
         self.client.set_model_version_tag(self.name, move.version, move.tag, move.at)
 
     def _holder(self) -> str:
-        """Who holds the lock; empty when nobody does. ValueError when a model of that name is no lock."""
+        """Who holds the lock; empty when nobody does. UserError when a model of that name is no lock."""
         if (tags := self._lock_tags()) is None:
             return ""
         if HOLDER_TAG not in tags:
-            raise ValueError(f"the registered model {self.lock} is in the way, whose name promotions need: rename it")
+            raise UserError(f"the registered model {self.lock} is in the way, whose name promotions need: rename it")
         return tags[HOLDER_TAG]
 
     def _lock_tags(self) -> dict[str, str] | None:

@@ -24,6 +24,7 @@ import psutil
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
+from classifier.errors import UserError
 from classifier.project.files import sha256, write_atomic
 from classifier.project.lineage import project_root
 from classifier.recording.run import SECONDS
@@ -131,23 +132,23 @@ class Record:
         return {**packages, **tags}
 
     def check(self) -> None:
-        """ValueError or FileNotFoundError says why this run cannot be repeated."""
+        """UserError or FileNotFoundError says why this run cannot be repeated."""
         tags = self.tags
         if SEED_TAG in tags:
             parent = tags[PARENT_TAG]
-            raise ValueError(f"run {self.id} is seed {tags[SEED_TAG]} of run {parent}: classifier reproduce {parent}")
+            raise UserError(f"run {self.id} is seed {tags[SEED_TAG]} of run {parent}: classifier reproduce {parent}")
         if WEIGHTS_TAG not in tags and is_sweep(self.run):
-            raise ValueError(f"run {self.id} {SWEEP} reproduce")
+            raise UserError(f"run {self.id} {SWEEP} reproduce")
         if self.status != "FINISHED" and not (self.status == "FAILED" and self.error):
-            raise ValueError(
+            raise UserError(
                 f"run {self.id} is {self.status}: it came to no end that could be repeated; "
                 "allowed are runs that are FINISHED, or FAILED with an error"
             )
         if "git.commit" not in tags:
             why = tags.get("git.problem", "no tag git.commit")
-            raise ValueError(f"run {self.id} does not say of which commit it is ({why}): git commit, then dvc repro")
+            raise UserError(f"run {self.id} does not say of which commit it is ({why}): git commit, then dvc repro")
         if DATA_TAG not in tags:
-            raise ValueError(f"run {self.id} does not say on which data it trained: allowed are runs of dvc repro")
+            raise UserError(f"run {self.id} does not say on which data it trained: allowed are runs of dvc repro")
         if tags.get("git.dirty") == "true" and "uncommitted.diff" not in self.code:
             raise FileNotFoundError(
                 f"the uncommitted changes of run {self.id} are not in the store: code/uncommitted.diff"
@@ -177,7 +178,7 @@ class Record:
 def reproduce(run: Run, *, keep: bool = False) -> Verdict:
     """Make the run again and compare; what its stages print goes to standard error.
 
-    ValueError and OSError say what is missing, and how to get it.
+    UserError and OSError say what is missing, and how to get it.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     record = Record(run, mlflow.MlflowClient())

@@ -55,7 +55,7 @@ class Recorded:
 def record() -> Recorded:
     """Find the run that has the workspace's outputs, or make it, however often and by whomever at once.
 
-    FileNotFoundError and ValueError name outputs that are not there, or not those of dvc.lock.
+    FileNotFoundError and UserError name outputs that are not there, or not those of dvc.lock.
     """
     lock = read_lock()
     lock.check([DATA, MODEL, TRAINING, EVALUATION])

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import bdtr
 
+from classifier.errors import UserError
+
 
 @dataclass(frozen=True)
 class Disagreement:
@@ -26,18 +28,18 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
     """
     tosses, fewer = first_alone + second_alone, min(first_alone, second_alone)
     if fewer < 0:
-        raise ValueError(f"{first_alone} and {second_alone} images: allowed is 0 or more")
+        raise UserError(f"{first_alone} and {second_alone} images: allowed is 0 or more")
     return float(min(1.0, 2 * bdtr(fewer, tosses, 0.5)))  # scipy.stats.binomtest's value without its 0.8 s of import
 
 
 def paired(first: pd.DataFrame, second: pd.DataFrame) -> Disagreement:
     """McNemar's test on two tables of predictions (columns label, predicted), a row per image, the same images in both.
 
-    ValueError when they are not of the same images.
+    UserError when they are not of the same images.
     """
     labels = first["label"].to_numpy()
     if not np.array_equal(labels, second["label"].to_numpy()):
-        raise ValueError(f"the predictions of {len(first)} and {len(second)} images are not of the same images")
+        raise UserError(f"the predictions of {len(first)} and {len(second)} images are not of the same images")
     right, right_there = (table["predicted"].to_numpy() == labels for table in (first, second))
     alone = int((right & ~right_there).sum()), int((~right & right_there).sum())
     return Disagreement(*alone, mcnemar(*alone))

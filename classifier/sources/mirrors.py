@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 import requests
 import urllib3
 
+from classifier.errors import UserError
 from classifier.project.lineage import project_root
 
 CHUNK = 1 << 16  # bytes
@@ -35,11 +36,11 @@ class BrokenConnectionError(MirrorError):
 
 
 def configured_mirrors(mirror: str | None) -> list[str]:
-    """The mirrors that the user named, first DATA_MIRROR, then `download.mirror`; ValueError for an unknown scheme."""
+    """The mirrors that the user named, first DATA_MIRROR, then `download.mirror`; UserError for an unknown scheme."""
     mirrors = [named for named in (os.environ.get("DATA_MIRROR"), mirror) if named]
     for named in mirrors:
         if "://" in named and not _has_scheme(named, "http", "https", "file"):
-            raise ValueError(
+            raise UserError(
                 f"mirror {without_password(named)}: allowed are addresses with http, https or file, and folders"
             )
     return mirrors

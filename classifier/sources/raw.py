@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from classifier.errors import UserError
 from classifier.project.files import read_file, sha256, sha256_of
 from classifier.project.sealed import read_sealed, write_sealed
 from classifier.sources.catalog import SOURCES, Origin
@@ -67,13 +68,13 @@ def write_manifest(folder: Path, dataset: str, origin: Origin) -> Manifest:
 def read_raw(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest, and every file's bytes by name, verified.
 
-    FileNotFoundError for a missing file, ValueError for one that is not what was written; both name it and the command
+    FileNotFoundError for a missing file, UserError for one that is not what was written; both name it and the command
     that mends it.
     """
     path = folder / MANIFEST
     manifest = read_sealed(path, Manifest, "download")
     if manifest.dataset not in SOURCES:
-        raise ValueError(f"{path}: dataset {manifest.dataset!r:.80}: allowed are {', '.join(SOURCES)}: {AGAIN}")
+        raise UserError(f"{path}: dataset {manifest.dataset!r:.80}: allowed are {', '.join(SOURCES)}: {AGAIN}")
     return manifest, {file.name: _read(folder / file.name, file) for file in manifest.files}
 
 
@@ -83,7 +84,7 @@ def _read(path: Path, file: RawFile) -> bytes:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro download") from None
     if (found := sha256(content)) != file.sha256:
-        raise ValueError(
+        raise UserError(
             f"{path} has {len(content):,} bytes and SHA-256 {found}, "
             f"{MANIFEST} says {file.bytes:,} and {file.sha256}: {AGAIN}"
         )

@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from classifier.errors import UserError
 from classifier.params import Params
 
 LARGEST = 10_000  # experiments
@@ -23,23 +24,23 @@ Point = dict[str, Any]  # {"train.seed": 0, ...}: what an experiment has in plac
 def grid(words: Sequence[str], params: Params) -> list[Point]:
     """Every combination, the last key varying quickest, with the values as params hold them.
 
-    ValueError names the first thing that is not allowed; all of them are checked.
+    UserError names the first thing that is not allowed; all of them are checked.
     """
     choices: dict[str, list[Any]] = {}
     for word in words:
         key, separator, text = word.partition("=")
         if not separator:
-            raise ValueError(f"{word!r} gives no values; allowed is KEY=VALUES, as in {EXAMPLE}")
+            raise UserError(f"{word!r} gives no values; allowed is KEY=VALUES, as in {EXAMPLE}")
         if key in choices:
-            raise ValueError(f"{key} is given twice; allowed is once, with all its values: {key}=VALUE,VALUE")
+            raise UserError(f"{key} is given twice; allowed is once, with all its values: {key}=VALUE,VALUE")
         choices[key] = _values(word, text)
     if (count := math.prod(map(len, choices.values()))) > LARGEST:
-        raise ValueError(f"{count:,} experiments; allowed are {LARGEST:,} at once")
+        raise UserError(f"{count:,} experiments; allowed are {LARGEST:,} at once")
     return [canonical(dict(zip(choices, values, strict=True)), params) for values in product(*choices.values())]
 
 
 def canonical(point: Point, params: Params) -> Point:
-    """The point with its values as params hold them, 1 as 1.0; ValueError names key, value and what is allowed."""
+    """The point with its values as params hold them, 1 as 1.0; UserError names key, value and what is allowed."""
     checked = params.override(point).flat()
     return {key: checked[key] for key in point}
 
@@ -49,14 +50,14 @@ def _values(word: str, text: str) -> list[Any]:
     try:
         written = YAML(typ="safe", pure=True).load(f"[{text}]")
     except YAMLError:
-        raise ValueError(f"{word!r} cannot be read; allowed are values with commas, as in {EXAMPLE}") from None
+        raise UserError(f"{word!r} cannot be read; allowed are values with commas, as in {EXAMPLE}") from None
     if not written:
-        raise ValueError(f"{word!r} gives no values; allowed are some, with commas, as in {EXAMPLE}")
+        raise UserError(f"{word!r} gives no values; allowed are some, with commas, as in {EXAMPLE}")
     values: list[Any] = []
     for value in written:
         for each in _range(word, value) if isinstance(value, str) and ".." in value else [value]:
             if each in values:
-                raise ValueError(f"{word}: {each} is given twice; allowed is each value once")
+                raise UserError(f"{word}: {each} is given twice; allowed is each value once")
             values.append(each)
     return values
 
@@ -68,7 +69,7 @@ def _range(word: str, text: str) -> Sequence[Any]:
     found = RANGE.fullmatch(text)
     first, last = (int(number) for number in found.groups()) if found else (0, -1)
     if not 0 <= last - first < LARGEST:
-        raise ValueError(
+        raise UserError(
             f"{word}: {text!r} is no range; allowed are two whole numbers, the lower one first, at most {LARGEST:,} "
             "in all, as in 0..4"
         )

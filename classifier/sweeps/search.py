@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
+from classifier.errors import UserError
 from classifier.params import Choices, Params, Range
 from classifier.sweeps.experiments import Experiment, Outcome, trial_names
 from classifier.sweeps.grid import Point, canonical
@@ -82,10 +83,10 @@ class Search:
 
 
 def distributions(params: Params, fixed: Point) -> dict[str, BaseDistribution]:
-    """Optuna's form of `sweep.search`, without what is fixed; ValueError when nothing is left."""
+    """Optuna's form of `sweep.search`, without what is fixed; UserError when nothing is left."""
     found = {key: _distribution(key, values, params) for key, values in params.sweep.search.items() if key not in fixed}
     if not found:
-        raise ValueError("nothing to search: params.yaml names the ranges in sweep.search, for keys that are not fixed")
+        raise UserError("nothing to search: params.yaml names the ranges in sweep.search, for keys that are not fixed")
     return found
 
 

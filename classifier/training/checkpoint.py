@@ -36,6 +36,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from classifier.errors import UserError
 from classifier.params import Params, TrainParams
 from classifier.project.files import read_file, sha256, sha256_of, write_atomic
 from classifier.project.lineage import PACKAGE, project_root
@@ -135,37 +136,37 @@ class Checkpoints:
 
 
 def _parse(content: bytes, known: str) -> Checkpoint:
-    """ValueError unless these are the bytes with the SHA-256 `known`, and those of a checkpoint."""
+    """UserError unless these are the bytes with the SHA-256 `known`, and those of a checkpoint."""
     if sha256(content) != known:
-        raise ValueError("its bytes do not have the SHA-256 of its name")
+        raise UserError("its bytes do not have the SHA-256 of its name")
     try:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         position = TypeAdapter(Position).validate_json(header.get("__metadata__", {}).get("position", ""))
         rows = tensors.pop("rows", None)
         if rows is None or rows.dtype != torch.uint8:
-            raise ValueError("it has no rows")
+            raise UserError("it has no rows")
         read_row = TypeAdapter(Row).validate_json
         return Checkpoint(position, [read_row(line) for line in rows.numpy().tobytes().splitlines()], tensors)
     except (SafetensorError, ValidationError) as error:
-        raise ValueError(" ".join(str(error).split())[:200]) from None
+        raise UserError(" ".join(str(error).split())[:200]) from None
 
 
 def _verify(checkpoint: Checkpoint, epochs: int, per_epoch: int, window: int, models: int) -> None:
-    """ValueError unless such a training can stand there; its rows end a window or an epoch, one for each model."""
+    """UserError unless such a training can stand there; its rows end a window or an epoch, one for each model."""
     step, opened, total = checkpoint.position.step, checkpoint.position.window, epochs * per_epoch
     if step > total:
-        raise ValueError(f"it says step {step} of a training of {total}")
+        raise UserError(f"it says step {step} of a training of {total}")
     done, rest = divmod(step, per_epoch)
     if opened != rest % window:
-        raise ValueError(f"it says {opened} steps in the window at step {step}, where there are {rest % window}")
+        raise UserError(f"it says {opened} steps in the window at step {step}, where there are {rest % window}")
     rows = -(-per_epoch // window)  # of each epoch
     ends = [
         number // rows * per_epoch + min((number % rows + 1) * window, per_epoch)
         for number in range(done * rows + rest // window)
     ]
     if [row.step for row in checkpoint.rows] != [end for end in ends for _ in range(models)]:
-        raise ValueError(f"its {len(checkpoint.rows)} rows are not those of {step} steps")
+        raise UserError(f"its {len(checkpoint.rows)} rows are not those of {step} steps")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 
+from classifier.errors import UserError
 from classifier.project.files import read_file, write_atomic
 
 LARGEST = 1 << 30  # bytes
@@ -53,13 +54,13 @@ def write_history(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_history(path: Path) -> list[Row]:
-    """ValueError names the line that is not a row; the first is the header, and at least one follows."""
+    """UserError names the line that is not a row; the first is the header, and at least one follows."""
     try:
         lines = read_file(path, LARGEST).decode("ascii", "replace").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
     if lines[0] != ",".join(COLUMNS) or len(lines) == 1:
-        raise ValueError(f"{path} is not a history, it starts with {lines[0][:200]!r}: run dvc repro -f train")
+        raise UserError(f"{path} is not a history, it starts with {lines[0][:200]!r}: run dvc repro -f train")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -68,9 +69,9 @@ def read_history(path: Path) -> list[Row]:
             rate = float(values["learning_rate"])
             results = {name: float(values[name]) if values[name] else None for name in COLUMNS[4:]}
             if not all(math.isfinite(value) for value in (rate, *results.values()) if value is not None):
-                raise ValueError("a value is not finite")
+                raise UserError("a value is not finite")
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} line {number} is not a row of the history ({error!s:.200}): run dvc repro -f train"
             ) from None
         row = Row(step, epoch, images, rate, **results)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from classifier.data.dataset import Split
+from classifier.errors import UserError
 from classifier.networks.inference import predict
 from classifier.networks.model import Classifier
 from classifier.params import TrainParams
@@ -29,7 +30,7 @@ from classifier.training.schedule import learning_rate
 VALIDATION_BATCH = 1000  # images per forward pass
 
 
-class DivergedError(ValueError):
+class DivergedError(UserError):
     """Loss or gradients are not finite; the weights are still those before the update."""
 
 
@@ -248,13 +249,13 @@ class Engine:
         """Continue from what `state` gave, bit for bit; the tensors stay where they are and take its values."""
         tensors = self._tensors()
         if wrong := sorted(tensors.keys() ^ state.keys()):
-            raise ValueError(f"not this training's state, which differs in {wrong!s:.200}; remove {CHECKPOINTS}")
+            raise UserError(f"not this training's state, which differs in {wrong!s:.200}; remove {CHECKPOINTS}")
         for name, value in tensors.items():
             saved = state[name]
             if saved.shape != value.shape or saved.dtype != value.dtype or not saved.isfinite().all():
                 found = f"{tuple(saved.shape)!s:.80} {saved.dtype}, or not finite"
                 allowed = f"finite {tuple(value.shape)} {value.dtype}"
-                raise ValueError(f"{name} of the checkpoint is {found}: allowed is {allowed}; remove {CHECKPOINTS}")
+                raise UserError(f"{name} of the checkpoint is {found}: allowed is {allowed}; remove {CHECKPOINTS}")
         for name, value in tensors.items():
             value.copy_(state[name])
 

@@ -19,6 +19,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from classifier.errors import UserError
 from classifier.project.files import replacing, sha256_of, write_atomic, write_json
 from classifier.project.sealed import read_sealed, write_sealed
 from classifier.training.history import BEST, Row, best_rows, read_history, write_history
@@ -59,7 +60,7 @@ def write_training(folder: Path, histories: Mapping[int, list[Row]], chosen: int
 
 
 def verify_training(folder: Path) -> None:
-    """ValueError names a file that is not the one that write_training wrote, FileNotFoundError one that is missing."""
+    """UserError names a file that is not the one that write_training wrote, FileNotFoundError one that is missing."""
     for name, known in read_sealed(folder / MANIFEST, ReportManifest, "train").files.items():
         path = folder / name
         try:
@@ -67,7 +68,7 @@ def verify_training(folder: Path) -> None:
         except FileNotFoundError:
             raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
         if found != known:
-            raise ValueError(f"{path} has SHA-256 {found}, {MANIFEST} says {known}: run dvc repro -f train")
+            raise UserError(f"{path} has SHA-256 {found}, {MANIFEST} says {known}: run dvc repro -f train")
 
 
 def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[Row]]:

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save
 
 from classifier.data.dataset import read_meta, read_split
 from classifier.device import keep_freed_memory
+from classifier.errors import UserError
 from classifier.networks.model import Classifier
 from classifier.networks.model_dir import build
 from classifier.params import TrainParams
@@ -130,7 +131,7 @@ def _train_in_processes(
     work: Work,
 ) -> dict[int, Replica]:
     """Each process trains every `workers`-th seed; what they report is handled here, one row after the other."""
-    reports: SimpleQueue[tuple[int, Row] | ValueError | None] = SimpleQueue()
+    reports: SimpleQueue[tuple[int, Row] | UserError | None] = SimpleQueue()
     rows: dict[int, list[Row]] = {seed: [] for seed in seeds}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -144,7 +145,7 @@ def _train_in_processes(
             reported = reports.get()
             if reported is None:
                 working -= 1
-            elif isinstance(reported, ValueError):
+            elif isinstance(reported, UserError):
                 raise reported  # which ends the other processes
             else:
                 rows[reported[0]].append(reported[1])
@@ -183,7 +184,7 @@ def _processes(
             process.wait()
 
 
-def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | ValueError | None]) -> None:
+def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | UserError | None]) -> None:
     """Hand over a worker's rows, then None at its end or its error in its own words; whatever happens, an end."""
     end: ValueError | None = ValueError("a training process was not understood")
     try:
@@ -192,13 +193,15 @@ def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row]
             for line in lines:
                 message = json.loads(line)
                 if "error" in message:
-                    raise ValueError(message["error"])
+                    raise UserError(message["error"])
                 reports.put((message["seed"], Row(**message["row"])))
         end = None
         if process.wait():
-            raise ValueError(f"a training process ended with {process.returncode}; -9: killed, or out of memory")
-    except ValueError as error:  # broken JSON too: a line cut off with its process
+            raise UserError(f"a training process ended with {process.returncode}; -9: killed, or out of memory")
+    except UserError as error:
         end = error
+    except ValueError:  # JSON that is cut off
+        end = UserError("a training process ended in the middle of a line: killed, or out of memory")
     finally:
         reports.put(end)
 
@@ -224,7 +227,7 @@ def _work(arguments: list[str]) -> None:
             classifier = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say, work)
             state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
             write_atomic(Path(job["folder"]) / f"{seed}.safetensors", save(state))
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             print(json.dumps({"error": f"seed {seed}: {error}"}), flush=True)
             return
 
