@@ -1,4 +1,4 @@
-"""Many seeds as `train.replicas` trains them: against as many trainings in turn on a CPU, against one on a GPU."""
+"""Many seeds as `train.seeds` trains them: against as many trainings in turn on a CPU, against one on a GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ReplicaStages(Section):
 
     def stage(self, seed: int, replicas: int) -> Sample:
         folder = "data/replicas"
-        train = {"epochs": 1, "device": self.device, "seed": seed, "replicas": replicas}
+        train = {"epochs": 1, "device": self.device, "seed": seed, "seeds": replicas}
         self.project.write_params(f"{folder}/params.yaml", RECIPE, train=train)
         return self.project.module(
             "stages.train",

@@ -70,7 +70,7 @@ class NormalizeParams(Section):
 
 class TrainParams(Section):
     seed: Seed = Field(description="seed of initial weights, order of images and augmentation")
-    replicas: int = Field(ge=1, le=1024, description="models trained with the seeds from seed on, 1 for a single one")
+    seeds: int = Field(ge=1, le=1024, description="models trained with the seeds from seed on, 1 for a single one")
     epochs: int = Field(ge=1, le=100_000, description="passes over the training split")
     batch_size: int = Field(
         ge=1, le=65_536, description="images per optimizer step; an epoch's last batch may be smaller"

@@ -108,7 +108,7 @@ class ReplicaWorkspace(Workspace):
 
     def __init__(self):
         super().__init__()
-        train = self.params.train.model_copy(update={"replicas": 2, "seed": 4})
+        train = self.params.train.model_copy(update={"seeds": 2, "seed": 4})
         self.params = self.params.model_copy(update={"train": train})
         models = {4: build(self.data_meta, 4), 5: build(self.data_meta, 5)}
         self.meta = write_model(self.model, models, 5, self.data_meta)

@@ -147,7 +147,7 @@ def test_every_seed_in_turn_is_a_whole_stage_of_its_own() -> None:
             self.project, self.written, self.ran = self, [], []
 
         def write_params(self, path: str, recipe: str, train: dict[str, object]) -> None:
-            self.written.append((train["seed"], train["replicas"]))
+            self.written.append((train["seed"], train["seeds"]))
 
         def module(self, name: str, *arguments: str) -> Sample:
             self.ran.append(name)

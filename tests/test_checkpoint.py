@@ -318,7 +318,7 @@ def test_replicas_are_resumed_each_from_its_own(tmp_path, monkeypatch):
     torch.set_num_threads(2)
     try:
         write_digits(tmp_path / "data")
-        params = train_params(replicas=3, epochs=2, batch_size=400, log_every=1, checkpoint_every=1)
+        params = train_params(seeds=3, epochs=2, batch_size=400, log_every=1, checkpoint_every=1)
 
         def results(report, work=NO_WORK):
             replicas = train_replicas(tmp_path / "data", params, CPU, report, work)

@@ -10,13 +10,13 @@ import pytest
 from classifier.data.dataset import read_meta, write_meta
 from classifier.project import files
 from classifier.project.ownership import claim, release
+from classifier.training import checkpoint
 from classifier.training.checkpoint import (
     ABANDONED_S,
     CHECKPOINTS,
     checkpointed,
     fingerprint_of,
 )
-from classifier.training.loop import checkpoint
 from tests.samples import ROOT, StoppedError, train_params, write_digits
 
 

@@ -38,7 +38,7 @@ def test_all_lines_are_kept(capsys):
 
 
 def test_lines_of_replicas_begin_with_the_seed(capsys):
-    with Console(train_params(replicas=2), 12500, []) as console:
+    with Console(train_params(seeds=2), 12500, []) as console:
         console.show(7, ROWS[0])
     assert capsys.readouterr().out == "seed 7 [1,  2000] loss: 2.182\n"
 

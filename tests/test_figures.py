@@ -12,7 +12,8 @@ import pytest
 from matplotlib import rc_context
 from PIL import Image
 
-from classifier.evaluation.metrics import Predictions, calibration, figures
+from classifier.evaluation import figures
+from classifier.evaluation.metrics import Predictions, calibration
 
 
 def pixels(png: bytes) -> np.ndarray:

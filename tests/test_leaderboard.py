@@ -80,7 +80,7 @@ def test_what_may_change_a_result_makes_another_entry(other):
     "other",
     [
         {"params": {"train.log_every": "5"}},
-        {"params": {"train.replicas": "1"}},
+        {"params": {"train.seeds": "1"}},
         {"params": {"evaluate.batch_size": "7"}},
         {"tags": {"env.threads": "2"}},
         {"patch": b"diff --git a/params.yaml b/params.yaml\n"},
@@ -168,7 +168,7 @@ def test_what_is_no_result_is_not_on_the_board():
 
 
 def test_replicas_count_as_seeds_and_their_parent_not_at_all():
-    parent = record(4, [1], params={"train.replicas": "2"}, tags={"replicas.chosen_seed": "5"})
+    parent = record(4, [1], params={"train.seeds": "2"}, tags={"replicas.chosen_seed": "5"})
     nested = {"mlflow.parentRunId": parent, "evaluated": "", "git.commit": "", "dvc.data": "", "data.test_sha256": ""}
     children = [
         record(seed, range(seed - 3), tags={**nested, "replica.seed": str(seed)}, predictions=False) for seed in (4, 5)

@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from benchmarks.results import Result, bars, markdown
+from classifier.commands.application import COMMANDS
 from classifier.params import Params
 from tests.samples import ROOT, file_params
 
@@ -68,8 +69,8 @@ def test_tables_are_those_of_the_code(table):
 def test_pictures_and_files_that_it_names_exist():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).is_file(), link
-    for module in re.findall(r"python -m (commands\.\w+)", README):
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+    for name in re.findall(r"^\$ (?:python -m )?classifier (\w+)", README, re.MULTILINE):
+        assert name in COMMANDS, name
 
 
 def test_make_targets_that_it_names_exist():

@@ -26,7 +26,7 @@ class Made(Project):
         """In the current folder."""
         super().__init__(folder)
         if outputs is ReplicaWorkspace:
-            self.edit_params("train:\n  seed: 0\n  replicas: 1 ", "train:\n  seed: 4\n  replicas: 2 ")
+            self.edit_params("train:\n  seed: 0\n  seeds: 1 ", "train:\n  seed: 4\n  seeds: 2 ")
         self.outputs = outputs()
         if self.outputs.test_metrics:
             table = pd.DataFrame([{"seed": seed, **values} for seed, values in self.outputs.test_metrics.items()])

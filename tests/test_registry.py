@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from classifier.project.ownership import mark
-from classifier.runs.reading import registry as module
+from classifier.runs import registry as module
 from classifier.runs.registry import PREVIOUS, PROMOTED_TAG, ROLLED_BACK_TAG, Move, Registry
 from classifier.tracking.delivery import open_store
 from tests.recorded import own_store

@@ -11,9 +11,9 @@ import torch
 
 import classifier.training.seeds
 from classifier.networks.model import Classifier, LeNet5
+from classifier.training import stack as vectorized
 from classifier.training.checkpoint import NO_WORK
 from classifier.training.history import Row
-from classifier.training.loop import stack as vectorized
 from classifier.training.seeds import Replica, median_seed, seeds_of, train_in_stacks, train_one, train_replicas
 from classifier.training.summary import spread
 from tests.samples import ROOT, train_params, write_digits
@@ -48,7 +48,7 @@ def one_thread():
 @pytest.mark.parametrize("cores", [1, 2, 3])
 def test_each_replica_is_the_seed_trained_alone_bit_for_bit(data, one_thread, monkeypatch, cores):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    params = train_params(seed=5, replicas=3, epochs=2, shift=1, schedule="one_cycle")
+    params = train_params(seed=5, seeds=3, epochs=2, shift=1, schedule="one_cycle")
     reported = []
     replicas = train_replicas(data, params, CPU, lambda seed, row: reported.append((seed, row)))
     assert list(replicas) == [5, 6, 7]
@@ -61,7 +61,7 @@ def test_each_replica_is_the_seed_trained_alone_bit_for_bit(data, one_thread, mo
 
 def test_with_more_threads_the_first_steps_agree_to_float32_rounding(data):
     """Sums are made in another order; after seven steps the weights agree to 1e-6."""
-    params = train_params(replicas=2)
+    params = train_params(seeds=2)
     replica = train_replicas(data, params, CPU, lambda seed, row: None)[0]
     alone = train_one(data, 0, params, CPU, lambda row: None)
     torch.testing.assert_close(weights(replica.classifier), weights(alone), rtol=1e-4, atol=1e-6)
@@ -77,7 +77,7 @@ def test_on_cuda_replicas_are_trained_in_stacks(data, monkeypatch):
 
     monkeypatch.setattr(classifier.training.seeds, "fit_together", fit_together)
     monkeypatch.setattr(classifier.training.seeds, "TOGETHER", 2)
-    params, reported = train_params(seed=5, replicas=3, epochs=2, shift=1), []
+    params, reported = train_params(seed=5, seeds=3, epochs=2, shift=1), []
     replicas = train_in_stacks(
         data, seeds_of(params), params, CPU, lambda seed, row: reported.append((seed, row)), NO_WORK
     )
@@ -100,7 +100,7 @@ def test_train_replicas_takes_a_stack_on_a_gpu(data, cuda, monkeypatch):
         vectorized.fit_together(classifiers, *arguments)
 
     monkeypatch.setattr(classifier.training.seeds, "fit_together", fit_together)
-    params = train_params(seed=5, replicas=3, shift=1)
+    params = train_params(seed=5, seeds=3, shift=1)
     first, second = (train_replicas(data, params, cuda, lambda seed, row: None) for _ in range(2))
     assert stacks == [[5, 6, 7]] * 2
     for seed in (5, 6, 7):
@@ -111,7 +111,7 @@ def test_train_replicas_takes_a_stack_on_a_gpu(data, cuda, monkeypatch):
 
 
 def test_seeds_follow_the_first():
-    assert seeds_of(train_params(seed=5, replicas=3)) == [5, 6, 7]
+    assert seeds_of(train_params(seed=5, seeds=3)) == [5, 6, 7]
 
 
 def test_processes_share_the_cores(data, monkeypatch):
@@ -125,7 +125,7 @@ def test_processes_share_the_cores(data, monkeypatch):
 
     monkeypatch.setattr(subprocess.Popen, "__init__", watched)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    train_replicas(data, train_params(replicas=2), CPU, lambda seed, row: None)
+    train_replicas(data, train_params(seeds=2), CPU, lambda seed, row: None)
     assert started == ["2", "2"]
 
 
@@ -135,7 +135,7 @@ def workers_of(process):
 
 
 def test_an_error_names_the_seed_and_ends_the_other_processes(data):
-    params = train_params(replicas=2, learning_rate=100.0, epochs=50)
+    params = train_params(seeds=2, learning_rate=100.0, epochs=50)
     with pytest.raises(ValueError, match=r"seed [01]: loss or gradients are not finite at step"):
         train_replicas(data, params, CPU, lambda seed, row: None)
     assert not workers_of(psutil.Process())
@@ -145,7 +145,7 @@ def test_processes_end_when_the_stage_is_killed(data):
     script = (
         "import torch\nfrom pathlib import Path\nfrom classifier.training.seeds import train_replicas\n"
         "from tests.samples import train_params\n"
-        f"train_replicas(Path({str(data)!r}), train_params(replicas=2, epochs=10000), torch.device('cpu'), "
+        f"train_replicas(Path({str(data)!r}), train_params(seeds=2, epochs=10000), torch.device('cpu'), "
         "lambda seed, row: print(seed, flush=True))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
@@ -177,7 +177,7 @@ def test_a_process_that_is_killed_in_the_middle_ends_the_stage(data):
             worker.kill()
 
     with pytest.raises(ValueError, match="a training process ended with -9"):
-        train_replicas(data, train_params(replicas=2, epochs=1000), CPU, kill)
+        train_replicas(data, train_params(seeds=2, epochs=1000), CPU, kill)
 
 
 def replicas_with(*ends):

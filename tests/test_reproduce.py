@@ -264,7 +264,7 @@ def test_an_experiment_with_replicas_and_uncommitted_code_is_repeated_after_the_
     source = lab.folder / "classifier/model.py"
     committed = source.read_text()
     source.write_text(f"{committed}# uncommitted\n")
-    lab.run("dvc", "exp", "run", "--name", "two", "-S", "train.replicas=2", "-S", "train.learning_rate=0.03")
+    lab.run("dvc", "exp", "run", "--name", "two", "-S", "train.seeds=2", "-S", "train.learning_rate=0.03")
     ((run_id,),) = lab.query("SELECT run_uuid FROM runs WHERE name = 'two'")
     lab.git("checkout", "--quiet", ".")
     source.write_text("raise ImportError('of today')\n")

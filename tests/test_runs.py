@@ -16,7 +16,7 @@ def store(workspace):
 
 
 def replicas():
-    parent = record(4, [1], params={"train.replicas": "2"}, tags={"replicas.chosen_seed": "5"})
+    parent = record(4, [1], params={"train.seeds": "2"}, tags={"replicas.chosen_seed": "5"})
     nested = {"mlflow.parentRunId": parent, "evaluated": "", "git.commit": "", "dvc.data": "", "data.test_sha256": ""}
     return parent, *(record(seed, tags={**nested, "replica.seed": str(seed)}, predictions=False) for seed in (4, 5))
 

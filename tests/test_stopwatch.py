@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from classifier.training import stopwatch
 from classifier.training.history import Row
-from classifier.training.loop import stopwatch
 from classifier.training.stopwatch import Stopwatch
 
 WINDOW, END = Row(1, 1, 32, 0.1, 2.0), Row(2, 1, 64, 0.1, 2.0, 2.0)

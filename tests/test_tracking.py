@@ -298,7 +298,7 @@ def test_a_delivery_that_breaks_anywhere_and_is_tried_again_gives_the_same_run(k
             assert outputs.evaluate() == run_id
         total = calls
         runs = [run for run in all_runs() if run.info.experiment_id == get_run(run_id).info.experiment_id]
-        assert len(runs) == (3 if outputs.params.train.replicas > 1 else 1)
+        assert len(runs) == (3 if outputs.params.train.seeds > 1 else 1)
         assert {run.info.status for run in runs} == {"FINISHED"}
         for run in runs:
             for name in run.data.metrics:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from classifier.sources.catalog import SourceFile, transfer
+from classifier.sources import transfer
+from classifier.sources.catalog import SourceFile
 from classifier.sources.transfer import fetch
 from tests.conftest import ROOT
 from tests.loopback import closed_address, reset, send

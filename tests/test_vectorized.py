@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from classifier.networks.model import Classifier, LeNet5
+from classifier.training import stack as vectorized
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.loop import DivergedError, fit
-from classifier.training.loop import stack as vectorized
 from tests.samples import StoppedError, digits_split, stop_after, train_params
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Several seeds, as `train.replicas` trains them or one run after the other, each with the whole machine.
+"""Several seeds, as `train.seeds` trains them or one run after the other, each with the whole machine.
 
     python -m benchmarks.contenders.replicas DEVICE PARAMS DATA COUNT together|in_turn
 
@@ -27,7 +27,7 @@ def main() -> None:
     keep_freed_memory()
 
     def train(first: int, replicas: int) -> None:
-        wanted = params.model_copy(update={"seed": first, "replicas": replicas})
+        wanted = params.model_copy(update={"seed": first, "seeds": replicas})
         train_replicas(data, wanted, device, lambda seed, row: None)
 
     train(0, 1)  # warm: lazy imports and the first calls of every kernel

@@ -108,7 +108,7 @@ class Recording:
         `seconds`: what training took so far, recorded at the epoch's end.
         """
         at_end = None if row.train_loss is None else seconds
-        self._log_row(seed if self.params.train.replicas > 1 else None, row, at_end, restored)
+        self._log_row(seed if self.params.train.seeds > 1 else None, row, at_end, restored)
 
     def _log_row(self, seed: int | None, row: Row, seconds: float | None, restored: bool) -> None:
         named = {name: getattr(row, column) for column, name in ROW_METRICS.items()} | {SECONDS: seconds}
@@ -138,7 +138,7 @@ class Recording:
         """
         tags = {"model.weights_sha256": meta.weights_sha256}
         self._log_best(None, histories[meta.seed], restored)
-        if self.params.train.replicas > 1:
+        if self.params.train.seeds > 1:
             for seed, rows in histories.items():
                 self._log_best(seed, rows, restored)
             for row in histories[meta.seed]:

@@ -157,7 +157,7 @@ class Delivery:
             child = self.client.create_run(self.experiment, time_ms, tags, f"{self.run.info.run_name}, seed {seed}")
             self.seeds[seed] = child.info.run_id
         if seed not in self.described:
-            self._log_params(self.seeds[seed], self.params | {"train.seed": str(seed), "train.replicas": "1"})
+            self._log_params(self.seeds[seed], self.params | {"train.seed": str(seed), "train.seeds": "1"})
             self.described.add(seed)
         return self.seeds[seed]
 

@@ -17,7 +17,7 @@ class Console(AbstractContextManager["Console"]):
 
     def __init__(self, params: TrainParams, steps_per_epoch: int, lines: list[str]) -> None:
         self.steps_per_epoch = steps_per_epoch
-        self.several = params.replicas > 1
+        self.several = params.seeds > 1
         self.steps: dict[int, int] = {}  # by seed
         self.lines = lines
         self.bar = None
@@ -25,7 +25,7 @@ class Console(AbstractContextManager["Console"]):
             from rich.progress import Progress  # for terminals alone: it takes 0.1 s
 
             self.bar = Progress(transient=True, refresh_per_second=REFRESHES)
-            self.task = self.bar.add_task("training", total=params.replicas * params.epochs * steps_per_epoch)
+            self.task = self.bar.add_task("training", total=params.seeds * params.epochs * steps_per_epoch)
             self.bar.start()
 
     def __exit__(

@@ -49,7 +49,7 @@ class Replica:
 
 def seeds_of(params: TrainParams) -> list[int]:
     """`train.seed` and the seeds that follow it, one for each replica."""
-    return list(range(params.seed, params.seed + params.replicas))
+    return list(range(params.seed, params.seed + params.seeds))
 
 
 def side_by_side(device: torch.device) -> int:
@@ -186,7 +186,7 @@ def _processes(
 
 def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | UserError | None]) -> None:
     """Hand over a worker's rows, then None at its end or its error in its own words; whatever happens, an end."""
-    end: ValueError | None = ValueError("a training process was not understood")
+    end: UserError | None = UserError("a training process was not understood")
     try:
         assert process.stdout
         with process.stdout as lines:

@@ -39,14 +39,14 @@ from classifier.networks.model_dir import build, read_model_meta, write_model
 from classifier.project.cli import run
 from classifier.project.files import replacing, sha256, write_atomic
 from classifier.project.ownership import claim
-from classifier.recording.run import journal
+from classifier.recording import journal
 from classifier.recording.store import relocate
 from classifier.sources.catalog import SourceFile, origin
 from classifier.sources.raw import read_raw, write_manifest
 from classifier.sources.transfer import fetch
+from classifier.training import seeds as replicas
 from classifier.training.checkpoint import Checkpoints, checkpointed
 from classifier.training.history import Row, write_history
-from classifier.training.loop import seeds as replicas
 from classifier.training.report import verify_training, write_training
 from tests.faults.kernel import CREATING, RENAMING, WRITING, ask, can_refuse, refuse, small_disk
 from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
@@ -346,7 +346,7 @@ MET = {
     "classifier.recording.store:relocate": "store's address",
     "classifier.training.report:write_training": "train's report",
     "classifier.sources.transfer:_Downloader.__call__": "download's part file",
-    "classifier.commands.recipe:main": "recipe's values",
+    "classifier.commands.recipe:recipe": "recipe's values",
 }
 # Functions that write and that no site meets -> why.
 NOT_MET = {

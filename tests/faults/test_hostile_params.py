@@ -194,9 +194,9 @@ def test_any_text_is_params_or_a_clear_error(text, at):
 
 def test_nothing_asks_for_memory_that_no_machine_has():
     """The largest of everything that is allowed together: what an epoch plans for is bounded by the data, not by it."""
-    largest = {"train.epochs": 100_000, "train.batch_size": 65_536, "train.replicas": 1024, "train.log_every": 10**18}
+    largest = {"train.epochs": 100_000, "train.batch_size": 65_536, "train.seeds": 1024, "train.log_every": 10**18}
     params = load_params(ROOT / "params.yaml").override(largest)
-    assert params.train.epochs * params.train.replicas < 2**31
-    for key in ("train.epochs", "train.batch_size", "train.replicas"):
+    assert params.train.epochs * params.train.seeds < 2**31
+    for key in ("train.epochs", "train.batch_size", "train.seeds"):
         with pytest.raises(ValueError, match=key):
             params.override({key: 10**9})

@@ -115,7 +115,7 @@ def test_every_stage_ends_at_once(project, attack):
     server = LoopbackServer(trickle)
     edits = {  # of params.yaml, by case
         "download": [("dataset: digits", "dataset: mnist"), ("mirror: null", f"mirror: {server.address}")],
-        "replicas": [("replicas: 1", "replicas: 2")],
+        "replicas": [("  seeds: 1", "  seeds: 2")],
     }
     try:
         cases = [(name, number) for name in (*COMMANDS, "replicas") for number in STATUS]

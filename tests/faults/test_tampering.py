@@ -62,7 +62,7 @@ def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
     write_model(model, models, 0, meta)
     write_training(training, {0: ROWS, 1: ROWS}, 0, 61706)
     params = file_params()
-    several = params.model_copy(update={"train": params.train.model_copy(update={"replicas": 2})})
+    several = params.model_copy(update={"train": params.train.model_copy(update={"seeds": 2})})
 
     def train() -> None:
         train_one(data, 0, train_params(), torch.device("cpu"), lambda row: None, NO_WORK)
