@@ -63,4 +63,4 @@ def _read_batch(where: str, archive: tarfile.TarFile, member: tarfile.TarInfo) -
     if not member.size or member.size % ROW:
         raise UserError(f"{where}: {member.size:,} bytes: allowed is a multiple of {ROW:,}, 1 image or more")
     rows = np.frombuffer(file.read(), np.uint8).reshape(-1, ROW)
-    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].copy()
+    return rows[:, 1:].reshape(-1, 3, 32, 32), np.ascontiguousarray(rows[:, 0])

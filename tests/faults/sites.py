@@ -94,7 +94,7 @@ def a_folder(folder: Path, version: int, strike: Strike) -> None:
         (new / "file").write_bytes(whole(folder, version))
 
 
-def part_file(folder: Path, version: int, strike: Strike) -> None:
+def downloaded(folder: Path, version: int, strike: Strike) -> None:
     mirror = folder / "mirror"
     mirror.mkdir(exist_ok=True)
     (mirror / "file").write_bytes(whole(folder, version))
@@ -259,7 +259,7 @@ SITES = {
     "file": Site(atomic, of_files),
     "file, read back": Site(verified, of_files),
     "folder": Site(a_folder, of_files, ("flush",), cleans=True),
-    "download's part file": Site(part_file, of_files, cleans=True),
+    "download's file": Site(downloaded, of_files, cleans=True),
     "download's manifest": Site(manifest, lambda folder: read_raw(folder / "out"), cleans=True),
     "normalize's split": Site(split, of_files),
     "normalize's meta": Site(data_meta, lambda folder: read_meta(folder / "out")),
@@ -345,7 +345,7 @@ MET = {
     "classifier.project.sealed:write_sealed": "train's model",
     "classifier.recording.store:relocate": "store's address",
     "classifier.training.report:write_training": "train's report",
-    "classifier.sources.transfer:_Downloader.__call__": "download's part file",
+    "classifier.sources.transfer:fetch": "download's file",
     "classifier.commands.recipe:recipe": "recipe's values",
 }
 # Functions that write and that no site meets -> why.
