@@ -55,3 +55,26 @@ def test_what_is_no_history_is_named_in_one_short_line(tmp_path, content):
         read_history(tmp_path / "history.csv")
     assert len(str(caught.value)) < 1000
     assert "\n" not in str(caught.value)
+
+
+def test_a_history_of_an_older_version_has_the_defaults_of_new_columns(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text("step,epoch,images,learning_rate,train_loss\n12,1,340,0.1,0.5\n")
+    assert read_history(path) == [Row(12, 1, 340, 0.1, train_loss=0.5)]
+
+
+def test_a_history_of_a_newer_version_says_so(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text(HEADER.replace("\n", ",gradient_norm\n") + "10,1,320,0.1,2.3,,,,1.5\n")
+    with pytest.raises(
+        ValueError, match=r"newer version .*\('gradient_norm'\): update the project, or run dvc repro -f"
+    ):
+        read_history(path)
+
+
+@pytest.mark.parametrize("header", ["epoch,images,learning_rate,train_loss", HEADER.strip() + ",step"])
+def test_a_header_without_the_counts_or_with_one_twice_is_no_history(tmp_path, header):
+    path = tmp_path / "history.csv"
+    path.write_text(f"{header}\n" + ",".join("1" for _ in header.split(",")) + "\n")
+    with pytest.raises(ValueError, match=r"history\.csv is not a history"):
+        read_history(path)

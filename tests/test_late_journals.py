@@ -63,6 +63,22 @@ def test_a_journal_that_waits_for_another_store_holds_up_nothing_here(monkeypatc
     assert tracking.deliver_waiting()[1] == [f"{train.journal.folder}: it is for the store http://127.0.0.1:9"]
 
 
+def test_a_journal_of_a_newer_version_waits_for_the_update_and_holds_up_no_other():
+    outputs = Workspace()
+    for key in ("newer", "key"):
+        with written("train", outputs.params) as record:
+            record.begin(key, {})
+    newer, _ = waiting_journals()
+    newer.events.write_text(newer.events.read_text().replace('"format": 1', '"format": 2'))
+    delivered, left = tracking.deliver_waiting()
+    (run,) = all_runs()
+    assert (delivered, run.data.tags["run.key"]) == ([f"train, run {run.info.run_id}"], "key")
+    assert left == [
+        f"{newer.folder}: it was written by a newer version of this project, in format 2 (this version reads formats "
+        "up to 1): update the project"
+    ]
+
+
 def move_clock(journal, hours):
     """As if the machine's clock had stood elsewhere while the journal was written."""
     events = [{**event, "time": event["time"] + hours * 3_600_000} for event in journal.read()[0]]

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from classifier.networks.model_dir import build, read_model, read_model_meta, write_model
-from classifier.project.files import json_bytes, sha256, sha256_of
+from classifier.project.files import sha256_of
+from tests.forgery import write_forged
 from tests.samples import digits_split, write_digits
 
 
@@ -23,11 +24,9 @@ def folder(tmp_path, meta):
 
 
 def edit_meta(folder, **values):
-    """As somebody who knows the seal."""
-    path = folder / "meta.json"
-    content = json.loads(path.read_text()) | values
+    content = json.loads((folder / "meta.json").read_text()) | values
     del content["seal"]
-    path.write_bytes(json_bytes(content | {"seal": sha256(json_bytes(content))}))
+    write_forged(folder / "meta.json", content)
 
 
 def edit_weights(folder, change):
@@ -96,11 +95,16 @@ def test_weights_that_do_not_fit_are_refused(folder, change, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"architecture": "resnet"}, "architecture: 'resnet'.*'lenet5'"),
+        (
+            {"architecture": "resnet18"},
+            r"meta\.json describes a 'resnet18' network, which this version of the project does not have "
+            r"\(it has lenet5\): update the project, or run dvc repro -f train",
+        ),
+        ({"architecture": 5}, "corrupt.*architecture: 5"),
         ({"mean": [0.1, 0.2]}, "2 means and 1 stds for 1 channels"),
-        ({"channels": 0}, "damaged"),
-        ({"replicas": {"../../secret": "0" * 64}}, "damaged.*secret"),
-        ({"class_names": "0123456789"}, "damaged"),
+        ({"channels": 0}, "corrupt"),
+        ({"replicas": {"../../secret": "0" * 64}}, "corrupt.*secret"),
+        ({"class_names": "0123456789"}, "corrupt"),
         ({"class_names": ["a", "b"]}, "does not hold LeNet-5's weights"),
     ],
 )

@@ -2,7 +2,7 @@
 
 - `train.safetensors`, `validation.safetensors`, `test.safetensors`:
   images `(N, C, 32, 32) uint8` in 0..255, labels `(N,) int64` in 0..classes-1. A split may be empty.
-- `meta.json`: `DatasetMeta`, sealed (`classifier.project.sealed`).
+- `meta.json`: `DatasetMeta`, with a checksum (`classifier.project.sealed`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from classifier.errors import UserError
 from classifier.project.files import sha256, sha256_of, write_atomic
-from classifier.project.sealed import read_sealed, write_sealed
+from classifier.project.sealed import Checksummed, read_sealed, write_sealed
 
 SIZE = 32  # pixels, height and width
 SPLITS = ("train", "validation", "test")
-SMALLEST_STD = 1e-9  # dividing by less soon gives Inf; pixels that differ at all have more
+SMALLEST_STD = 1e-9  # division by less may give Inf; the std of pixels that differ at all is larger
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,8 @@ class Split:
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class PixelStatistics(BaseModel):
-    """What turns pixels into a network's input; mean and std per channel, on pixels scaled to 0..1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+class PixelStatistics(Checksummed):
+    """Normalization: mean and std per channel, of pixels scaled to 0..1."""
 
     channels: int = Field(ge=1, le=64)
     class_names: list[str] = Field(min_length=2, max_length=10_000)
@@ -50,14 +48,14 @@ class PixelStatistics(BaseModel):
     std: list[Annotated[float, Field(ge=SMALLEST_STD, le=10)]]
 
     @model_validator(mode="after")
-    def _one_for_each_channel(self) -> Self:
+    def _one_per_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.channels:
             raise UserError(f"{len(self.mean)} means and {len(self.std)} stds for {self.channels} channels")
         return self
 
 
 class DatasetMeta(PixelStatistics):
-    """What meta.json holds."""
+    """The fields of meta.json."""
 
     name: str
     source: str  # address of the data set's home
@@ -67,7 +65,7 @@ class DatasetMeta(PixelStatistics):
     sha256: dict[str, Sha256]  # split -> SHA-256 of its file
 
     @model_validator(mode="after")
-    def _of_all_splits(self) -> Self:
+    def _has_all_splits(self) -> Self:
         if not set(self.counts) == set(self.sha256) == set(SPLITS):
             raise UserError(f"counts and sha256 are not those of {', '.join(SPLITS)}")
         return self
@@ -85,14 +83,14 @@ def write_meta(folder: Path, meta: DatasetMeta) -> None:
 
 
 def read_meta(folder: Path) -> DatasetMeta:
-    """UserError when it is not what write_meta wrote, FileNotFoundError when it is missing."""
+    """Raises FileNotFoundError when it is missing, UserError unless `write_meta` wrote it."""
     return read_sealed(folder / "meta.json", DatasetMeta, "normalize")
 
 
 def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
-    """Read one split after its bytes have been verified against meta.json.
+    """Read a split after verifying its bytes against meta.json.
 
-    The arrays are the mapped file, not a copy of it: processes that train beside each other share one in memory.
+    The arrays map the file instead of copying it: processes that train at the same time share its memory.
     """
     path = folder / f"{name}.safetensors"
     try:
@@ -102,17 +100,17 @@ def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
     if found != meta.sha256[name]:
         raise UserError(f"{path} has SHA-256 {found}, meta.json says {meta.sha256[name]}: run dvc repro -f normalize")
     try:
-        with safe_open(path, framework="pt") as file:  # the one framework for which it maps the file
+        with safe_open(path, framework="pt") as file:  # the only framework for which safetensors maps the file
             split = Split(file.get_tensor("images").numpy(), file.get_tensor("labels").numpy())
     except SafetensorError as error:
-        raise UserError(f"{path} is not a split: {error}") from None
+        raise UserError(f"{path} is not a split ({error}): run dvc repro -f normalize") from None
     if split.images.shape != (len(split), meta.channels, SIZE, SIZE) or split.images.dtype != np.uint8:
         raise UserError(
             f"{path} holds images {split.images.shape} {split.images.dtype}: "
-            f"allowed is ({len(split)}, {meta.channels}, {SIZE}, {SIZE}) uint8"
+            f"allowed is ({len(split)}, {meta.channels}, {SIZE}, {SIZE}) uint8: run dvc repro -f normalize"
         )
     if split.labels.shape != (len(split),) or split.labels.dtype != np.int64 or not _is_counted(split, meta, name):
-        raise UserError(f"{path} holds other labels than the meta.json beside it counts: run dvc repro -f normalize")
+        raise UserError(f"{path} does not have the labels that meta.json counts: run dvc repro -f normalize")
     return split
 
 

@@ -1,15 +1,15 @@
-"""The model directory, `models/classifier/`: all that evaluation and serving need, and no pickle.
+"""The model directory, `models/classifier/`: everything that evaluation and serving need, without pickle.
 
 - `weights.safetensors`: the network's parameters, float32.
-- `meta.json`: `ModelMeta`, sealed (`classifier.project.sealed`).
-- `replicas/seed-<seed>.safetensors`: the weights of every replica, where several were trained.
+- `meta.json`: `ModelMeta`, with a checksum (`classifier.project.sealed`).
+- `replicas/seed-<seed>.safetensors`: the weights of every seed, where several were trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -23,12 +23,13 @@ from classifier.project.files import read_file, replacing, sha256, write_atomic
 from classifier.project.sealed import read_sealed, write_sealed
 
 LARGEST = 1 << 28  # bytes of weights
+NETWORK = "lenet5"  # the only one so far
 
 
 class ModelMeta(PixelStatistics):
-    """What meta.json holds."""
+    """The fields of meta.json."""
 
-    architecture: Literal["lenet5"]
+    architecture: str  # NETWORK
     dataset: str
     seed: int  # of these weights
     # Seed -> SHA-256 of every replica's weights; these are the median one on validation.
@@ -37,7 +38,7 @@ class ModelMeta(PixelStatistics):
 
 
 def build(meta: DatasetMeta | ModelMeta, seed: int = 0) -> Classifier:
-    """A new classifier for this data: PyTorch's own initialization, a function of `seed` alone."""
+    """A new classifier for this data, with PyTorch's default initialization, which depends on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = LeNet5(meta.channels, len(meta.class_names))
@@ -52,7 +53,7 @@ def write_model(folder: Path, replicas: Mapping[int, Classifier], chosen: int, d
     weights = {seed: _bytes_of(classifier) for seed, classifier in replicas.items()}
     several = weights if len(weights) > 1 else {}
     meta = ModelMeta(
-        architecture="lenet5",
+        architecture=NETWORK,
         channels=data.channels,
         class_names=data.class_names,
         mean=data.mean,
@@ -79,12 +80,19 @@ def _bytes_of(classifier: Classifier) -> bytes:
 
 
 def read_model_meta(folder: Path) -> ModelMeta:
-    """UserError when meta.json is not what write_model wrote, FileNotFoundError when it is missing."""
-    return read_sealed(folder / "meta.json", ModelMeta, "train")
+    """Raises FileNotFoundError when meta.json is missing, UserError unless `write_model` wrote it."""
+    path = folder / "meta.json"
+    meta = read_sealed(path, ModelMeta, "train")
+    if meta.architecture != NETWORK:
+        raise UserError(
+            f"{path} describes a {meta.architecture!r:.80} network, which this version of the project does not have "
+            f"(it has {NETWORK}): update the project, or run dvc repro -f train"
+        )
+    return meta
 
 
 def read_model(folder: Path) -> Classifier:
-    """The classifier in evaluation mode, after hash, names, shapes and finiteness of its weights were verified."""
+    """The classifier in evaluation mode. Verifies the weights' hash, names, shapes, types and finiteness."""
     meta = read_model_meta(folder)
     return _read_weights(folder / "weights.safetensors", meta.weights_sha256, meta)
 

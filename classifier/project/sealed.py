@@ -1,62 +1,108 @@
-"""JSON files that hold their own SHA-256, their `seal`: the manifests and descriptions beside a stage's files.
+"""JSON files that hold a checksum of themselves: the manifests and descriptions beside a stage's files.
 
-DVC looks at size and time, and at a read-only file of its cache not even at those. So whoever reads an output verifies
-it: each file against the SHA-256 that the output's manifest.json or meta.json holds, and that against its seal. Models
-carry theirs to wherever they are served, where no dvc.lock is. A seal notices damage and hands that slip; it is no
-signature: a file that was changed together with its hash and the seal differs from dvc.lock, which git keeps.
+DVC compares sizes and times, and of a read-only file in its cache not even those. So whoever reads an output verifies
+it: each file against the SHA-256 in the output's manifest.json or meta.json, and that file against its own checksum,
+the key `seal`. Models carry theirs to wherever they are served, where there is no dvc.lock. A checksum detects
+corruption and careless edits; it is not a signature: dvc.lock, which git keeps, shows a file that was changed together
+with its checksum.
+
+The key `format` numbers the versions of a file's fields. A file without it has format 1. To change the fields of a
+`Checksummed`, append a function to its `UPGRADES` that turns the values of the last format into those of the new one:
+files of every earlier format can then still be read.
 """
 
 from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from classifier.errors import UserError
 from classifier.project.files import json_bytes, read_file, sha256, write_atomic
 
-Form = TypeVar("Form", bound=BaseModel)
-
-SEAL = "seal"
+CHECKSUM = "seal"
+FORMAT = "format"
 LARGEST = 1 << 24  # bytes; a model of 10,000 classes has some 200,000
 
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
-def write_sealed(path: Path, content: BaseModel) -> None:
-    """Equal values are equal bytes; NaN and Inf raise UserError."""
-    values = content.model_dump()
-    write_atomic(path, json_bytes({**values, SEAL: _seal(values)}))
+
+class Checksummed(BaseModel):
+    """The fields of such a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    UPGRADES: ClassVar[Sequence[Upgrade]] = ()  # from format 1 to 2, from 2 to 3, ...
+
+    @classmethod
+    def newest_format(cls) -> int:
+        """The format that is written, and the last that can be read."""
+        return 1 + len(cls.UPGRADES)
+
+
+Form = TypeVar("Form", bound=Checksummed)
+
+
+def write_sealed(path: Path, content: Checksummed) -> None:
+    """Equal values are equal bytes. Raises UserError for NaN and Inf."""
+    number = content.newest_format()
+    values = content.model_dump() | ({FORMAT: number} if number > 1 else {})
+    write_atomic(path, json_bytes({**values, CHECKSUM: _checksum(values)}))
 
 
 def read_sealed(path: Path, form: type[Form], stage: str) -> Form:
-    """What write_sealed wrote; FileNotFoundError or UserError name the file and `stage`, which makes it anew."""
+    """What `write_sealed` wrote, by this version of the project or an earlier one.
+
+    Raises FileNotFoundError and UserError that name the file and `stage`, which writes it again.
+    """
     try:
         content = read_file(path, LARGEST)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro {stage}") from None
     again = f"run dvc repro -f {stage}"
+    corrupt = f"{path} is corrupt or was not written by this pipeline"
     try:
         values = json.loads(content)
-        known = values.pop(SEAL)
-        found = _seal(values)
-        parsed = form.model_validate(values)
+        known = values.pop(CHECKSUM)
+        found = _checksum(values)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise UserError(f"{corrupt}: {again}") from None
+    if found != known:
+        raise UserError(
+            f"{path} was changed: its contents have SHA-256 {found}, its checksum says {known!r:.80}: {again}"
+        )
+    number, newest = values.pop(FORMAT, 1), form.newest_format()
+    if type(number) is not int or not 0 < number < 1000:
+        raise UserError(f"{corrupt}: format: {number!r:.80}: {again}")
+    if number > newest:
+        raise UserError(f"{path} {newer_format(number, newest)}, or {again}")
+    try:
+        for upgrade in form.UPGRADES[number - 1 :]:
+            values = upgrade(values)
+        return form.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(
-            f"{path} is damaged ({error.error_count()} problems), the first: "
+            f"{corrupt} ({error.error_count()} problems), the first: "
             f"{where:.200}: {reprlib.repr(first['input']):.200}: {first['msg']:.200}: {again}"
         ) from None
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise UserError(f"{path} is damaged, or none of ours: {again}") from None
-    if found != known:
-        raise UserError(f"{path} was changed: its contents have SHA-256 {found}, its seal says {known!r:.80}: {again}")
-    return parsed
+    except (KeyError, AttributeError, TypeError):  # in an upgrade, of values that no version wrote
+        raise UserError(f"{corrupt}: {again}") from None
 
 
-def _seal(values: Mapping[str, Any]) -> str:
+def newer_format(number: int, newest: int) -> str:
+    """The refusal of a file that a newer version of the project wrote."""
+    return (
+        f"was written by a newer version of this project, in format {number} (this version reads formats up to "
+        f"{newest}): update the project"
+    )
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
     """SHA-256 of everything else in the file, in the one form in which it is written."""
     return sha256(json_bytes(values))

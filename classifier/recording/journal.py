@@ -1,11 +1,11 @@
-"""What a stage has to say to MLflow, written down first: an interrupted or unreachable server loses nothing of it.
+"""A stage's journal: what it reports to MLflow, written to disk first, so that an unreachable server loses nothing.
 
-A journal is a folder in `.pipeline/journal/` of the project's root: `events.jsonl`, one event a line, appended to and
-never changed, and `files/`, copies of what is to be uploaded. `classifier.recording.run` writes it,
-`classifier.tracking.delivery` delivers it and then removes it. Events, each with `do` and `time` (ms since 1970):
+A journal is a folder in `.pipeline/journal/` of the project's root: `events.jsonl`, one event a line, append-only, and
+`files/`, copies of the files to upload. `classifier.recording.run` writes it, `classifier.tracking.delivery` delivers
+and then removes it. Events, each with `do` and `time` (ms since 1970):
 
-- `begin`: `stage`, `key` (the run's, see `classifier.tracking.delivery`), `weights` (those that are evaluated),
-  `store`, `experiment`, `name`, `user`, `params`, `tags`
+- `begin`: `format` (`FORMAT`; 1 where it is missing), `stage`, `key` (the run's, see `classifier.tracking.delivery`),
+  `weights` (those that are evaluated), `store`, `experiment`, `name`, `user`, `params`, `tags`
 - `metrics`: `seed` (None for the run itself, else of its nested run), `step`, `values`
 - `tags`: `tags`
 - `data`: `name`, `digest`, `source`, `profile`
@@ -13,7 +13,10 @@ never changed, and `files/`, copies of what is to be uploaded. `classifier.recor
 - `model`: `path` below `files/`, `code` that can load it likewise, `channels`, `class_names`
 - `end`: `status`, `error`
 
-An event with `restored: true` counts only if the run is made by this journal.
+An event with `restored: true` counts only if this journal created the run.
+
+When the events change, `FORMAT` goes up by one, and the delivery goes on reading the earlier ones: a journal may wait
+while the project is updated.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from classifier.project.lineage import project_root
 from classifier.project.ownership import claim, release, remove
 
 JOURNALS = Path(".pipeline/journal")  # in the project's root
+FORMAT = 1  # of the events
 Event = dict[str, Any]
 
 

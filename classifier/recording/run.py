@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from classifier.data.dataset import DatasetMeta
 from classifier.params import Params
 from classifier.project.lineage import PACKAGE, GitState, dvc_hash, experiment_tags, git_state, user_name
-from classifier.recording.journal import Journal, new_journal
+from classifier.recording.journal import FORMAT, Journal, new_journal
 from classifier.recording.store import EXPERIMENT, known_store
 from classifier.training.history import Row, best_rows, read_history
 from classifier.training.report import read_histories, replica_metrics
@@ -70,6 +70,7 @@ class Recording:
             tags["git.problem"] = state.problem
         self.journal.append(
             "begin",
+            format=FORMAT,
             stage=self.stage,
             key=key,
             weights=weights,

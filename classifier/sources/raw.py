@@ -1,6 +1,6 @@
-"""`data/raw/`: the original files of a data set, untouched, and `manifest.json`, which says what they are.
+"""`data/raw/`: a data set's original files, unchanged, and `manifest.json`, which describes them.
 
-Reading verifies every file against the manifest, and that against its seal, before anything parses it.
+Reading verifies every file against the manifest, and the manifest against its checksum, before anything parses it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from classifier.errors import UserError
 from classifier.project.files import read_file, sha256, sha256_of
-from classifier.project.sealed import read_sealed, write_sealed
+from classifier.project.sealed import Checksummed, read_sealed, write_sealed
 from classifier.sources.catalog import SOURCES, Origin
 
 MANIFEST = "manifest.json"
@@ -31,10 +31,8 @@ class RawFile(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Manifest(BaseModel):
-    """What manifest.json holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class Manifest(Checksummed):
+    """The fields of manifest.json."""
 
     dataset: str
     home: str  # address
@@ -44,7 +42,7 @@ class Manifest(BaseModel):
 
 
 def write_manifest(folder: Path, dataset: str, origin: Origin) -> Manifest:
-    """Describe the files of `origin` that lie in `folder`, and write that beside them."""
+    """Write the description of the files of `origin` beside them, into `folder`."""
     source = SOURCES[dataset]
     manifest = Manifest(
         dataset=dataset,
@@ -68,8 +66,8 @@ def write_manifest(folder: Path, dataset: str, origin: Origin) -> Manifest:
 def read_raw(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest, and every file's bytes by name, verified.
 
-    FileNotFoundError for a missing file, UserError for one that is not what was written; both name it and the command
-    that mends it.
+    Raises FileNotFoundError for a missing file, UserError for a changed one; both name it and the command that
+    repairs it.
     """
     path = folder / MANIFEST
     manifest = read_sealed(path, Manifest, "download")

@@ -27,9 +27,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from classifier.data.dataset import SIZE
+from classifier.errors import UserError
 from classifier.project.lineage import project_root
 from classifier.project.ownership import claim
-from classifier.recording.journal import Event, Journal, waiting_journals
+from classifier.project.sealed import newer_format
+from classifier.recording.journal import FORMAT, Event, Journal, waiting_journals
 from classifier.recording.store import (
     ARTIFACTS,
     DATABASE,
@@ -79,6 +81,8 @@ class Delivery:
         self.offset = offset
 
     def _begin(self, event: Event) -> None:
+        if (number := event.get("format", 1)) > FORMAT:
+            raise UserError(f"it {newer_format(number, FORMAT)}")
         self.experiment = open_store(event["experiment"])
         self.client = mlflow.MlflowClient()
         found = self._find(event)

@@ -1,7 +1,10 @@
-"""The training history, `reports/train/history.csv`: a row at each window's and at each epoch's end.
+"""The training history, `reports/train/history.csv`: a row at the end of each window and of each epoch.
 
-As in the classic tutorial a window of the running loss starts anew with each epoch, and is dropped where the epoch ends
-before it is full. The epoch's last row holds its training loss and the validation curves. What a row lacks is empty.
+As in the classic PyTorch tutorial, a window of the running loss restarts with each epoch, and is dropped if the epoch
+ends before the window is full. The last row of an epoch holds its training loss and the validation values. A missing
+value is empty.
+
+The header is the format's version. A new column needs a default in `Row`, which stands for it in older files.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 
@@ -22,7 +25,7 @@ LARGEST = 1 << 30  # bytes
 
 @dataclass(frozen=True)
 class Row:
-    """What the training loop reports at the end of a window, of an epoch, or of both at once."""
+    """What the training loop reports at the end of a window or of an epoch."""
 
     step: int  # optimizer steps since the start of training
     epoch: int  # from 1
@@ -35,17 +38,19 @@ class Row:
 
 
 COLUMNS = [field.name for field in fields(Row)]
-BEST = {"validation_loss": min, "validation_accuracy": max}  # column -> which of its values is the best
+REQUIRED = [field.name for field in fields(Row) if field.default is MISSING]
+COUNTS = ("step", "epoch", "images")
+BEST = {"validation_loss": min, "validation_accuracy": max}  # column -> its best value
 
 
 def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
-    """Where each column of `BEST` was best, the first of equals; a column without values is left out."""
+    """The row with the best value of each column of `BEST`, the first of equals; columns without values are omitted."""
     full = {name: [row for row in rows if getattr(row, name) is not None] for name in BEST}
     return {name: BEST[name](found, key=attrgetter(name)) for name, found in full.items() if found}
 
 
 def write_history(path: Path, rows: Sequence[Row]) -> None:
-    """Numbers are written with the shortest digits that give the same float64 back."""
+    """Write numbers with the fewest digits that read back as the same float64."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -54,26 +59,39 @@ def write_history(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_history(path: Path) -> list[Row]:
-    """UserError names the line that is not a row; the first is the header, and at least one follows."""
+    """The rows of a history that this version of the project or an earlier one wrote, at least one.
+
+    Raises FileNotFoundError and UserError, which names the line that is not a row.
+    """
+    again = "run dvc repro -f train"
     try:
         lines = read_file(path, LARGEST).decode("ascii", "replace").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
-    if lines[0] != ",".join(COLUMNS) or len(lines) == 1:
-        raise UserError(f"{path} is not a history, it starts with {lines[0][:200]!r}: run dvc repro -f train")
+    columns = lines[0].split(",")
+    if not set(REQUIRED) <= set(columns) or len(set(columns)) < len(columns) or len(lines) == 1:
+        raise UserError(f"{path} is not a history, it starts with {lines[0][:200]!r}: {again}")
+    if unknown := ", ".join(name for name in columns if name not in COLUMNS):
+        raise UserError(
+            f"{path} was written by a newer version of this project, with columns that this version does not know "
+            f"({unknown!a:.200}): update the project, or {again}"
+        )
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         try:
-            values = dict(zip(COLUMNS, line.split(","), strict=True))
-            step, epoch, images = (int(values[name]) for name in COLUMNS[:3])
-            rate = float(values["learning_rate"])
-            results = {name: float(values[name]) if values[name] else None for name in COLUMNS[4:]}
-            if not all(math.isfinite(value) for value in (rate, *results.values()) if value is not None):
-                raise UserError("a value is not finite")
+            texts = dict(zip(columns, line.split(","), strict=True))
+            rows.append(Row(**{name: _value(name, text) for name, text in texts.items()}))  # type: ignore[arg-type]
         except ValueError as error:
-            raise UserError(
-                f"{path} line {number} is not a row of the history ({error!s:.200}): run dvc repro -f train"
-            ) from None
-        row = Row(step, epoch, images, rate, **results)
-        rows.append(row)
+            raise UserError(f"{path} line {number} is not a row of the history ({error!s:.200}): {again}") from None
     return rows
+
+
+def _value(column: str, text: str) -> int | float | None:
+    if column in COUNTS:
+        return int(text)
+    if not text and column not in REQUIRED:
+        return None
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is not finite")
+    return value

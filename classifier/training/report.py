@@ -1,11 +1,11 @@
-"""Training as files: the formats of `reports/train/`.
+"""The files of `reports/train/` and their formats.
 
 - `history.csv`: the model's history (`classifier.training.history`)
-- `metrics.json`: how training ended, and the best that validation said on the way (history.csv has the step); without
-  times, which would differ from run to run
-- where several replicas were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
-  `replicas/seed-<seed>.csv`: each one's history
-- `manifest.json`: the SHA-256 of every other file, sealed (`classifier.project.sealed`)
+- `metrics.json`: the last values, and the best validation values (history.csv has the step); no times, which would
+  differ from run to run
+- where several seeds were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
+  `replicas/seed-<seed>.csv`: the history of each seed
+- `manifest.json`: the SHA-256 of every other file, with a checksum (`classifier.project.sealed`)
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from classifier.errors import UserError
 from classifier.project.files import replacing, sha256_of, write_atomic, write_json
-from classifier.project.sealed import read_sealed, write_sealed
+from classifier.project.sealed import Checksummed, read_sealed, write_sealed
 from classifier.training.history import BEST, Row, best_rows, read_history, write_history
 from classifier.training.summary import spread
 
@@ -30,10 +30,8 @@ MANIFEST = "manifest.json"
 REPLICA_COLUMNS = ["train_loss", "validation_loss", "validation_accuracy"]
 
 
-class ReportManifest(BaseModel):
-    """What manifest.json holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class ReportManifest(Checksummed):
+    """The fields of manifest.json."""
 
     # Path within the folder -> SHA-256.
     files: dict[
@@ -42,7 +40,7 @@ class ReportManifest(BaseModel):
 
 
 def write_training(folder: Path, histories: Mapping[int, list[Row]], chosen: int, parameters: int) -> None:
-    """Write the files for the seed `chosen`, and those of all seeds where there are several."""
+    """Write the files of the seed `chosen`, and those of all seeds if there are several."""
     rows = histories[chosen]
     with replacing(folder, "replicas") as new:
         write_history(new / "history.csv", rows)
@@ -60,7 +58,7 @@ def write_training(folder: Path, histories: Mapping[int, list[Row]], chosen: int
 
 
 def verify_training(folder: Path) -> None:
-    """UserError names a file that is not the one that write_training wrote, FileNotFoundError one that is missing."""
+    """Raises FileNotFoundError for a missing file, UserError for one that `write_training` did not write."""
     for name, known in read_sealed(folder / MANIFEST, ReportManifest, "train").files.items():
         path = folder / name
         try:

@@ -31,7 +31,7 @@ from classifier.data.formats import digits_csv, idx
 from classifier.networks.model_dir import build, read_model, write_model
 from classifier.params import parse_params
 from classifier.project.files import json_bytes, sha256
-from classifier.project.sealed import SEAL
+from classifier.project.sealed import CHECKSUM
 from classifier.sources.catalog import origin
 from classifier.sources.raw import read_raw, write_manifest
 from classifier.training.checkpoint import Checkpoints
@@ -95,9 +95,9 @@ def resealed(content: bytes, **values: Any) -> bytes:
     """A JSON file with the seal it should have; what is no JSON object stays as it is."""
     try:
         changed = json.loads(content)
-        changed.pop(SEAL, None)
+        changed.pop(CHECKSUM, None)
         changed |= values
-        return json_bytes(changed | {SEAL: sha256(json_bytes(changed))})
+        return json_bytes(changed | {CHECKSUM: sha256(json_bytes(changed))})
     except (ValueError, AttributeError, TypeError, RecursionError):
         return content
 
