@@ -1,0 +1,77 @@
+"""This project's engine: the same training, described by params.yaml and run by the code that `dvc repro` runs.
+
+    python examples/three_levels/with_engine.py
+
+No loop is written here. The stages download and normalize make the data, and the function below the stage train trains.
+`dvc repro` does the same in the project's folder, keeps every result, and records the run (README).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from tutorial import ROOT, Result, Settings, accuracy, dataset_and_folder, run
+
+from classifier.commands.recipe import apply
+from classifier.data.dataset import read_meta, read_split
+from classifier.device import pick_device, set_precision
+from classifier.networks.inference import predict
+from classifier.params import load_params
+from classifier.training.console import Console
+from classifier.training.loop import steps_per_epoch
+from classifier.training.seeds import train_replicas
+from stages import download, normalize
+
+
+def params_of(settings: Settings) -> str:
+    """The project's params.yaml with the tutorial's settings in it, as `recipes/tutorial-mnist.yaml` has them."""
+    dataset, folder = dataset_and_folder(settings)
+    values: dict[str, dict[str, Any]] = {
+        "download": {"dataset": dataset, "mirror": str(folder)},
+        "normalize": {"validation_fraction": 0.0, "mean": [0.5], "std": [1.0]},
+        "train": {
+            "seed": settings.seed,
+            "epochs": settings.epochs,
+            "batch_size": settings.batch_size,
+            "optimizer": "sgd",
+            "learning_rate": settings.learning_rate,
+            "momentum": settings.momentum,
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "shift": 0,
+            "log_every": settings.log_every,
+            "precision": settings.precision,
+        },
+    }
+    return apply((ROOT / "params.yaml").read_text(), values)[0]
+
+
+def main(settings: Settings) -> Result:
+    with TemporaryDirectory() as temporary:
+        file, raw, data = (Path(temporary, name) for name in ("params.yaml", "raw", "normalized"))
+        file.write_text(params_of(settings))
+        download.main([str(file), str(raw)])
+        normalize.main([str(file), str(raw), str(data)])
+        params, meta = load_params(file).train, read_meta(data)
+        device = pick_device(params.device, "train.device")
+        set_precision(params.precision, device)
+        with Console(params, steps_per_epoch(sum(meta.counts["train"]), params), []) as console:
+            trained = train_replicas(data, params, device, console.show)[settings.seed]
+        test = read_split(data, "test", meta)
+
+        def digits(images: np.ndarray) -> np.ndarray:
+            logits = predict(trained.classifier, torch.from_numpy(images).to(device), len(images))
+            return logits.argmax(dim=1).cpu().numpy()
+
+        losses = [row.running_loss for row in trained.rows if row.running_loss is not None]
+        weights = {name: value.cpu().numpy() for name, value in trained.classifier.network.state_dict().items()}
+        return Result(losses, weights, accuracy(digits, test))
+
+
+if __name__ == "__main__":
+    run(main)
