@@ -52,6 +52,7 @@ def record(
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
     accuracy: float | None = None,
+    metrics: Mapping[str, float] | None = None,
     predictions: bool = True,
     patch: bytes = b"",
 ) -> str:
@@ -70,6 +71,8 @@ def record(
     for name, value in {**PARAMS, "train.seed": seed, **(params or {})}.items():
         client.log_param(run, name, value)
     client.log_metric(run, "test/accuracy", 1 - len(wrong) / 40 if accuracy is None else accuracy)
+    for name, value in (metrics or {}).items():
+        client.log_metric(run, name, value)
     for step in (1, 2):
         client.log_metric(run, "train/running_loss", 1 / step, start + 500 * step, step)
     client.log_metric(run, "train/loss", 0.5, start + 2500, 2)

@@ -12,7 +12,14 @@ import psutil
 import pytest
 
 from classifier.project.lineage import LARGEST_NEW_FILE
-from classifier.repository.clones import ROOT_VARIABLE, Baseline, Clone, experiment_arguments, stop_processes
+from classifier.repository.clones import (
+    ROOT_VARIABLE,
+    Baseline,
+    Clone,
+    applicable_experiments,
+    experiment_arguments,
+    stop_processes,
+)
 from classifier.repository.worktree import dvc_environment
 
 
@@ -95,8 +102,9 @@ def test_untracked_files_that_the_diff_leaves_out_are_in_the_clone_but_not_in_it
 
 
 def test_a_dvc_that_we_start_has_a_users_name_and_nothing_of_the_dvc_around_us(monkeypatch):
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+    for name in ("LOGNAME", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("USER", "")
 
     def unknown(uid):
         raise KeyError(f"getpwuid(): uid not found: {uid}")
@@ -136,6 +144,28 @@ def test_experiments_are_collected_by_their_name(project):
     clone.collect("missing")
     refs = git(project, "for-each-ref", "--format=%(refname)", "refs/exps").split()
     assert refs == ["refs/exps/ab/cdef/sweep-1-1", "refs/exps/ab/cdef/sweep-1-2"]
+
+
+def test_an_experiment_can_be_applied_while_its_outputs_are_in_the_cache(project):
+    def dvc(*arguments):
+        return subprocess.run(["dvc", *arguments], check=True, env={**os.environ, "PATH": path()}, cwd=project)
+
+    code = "import sys; from pathlib import Path; Path('out').mkdir(); Path('out/a').write_text(sys.argv[1])"
+    (project / "make.py").write_text(code)
+    (project / "params.yaml").write_text("p: 0\n")
+    (project / "dvc.lock").unlink()
+    (project / "dvc.yaml").write_text("stages: {a: {cmd: 'python make.py ${p}', params: [p], outs: [out]}}")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "second")
+    for number in (1, 2):
+        dvc("exp", "run", "--quiet", "--name", f"sweep-1-{number}", "--set-param", f"p={number}")
+    git(project, "update-ref", "refs/exps/ab/cdef/sweep-1-3", "HEAD")  # without dvc.lock
+    assert applicable_experiments(project, "sweep-1-*") == {"sweep-1-1", "sweep-1-2"}
+    assert applicable_experiments(project, "sweep-2-*") == set()
+    dvc("gc", "--workspace", "--force", "--quiet")
+    assert applicable_experiments(project, "sweep-1-*") == {"sweep-1-2"}
+    (project / ".dvc/cache/files/md5/c8/1e728d9d4c2f636f067f89cc14862c").unlink()  # the MD5 of "2"
+    assert applicable_experiments(project, "sweep-1-*") == set()
 
 
 def test_a_project_without_a_commit_is_refused(workspace):

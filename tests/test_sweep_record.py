@@ -1,18 +1,20 @@
 """A sweep's key, its record in a real MLflow store, and what an experiment's runs say about it."""
 
 import json
+from contextlib import suppress
 from uuid import uuid4
 
 import mlflow
 import pytest
 from mlflow.entities import Metric, Param
 
+from classifier.recording.journal import Journal
 from classifier.repository.clones import Baseline
 from classifier.sweeps.experiments import Experiment, Outcome
 from classifier.sweeps.record import Record, is_done, outcome_of, sweep_key
 from classifier.sweeps.running import Sweep
 from classifier.sweeps.search import Search
-from tests.recorded import own_store
+from tests.recorded import own_store, written
 from tests.samples import ROOT, file_params
 
 POINT = {"train.seed": 3, "train.learning_rate": 0.1}
@@ -28,9 +30,9 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def record(store):
+def record(store, tmp_path):
     """A sweep that has no run yet but its own."""
-    return begun(Record(uuid4().hex, "sweep-1"))
+    return begun(Record(uuid4().hex, "sweep-1", tmp_path))
 
 
 def begun(record):
@@ -88,9 +90,9 @@ def test_the_key_changes_with_the_code_that_a_stage_uses_and_with_nothing_else(t
     assert sweep_key([POINT], file_params()) != key
 
 
-def test_the_same_key_finds_the_same_parent(record):
+def test_the_same_key_in_the_same_folder_finds_the_same_parent(record, tmp_path):
     record.end("KILLED")
-    again = Record(record.key, "sweep-1")
+    again = Record(record.key, "sweep-1", tmp_path)
     assert again.id == record.id
     assert mlflow.get_run(record.id).info.status == "KILLED"  # looking changes nothing
     again.begin("classifier sweep train.seed=3 --jobs 2")
@@ -99,7 +101,21 @@ def test_the_same_key_finds_the_same_parent(record):
     assert parent.info.run_name == "sweep-1"
     assert parent.data.tags["sweep.key"] == record.key
     assert parent.data.tags["sweep.command"] == "classifier sweep train.seed=3"
-    assert Record(uuid4().hex, "sweep-2").id == ""
+    assert Record(uuid4().hex, "sweep-2", tmp_path).id == ""
+
+
+def test_another_persons_sweep_of_the_same_key_is_left_alone(record, tmp_path):
+    """Two clones of the project with one store."""
+    child(record, "FINISHED", evaluated="true")
+    record.end("FINISHED")
+    before = mlflow.get_run(record.id)
+    theirs = Record(record.key, "sweep-1", tmp_path / "another clone's")
+    assert (theirs.id, theirs.known()) == ("", {})
+    begun(theirs)
+    theirs.end("KILLED")
+    assert theirs.id != record.id
+    assert mlflow.get_run(record.id).to_dictionary() == before.to_dictionary()
+    assert Record(record.key, "sweep-1", tmp_path).id == record.id
 
 
 def test_a_finished_run_counts_once_it_is_evaluated(record):
@@ -108,7 +124,7 @@ def test_a_finished_run_counts_once_it_is_evaluated(record):
     metrics = {"validation/accuracy": 0.9, "validation/loss": 0.3, "test/accuracy": 0.8, "train/loss": 1.0}
     run_id = child(record, "FINISHED", metrics=metrics, evaluated="true")
     child(record, "KILLED")  # a later one changes nothing
-    values = {"validation_accuracy": 0.9, "validation_loss": 0.3, "test_accuracy": 0.8}
+    values = {"validation_accuracy": 0.9, "validation_loss": 0.3}  # what the test split says may not choose
     assert record.outcome(FAST) == Outcome("finished", run_id, None, 1.0, values)
     assert list(record.known()) == ["sweep-1-1"]
     assert len(record.known()["sweep-1-1"]) == 3
@@ -136,16 +152,47 @@ def test_of_runs_without_a_result_the_newest_counts(record):
     assert record.outcome(FAST).run_id == killed
     child(record, "RUNNING")
     assert record.outcome(FAST) is None
-    assert record.is_open(FAST)
     finished = child(record, "FINISHED", evaluated="true")
-    assert (record.outcome(FAST).run_id, record.is_open(FAST)) == (finished, False)
+    assert record.outcome(FAST).run_id == finished
+
+
+def test_what_a_stage_recorded_has_arrived_once_its_journal_is_delivered(record, monkeypatch):
+    monkeypatch.setenv("MLFLOW_PARENT_RUN_ID", record.id)
+    monkeypatch.setenv("DVC_EXP_NAME", FAST.name)
+    with suppress(KeyboardInterrupt), written("train", file_params().override(POINT)) as stage:
+        assert record.has_arrived(FAST)  # of which experiment this is nobody knows yet
+        stage.begin(uuid4().hex, {})
+        with monkeypatch.context() as patch:
+            assert not record.has_arrived(FAST)
+            patch.setattr(Journal, "read", None)  # which is not done again
+            assert not record.has_arrived(FAST)
+            assert record.has_arrived(Experiment("sweep-1-2", POINT))
+        raise KeyboardInterrupt
+    assert record.outcome(FAST) is None
+    assert record.has_arrived(FAST)  # nobody delivers it, so that this does
+    assert record.outcome(FAST).status == "killed"
+
+
+def test_a_delivery_that_fails_is_tried_once(record, monkeypatch, capsys):
+    monkeypatch.setenv("DVC_EXP_NAME", FAST.name)
+    with written("train", file_params()) as stage:
+        stage.begin(uuid4().hex, {})
+
+    def refuse():
+        raise OSError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("classifier.sweeps.record.deliver_waiting", refuse)
+        assert not any(record.has_arrived(FAST) for _ in range(3))
+    assert capsys.readouterr().err == "MLflow: OSError('refused'); earlier runs still wait: classifier sync\n"
+    stage.journal.remove()
 
 
 def test_what_is_done():
     outcomes = {status: Outcome(status, "run") for status in ("finished", "failed", "killed")} | {"none": None}
     done = {status: is_done("a", outcome, {"a"}, False) for status, outcome in outcomes.items()}
     assert done == {"finished": True, "failed": True, "killed": False, "none": False}
-    assert not is_done("a", outcomes["finished"], set(), False)  # DVC has no such experiment
+    assert not is_done("a", outcomes["finished"], set(), False)  # DVC has no such experiment, or not its outputs
     assert not is_done("a", outcomes["failed"], {"a"}, True)
 
 
@@ -160,10 +207,10 @@ def test_a_search_for_fewer_trials_counts_those_alone(record, tmp_path, monkeypa
     assert Sweep(plan, record, baseline, file_params(), tmp_path, 1, retry_failed=True).already == 0
 
 
-def test_runs_with_other_values_of_another_name_or_another_sweep_are_not_meant(record):
+def test_runs_with_other_values_of_another_name_or_another_sweep_are_not_meant(record, tmp_path):
     child(record, "FINISHED", {**POINT, "train.seed": 4}, evaluated="true")
     child(record, "FINISHED", name="sweep-1-2", evaluated="true")
-    other = begun(Record(uuid4().hex, "sweep-1"))
+    other = begun(Record(uuid4().hex, "sweep-1", tmp_path / "other"))
     child(other, "FINISHED", evaluated="true")
     assert record.outcome(FAST) is None
     assert outcome_of({}, record.known()["sweep-1-2"]).status == "finished"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,9 +25,10 @@ from classifier.project.ownership import owning
 from classifier.sweeps.grid import Point, grid
 
 if TYPE_CHECKING:
-    from classifier.sweeps.experiments import Experiment, Outcome, Plan
+    from classifier.runs.leaderboard import Board
+    from classifier.sweeps.experiments import Best, Experiment, Outcome, Plan
     from classifier.sweeps.record import Record
-    from classifier.sweeps.running import Sweep, Worker
+    from classifier.sweeps.running import Sweep
 
 PARAMS = Path("params.yaml")
 SHOWN = 20  # rows of the leaderboard
@@ -35,32 +38,35 @@ def sweep(
     values: Annotated[
         list[str] | None, typer.Argument(help="KEY=VALUE,VALUE or KEY=FIRST..LAST; all combinations are tried")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="experiments at once; each has cores / jobs threads")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", help="experiments at a time; each has cores / jobs threads")] = 1,
     search: Annotated[
-        int | None, typer.Option("--search", help="let Optuna try so many, in the ranges of sweep.search")
+        int | None, typer.Option("--search", help="let Optuna run this many trials, in the ranges of sweep.search")
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run again what has failed before")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be run")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run failed experiments again")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would run, and run nothing")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Run experiments over a grid of parameters, or search.
 
     Optuna searches. The leaderboard is printed at the end.
 
-    Every experiment is one of DVC's (dvc exp show, dvc exp apply NAME) and a run in MLflow, below the sweep's own run.
-    One that fails is kept there with its error. The workspace stays as it is.
+    Every experiment is a DVC experiment (dvc exp show, dvc exp apply NAME) and a run in MLflow, below the sweep's own
+    run. A failed experiment is recorded with its error. The workspace stays as it is.
 
-    The same command again goes on with what is left, however the last one ended, and repeats nothing that finished or
-    failed, until code or params change; --retry-failed tries again what has failed, as after a full disk. With --search
-    it goes on to that number of trials, and KEY=VALUE fixes a key.
-    Exit status 0: all have finished, 1: some have failed or were killed.
+    The same command again continues an interrupted sweep. It repeats nothing that finished or failed until code or
+    params change, but for experiments whose outputs are gone from DVC's cache (dvc gc); --retry-failed runs failed
+    ones again. With --search it continues up to that number of trials, and KEY=VALUE fixes a key.
+
+    The best is the configuration with the best mean of sweep.metric over its seeds, on the validation split. Test
+    results are shown at the end only: they must not choose.
+
+    Exit status 0: all experiments finished, 1: some failed or were killed.
 
     Example: classifier sweep train.learning_rate=0.01,0.05,0.1 train.seed=0..4 --jobs 2
     """
     params = load_params(PARAMS)
     points = grid(values or [], params)
     check(params, points, bool(values), jobs, search)
-    gc.disable()  # looking for garbage among mlflow's modules takes half a second
     # Seconds of imports, which a wrong command line need not wait for.
     from classifier.repository.clones import Baseline, stop_processes
     from classifier.runs.registry import reported
@@ -68,13 +74,13 @@ def sweep(
     from classifier.sweeps.record import Record, sweep_key
 
     gc.freeze()
-    gc.enable()
+    gc.enable()  # a sweep is no short process
     baseline = Baseline.of(project_root())
     key = sweep_key([params.sweep.model_dump(), points] if search else points, params)
     name = f"sweep-{key[:8]}"
     folder = baseline.root / sweeping.SWEEPS / name
     with reported():
-        record = Record(key, name)
+        record = Record(key, name, folder)
         if dry_run:
             show_plan(record, points, search, params, baseline.root, retry_failed, as_json)
             return
@@ -83,18 +89,17 @@ def sweep(
     with owning(folder / "owner"):
         stop_processes(sweeping.clones_of(folder))  # of a sweep that was killed
         with reported():
-            record.begin(shlex.join(["classifier", "sweep", *sys.argv[1:]]))
+            record.begin(shlex.join(["classifier", *sys.argv[1:]]))
         plan = plan_of(params, points, search, name, folder)
         with reported():
             work = sweeping.Sweep(plan, record, baseline, params, folder, jobs, retry_failed)
         try:
-            with Bars(work) if sys.stderr.isatty() else Lines(work) as display:
-                work.run(display)
+            work.run(Lines(work))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 done = len(work.results)
-                print(f"{name}: stopped, {done} of {len(plan.names)} done; the same command goes on", file=sys.stderr)
-            with suppress(OSError):  # a store that is away
+                say(f"{name}: stopped, {done} of {len(plan.names)} done; run the same command to continue")
+            with suppress(OSError):  # a store that is unreachable
                 record.end("KILLED")
             raise
         complete = all(outcome.status != "killed" for _, outcome in work.results)
@@ -104,7 +109,7 @@ def sweep(
 
 
 def check(params: Params, points: Sequence[Point], given: bool, jobs: int, search: int | None) -> None:
-    """UserError when this is nothing to run."""
+    """Raises UserError when the command line leaves nothing to run."""
     for option, number in (("--jobs", jobs), ("--search", search)):
         if number is not None and number < 1:
             raise UserError(f"{option} {number}; allowed is 1 or more")
@@ -113,11 +118,11 @@ def check(params: Params, points: Sequence[Point], given: bool, jobs: int, searc
             raise UserError("nothing to try; expected KEY=VALUE,VALUE or --search N, as classifier sweep --help shows")
         return
     if len(points) > 1:
-        raise UserError(f"--search with {len(points)} combinations; allowed is one value for each key, which is fixed")
+        raise UserError(f"--search with {len(points)} combinations; allowed is one value for each key, which it fixes")
     if params.override(points[0]).normalize.validation_fraction == 0:
-        raise UserError("normalize.validation_fraction: 0 leaves nothing to search by; allowed with --search is more")
+        raise UserError("normalize.validation_fraction: 0 leaves no images to search by; --search needs more than 0")
     if not params.sweep.search.keys() - points[0].keys():
-        raise UserError("nothing to search: params.yaml names ranges in sweep.search, of keys that are not fixed")
+        raise UserError("nothing to search: params.yaml names ranges in sweep.search, for keys that are not fixed")
 
 
 def plan_of(params: Params, points: Sequence[Point], search: int | None, name: str, folder: Path) -> Plan:
@@ -130,76 +135,51 @@ def plan_of(params: Params, points: Sequence[Point], search: int | None, name: s
     return Search(params, points[0], search, name, folder / "study.db")
 
 
-class Lines(AbstractContextManager["Lines"]):
-    """Plain lines on standard error, one as an experiment ends."""
+class Lines:
+    """Reports on standard error: a line when an experiment starts, and one when it ends."""
 
     def __init__(self, sweep: Sweep) -> None:
-        self.sweep, self.total = sweep, len(sweep.plan.names)
+        self.sweep, self.total, self.began = sweep, len(sweep.plan.names), time.monotonic()
+        self.here = 0  # experiments that ended while this watched
+        already = f", {sweep.already} of them done already" if sweep.already else ""
+        speed = f"{len(sweep.workers)} at a time, threads {sweep.threads}"
+        logs = f"logs in {os.path.relpath(sweep.logs)}"
+        say(f"{sweep.record.name}: {counted(self.total)}{already}; {speed}; {logs}")
 
-    def __enter__(self) -> Self:
-        already = f", {self.sweep.already} of them done already" if self.sweep.already else ""
-        workers, threads = len(self.sweep.workers), self.sweep.threads
-        self.say(f"{self.sweep.record.name}: {self.total} experiments{already}; {workers} at a time, threads {threads}")
-        return self
+    def __call__(self, experiment: Experiment, outcome: Outcome | None) -> None:
+        if outcome is None:
+            say(f"{' ' * len(self._count())} {experiment.name}  {experiment}  started")
+            return
+        self.here += 1
+        say(f"{self._count()} {experiment.name}  {experiment}  {described(outcome)}{self._time_left()}")
 
-    def __exit__(self, *_: object) -> None:
-        """Nothing to put away."""
+    def _count(self) -> str:
+        return f"[{len(self.sweep.results):>{len(str(self.total))}}/{self.total}]"
 
-    def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    def running(self, workers: Sequence[Worker]) -> None:
-        """Nothing to show."""
-
-    def ended(self, experiment: Experiment, outcome: Outcome) -> None:
-        done = len(self.sweep.results)
-        self.say(f"[{done:>{len(str(self.total))}}/{self.total}] {experiment.name}  {experiment}  {described(outcome)}")
+    def _time_left(self) -> str:
+        left = self.total - len(self.sweep.results)
+        minutes = left * (time.monotonic() - self.began) / self.here / 60
+        return f"; about {max(1, round(minutes))} min left" if left else ""
 
 
-class Bars(Lines):
-    """The same lines on a terminal, and below them a bar and what each worker says."""
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
-    def __enter__(self) -> Self:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.table import Column
 
-        text = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True), markup=False)
-        columns = (BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn(), text)
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
-        super().__enter__()
-        self.progress.start()
-        self.all = self.progress.add_task("", total=self.total)
-        self.tasks = {worker: self.progress.add_task("", total=None, visible=False) for worker in self.sweep.workers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def say(self, line: str) -> None:
-        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def running(self, workers: Sequence[Worker]) -> None:
-        self.progress.update(self.all, completed=len(self.sweep.results))
-        for worker, task in self.tasks.items():
-            text = f"{worker.experiment}  {' '.join(worker.last_lines(1))}"
-            self.progress.update(task, visible=worker in workers, description=text)
+def counted(number: int) -> str:
+    return f"{number} experiment{'' if number == 1 else 's'}"
 
 
 def described(outcome: Outcome) -> str:
-    """In a few words."""
+    """An outcome in a few words. Of results only those of the validation split: the test's would invite a choice."""
     if outcome.status != "finished":
         return f"{outcome.status}: {reason(outcome)}"
-    accuracies = [
-        f"{split} {outcome.metrics[f'{split}_accuracy']:.2%}"
-        for split in ("validation", "test")
-        if f"{split}_accuracy" in outcome.metrics
-    ]
-    return ", ".join([*accuracies, f"{outcome.seconds or 0:.1f} s"])
+    accuracy = outcome.metrics.get("validation_accuracy")
+    return f"{'' if accuracy is None else f'validation {accuracy:.2%}, '}{outcome.seconds or 0:.1f} s"
 
 
 def reason(outcome: Outcome) -> str:
-    """Why it did not finish, without the exception's name, which stands in MLflow."""
+    """Why it did not finish, without the exception's name, which is in MLflow."""
     return re.sub(r"^\w+Error: ", "", outcome.error or "")
 
 
@@ -212,57 +192,50 @@ def show_plan(
     retry_failed: bool,
     as_json: bool,
 ) -> None:
-    """What would be run, and what is done already."""
-    from classifier.repository.clones import experiment_arguments, experiments
-    from classifier.sweeps.experiments import Grid, shown, trial_names
+    """What would run, and what is done already."""
+    from classifier.repository.clones import applicable_experiments, experiment_arguments
+    from classifier.sweeps.experiments import Experiment, Grid, shown, trial_names
     from classifier.sweeps.record import is_done, outcome_of
 
-    known, existing = record.known(), experiments(root, f"{record.name}-*")
-
-    def done(name: str, values: Point) -> bool:
-        return is_done(name, outcome_of(values, known.get(name, [])), existing, retry_failed)
-
-    if search is not None:
-        count = sum(done(name, {}) for name in trial_names(record.name, search))
-        ranges = {key: each for key, each in params.sweep.model_dump()["search"].items() if key not in points[0]}
-        plan = {"left": search - count, "done": count, "search": ranges, "fixed": points[0]}
-        lines = [f"{key}: {', '.join(f'{name} {shown(each[name])}' for name in each)}" for key, each in ranges.items()]
-    else:
-        grid_points = Grid(points, record.name).experiments
-        left = [each for each in grid_points if not done(each.name, each.values)]
-        listed = [{"name": each.name, "values": each.values} for each in left]
-        plan = {"left": len(left), "done": len(grid_points) - len(left), "experiments": listed}
-        lines = [f"dvc {shlex.join(experiment_arguments(each.name, each.values))}" for each in left]
+    known, applicable = record.known(), applicable_experiments(root, f"{record.name}-*")
+    planned: list[tuple[Experiment, Outcome | None]] = []
+    for each in (
+        Grid(points, record.name).experiments
+        if search is None
+        else [Experiment(name, points[0]) for name in trial_names(record.name, search)]
+    ):
+        outcome = outcome_of(each.values, known.get(each.name, []))
+        planned.append((each, outcome if is_done(each.name, outcome, applicable, retry_failed) else None))
     if as_json:
-        print(json.dumps({"sweep": record.name, **plan}, indent=2))
+        print_json(record, planned)
+        return
+    left = [each for each, outcome in planned if outcome is None]
+    if search is None:
+        lines = [f"dvc {shlex.join(experiment_arguments(each.name, each.values))}" for each in left]
     else:
-        print("\n  ".join([f"{record.name}: {plan['left']} experiments to run, {plan['done']} done", *lines]))
+        ranges = {key: each for key, each in params.sweep.model_dump()["search"].items() if key not in points[0]}
+        lines = [f"{key}: {', '.join(f'{name} {shown(each[name])}' for name in each)}" for key, each in ranges.items()]
+    print("\n  ".join([f"{record.name}: {counted(len(left))} to run, {len(planned) - len(left)} done", *lines]))
 
 
 def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
-    """What became of every experiment, the best one on validation, and the leaderboard of those that finished."""
+    """What became of every experiment, the leaderboard of those that finished, and the best on validation."""
     from classifier.commands.leaderboard import show
-    from classifier.runs.leaderboard import leaderboard
+    from classifier.runs.leaderboard import leaderboard, results
     from classifier.runs.reading import all_runs
     from classifier.runs.registry import reported
-    from classifier.sweeps.experiments import shown
+    from classifier.sweeps.experiments import best_of
 
-    finished = [(experiment, outcome) for experiment, outcome in sweep.results if outcome.status == "finished"]
-    with reported():
-        board = leaderboard(all_runs(), sweep.record.id) if finished else None
-    best = best_of(finished, params)
+    finished = [experiment for experiment, outcome in sweep.results if outcome.status == "finished"]
+    board, best = None, None
+    if finished:
+        say(f"reading the results of {counted(len(finished))}")
+        with reported():
+            runs = all_runs()
+            board = leaderboard(runs, sweep.record.id)
+        best = best_of(finished, board, results(runs, sweep.record.id), params.sweep.metric)
     if as_json:
-        answer = {
-            "sweep": sweep.record.name,
-            "run_id": sweep.record.id,
-            "experiments": [
-                {"name": experiment.name, "values": experiment.values, **asdict(outcome)}
-                for experiment, outcome in sweep.results
-            ],
-            "best": best and best[0].name,
-            "leaderboard": board and board.summary(),
-        }
-        print(json.dumps(answer, indent=2))
+        print_json(sweep.record, sweep.results, board, best)
         return
     others = [(experiment, outcome) for experiment, outcome in sweep.results if outcome.status != "finished"]
     if others:
@@ -271,15 +244,35 @@ def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
         show(board, SHOWN)
     killed = sum(outcome.status == "killed" for _, outcome in others)
     counts = f"{len(finished)} finished, {len(others) - killed} failed"
-    goes_on = f", {killed} killed, with which the same command goes on" if killed else ""
-    print(f"{sweep.record.name}: {counts}{goes_on}; run {sweep.record.id}")
+    continues = f", {killed} killed (run the same command to continue)" if killed else ""
+    print(f"{sweep.record.name}: {counts}{continues}; run {sweep.record.id}")
     if best:
-        experiment, value = best
-        print(f"best {params.sweep.metric}: {shown(value)}, {experiment}; dvc exp apply {experiment.name}")
+        print(f"{best}; dvc exp apply {best.experiment}")
+
+
+def print_json(
+    record: Record,
+    experiments: Sequence[tuple[Experiment, Outcome | None]],
+    board: Board | None = None,
+    best: Best | None = None,
+) -> None:
+    """One shape, for a sweep and for a dry run. An experiment that is still to run has no status."""
+    nothing: dict[str, Any] = {"status": None, "run_id": None, "error": None, "seconds": None, "metrics": {}}
+    answer = {
+        "sweep": record.name,
+        "run_id": record.id or None,
+        "experiments": [
+            {"name": experiment.name, "values": experiment.values, **(asdict(outcome) if outcome else nothing)}
+            for experiment, outcome in experiments
+        ],
+        "best": asdict(best) if best else None,
+        "leaderboard": board.summary() if board else None,
+    }
+    print(json.dumps(answer, indent=2))
 
 
 def show_others(others: Sequence[tuple[Experiment, Outcome]]) -> None:
-    """Those that failed, or were killed, with their error."""
+    """Experiments that failed or were killed, with their error."""
     from rich.console import Console
     from rich.table import Table
 
@@ -287,11 +280,3 @@ def show_others(others: Sequence[tuple[Experiment, Outcome]]) -> None:
     for experiment, outcome in others:
         table.add_row(experiment.name, str(experiment), outcome.status, reason(outcome), (outcome.run_id or "-")[:8])
     Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
-
-
-def best_of(finished: Sequence[tuple[Experiment, Outcome]], params: Params) -> tuple[Experiment, float] | None:
-    """By `sweep.metric`, of the validation split; None when there was none."""
-    metric = params.sweep.metric
-    values = [(each, outcome.metrics[metric]) for each, outcome in finished if metric in outcome.metrics]
-    sign = -1 if metric.endswith("loss") else 1
-    return max(values, key=lambda found: sign * found[1], default=None)

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ruamel.yaml import YAML
 
 from classifier.errors import UserError
 from classifier.project.lineage import git_state
-from classifier.repository.worktree import dvc_environment, git, share_cache
+from classifier.repository.lockfile import Lock
+from classifier.repository.worktree import cache, dvc_environment, git, share_cache
 
 ENDING_S = 20  # that a stage has to write down what became of it
 ROOT_VARIABLE = "PIPELINE_ROOT"  # (classifier.project.lineage), by which a clone's processes are known
@@ -108,10 +110,29 @@ class Clone:
             git(self.baseline.root, "fetch", *options, str(self.folder), stdin=found.encode())
 
 
-def experiments(root: Path, pattern: str) -> set[str]:
-    """The names, of this pattern, of DVC's experiments in the project's repository."""
-    found = git(root, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{pattern}")
-    return {name.rpartition("/")[2] for name in found.splitlines()}
+def applicable_experiments(root: Path, pattern: str) -> set[str]:
+    """The names, of this pattern, of DVC's experiments whose outputs are in the cache, as `dvc exp apply` needs them.
+
+    After `dvc gc -w` an experiment is still there, but applying it would fail and delete the workspace's outputs.
+    """
+    found = git(root, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{pattern}").split()
+    objects = cache(root) / "files/md5"
+    quick = YAML(typ="safe")  # in C. It takes 1e-5 for text, but reads hashes as DVC writes them
+    names = set()
+    for reference in found:
+        with suppress(ValueError):  # an experiment without dvc.lock, which is not one of ours
+            lock = Lock(quick.load(git(root, "show", f"{reference}:./dvc.lock"))["stages"])
+            if all(_is_cached(md5, objects) for md5 in lock.outputs.values()):
+                names.add(reference.rpartition("/")[2])
+    return names
+
+
+def _is_cached(md5: str, objects: Path) -> bool:
+    """Whether a file, or a folder with all its files, is in DVC's cache."""
+    place = objects / md5[:2] / md5[2:]
+    if not place.is_file():
+        return False
+    return not md5.endswith(".dir") or all(_is_cached(each["md5"], objects) for each in json.loads(place.read_bytes()))
 
 
 def experiment_arguments(name: str, values: Mapping[str, Any]) -> list[str]:

@@ -63,7 +63,8 @@ def dvc_environment() -> dict[str, str]:
     outer = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {"USER": user_name(), **variables}
+    variables["USER"] = variables.get("USER") or user_name()
+    return variables
 
 
 def share_cache(root: Path, project: Path) -> None:

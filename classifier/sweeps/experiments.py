@@ -1,12 +1,19 @@
-"""What a sweep tries, and what became of it."""
+"""What a sweep tries, what became of it, and which configuration was best."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from classifier.sweeps.grid import Point
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from classifier.runs.leaderboard import Board
+
+SEED = "train.seed"
 
 
 @dataclass(frozen=True)
@@ -17,18 +24,18 @@ class Experiment:
     values: Point
 
     def __str__(self) -> str:
-        return " ".join(f"{key}={shown(value)}" for key, value in self.values.items())
+        return written(self.values)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an experiment; what was killed is still to do."""
+    """What became of an experiment. One that was killed is still to do."""
 
     status: Literal["finished", "failed", "killed"]
     run_id: str | None
     error: str | None = None
     seconds: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)  # validation_accuracy, validation_loss, test_accuracy
+    metrics: Mapping[str, float] = field(default_factory=dict)  # validation_accuracy, validation_loss: what may choose
 
 
 class Plan(Protocol):
@@ -36,7 +43,7 @@ class Plan(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Of its experiments."""
+        """The names of its experiments."""
 
     def next(self) -> Experiment | None: ...
 
@@ -44,7 +51,7 @@ class Plan(Protocol):
 
 
 class Grid:
-    """Its points in their order."""
+    """The points of a grid, in their order."""
 
     def __init__(self, points: Sequence[Point], prefix: str) -> None:
         width = len(str(len(points)))
@@ -60,10 +67,75 @@ class Grid:
 
 
 def trial_names(prefix: str, total: int) -> list[str]:
-    """A search's experiments, by the numbers of its trials."""
+    """The names of a search's experiments: the numbers of its trials."""
     return [f"{prefix}-{number}" for number in range(total)]
 
 
+@dataclass(frozen=True)
+class Best:
+    """The configuration with the best mean over its seeds, by a metric of the validation split."""
+
+    values: Point  # without the seed
+    metric: str
+    mean: float
+    low: float | None  # 95% interval of the mean, by Student's t; None for a single seed
+    high: float | None
+    seeds: int
+    experiment: str  # the one of its median seed, to apply
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            interval = "one seed, no interval"
+        else:
+            interval = f"95% interval {self._shown(self.low)} to {self._shown(self.high)}, {self.seeds} seeds"
+        return f"best {self.metric.replace('_', ' ')}: {self._shown(self.mean)} ({interval}), {written(self.values)}"
+
+    def _shown(self, value: float) -> str:
+        return f"{value:.2%}" if self.metric.endswith("accuracy") else shown(value)
+
+
+def best_of(finished: Sequence[Experiment], board: Board, rows: pd.DataFrame, metric: str) -> Best | None:
+    """The best configuration, a row of the sweep's leaderboard; `rows` are the results it is made from.
+
+    A configuration that lacks seeds which others have (one failed, or was killed) is not considered: luck would count.
+    None without a validation split.
+    """
+    from classifier.training.summary import spread
+
+    column, accuracy = f"metrics.{metric.replace('_', '/', 1)}", metric.endswith("accuracy")
+    if column not in rows:
+        return None
+    experiments, name = {experiment.name: experiment for experiment in finished}, "tags.dvc.exp.name"
+    validation = rows.loc[rows[name].isin(experiments.keys()), column].dropna()
+    found = []
+    for entry in board.entries:
+        runs = [result.run for result in entry.results]
+        values = validation[validation.index.isin(runs)].sort_values()
+        if values.empty:
+            continue
+        median = experiments[str(rows.loc[values.index[(len(values) - 1) // 2], name])]
+        summary = spread(list(values), 1 if accuracy else float("inf")) if len(values) > 1 else {}
+        found.append(
+            Best(
+                values={key: value for key, value in median.values.items() if key != SEED},
+                metric=metric,
+                mean=float(values.mean()),
+                low=summary.get("low"),
+                high=summary.get("high"),
+                seeds=len(values),
+                experiment=median.name,
+            )
+        )
+    most = max((best.seeds for best in found), default=0)
+    whole = [best for best in found if best.seeds == most]
+    return max(whole, key=lambda best: best.mean if accuracy else -best.mean, default=None)
+
+
+def written(values: Point) -> str:
+    """Values as a person types them, numbers to four digits."""
+    return " ".join(f"{key}={shown(value)}" for key, value in values.items())
+
+
 def shown(value: Any) -> str:
-    """For people: numbers to four digits."""
+    """A value for people: numbers to four digits."""
     return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,33 +1,35 @@
-"""A sweep in MLflow: its experiments' runs are children of one run, the record of what is done.
+"""A sweep in MLflow: one run, whose children are the runs of the sweep's experiments, says what is done.
 
-A sweep's key is made from what decides its results: values, params and code. By it the same command finds what an
-earlier one has left, however that ended.
+A sweep has a key, made from all that decides its results: values, params and code. The same command finds by it what an
+earlier one left, however that ended. The sweep's folder in the project holds the sweep's id: a sweep belongs to the
+clone of the project that began it, and two people with one store have a sweep each.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import mlflow
 from mlflow.entities import Param, Run
 from ruamel.yaml import YAML
 
 from classifier.params import Params
-from classifier.project.files import sha256, sha256_of
+from classifier.project.files import sha256, sha256_of, write_atomic
 from classifier.project.lineage import user_name
-from classifier.recording.journal import waiting_journals
+from classifier.project.ownership import claim, release
+from classifier.recording.journal import Journal, waiting_journals
 from classifier.runs.reading import PARENT_TAG
 from classifier.runs.registry import reported
 from classifier.sweeps.experiments import Experiment, Outcome
 from classifier.sweeps.grid import Point
 from classifier.tracking.delivery import EVALUATED_TAG, deliver_waiting, open_store
 
-SWEEP_TAG = "sweep.key"
-COMMAND_TAG = "sweep.command"
+ID_TAG, KEY_TAG, COMMAND_TAG = "sweep.id", "sweep.key", "sweep.command"
 EXPERIMENT_TAG = "dvc.exp.name"
 
 
@@ -55,50 +57,65 @@ def _files(path: Path) -> list[Path]:
 
 
 class Record:
-    """A sweep in MLflow: the parent, made or found by the sweep's key, and its children."""
+    """A sweep in MLflow: its run, and the runs of its experiments."""
 
-    def __init__(self, key: str, name: str) -> None:
-        """Find it; OSError when the store cannot be reached."""
-        self.key, self.name = key, name
+    def __init__(self, key: str, name: str, folder: Path) -> None:
+        """Find the run of the sweep whose `folder` this is. OSError when the store is unreachable."""
+        self.key, self.name, self.file = key, name, folder / "id.txt"
         self.experiment = open_store()
         self.client = mlflow.MlflowClient()
         self.id = self._find()
+        self.begun: dict[Path, str | None] = {}  # the experiments' names, by their stages' journals
+        self.delivered: set[Path] = set()  # journals that this process tried to deliver
 
     def begin(self, command: str) -> None:
-        """The parent is there and RUNNING, and what stages that were killed had to say has arrived."""
+        """Make the sweep's run, or set it to RUNNING again; deliver what stages that were killed have left."""
         deliver()
-        self.id = self._find()  # this may have waited for another process to end the same sweep
+        self.id = self._find()  # another process may have ended the same sweep since
         if self.id:
             self.client.update_run(self.id, status="RUNNING")
-        else:
-            tags = {SWEEP_TAG: self.key, COMMAND_TAG: command, "mlflow.user": user_name()}
-            tags |= {"mlflow.source.name": "classifier/commands/sweep.py", "mlflow.source.type": "LOCAL"}
-            self.id = self.client.create_run(self.experiment, tags=tags, run_name=self.name).info.run_id
+            return
+        write_atomic(self.file, uuid4().hex.encode())
+        tags = {ID_TAG: self.file.read_text(), KEY_TAG: self.key, COMMAND_TAG: command, "mlflow.user": user_name()}
+        tags |= {"mlflow.source.name": "classifier/commands/sweep.py", "mlflow.source.type": "LOCAL"}
+        self.id = self.client.create_run(self.experiment, tags=tags, run_name=self.name).info.run_id
 
     def known(self) -> dict[str, list[Run]]:
-        """The children by their experiment's name, newest first."""
+        """The runs of the sweep's experiments by the experiment's name, newest first."""
         runs: dict[str, list[Run]] = {}
         for run in self._search(self._children) if self.id else []:
             runs.setdefault(run.data.tags.get(EXPERIMENT_TAG, ""), []).append(run)
         return runs
 
     def outcome(self, experiment: Experiment) -> Outcome | None:
-        """As the store has it now."""
-        return outcome_of(experiment.values, self._runs(experiment))
+        """What the store says now."""
+        runs = self._search(f"{self._children} AND tags.`{EXPERIMENT_TAG}` = '{experiment.name}'")
+        return outcome_of(experiment.values, runs)
 
-    def is_open(self, experiment: Experiment) -> bool:
-        """Whether what it has to say is still on its way into the store."""
-        begun = (event for journal in waiting_journals() for event in journal.read()[0] if event["do"] == "begin")
-        if any(event["tags"].get(EXPERIMENT_TAG) == experiment.name for event in begun):
-            return True
-        mine = _with_values(experiment.values, self._runs(experiment))
-        return bool(mine) and mine[0].info.status == "RUNNING"
+    def has_arrived(self, experiment: Experiment) -> bool:
+        """Whether the store has all that the experiment's stages recorded. Cheap enough to ask many times a second.
 
-    def _runs(self, experiment: Experiment) -> list[Run]:
-        return self._search(f"{self._children} AND tags.`{EXPERIMENT_TAG}` = '{experiment.name}'")
+        What a stage's recorder cannot deliver, since it was killed too, is delivered here, once.
+        """
+        waiting = list(self._journals(experiment))
+        for journal in waiting:
+            if journal.folder not in self.delivered and (handle := claim(journal.folder)) is not None:
+                release(handle)
+                self.delivered.add(journal.folder)
+                deliver()
+        return not any(journal.folder.exists() for journal in waiting)
+
+    def _journals(self, experiment: Experiment) -> Iterator[Journal]:
+        """Those that wait; each is read until it says of which experiment it is."""
+        for journal in waiting_journals():
+            if self.begun.get(journal.folder) is None:
+                begin = next((event for event in journal.read()[0] if event["do"] == "begin"), None)
+                self.begun[journal.folder] = begin["tags"].get(EXPERIMENT_TAG, "") if begin else None
+            if self.begun[journal.folder] == experiment.name:
+                yield journal
 
     def fail(self, experiment: Experiment, error: str, params: Params) -> Outcome:
-        """Record what failed before a stage could."""
+        """Record an experiment that failed before a stage could record it."""
         tags = {PARENT_TAG: self.id, EXPERIMENT_TAG: experiment.name, "error": error, "mlflow.user": user_name()}
         run_id = self.client.create_run(self.experiment, tags=tags, run_name=experiment.name).info.run_id
         values = {**params.flat(), **experiment.values}
@@ -112,7 +129,10 @@ class Record:
             self.client.set_terminated(self.id, status)
 
     def _find(self) -> str:
-        found = self._search(f"tags.`{SWEEP_TAG}` = '{self.key}'")
+        """The id of the sweep's run; empty when there is none."""
+        if not self.file.exists():
+            return ""
+        found = self._search(f"tags.`{ID_TAG}` = '{self.file.read_text()}' AND tags.`{KEY_TAG}` = '{self.key}'")
         return found[0].info.run_id if found else ""
 
     @property
@@ -125,7 +145,7 @@ class Record:
 
 
 def deliver() -> None:
-    """What stages that are gone had to say to MLflow; what cannot be delivered waits for `classifier sync`."""
+    """Deliver what stages that are gone have left; what cannot be delivered waits for `classifier sync`."""
     try:
         deliver_waiting()
     except Exception as error:  # whatever is wrong with earlier runs, it is no reason not to run others
@@ -133,11 +153,12 @@ def deliver() -> None:
 
 
 def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
-    """What an experiment's runs say, newest first; None when that is nothing, of these values.
+    """The outcome of the experiment with these values and runs (newest first); None when there is none yet.
 
-    A result stands, whatever came later; otherwise the newest run counts.
+    A finished run counts, whatever came later; without one the newest run counts.
     """
-    mine = _with_values(values, runs)
+    wanted = {key: str(value) for key, value in values.items()}
+    mine = [run for run in runs if wanted.items() <= run.data.params.items()]
     for run in mine:
         if run.info.status == "FINISHED" and run.data.tags.get(EVALUATED_TAG) == "true":
             return _outcome("finished", run)
@@ -145,22 +166,17 @@ def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
     return _outcome("failed" if status == "FAILED" else "killed", mine[0]) if status in ("FAILED", "KILLED") else None
 
 
-def is_done(name: str, outcome: Outcome | None, existing: Container[str], retry_failed: bool) -> bool:
-    """Whether nothing is left to do; `existing` are DVC's experiments, without which a result cannot be applied."""
+def is_done(name: str, outcome: Outcome | None, applicable: Container[str], retry_failed: bool) -> bool:
+    """Whether nothing is left to do: it failed, or it finished and is among DVC's experiments that can be applied."""
     if outcome is None or outcome.status == "killed":
         return False
-    return not retry_failed if outcome.status == "failed" else name in existing
-
-
-def _with_values(values: Point, runs: Sequence[Run]) -> list[Run]:
-    wanted = {key: str(value) for key, value in values.items()}
-    return [run for run in runs if wanted.items() <= run.data.params.items()]
+    return not retry_failed if outcome.status == "failed" else name in applicable
 
 
 def _outcome(status: Literal["finished", "failed", "killed"], run: Run) -> Outcome:
-    names = ("validation/accuracy", "validation/loss", "test/accuracy")
+    names = ("validation/accuracy", "validation/loss")
     metrics = run.data.metrics
-    values = {name: metrics.get(f"{name}_mean", metrics.get(name)) for name in names}  # the mean of replicas
+    values = {name: metrics.get(f"{name}_mean", metrics.get(name)) for name in names}  # the mean of several seeds
     return Outcome(
         status,
         run.info.run_id,
