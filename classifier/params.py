@@ -6,7 +6,7 @@ Values live in params.yaml alone; no default hides here. `dvc.yaml` tracks each 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +28,11 @@ DEEPEST = 20  # levels of params.yaml, which has four
 SHOWN = 50  # problems
 WRITTEN = reprlib.Repr()
 WRITTEN.maxlevel = 2  # six references in each of six lists, and so on, would be 46,656
+
+# Params of earlier versions stand in runs, in dvc.lock and in people's files. A key whose meaning changes gets another
+# name; a new key gets, here, the value with which this version does what versions without it did.
+RENAMED = {"train.replicas": "train.seeds"}  # earlier name -> today's
+BEFORE: dict[str, Any] = {}  # new key -> value
 
 
 class Section(BaseModel):
@@ -220,9 +225,40 @@ class Params(Section):
         if key not in (known := self.flat()):
             stage = key.partition(".")[0]
             raise UserError(
-                f"{key}: {_unknown(key, [name for name in known if name.startswith(f'{stage}.')] or known)}"
+                f"{key}: {_unknown(key, key, [name for name in known if name.startswith(f'{stage}.')] or known)}"
             )
         return key.split(".")
+
+
+def upgraded(texts: Mapping[str, str]) -> dict[str, str]:
+    """The params of a run, `{"train.epochs": "2", ...}`, as this version would have recorded them."""
+    return {key: str(value) for key, value in _upgraded(texts).items()}
+
+
+def upgraded_sections(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The stages' sections of params.yaml, as dvc.lock has them, as this version would have them."""
+    tree: dict[str, Any] = {}
+    for key, value in _upgraded(dict(_leaves(sections))).items():
+        *above, name = key.split(".")
+        place = tree
+        for section in above:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return tree
+
+
+def _upgraded(flat: Mapping[str, Any]) -> dict[str, Any]:
+    if not flat:  # of a run without params, such as a sweep
+        return {}
+    return BEFORE | {(name := RENAMED.get(key, key)): flat.get(name, value) for key, value in flat.items()}
+
+
+def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def load_params(path: Path) -> Params:
@@ -249,7 +285,9 @@ def parse_params(text: str, path: Path) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
+        found = error.errors()
+    renamed = {RENAMED.get(".".join(map(str, problem["loc"]))) for problem in found}  # are missing under today's name
+    problems = [_describe(problem) for problem in found if ".".join(map(str, problem["loc"])) not in renamed]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     raise UserError("\n  ".join([f"{path} has {count}:", *problems[:SHOWN], *more]))
@@ -277,9 +315,10 @@ def _describe(problem: Any) -> str:
     name = str(location[-1]) if location else ""
     meaning = fields[name].description if name in fields else None
     if problem["type"] == "extra_forbidden":
-        return f"{key:.200}: {_shown(problem['input'])}: {_unknown(name, fields)}"
+        return f"{key:.200}: {_shown(problem['input'])}: {_unknown(key, name, fields)}"
     if problem["type"] == "missing":
-        return f"{key} is missing" + (f": {meaning}" if meaning else "")
+        before = f"; {_shown(BEFORE[key])} does what versions without it did" if key in BEFORE else ""
+        return f"{key} is missing" + (f": {meaning}" if meaning else "") + before
     if problem["type"] in ("model_type", "model_attributes_type"):
         return f"{key}: {_shown(problem['input'])} should hold keys and values"
     allowed = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
@@ -296,8 +335,10 @@ def _shown(value: Any) -> str:
         return f"a number of {value.bit_length():,} bits"
 
 
-def _unknown(name: str, allowed: Iterable[str]) -> str:
-    """Of a name that is not among those allowed; says which one was perhaps meant."""
+def _unknown(key: str, name: str, allowed: Iterable[str]) -> str:
+    """Of a name, `key` in full, that is not among those allowed; says which one was perhaps meant."""
+    if key in RENAMED:
+        return f"renamed to {RENAMED[key]}"
     names = list(allowed)
     close = get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""

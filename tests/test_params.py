@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from classifier.params import STAGES, load_params
+from classifier import params as params_module
+from classifier.params import STAGES, load_params, upgraded, upgraded_sections
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -191,3 +192,46 @@ def test_a_stage_reports_all_before_any_work_without_a_traceback(tmp_path, stage
         assert key in ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_renamed_key_is_one_problem_that_says_its_name_today(tmp_path):
+    message = problem_of(changed(tmp_path, ("  seeds: 1 ", "  replicas: 3 ")))
+    assert message.splitlines()[1:] == ["  train.replicas: 3: renamed to train.seeds"]
+    with pytest.raises(ValueError, match=r"^train\.replicas: renamed to train\.seeds$"):
+        load_params(ROOT / "params.yaml").override({"train.replicas": 3})
+
+
+@pytest.fixture
+def new_key(monkeypatch):
+    monkeypatch.setitem(params_module.BEFORE, "train.augment.mirror", False)
+
+
+def test_params_of_earlier_versions_get_todays_names_and_what_did_the_same_before(new_key):
+    assert upgraded({"train.replicas": "3", "train.mean": "None"}) == {
+        "train.augment.mirror": "False",
+        "train.seeds": "3",
+        "train.mean": "None",
+    }
+    # What today's code recorded, or added to an earlier run, stands.
+    assert upgraded({"train.seeds": "1", "train.augment.mirror": "True"}) == {
+        "train.augment.mirror": "True",
+        "train.seeds": "1",
+    }
+    assert upgraded({"train.replicas": "3", "train.seeds": "1"})["train.seeds"] == "1"
+    assert upgraded({}) == {}
+
+
+def test_sections_of_earlier_versions_keep_their_values_types(new_key):
+    assert upgraded_sections({"train": {"replicas": 3, "augment": {"shift": 1}}, "normalize": {"mean": [0.5]}}) == {
+        "train": {"augment": {"mirror": False, "shift": 1}, "seeds": 3},
+        "normalize": {"mean": [0.5]},
+    }
+
+
+def test_a_missing_key_says_what_versions_without_it_did(tmp_path, monkeypatch):
+    monkeypatch.setitem(params_module.BEFORE, "train.shift", 0)
+    message = problem_of(changed(tmp_path, ("  shift: 1 # pixels\n", "")))
+    assert message.endswith(
+        "train.shift is missing: augmentation: largest shift of a batch in each direction, pixels; "
+        "0 does what versions without it did"
+    )

@@ -29,7 +29,6 @@ from classifier.training.summary import interval
 INCIDENTAL = (  # beginnings of params' names
     "train.seed",
     "train.seeds",  # one of several seeds has the bits of the same seed alone
-    "train.replicas",  # the name of train.seeds before
     "train.log_every",
     "train.checkpoint_every",
     "download.mirror",

@@ -21,6 +21,7 @@ from mlflow.entities import DatasetInput, Run
 from mlflow.exceptions import MlflowException
 
 from classifier.errors import UserError
+from classifier.params import upgraded
 from classifier.recording.run import SECONDS
 from classifier.tracking.delivery import SEED_TAG, open_store
 
@@ -128,7 +129,7 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
     - data: DVC's hash; data_name; test_data: what two runs must share to be compared, the SHA-256 of the test split, or
       `data` where no run of this data says it (runs of before it was recorded)
     - keeper: address of the artifacts that hold its predictions; None for a replica that was not chosen
-    - params.<name> and tags.<name> (text), metrics.<name> (the last value)
+    - params.<name> (under today's names) and tags.<name> (text), metrics.<name> (the last value)
 
     A replica has its parent's data and tags where it has none of its own.
     """
@@ -144,9 +145,9 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _row(run: Run, parent: Run | None) -> dict[str, object]:
-    info, tags = run.info, run.data.tags
+    info, tags, params = run.info, run.data.tags, upgraded(run.data.params)
     address, has_predictions = info.artifact_uri, True
-    seed = tags.get(CHOSEN_TAG, run.data.params.get("train.seed"))
+    seed = tags.get(CHOSEN_TAG, params.get("train.seed"))
     inputs = _datasets(run)
     if parent:
         address, has_predictions = parent.info.artifact_uri, parent.data.tags.get(CHOSEN_TAG) == tags[SEED_TAG]
@@ -164,7 +165,7 @@ def _row(run: Run, parent: Run | None) -> dict[str, object]:
         "data": tags.get(DATA_TAG, inputs[0].dataset.digest if inputs else None),
         "data_name": inputs[0].dataset.name if inputs else None,
         "keeper": address if has_predictions else None,
-        **{f"params.{name}": value for name, value in run.data.params.items()},
+        **{f"params.{name}": value for name, value in params.items()},
         **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
         **{f"tags.{name}": value for name, value in tags.items()},
     }

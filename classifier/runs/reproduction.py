@@ -25,6 +25,7 @@ from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from classifier.errors import UserError
+from classifier.params import upgraded
 from classifier.project.files import sha256, write_atomic
 from classifier.project.lineage import project_root
 from classifier.recording.run import SECONDS
@@ -341,8 +342,9 @@ def compare(record: Record, again: Record | None, error: str | None) -> Iterator
         yield Finding("error", "error", record.error, error)
     if not again or (error and not record.error):
         return  # that nothing follows is no news
-    for name, text in record.params.items():
-        yield Finding("params", name, text, again.params.get(name))
+    params = upgraded(again.params)  # a run that was made from outputs has today's names, whatever code made those
+    for name, text in upgraded(record.params).items():
+        yield Finding("params", name, text, params.get(name))
     for kind, name, tag in (
         ("data", "test split", TEST_TAG),
         ("weights", "weights.safetensors", WEIGHTS_TAG),

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from classifier.data.dataset import read_meta
 from classifier.networks.model_dir import read_model_meta
-from classifier.params import STAGES, Params, parse_params
+from classifier.params import STAGES, Params, parse_params, upgraded, upgraded_sections
 from classifier.project.files import json_bytes, sha256
 from classifier.project.lineage import GitState, git_state, project_root
 from classifier.project.ownership import owning
@@ -68,7 +68,7 @@ def record() -> Recorded:
         tags = {WEIGHTS_TAG: meta.weights_sha256, DATA_TAG: lock.outputs[DATA.as_posix()], EVALUATED_TAG: "true"}
         conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         for run in mlflow.search_runs([experiment], conditions, output_format="list"):
-            if run.data.params == _as_text(params) and _holds(run, metrics):
+            if upgraded(run.data.params) == _as_text(params) and _holds(run, metrics):
                 return Recorded(run, new=False)
         return Recorded(mlflow.get_run(_deliver(lock, params, meta.weights_sha256, metrics)), new=True)
 
@@ -77,7 +77,7 @@ def _params_of(lock: Lock) -> Params:
     """The stages' params from dvc.lock, the commands' from params.yaml."""
     today = YAML(typ="safe", pure=True).load(PARAMS)
     ours = {section: values for section, values in today.items() if section not in STAGES}
-    return parse_params(json.dumps(ours | lock.params), LOCK)
+    return parse_params(json.dumps(ours | upgraded_sections(lock.params)), LOCK)
 
 
 def _as_text(params: Params) -> dict[str, str]:

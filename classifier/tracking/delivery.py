@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from classifier.data.dataset import SIZE
 from classifier.errors import UserError
+from classifier.params import upgraded
 from classifier.project.lineage import project_root
 from classifier.project.ownership import claim
 from classifier.project.sealed import newer_format
@@ -119,7 +120,8 @@ class Delivery:
         if event["weights"]:
             for run in self._search(f"tags.`{WEIGHTS_TAG}` = '{event['weights']}'"):
                 same_experiment = run.data.tags.get("dvc.exp.name") == event["tags"].get("dvc.exp.name")
-                if run.data.params == event["params"] and EVALUATED_TAG not in run.data.tags and same_experiment:
+                same_params = upgraded(run.data.params) == upgraded(event["params"])
+                if same_params and same_experiment and EVALUATED_TAG not in run.data.tags:
                     return run
         return None
 
