@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from classifier.commands.application import call
-from classifier.commands.sweep import Lines, described, show_others, sweep
+from classifier.commands.sweep import Lines, described, show_others
 from classifier.sweeps.experiments import Experiment, Outcome
 from tests.project import OUTPUTS, Project
 from tests.recorded import forget_store
@@ -239,7 +239,7 @@ def test_a_store_that_is_away_is_one_line_before_anything_starts(lab):
     command = (sys.executable, "-m", "classifier", "sweep", "train.seed=77")
     said = lab.run(*command, check=False, env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
     assert lab.returncode == 1
-    assert said.startswith("sweep: MLflow's store http://127.0.0.1:9 cannot be used")
+    assert said.startswith("classifier: MLflow's store http://127.0.0.1:9 cannot be used")
     assert len(said.splitlines()) == 1
     assert set((lab.folder / ".pipeline/sweeps").glob("*")) == before
 
@@ -250,9 +250,9 @@ def test_a_dry_run_says_what_dvc_would_be_told_and_makes_nothing(lab, monkeypatc
         monkeypatch.delenv(name, raising=False)
     before = lab.left_alone()
     try:
-        call(sweep, ["train.seed=3..4", "train.optimizer=adamw", "--dry-run"])
-        call(sweep, ["train.seed=3..4", "train.optimizer=adamw", "--dry-run", "--json"])
-        call(sweep, ["train.shift=0", "--search", "9", "--dry-run", "--json"])
+        call(["sweep", "train.seed=3..4", "train.optimizer=adamw", "--dry-run"])
+        call(["sweep", "train.seed=3..4", "train.optimizer=adamw", "--dry-run", "--json"])
+        call(["sweep", "train.shift=0", "--search", "9", "--dry-run", "--json"])
         grid, search = capsys.readouterr().out.rsplit("\n{", 1)
     finally:
         forget_store()
@@ -329,7 +329,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_made(tmp_path, monkeyp
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:  # noqa: PT011, the message is compared below
-        call(sweep, arguments)
+        call(["sweep", *arguments])
     assert str(caught.value).startswith(message)
     assert os.listdir(tmp_path) == ["params.yaml"]  # noqa: PTH208
 
