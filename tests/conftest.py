@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 
 from classifier.device import be_deterministic, set_precision
 from tests.loopback import Answer, LoopbackServer
+
+# In the background (nohup, &, cron) SIGINT is ignored, and processes inherit that; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 LONG = (  # modules, the longest first

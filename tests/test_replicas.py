@@ -16,6 +16,7 @@ from classifier.training.checkpoint import NO_WORK
 from classifier.training.history import Row
 from classifier.training.seeds import Replica, median_seed, seeds_of, train_in_stacks, train_one, train_replicas
 from classifier.training.summary import spread
+from tests.processes import words_of
 from tests.samples import ROOT, train_params, write_digits
 
 CPU = torch.device("cpu")
@@ -131,7 +132,7 @@ def test_processes_share_the_cores(data, monkeypatch):
 
 def workers_of(process):
     """Its children that train; beside them multiprocessing may have some of its own."""
-    return [child for child in process.children() if "classifier.training.seeds" in child.cmdline()]
+    return [child for child in process.children() if "classifier.training.seeds" in words_of(child)]
 
 
 def test_an_error_names_the_seed_and_ends_the_other_processes(data):

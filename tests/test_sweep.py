@@ -14,6 +14,7 @@ import pytest
 from classifier.commands.application import call
 from classifier.commands.sweep import Lines, described, show_others
 from classifier.sweeps.experiments import Experiment, Outcome
+from tests.processes import words_of
 from tests.project import OUTPUTS, Project
 from tests.recorded import forget_store
 from tests.samples import ROOT
@@ -211,8 +212,8 @@ def test_a_stage_that_was_killed_is_still_to_do_however_late_its_recorder_says_s
         log.unlink()
     sweep = lab.start(*command)
     lab.wait_for_training(sweep)
-    (stage,) = (process for process in lab.at_work() if process.cmdline()[1:3] == ["-m", "stages.train"])
-    (recorder,) = (process for process in stage.children() if "classifier.tracking.recorder" in process.cmdline())
+    (stage,) = (process for process in lab.at_work() if words_of(process)[1:3] == ["-m", "stages.train"])
+    (recorder,) = (process for process in stage.children() if "classifier.tracking.recorder" in words_of(process))
     recorder.suspend()
     stage.kill()
     time.sleep(3)

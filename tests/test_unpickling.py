@@ -15,6 +15,7 @@ import pytest
 
 from classifier.recording.journal import new_journal
 from classifier.recording.store import known_store
+from tests.processes import words_of
 from tests.samples import ROOT
 from tests.test_ui import free_port
 
@@ -116,7 +117,7 @@ def test_it_is_off_in_the_ui(tmp_path):
     with subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL) as process:
         try:
             ui = psutil.Process(process.pid)
-            while "mlflow" not in ui.cmdline():
+            while "mlflow" not in words_of(ui):
                 assert process.poll() is None
                 time.sleep(0.05)
             assert ui.environ()["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
