@@ -311,11 +311,12 @@ def test_a_delivery_that_breaks_anywhere_and_is_tried_again_gives_the_same_run(k
         assert run.data.tags["evaluated"] == "true"
 
 
-def test_a_run_of_another_experiment_with_the_same_weights_is_left_alone(monkeypatch):
+@pytest.mark.parametrize(("variable", "value"), [("DVC_EXP_NAME", "other-exp"), ("MLFLOW_PARENT_RUN_ID", "f" * 32)])
+def test_a_run_of_another_experiment_or_sweep_with_the_same_weights_is_left_alone(monkeypatch, variable, value):
     outputs = Workspace()
-    monkeypatch.setenv("DVC_EXP_NAME", "other-exp")
+    monkeypatch.setenv(variable, value)
     other = outputs.train()
-    monkeypatch.delenv("DVC_EXP_NAME")
+    monkeypatch.delenv(variable)
     assert outputs.evaluate() != other
 
 

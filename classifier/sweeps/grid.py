@@ -1,4 +1,4 @@
-"""What a sweep tries: `train.learning_rate=0.01,0.1 train.seed=0..4` is every combination, each an experiment."""
+"""What a sweep tries: every combination of `train.learning_rate=0.01,0.1 train.seed=0..4`, each an experiment."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ LARGEST = 10_000  # experiments
 RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 EXAMPLE = "train.learning_rate=0.01,0.05 or train.seed=0..4"
 
-Point = dict[str, Any]  # {"train.seed": 0, ...}: what an experiment has in place of the values in params.yaml
+Point = dict[str, Any]  # {"train.seed": 0, ...}: an experiment's values, which replace those in params.yaml
 
 
 def grid(words: Sequence[str], params: Params) -> list[Point]:
-    """Every combination, the last key varying quickest, with the values as params hold them.
+    """Every combination, the last key varying fastest, with the values as params hold them.
 
-    UserError names the first thing that is not allowed; all of them are checked.
+    All combinations are checked. Raises UserError for the first problem.
     """
     choices: dict[str, list[Any]] = {}
     for word in words:
         key, separator, text = word.partition("=")
         if not separator:
-            raise UserError(f"{word!r} gives no values; allowed is KEY=VALUES, as in {EXAMPLE}")
+            raise UserError(f"{word!r} has no values; expected KEY=VALUES, as in {EXAMPLE}")
         if key in choices:
-            raise UserError(f"{key} is given twice; allowed is once, with all its values: {key}=VALUE,VALUE")
+            raise UserError(f"{key} is given twice; give it once, with all its values: {key}=VALUE,VALUE")
         choices[key] = _values(word, text)
     if (count := math.prod(map(len, choices.values()))) > LARGEST:
-        raise UserError(f"{count:,} experiments; allowed are {LARGEST:,} at once")
+        raise UserError(f"{count:,} experiments; allowed are up to {LARGEST:,}")
     return [canonical(dict(zip(choices, values, strict=True)), params) for values in product(*choices.values())]
 
 
 def canonical(point: Point, params: Params) -> Point:
-    """The point with its values as params hold them, 1 as 1.0; UserError names key, value and what is allowed."""
+    """The point with its values as params hold them, 1 as 1.0. Raises UserError with key, value and what is allowed."""
     checked = params.override(point).flat()
     return {key: checked[key] for key in point}
 
 
 def _values(word: str, text: str) -> list[Any]:
-    """What stands behind a key, as YAML reads it: `0.1,1e-3`, `0..4`, `sgd,adamw`, `null,[0.1]`."""
+    """A key's values, as YAML reads them: `0.1,1e-3`, `0..4`, `sgd,adamw`, `null,[0.1]`."""
     try:
         written = YAML(typ="safe", pure=True).load(f"[{text}]")
     except YAMLError:
-        raise UserError(f"{word!r} cannot be read; allowed are values with commas, as in {EXAMPLE}") from None
+        raise UserError(f"{word!r} cannot be read; expected values separated by commas, as in {EXAMPLE}") from None
     if not written:
-        raise UserError(f"{word!r} gives no values; allowed are some, with commas, as in {EXAMPLE}")
+        raise UserError(f"{word!r} has no values; expected values separated by commas, as in {EXAMPLE}")
     values: list[Any] = []
     for value in written:
         for each in _range(word, value) if isinstance(value, str) and ".." in value else [value]:
             if each in values:
-                raise UserError(f"{word}: {each} is given twice; allowed is each value once")
+                raise UserError(f"{word}: {each} is given twice; give each value once")
             values.append(each)
     return values
 
 
 def _range(word: str, text: str) -> Sequence[Any]:
-    """The numbers of `0..4`; a path may hold dots as well, and is itself."""
+    """The numbers of `0..4`; a path, which may contain dots too, is itself."""
     if "/" in text:
         return [text]
     found = RANGE.fullmatch(text)
     first, last = (int(number) for number in found.groups()) if found else (0, -1)
     if not 0 <= last - first < LARGEST:
         raise UserError(
-            f"{word}: {text!r} is no range; allowed are two whole numbers, the lower one first, at most {LARGEST:,} "
-            "in all, as in 0..4"
+            f"{word}: {text!r} is not a range; expected two integers, the lower one first, as in 0..4, with at most "
+            f"{LARGEST:,} values"
         )
     return range(first, last + 1)

@@ -1,7 +1,7 @@
-"""What a search tries: Optuna's proposals, from a study in a file, so that a search that was killed goes on.
+"""What a search tries: Optuna's proposals, from a study in a file, so that an interrupted search continues.
 
-A proposal follows from the seed, its number and the results so far: one experiment at a time, a search that was killed
-and continued tries what one that was not killed tries.
+A proposal depends on the seed, its number and the results so far alone: with one experiment at a time, a search that
+was interrupted and continued tries what an uninterrupted one tries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STUDY = "sweep"  # its name in the file
 
 
 class Search:
-    """Proposes until there are `total` trials, counting those of earlier times; `fixed` is the same in all of them."""
+    """Proposes until there are `total` trials, earlier ones included; `fixed` is the same in all of them."""
 
     def __init__(self, params: Params, fixed: Point, total: int, prefix: str, file: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -39,23 +39,23 @@ class Search:
             load_if_exists=True,
         )
         self.ranges = distributions(params, fixed)
-        self.numbers: dict[str, int] = {}  # trials by the experiment's name
+        self.numbers: dict[str, int] = {}  # trials' numbers by the experiment's name
         trials = self.study.get_trials(deepcopy=False)
         self.asked = len(trials)
         self.earlier = [trial for trial in trials if trial.number < total]
 
     def next(self) -> Experiment | None:
-        """The next trial's experiment, those of earlier times first; None when there are enough."""
+        """The next trial's experiment, earlier trials first; None when there are enough."""
         while self.earlier:
             trial = self.earlier.pop(0)
             if trial.params.keys() == self.ranges.keys():
                 return self._experiment(trial.number, trial.params)
-            if not trial.state.is_finished():  # killed while it was proposed
+            if not trial.state.is_finished():  # interrupted while it was proposed
                 self.study.tell(trial.number, state=TrialState.FAIL)
         if self.asked >= len(self.names):
             return None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # of constant_liar, for trials side by side
+            warnings.simplefilter("ignore", ExperimentalWarning)  # constant_liar, for trials side by side
             seed = int(np.random.SeedSequence([self.settings.seed, self.asked]).generate_state(1)[0])
             self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         trial_now = self.study.ask(self.ranges)
@@ -63,9 +63,9 @@ class Search:
         return self._experiment(trial_now.number, trial_now.params)
 
     def tell(self, experiment: Experiment, outcome: Outcome) -> None:
-        """What became of a trial; one that was killed stays open for the next time.
+        """Report a trial's outcome to Optuna; one that was killed stays open for the next time.
 
-        One that failed has ended for Optuna, whose trials end once: it does not hear what a second try gave.
+        Optuna's trials end once: when a failed one is run again, Optuna does not learn its result.
         """
         number = self.numbers[experiment.name]
         value = outcome.metrics.get(self.settings.metric, math.nan)
@@ -83,7 +83,7 @@ class Search:
 
 
 def distributions(params: Params, fixed: Point) -> dict[str, BaseDistribution]:
-    """Optuna's form of `sweep.search`, without what is fixed; UserError when nothing is left."""
+    """`sweep.search` as Optuna's distributions, without the fixed keys. Raises UserError when nothing is left."""
     found = {key: _distribution(key, values, params) for key, values in params.sweep.search.items() if key not in fixed}
     if not found:
         raise UserError("nothing to search: params.yaml names the ranges in sweep.search, for keys that are not fixed")

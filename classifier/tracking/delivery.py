@@ -119,7 +119,8 @@ class Delivery:
                 return runs[0]
         if event["weights"]:
             for run in self._search(f"tags.`{WEIGHTS_TAG}` = '{event['weights']}'"):
-                same_experiment = run.data.tags.get("dvc.exp.name") == event["tags"].get("dvc.exp.name")
+                names = ("dvc.exp.name", "mlflow.parentRunId")  # two people's sweeps have experiments of the same name
+                same_experiment = all(run.data.tags.get(name) == event["tags"].get(name) for name in names)
                 same_params = upgraded(run.data.params) == upgraded(event["params"])
                 if same_params and same_experiment and EVALUATED_TAG not in run.data.tags:
                     return run
