@@ -46,7 +46,8 @@ def updated(tmp_path_factory):
     with tarfile.open(ARCHIVE) as archive:
         members = [member for member in archive if member.name != "params.yaml"]
         archive.extractall(project.folder, members, filter="data")
-    project.commit("update")
+    project.git("add", "--all")
+    project.git("commit", "-q", "--allow-empty", "-m", "update")
     return project
 
 
