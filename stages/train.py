@@ -5,7 +5,7 @@
 Reads: params.yaml, section `train`; the train and validation splits (the test split is for evaluate alone).
 Writes: the model directory (`classifier.networks.model_dir`), the report (`classifier.training.report`) and the run.
 Why: the same params, data and machine give the same bytes, and the run says which they were.
-A training that was killed goes on from its last checkpoint (`classifier.training.checkpoint`).
+An interrupted training resumes from its last checkpoint (`classifier.training.checkpoint`).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     from classifier.training.checkpoint import checkpointed, fingerprint_of
     from classifier.training.console import Console
     from classifier.training.history import Row
-    from classifier.training.loop import steps_per_epoch
+    from classifier.training.loop import train_one
     from classifier.training.report import write_training
-    from classifier.training.seeds import median_seed, side_by_side, train_replicas
-    from classifier.training.stopwatch import Stopwatch
+    from classifier.training.seeds import median_seed, seconds_of, train_seeds
+    from classifier.training.steps import steps_per_epoch
 
     device = pick_device(params.train.device, "train.device")
     set_precision(params.train.precision, device)
@@ -52,22 +52,24 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             record.settle()
             console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}")
-            stopwatch = Stopwatch(work.folder, params.train.epochs, side_by_side(device))
 
             def report(seed: int, row: Row) -> None:
                 console.show(seed, row)
-                record.log_row(seed, row, stopwatch.seconds(seed, row))
+                record.log_row(seed, row, row.seconds)
 
-            replicas = train_replicas(data, params.train, device, report, work)
-            seconds = stopwatch.total
+            if params.train.seeds == 1:
+                seed = params.train.seed
+                trained = {seed: train_one(data, seed, params.train, device, report, work)}
+            else:
+                trained = train_seeds(data, params.train, device, report, work)
 
-        chosen = median_seed(replicas)
-        histories = {seed: replica.rows for seed, replica in replicas.items()}
-        classifiers = {seed: replica.classifier for seed, replica in replicas.items()}
+        chosen = median_seed(trained)
+        histories = {seed: each.rows for seed, each in trained.items()}
+        classifiers = {seed: each.classifier for seed, each in trained.items()}
         with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
             model_meta = write_model(new_model, classifiers, chosen, meta)
             write_training(new_reports, histories, chosen, size)
-        record.log_training(model, model_meta, reports, histories, seconds)
+        record.log_training(model, model_meta, reports, histories, seconds_of(trained, device))
 
 
 if __name__ == "__main__":

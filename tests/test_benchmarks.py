@@ -31,7 +31,7 @@ from classifier.runs.comparison import compare
 from classifier.runs.leaderboard import leaderboard
 from classifier.runs.reading import all_runs, find_run, predictions
 from classifier.training.graph import GraphedSteps
-from classifier.training.seeds import train_one
+from classifier.training.loop import train_one
 from tests.recorded import Workspace, get_run
 from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
 
@@ -224,8 +224,8 @@ def test_trainings_in_turn_keep_the_memory_of_their_steps_as_the_train_stage_doe
     write_digits(tmp_path / "data")
     calls = []
     monkeypatch.setattr(replicas, "keep_freed_memory", lambda: calls.append("kept"))
-    train = replicas.train_replicas
-    monkeypatch.setattr(replicas, "train_replicas", lambda *all: (calls.append(all[1].seed), train(*all)))
+    train = replicas.train_seeds
+    monkeypatch.setattr(replicas, "train_seeds", lambda *all: (calls.append(all[1].seed), train(*all)))
     params = write_params(tmp_path / "params.yaml")
     assert said_by(replicas, monkeypatch, "cpu", params, tmp_path / "data", 2, "in_turn")["loop_s"] > 0
     assert calls == ["kept", 0, 0, 1]  # the first one warms up
@@ -242,7 +242,7 @@ def test_every_warm_seed_is_the_training_of_its_own(
     params = train_params(optimizer="muon", schedule="one_cycle", shift=1, epochs=2, device=device.type)
     trained = [weights for _, weights in seeds.trainings(tmp_path, meta, params, device, 3)]
     for seed, weights in enumerate(trained):
-        alone = train_one(tmp_path, seed, params, device, lambda row: None).network.state_dict()
+        alone = train_one(tmp_path, seed, params, device, lambda seed, row: None).classifier.network.state_dict()
         assert all(torch.equal(weights[name], value) for name, value in alone.items())
     assert not torch.equal(trained[0]["fc3.weight"], trained[1]["fc3.weight"])
     arguments = (device, write_params(tmp_path / "params.yaml", **params.model_dump()), tmp_path, 3)

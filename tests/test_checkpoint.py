@@ -7,8 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-from itertools import product
+from itertools import count, product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,14 +18,16 @@ from safetensors.torch import load_file, save
 from classifier.networks.model import Classifier, LeNet5
 from classifier.project import files
 from classifier.project.files import sha256
+from classifier.training import loop
 from classifier.training.checkpoint import (
     NO_WORK,
     Checkpoints,
     Work,
 )
+from classifier.training.engine import DivergedError
 from classifier.training.history import Row
-from classifier.training.loop import DivergedError, fit
-from classifier.training.seeds import train_replicas
+from classifier.training.loop import fit
+from classifier.training.seeds import train_seeds
 from tests.faults.kernel import can_refuse
 from tests.samples import ROOT, StoppedError, digits_split, stop_after, train_params, write_digits
 
@@ -47,7 +50,7 @@ def trained(params, checkpoints=None, report=None):
     """Bytes of the weights, and the rows."""
     torch.manual_seed(params.seed)
     classifier, rows = Classifier(LeNet5(1, 10), [0.24], [0.33]), []
-    fit(classifier, TRAIN, VALIDATION, params, CPU, report or rows.append, checkpoints)
+    fit(classifier, TRAIN, VALIDATION, params, CPU, report or (lambda seed, row: rows.append(row)), checkpoints)
     return save({name: value.contiguous() for name, value in classifier.network.state_dict().items()}), rows
 
 
@@ -304,7 +307,7 @@ def test_an_error_of_the_disk_stops_training_though_another_thread_meets_it(tmp_
     folder = tmp_path / "seed-0"
     checkpoints = Checkpoints(folder, every=1)
 
-    def take_the_place(row):
+    def take_the_place(seed, row):
         checkpoints.wait()
         if folder.is_dir():
             shutil.rmtree(folder)
@@ -314,17 +317,17 @@ def test_an_error_of_the_disk_stops_training_though_another_thread_meets_it(tmp_
         trained(train_params(**TINY), checkpoints, take_the_place)
 
 
-def test_replicas_are_resumed_each_from_its_own(tmp_path, monkeypatch):
+def test_seeds_resume_each_from_its_own_checkpoint(tmp_path, monkeypatch):
     torch.set_num_threads(2)
     try:
         write_digits(tmp_path / "data")
         params = train_params(seeds=3, epochs=2, batch_size=400, log_every=1, checkpoint_every=1)
 
         def results(report, work=NO_WORK):
-            replicas = train_replicas(tmp_path / "data", params, CPU, report, work)
+            trained = train_seeds(tmp_path / "data", params, CPU, report, work)
             return {
-                seed: (replica.rows, [value.tolist() for value in replica.classifier.network.state_dict().values()])
-                for seed, replica in replicas.items()
+                seed: (each.rows, [value.tolist() for value in each.classifier.network.state_dict().values()])
+                for seed, each in trained.items()
             }
 
         whole = results(lambda *row: None)
@@ -341,11 +344,25 @@ def test_replicas_are_resumed_each_from_its_own(tmp_path, monkeypatch):
         torch.set_num_threads(1)
 
 
+def test_the_time_between_a_kill_and_the_resume_is_not_training_time(tmp_path, monkeypatch):
+    """The clock goes on by a second each time it is read: at the start, and at each row."""
+    params = train_params(epochs=4, batch_size=30, log_every=1, checkpoint_every=1)  # two rows an epoch
+
+    def seconds_at(start, report=None):
+        clock = count(start)
+        monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        return [row.seconds for row in trained(params, Checkpoints(tmp_path / "seed-0", every=1), report)[1]]
+
+    with pytest.raises(StoppedError):
+        seconds_at(0, stop_after(4))
+    assert seconds_at(100_000) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 def test_rows_survive_as_they_were(tmp_path):
     row = Row(3, 1, 30, 0.1, 1 / 3, 0.1 + 0.2, None, None)  # of one epoch of three steps
     checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
     checkpoints.add(row)
-    checkpoints.save(3, 0, {"sums/bad": torch.zeros(())})
+    checkpoints.save(3, 0, {"sums/found_inf": torch.zeros(())})
     checkpoints.wait()
     assert Checkpoints(tmp_path / "seed-0", every=1).load(1, 3, 3).rows == [row]
 
@@ -355,7 +372,7 @@ def test_of_several_models_every_window_has_a_row_of_each(tmp_path):
     rows = [Row(step, 1, step, 0.1) for step in (2, 2, 2, 3, 3, 3)]
     for row in rows:
         checkpoints.add(row)
-    checkpoints.save(3, 0, {"sums/bad": torch.zeros(())})
+    checkpoints.save(3, 0, {"sums/found_inf": torch.zeros(())})
     checkpoints.wait()
     assert Checkpoints(tmp_path / "seed-0", every=1).load(1, 3, 2, models=3).rows == rows
     assert Checkpoints(tmp_path / "seed-0", every=1).load(1, 3, 2, models=2) is None

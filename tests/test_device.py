@@ -124,7 +124,7 @@ from statistics import median
 import torch
 from classifier.device import keep_freed_memory
 from classifier.networks.model import Classifier, LeNet5
-from classifier.training.loop import Engine
+from classifier.training.engine import Engine
 from tests.samples import digits_split, train_params
 
 if sys.argv[1] == "kept":

@@ -11,9 +11,10 @@ from classifier.device import set_precision
 from classifier.networks.model import Classifier, LeNet5
 from classifier.training.augmentation import Augmentation
 from classifier.training.checkpoint import Checkpoints
+from classifier.training.engine import DivergedError, Engine
 from classifier.training.graph import DeviceAugmentation, GraphedSteps, cuda_graph
-from classifier.training.loop import DivergedError, Engine, run_epochs
 from classifier.training.loop import fit as plain_fit
+from classifier.training.loop import run_epochs
 from tests.samples import digits_split, train_params
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -42,7 +43,7 @@ def weights(classifier):
 
 def eager(params, checkpoints=None):
     classifier, rows = new_classifier(), []
-    plain_fit(classifier, TRAIN, VALIDATION, params, CPU, rows.append, checkpoints)
+    plain_fit(classifier, TRAIN, VALIDATION, params, CPU, lambda seed, row: rows.append(row), checkpoints)
     return weights(classifier), rows
 
 
@@ -134,7 +135,7 @@ def test_divergence_is_found_at_the_same_step_before_its_update():
     params = train_params(epochs=20, batch_size=30, learning_rate=100.0)
     classifiers, messages = [new_classifier(), new_classifier()], []
     with pytest.raises(DivergedError) as error:
-        plain_fit(classifiers[0], TRAIN, EMPTY, params, CPU, lambda row: None)
+        plain_fit(classifiers[0], TRAIN, EMPTY, params, CPU, lambda seed, row: None)
     messages.append(str(error.value))
     steps = GraphedSteps(Engine(classifiers[1], params, CPU), TRAIN, replay_on_cpu)
     with pytest.raises(DivergedError) as error:

@@ -146,7 +146,7 @@ def test_what_torch_optim_imports_is_not_imported():
         "from classifier.training.loop import fit\n"
         "from tests.samples import digits_split, train_params\n"
         "fit(Classifier(LeNet5(1, 10), [0.5], [1.0]), digits_split(60), digits_split(10), train_params(shift=1), "
-        "torch.device('cpu'), lambda row: None)\n"
+        "torch.device('cpu'), lambda seed, row: None)\n"
         "print([name for name in ('torch._dynamo', 'torchvision') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

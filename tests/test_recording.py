@@ -15,7 +15,7 @@ from classifier.recording import run as recording
 from classifier.recording.journal import waiting_journals
 from classifier.tracking.delivery import open_store
 from tests.recorded import ROWS, Workspace, all_runs, files, history
-from tests.samples import ROOT, file_params, write_digits
+from tests.samples import ROOT, file_params
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -196,32 +196,6 @@ def test_no_password_is_written_down(monkeypatch, workspace):
     assert "secret" not in said
     (journal,) = waiting_journals()
     assert not [path for path in journal.folder.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
-
-
-def test_the_seconds_of_a_training_that_was_killed_do_not_count_while_it_lay_dead(workspace):
-    write_digits(workspace / "data/normalized", train=600)
-    text = (ROOT / "params.yaml").read_text()
-    (workspace / "params.yaml").write_text(text.replace("epochs: 20", "epochs: 60"))
-    command = [sys.executable, "-m", "stages.train", "params.yaml", "data/normalized", "model", "report"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    begin = time.monotonic()
-    with subprocess.Popen(command, env=environment) as process:
-        wait_until(lambda: list(workspace.glob(".pipeline/checkpoints/*/seconds.json")))
-        process.kill()
-    at_work = time.monotonic() - begin
-    (kept,) = workspace.glob(".pipeline/checkpoints/*/seconds.json")
-    before = json.loads(kept.read_text())["total"]
-    assert before > 1
-    longer = {"total": 1000 + before, "0": 1000 + before}  # as if the first attempt had taken so much more
-    kept.write_text(json.dumps(longer))
-    time.sleep(5)
-    begin = time.monotonic()
-    subprocess.run(command, env=environment, check=True)
-    at_work += time.monotonic() - begin
-    run = only_run()
-    assert 1000 + before < run.data.metrics["train/seconds"] < 1000 + at_work
-    assert not list(workspace.glob(".pipeline/checkpoints/*"))
-    assert "seconds" not in (workspace / "report/metrics.json").read_text()
 
 
 def test_a_run_that_evaluate_makes_knows_nothing_of_the_environment_of_the_training(workspace):

@@ -14,7 +14,8 @@ from classifier.networks.model import Classifier, LeNet5
 from classifier.training import stack as vectorized
 from classifier.training.checkpoint import NO_WORK
 from classifier.training.history import Row
-from classifier.training.seeds import Replica, median_seed, seeds_of, train_in_stacks, train_one, train_replicas
+from classifier.training.loop import Trained, train_one
+from classifier.training.seeds import median_seed, seconds_of, seeds_of, train_in_stacks, train_seeds
 from classifier.training.summary import spread
 from tests.processes import words_of
 from tests.samples import ROOT, train_params, write_digits
@@ -51,21 +52,20 @@ def test_each_replica_is_the_seed_trained_alone_bit_for_bit(data, one_thread, mo
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     params = train_params(seed=5, seeds=3, epochs=2, shift=1, schedule="one_cycle")
     reported = []
-    replicas = train_replicas(data, params, CPU, lambda seed, row: reported.append((seed, row)))
+    replicas = train_seeds(data, params, CPU, lambda seed, row: reported.append((seed, row)))
     assert list(replicas) == [5, 6, 7]
     for seed, replica in replicas.items():
-        rows = []
-        alone = train_one(data, seed, params, CPU, rows.append)
-        assert torch.equal(weights(replica.classifier), weights(alone))
-        assert replica.rows == rows == [row for reporter, row in reported if reporter == seed]
+        alone = train_one(data, seed, params, CPU, lambda seed, row: None)
+        assert torch.equal(weights(replica.classifier), weights(alone.classifier))
+        assert replica.rows == alone.rows == [row for reporter, row in reported if reporter == seed]
 
 
 def test_with_more_threads_the_first_steps_agree_to_float32_rounding(data):
     """Sums are made in another order; after seven steps the weights agree to 1e-6."""
     params = train_params(seeds=2)
-    replica = train_replicas(data, params, CPU, lambda seed, row: None)[0]
-    alone = train_one(data, 0, params, CPU, lambda row: None)
-    torch.testing.assert_close(weights(replica.classifier), weights(alone), rtol=1e-4, atol=1e-6)
+    replica = train_seeds(data, params, CPU, lambda seed, row: None)[0]
+    alone = train_one(data, 0, params, CPU, lambda seed, row: None)
+    torch.testing.assert_close(weights(replica.classifier), weights(alone.classifier), rtol=1e-4, atol=1e-6)
 
 
 def test_on_cuda_replicas_are_trained_in_stacks(data, monkeypatch):
@@ -85,15 +85,23 @@ def test_on_cuda_replicas_are_trained_in_stacks(data, monkeypatch):
     assert stacks == [[5, 6], [7]]
     assert list(replicas) == [5, 6, 7]
     for seed, replica in replicas.items():
-        rows = []
-        alone = train_one(data, seed, params, CPU, rows.append)
-        torch.testing.assert_close(weights(replica.classifier), weights(alone), rtol=0, atol=1e-6)
+        alone = train_one(data, seed, params, CPU, lambda seed, row: None)
+        torch.testing.assert_close(weights(replica.classifier), weights(alone.classifier), rtol=0, atol=1e-6)
         assert replica.rows == [row for reporter, row in reported if reporter == seed]
-        assert [row.step for row in replica.rows] == [row.step for row in rows]
+        assert [row.step for row in replica.rows] == [row.step for row in alone.rows]
+
+
+def test_seconds_of_several_seeds_are_those_of_the_longest_process_or_of_stacks_in_turn(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(classifier.training.seeds, "TOGETHER", 2)
+    trained = {seed: Trained(None, [Row(1, 1, 1, 0.1, seconds=seconds)]) for seed, seconds in enumerate([5.0, 2, 4])}
+    assert seconds_of(trained, CPU) == 9  # seeds 0 and 2 in one process
+    assert seconds_of(trained, torch.device("cuda")) == 9  # seeds 0 and 1 in one stack, then seed 2
+    assert seconds_of({0: trained[0]}, CPU) == 5
 
 
 @pytest.mark.gpu
-def test_train_replicas_takes_a_stack_on_a_gpu(data, cuda, monkeypatch):
+def test_train_seeds_takes_a_stack_on_a_gpu(data, cuda, monkeypatch):
     stacks = []
 
     def fit_together(classifiers, *arguments):
@@ -102,13 +110,13 @@ def test_train_replicas_takes_a_stack_on_a_gpu(data, cuda, monkeypatch):
 
     monkeypatch.setattr(classifier.training.seeds, "fit_together", fit_together)
     params = train_params(seed=5, seeds=3, shift=1)
-    first, second = (train_replicas(data, params, cuda, lambda seed, row: None) for _ in range(2))
+    first, second = (train_seeds(data, params, cuda, lambda seed, row: None) for _ in range(2))
     assert stacks == [[5, 6, 7]] * 2
     for seed in (5, 6, 7):
         assert torch.equal(weights(first[seed].classifier), weights(second[seed].classifier))
         assert first[seed].rows == second[seed].rows
-        alone = train_one(data, seed, params, cuda, lambda row: None)
-        torch.testing.assert_close(weights(first[seed].classifier), weights(alone), rtol=0, atol=1e-4)
+        alone = train_one(data, seed, params, cuda, lambda seed, row: None)
+        torch.testing.assert_close(weights(first[seed].classifier), weights(alone.classifier), rtol=0, atol=1e-4)
 
 
 def test_seeds_follow_the_first():
@@ -126,7 +134,7 @@ def test_processes_share_the_cores(data, monkeypatch):
 
     monkeypatch.setattr(subprocess.Popen, "__init__", watched)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    train_replicas(data, train_params(seeds=2), CPU, lambda seed, row: None)
+    train_seeds(data, train_params(seeds=2), CPU, lambda seed, row: None)
     assert started == ["2", "2"]
 
 
@@ -138,15 +146,15 @@ def workers_of(process):
 def test_an_error_names_the_seed_and_ends_the_other_processes(data):
     params = train_params(seeds=2, learning_rate=100.0, epochs=50)
     with pytest.raises(ValueError, match=r"seed [01]: loss or gradients are not finite at step"):
-        train_replicas(data, params, CPU, lambda seed, row: None)
+        train_seeds(data, params, CPU, lambda seed, row: None)
     assert not workers_of(psutil.Process())
 
 
 def test_processes_end_when_the_stage_is_killed(data):
     script = (
-        "import torch\nfrom pathlib import Path\nfrom classifier.training.seeds import train_replicas\n"
+        "import torch\nfrom pathlib import Path\nfrom classifier.training.seeds import train_seeds\n"
         "from tests.samples import train_params\n"
-        f"train_replicas(Path({str(data)!r}), train_params(seeds=2, epochs=10000), torch.device('cpu'), "
+        f"train_seeds(Path({str(data)!r}), train_params(seeds=2, epochs=10000), torch.device('cpu'), "
         "lambda seed, row: print(seed, flush=True))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
@@ -177,14 +185,14 @@ def test_a_process_that_is_killed_in_the_middle_ends_the_stage(data):
         for worker in workers_of(psutil.Process()):
             worker.kill()
 
-    with pytest.raises(ValueError, match="a training process ended with -9"):
-        train_replicas(data, train_params(seeds=2, epochs=1000), CPU, kill)
+    with pytest.raises(ValueError, match="a training process exited with -9"):
+        train_seeds(data, train_params(seeds=2, epochs=1000), CPU, kill)
 
 
 def replicas_with(*ends):
     model = Classifier(LeNet5(1, 10), [0.0], [1.0])
     return {
-        seed: Replica(model, [Row(1, 1, 1, 0.1, None, loss, loss if accuracy else None, accuracy)])
+        seed: Trained(model, [Row(1, 1, 1, 0.1, None, loss, loss if accuracy else None, accuracy)])
         for seed, (accuracy, loss) in enumerate(ends)
     }
 

@@ -11,10 +11,12 @@ from torch.nn.functional import cross_entropy
 
 from classifier.data.dataset import Split
 from classifier.networks.model import Classifier, LeNet5
-from classifier.training import loop as training
+from classifier.training import engine
 from classifier.training.checkpoint import Checkpoints
-from classifier.training.loop import DivergedError, fit, plan_epoch
+from classifier.training.engine import DivergedError, Engine
+from classifier.training.loop import fit
 from classifier.training.schedule import learning_rate
+from classifier.training.steps import plan_epoch
 from tests.samples import digits_split, train_params
 
 CPU = torch.device("cpu")
@@ -29,7 +31,7 @@ def classifier(seed=0, mean=0.5, std=1.0):
 def train(params, train=None, validation=EMPTY, model=None, checkpoints=None):
     model = model or classifier()
     rows = []
-    fit(model, train or digits_split(100), validation, params, CPU, rows.append, checkpoints)
+    fit(model, train or digits_split(100), validation, params, CPU, lambda seed, row: rows.append(row), checkpoints)
     return model, rows
 
 
@@ -155,7 +157,7 @@ def test_the_host_waits_once_a_window(monkeypatch, tmp_path, every):
     """
     inside, threads = [], []
     reads = {"tolist": 0, "item": 0, "__bool__": 0}
-    close = training.Engine.close_window
+    close = Engine.close_window
     checkpoints = every and Checkpoints(tmp_path / "seed-0", every)
 
     def watched_close(self, *arguments):
@@ -176,7 +178,7 @@ def test_the_host_waits_once_a_window(monkeypatch, tmp_path, every):
             return original(self)
 
         monkeypatch.setattr(torch.Tensor, name, watched)
-    monkeypatch.setattr(training.Engine, "close_window", watched_close)
+    monkeypatch.setattr(Engine, "close_window", watched_close)
     _, rows = train(train_params(epochs=2, batch_size=10, log_every=5), checkpoints=checkpoints)
     assert reads == {"tolist": len(rows), "item": 0, "__bool__": 0}
     assert threads == ["__bool__"] * (20 if every else 0), "whether a step was finite, once a checkpoint"
@@ -198,7 +200,7 @@ def test_stops_before_the_update_that_would_not_be_finite(monkeypatch, optimizer
             loss.register_hook(lambda gradient: gradient * math.inf)
         return loss
 
-    monkeypatch.setattr(training, "cross_entropy", poisoned)
+    monkeypatch.setattr(engine, "cross_entropy", poisoned)
     model = classifier()
     with pytest.raises(DivergedError, match=r"not finite at step 5 \(epoch 2\).*before its update.*learning_rate"):
         train(params, model=model)
@@ -228,14 +230,14 @@ def test_where_the_optimizer_cannot_skip_by_itself_the_host_does(monkeypatch):
     """As on Apple's MPS, whose fused optimizers refuse `found_inf`."""
     params = train_params(epochs=2, batch_size=30, log_every=3)
     expected, rows = train(params)
-    start = training.Engine.__init__
+    start = Engine.__init__
 
     def init(self, *arguments):
         start(self, *arguments)
         self.skips_by_itself = False
-        self.optimizer.bad = None
+        self.optimizer.found_inf = None
 
-    monkeypatch.setattr(training.Engine, "__init__", init)
+    monkeypatch.setattr(Engine, "__init__", init)
     model, same = train(params)
     assert torch.equal(weights(model), weights(expected))
     assert same == rows
@@ -264,14 +266,14 @@ def test_an_engine_continues_from_its_state_bit_for_bit(values):
         for order, augment in plans
         for batch, picked in enumerate(order.split(30))
     ]
-    whole = training.Engine(classifier(), params, CPU)
+    whole = Engine(classifier(), params, CPU)
     states = [whole.state()]
     for step in steps:
         whole.step(*step)
         states.append(whole.state())
     for done, state in enumerate(states):
         assert all(value.is_contiguous() for value in state.values())
-        continued = training.Engine(classifier(seed=1), params, CPU)
+        continued = Engine(classifier(seed=1), params, CPU)
         continued.step(*steps[0])  # so that there is something to replace
         continued.load(state)
         for step in steps[done:]:
@@ -281,21 +283,22 @@ def test_an_engine_continues_from_its_state_bit_for_bit(values):
 
 
 def test_a_state_is_a_copy_under_names_that_say_what_it_is():
-    engine = training.Engine(classifier(), train_params(), CPU)
+    engine = Engine(classifier(), train_params(), CPU)
     state = engine.state()
-    assert {"weights/conv1.weight", "optimizer/conv1.weight/momentum_buffer", "sums/loss", "sums/bad"} < set(state)
+    names = {"weights/conv1.weight", "optimizer/conv1.weight/momentum_buffer", "sums/loss", "sums/found_inf"}
+    assert names < set(state)
     state["weights/fc3.bias"].zero_()
     assert engine.state()["weights/fc3.bias"].any()
 
 
 def test_the_state_of_another_training_is_refused():
-    state = training.Engine(classifier(), train_params(optimizer="adamw"), CPU).state()
+    state = Engine(classifier(), train_params(optimizer="adamw"), CPU).state()
     with pytest.raises(ValueError, match=r"not this training's state, which differs in .*momentum_buffer"):
-        training.Engine(classifier(), train_params(), CPU).load(state)
+        Engine(classifier(), train_params(), CPU).load(state)
 
 
 def test_forged_names_are_told_in_one_line_of_a_readable_length():
-    engine = training.Engine(classifier(), train_params(), CPU)
+    engine = Engine(classifier(), train_params(), CPU)
     with pytest.raises(ValueError, match="differs in") as caught:
         engine.load(engine.state() | {"sums/a\nb" + "x" * 5000: torch.zeros(1)})
     assert "\n" not in str(caught.value)
@@ -307,7 +310,7 @@ def test_cuda_learns_as_the_cpu_does_and_gives_the_same_bits_twice(cuda):
     params, runs = train_params(epochs=2, shift=1), []
     for device in (cuda, cuda, CPU):
         model = classifier()
-        fit(model, digits_split(200), EMPTY, params, device, lambda row: None)
+        fit(model, digits_split(200), EMPTY, params, device, lambda seed, row: None)
         runs.append(weights(model.cpu()))
     assert torch.equal(runs[0], runs[1])
     torch.testing.assert_close(runs[0], runs[2], rtol=1e-3, atol=1e-4)

@@ -6,7 +6,9 @@ import torch
 from classifier.networks.model import Classifier, LeNet5
 from classifier.training import stack as vectorized
 from classifier.training.checkpoint import Checkpoints
-from classifier.training.loop import DivergedError, fit
+from classifier.training.engine import DivergedError
+from classifier.training.history import COLUMNS
+from classifier.training.loop import fit
 from tests.samples import StoppedError, digits_split, stop_after, train_params
 
 CPU = torch.device("cpu")
@@ -51,12 +53,13 @@ def test_each_model_is_its_seed_alone(values, close):
     classifiers, reported = trained(params)
     for seed, classifier in classifiers.items():
         alone, rows = new_classifier(seed), []
-        fit(alone, TRAIN, VALIDATION, params.model_copy(update={"seed": seed}), CPU, rows.append)
+        own = params.model_copy(update={"seed": seed})
+        fit(alone, TRAIN, VALIDATION, own, CPU, lambda seed, row, rows=rows: rows.append(row))
         torch.testing.assert_close(weights(classifier), weights(alone), rtol=0, atol=close)
         found = [row for reporter, row in reported if reporter == seed]
         assert len(found) == len(rows)
         for one, other in zip(found, rows, strict=True):
-            numbers = [(value, vars(other)[name]) for name, value in vars(one).items()]
+            numbers = [(getattr(one, name), getattr(other, name)) for name in COLUMNS]
             assert all(
                 a == (b if b is None else pytest.approx(b, rel=1e-3 if close > CLOSE else 1e-5)) for a, b in numbers
             )
@@ -118,5 +121,5 @@ def test_a_stack_on_a_gpu_gives_the_same_bits_twice_and_those_of_one_by_one_near
     for seed, first, second in zip(SEEDS, *found, strict=True):
         assert torch.equal(first, second)
         alone = new_classifier(seed)
-        fit(alone, TRAIN, VALIDATION, params.model_copy(update={"seed": seed}), cuda, lambda row: None)
+        fit(alone, TRAIN, VALIDATION, params.model_copy(update={"seed": seed}), cuda, lambda seed, row: None)
         torch.testing.assert_close(first, weights(alone), rtol=0, atol=1e-4)

@@ -32,7 +32,7 @@ def warm_up(fit: stage.Function, classifier: Any, train: Any, params: Any, devic
 
     count = WARM_UP * params.batch_size
     head, nothing = Split(train.images[:count], train.labels[:count]), Split(train.images[:0], train.labels[:0])
-    fit(deepcopy(classifier), head, nothing, params.model_copy(update={"epochs": 1}), device, lambda row: None)
+    fit(deepcopy(classifier), head, nothing, params.model_copy(update={"epochs": 1}), device, lambda seed, row: None)
 
 
 def run(arguments: list[str], with_unrecorded: bool = False) -> dict[str, float]:
@@ -49,7 +49,7 @@ def run(arguments: list[str], with_unrecorded: bool = False) -> dict[str, float]
 
             def unrecorded() -> float:
                 with nothing_beside():
-                    return loop_seconds(lambda: fit(deepcopy(untrained), *data, lambda row: None), device)
+                    return loop_seconds(lambda: fit(deepcopy(untrained), *data, lambda seed, row: None), device)
 
             warm_up(fit, classifier, train, params, device)
             before = unrecorded() if with_unrecorded else 0

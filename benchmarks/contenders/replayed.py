@@ -20,8 +20,10 @@ from classifier.data.dataset import Split, read_meta, read_split
 from classifier.device import be_deterministic, set_precision
 from classifier.networks.model_dir import build
 from classifier.params import load_params
+from classifier.training.engine import Engine
 from classifier.training.graph import GraphedSteps, cuda_graph
-from classifier.training.loop import Engine, fit, on_device, run_epochs
+from classifier.training.loop import fit, run_epochs
+from classifier.training.steps import on_device
 
 
 def main() -> None:

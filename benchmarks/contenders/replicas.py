@@ -16,7 +16,7 @@ import torch
 from benchmarks.contenders.stopwatch import loop_seconds, say
 from classifier.device import be_deterministic, keep_freed_memory
 from classifier.params import load_params
-from classifier.training.seeds import train_replicas
+from classifier.training.seeds import train_seeds
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
 
     def train(first: int, replicas: int) -> None:
         wanted = params.model_copy(update={"seed": first, "seeds": replicas})
-        train_replicas(data, wanted, device, lambda seed, row: None)
+        train_seeds(data, wanted, device, lambda seed, row: None)
 
     train(0, 1)  # warm: lazy imports and the first calls of every kernel
 

@@ -22,7 +22,9 @@ from classifier.device import be_deterministic, keep_freed_memory, set_precision
 from classifier.networks.inference import predict
 from classifier.networks.model_dir import build
 from classifier.params import TrainParams, load_params
-from classifier.training.loop import Engine, make_steps, on_device, run_epochs
+from classifier.training.engine import Engine
+from classifier.training.loop import make_steps, run_epochs
+from classifier.training.steps import on_device
 
 
 def trainings(

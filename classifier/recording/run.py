@@ -40,7 +40,7 @@ ROW_METRICS = {  # history.csv's column -> MLflow's name
     "validation_loss": "validation/loss",
     "validation_accuracy": "validation/accuracy",
 }
-SECONDS = "train/seconds"  # that training took (`classifier.training.stopwatch`)
+SECONDS = "train/seconds"  # of training (`Row.seconds` of `classifier.training.history`)
 
 
 class Recording:

@@ -6,7 +6,6 @@ and threads, so that a checkpoint of something else is never picked up; the slot
 at the same time. In the folder:
 
 - `run`: the MLflow run's key (`classifier.tracking.delivery`), so that a resumed training continues its run
-- `seconds.json`: what training took so far (`classifier.training.stopwatch`)
 - `seed-<seed>/<step>-<SHA-256 of the file>.safetensors`: the tensors of `Engine.state`; `rows`, the history so far, a
   line of JSON a row; `Position` as JSON in the file's header. The last two are kept, and neither needs the other
 
@@ -126,7 +125,7 @@ class Checkpoints:
         Not after a step that was not finite: training will stop at the window's end, and the last good state counts.
         That is asked here, since a GPU gives the answer when it has done all that came before.
         """
-        if tensors["sums/bad"]:
+        if tensors["sums/found_inf"]:
             return
         tensors["rows"] = torch.from_numpy(np.frombuffer(rows, np.uint8))
         content = save(tensors, {"position": json.dumps(asdict(position))})

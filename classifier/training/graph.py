@@ -18,7 +18,8 @@ from torch.nn.functional import grid_sample, pad
 from classifier.data.dataset import SIZE, Split
 from classifier.params import TrainParams
 from classifier.training.augmentation import Augmentation
-from classifier.training.loop import Engine, Steps, plan_epoch
+from classifier.training.engine import Engine
+from classifier.training.steps import Steps, plan_epoch
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 WARM_UP = 3  # steps before the capture, in which libraries take their workspaces

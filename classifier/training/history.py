@@ -13,7 +13,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
 
@@ -35,10 +35,12 @@ class Row:
     train_loss: float | None = None  # mean over the epoch's images
     validation_loss: float | None = None
     validation_accuracy: float | None = None  # 0..1
+    # Training time so far, without the time between a kill and the resume. Not a result: no column of the history.
+    seconds: float | None = field(default=None, compare=False)
 
 
-COLUMNS = [field.name for field in fields(Row)]
-REQUIRED = [field.name for field in fields(Row) if field.default is MISSING]
+COLUMNS = [column.name for column in fields(Row) if column.compare]
+REQUIRED = [column.name for column in fields(Row) if column.default is MISSING]
 COUNTS = ("step", "epoch", "images")
 BEST = {"validation_loss": min, "validation_accuracy": max}  # column -> its best value
 
@@ -54,7 +56,7 @@ def write_history(path: Path, rows: Sequence[Row]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows({name: getattr(row, name) for name in COLUMNS} for row in rows)
     write_atomic(path, text.getvalue().encode())
 
 

@@ -1,4 +1,4 @@
-"""SGD and AdamW on PyTorch's fused kernels, one call for all parameters, and Muon. Where `bad` is 1 none updates.
+"""SGD and AdamW on PyTorch's fused kernels, one call for all parameters, and Muon. None updates where `found_inf` is 1.
 
 `torch.optim` calls the same kernels with the same results to the bit, but its first optimizer imports `torch._dynamo`,
 which takes over a second. State starts as zeros, so that the first step is like every other and can be replayed.
@@ -25,15 +25,15 @@ class Optimizer(Protocol):
 
 
 def make_optimizer(
-    parameters: Mapping[str, Tensor], params: TrainParams, bad: Tensor | None, stacked: int = 0
+    parameters: Mapping[str, Tensor], params: TrainParams, found_inf: Tensor | None, stacked: int = 0
 ) -> Optimizer:
-    """As `params.optimizer` says; `bad` is a float scalar beside the parameters, or None where kernels take none.
+    """As `params.optimizer` says; `found_inf` is a float scalar beside the parameters, or None where kernels take none.
 
     The first `stacked` dimensions of the parameters count models, each of which is updated as if it were alone.
     """
     if params.optimizer == "muon":
-        return Muon(parameters, params, bad, stacked)
-    return AdamW(parameters, params, bad) if params.optimizer == "adamw" else SGD(parameters, params, bad)
+        return Muon(parameters, params, found_inf, stacked)
+    return AdamW(parameters, params, found_inf) if params.optimizer == "adamw" else SGD(parameters, params, found_inf)
 
 
 def gradients(parameters: Mapping[str, Tensor]) -> list[Tensor]:
@@ -44,8 +44,8 @@ def gradients(parameters: Mapping[str, Tensor]) -> list[Tensor]:
 class SGD:
     """`torch.optim.SGD(fused=True)`: Sutskever et al. 2013 with the learning rate outside of the momentum."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], params: TrainParams, bad: Tensor | None) -> None:
-        self.parameters, self.params, self.bad = parameters, params, bad
+    def __init__(self, parameters: Mapping[str, Tensor], params: TrainParams, found_inf: Tensor | None) -> None:
+        self.parameters, self.params, self.found_inf = parameters, params, found_inf
         moving = params.momentum > 0
         self.buffers = {name: torch.zeros_like(value) for name, value in parameters.items() if moving}
 
@@ -62,7 +62,7 @@ class SGD:
             weight_decay=self.params.weight_decay,
             maximize=False,
             is_first_step=False,
-            found_inf=self.bad,
+            found_inf=self.found_inf,
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -72,8 +72,8 @@ class SGD:
 class AdamW:
     """`torch.optim.AdamW(fused=True)` with PyTorch's betas and epsilon: Loshchilov and Hutter 2019."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], params: TrainParams, bad: Tensor | None) -> None:
-        self.parameters, self.params, self.bad = parameters, params, bad
+    def __init__(self, parameters: Mapping[str, Tensor], params: TrainParams, found_inf: Tensor | None) -> None:
+        self.parameters, self.params, self.found_inf = parameters, params, found_inf
         self.means = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.squares = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.steps = torch.zeros((), device=next(iter(parameters.values())).device)  # updates made
@@ -95,10 +95,10 @@ class AdamW:
             weight_decay=self.params.weight_decay,
             amsgrad=False,
             maximize=False,
-            found_inf=self.bad,
+            found_inf=self.found_inf,
         )
-        if self.bad is not None:
-            self.steps -= self.bad
+        if self.found_inf is not None:
+            self.steps -= self.found_inf
 
     def state(self) -> dict[str, Tensor]:
         means = {f"{name}/exp_avg": mean for name, mean in self.means.items()}
@@ -115,12 +115,12 @@ class Muon:
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], params: TrainParams, bad: Tensor | None, stacked: int = 0
+        self, parameters: Mapping[str, Tensor], params: TrainParams, found_inf: Tensor | None, stacked: int = 0
     ) -> None:
-        self.params, self.bad, self.stacked = params, bad, stacked
+        self.params, self.found_inf, self.stacked = params, found_inf, stacked
         self.weights = {name: value for name, value in parameters.items() if value.ndim - stacked > 1}
         biases = {name: value for name, value in parameters.items() if name not in self.weights}
-        self.adamw = AdamW(biases, params, bad)
+        self.adamw = AdamW(biases, params, found_inf)
         self.buffers = {name: torch.zeros_like(value) for name, value in self.weights.items()}
 
     @torch.no_grad()
@@ -137,7 +137,7 @@ class Muon:
             self._set(weights, weights - rate * (change + self.params.weight_decay * weights))
 
     def _set(self, tensor: Tensor, value: Tensor) -> None:
-        tensor.copy_(value if self.bad is None else torch.where(self.bad > 0, tensor, value))
+        tensor.copy_(value if self.found_inf is None else torch.where(self.found_inf > 0, tensor, value))
 
     def state(self) -> dict[str, Tensor]:
         return {f"{name}/momentum_buffer": buffer for name, buffer in self.buffers.items()} | self.adamw.state()

@@ -1,8 +1,8 @@
-"""Several seeds of one training, each as if it ran alone: its own weights, order of images, augmentation and curves.
+"""Several seeds of one training, each with the bits of the seed trained alone.
 
-On a CPU they are trained by one process per core, side by side: two processes of one thread each train two such small
-networks sooner than one process of two threads does. The processes share the data in memory.
-On CUDA they are one stack of models (`classifier.training.stack`).
+On a CPU one process per core trains one seed after another, since two processes of one thread train two such small
+networks sooner than one process of two threads. The processes share the data in memory. On CUDA the seeds are one stack
+of models (`classifier.training.stack`), and differ from the seed trained alone by float32's rounding.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -33,104 +33,66 @@ from classifier.project.cli import run
 from classifier.project.files import write_atomic
 from classifier.training.checkpoint import NO_WORK, Work
 from classifier.training.history import Row
-from classifier.training.loop import fit
+from classifier.training.loop import Report, Trained, train_one
 from classifier.training.stack import fit_together
 
-TOGETHER = 64  # models in one stack, so that any number of replicas fits into a GPU's memory
-
-
-@dataclass(frozen=True)
-class Replica:
-    """A trained classifier and its history."""
-
-    classifier: Classifier
-    rows: list[Row]
+TOGETHER = 64  # models in one stack, so that any number of seeds fits into a GPU's memory
 
 
 def seeds_of(params: TrainParams) -> list[int]:
-    """`train.seed` and the seeds that follow it, one for each replica."""
+    """`train.seed` and the seeds that follow it."""
     return list(range(params.seed, params.seed + params.seeds))
 
 
 def side_by_side(device: torch.device) -> int:
     """How many seeds are trained at the same time, if there are so many."""
-    # The threads that torch may use are the cores that are ours: it heeds OMP_NUM_THREADS, taskset and containers.
+    # Torch's threads are the cores that it may use: it heeds OMP_NUM_THREADS, taskset and containers.
     return {"cpu": torch.get_num_threads(), "cuda": TOGETHER}.get(device.type, 1)
 
 
-def train_replicas(
-    data: Path, params: TrainParams, device: torch.device, report: Callable[[int, Row], None], work: Work = NO_WORK
-) -> dict[int, Replica]:
-    """Train all seeds on `data/normalized` and call `report(seed, row)` as their windows end; by seed.
-
-    Each goes on from its last checkpoint in `work`.
-    """
+def train_seeds(
+    data: Path, params: TrainParams, device: torch.device, report: Report, work: Work = NO_WORK
+) -> dict[int, Trained]:
+    """Train all seeds on `data/normalized`; each resumes from its last checkpoint in `work`."""
     seeds = seeds_of(params)
-    if device.type == "cuda" and len(seeds) > 1:
+    if device.type == "cuda":
         return train_in_stacks(data, seeds, params, device, report, work)
     workers = min(len(seeds), side_by_side(device))
-    replicas: dict[int, Replica] = {}
     if workers == 1:
-        for seed in seeds:
-            rows: list[Row] = []
-
-            def keep(row: Row, seed: int = seed, rows: list[Row] = rows) -> None:
-                rows.append(row)
-                report(seed, row)
-
-            replicas[seed] = Replica(train_one(data, seed, params, device, keep, work), rows)
-        return replicas
+        return {seed: train_one(data, seed, params, device, report, work) for seed in seeds}
     return _train_in_processes(data, seeds, params, workers, report, work)
 
 
-def train_one(
-    data: Path,
-    seed: int,
-    params: TrainParams,
-    device: torch.device,
-    report: Callable[[Row], None],
-    work: Work = NO_WORK,
-) -> Classifier:
-    """The one training that is alike for a single model and for each of several."""
-    meta = read_meta(data)
-    train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
-    classifier = build(meta, seed)
-    fit(classifier, train, validation, params.model_copy(update={"seed": seed}), device, report, work.of_seed(seed))
-    return classifier
+def seconds_of(trained: Mapping[int, Trained], device: torch.device) -> float:
+    """Training time of all seeds together, of which several are trained at the same time."""
+    each, together = [one.rows[-1].seconds or 0.0 for one in trained.values()], side_by_side(device)
+    if device.type == "cuda":
+        return sum(each[::together])  # the models of a stack end together
+    return max(sum(each[number::together]) for number in range(min(together, len(each))))
 
 
 def train_in_stacks(
-    data: Path,
-    seeds: Sequence[int],
-    params: TrainParams,
-    device: torch.device,
-    report: Callable[[int, Row], None],
-    work: Work,
-) -> dict[int, Replica]:
-    """A stack's checkpoints lie in its first seed's folder."""
+    data: Path, seeds: Sequence[int], params: TrainParams, device: torch.device, report: Report, work: Work
+) -> dict[int, Trained]:
+    """The checkpoints of a stack lie in the folder of its first seed."""
     meta = read_meta(data)
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
-    replicas = {seed: Replica(build(meta, seed), []) for seed in seeds}
+    trained = {seed: Trained(build(meta, seed), []) for seed in seeds}
 
     def keep(seed: int, row: Row) -> None:
-        replicas[seed].rows.append(row)
+        trained[seed].rows.append(row)
         report(seed, row)
 
     for first in range(0, len(seeds), TOGETHER):
-        stack = {seed: replicas[seed].classifier for seed in seeds[first : first + TOGETHER]}
+        stack = {seed: trained[seed].classifier for seed in seeds[first : first + TOGETHER]}
         fit_together(stack, train, validation, params, device, keep, work.of_seed(seeds[first]))
-    return replicas
+    return trained
 
 
 def _train_in_processes(
-    data: Path,
-    seeds: Sequence[int],
-    params: TrainParams,
-    workers: int,
-    report: Callable[[int, Row], None],
-    work: Work,
-) -> dict[int, Replica]:
-    """Each process trains every `workers`-th seed; what they report is handled here, one row after the other."""
+    data: Path, seeds: Sequence[int], params: TrainParams, workers: int, report: Report, work: Work
+) -> dict[int, Trained]:
+    """Each process trains every `workers`-th seed. Their rows are reported here, one after the other."""
     reports: SimpleQueue[tuple[int, Row] | UserError | None] = SimpleQueue()
     rows: dict[int, list[Row]] = {seed: [] for seed in seeds}
     with (
@@ -150,14 +112,14 @@ def _train_in_processes(
             else:
                 rows[reported[0]].append(reported[1])
                 report(*reported)
-        return {seed: Replica(_read(data, seed, Path(folder)), rows[seed]) for seed in seeds}
+        return {seed: Trained(_read(data, seed, Path(folder)), rows[seed]) for seed in seeds}
 
 
 @contextmanager
 def _processes(
     data: Path, seeds: Sequence[int], params: TrainParams, workers: int, folder: Path, work: Work
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    """Workers of `python -m classifier.training.seeds`, one core each; none outlives this block."""
+    """Processes of `python -m classifier.training.seeds`, one core each. None of them outlives this block."""
     threads = torch.get_num_threads() // workers
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     processes = []
@@ -185,8 +147,8 @@ def _processes(
 
 
 def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | UserError | None]) -> None:
-    """Hand over a worker's rows, then None at its end or its error in its own words; whatever happens, an end."""
-    end: UserError | None = UserError("a training process was not understood")
+    """Pass on the rows of a process, then None when it has ended or a UserError."""
+    end: UserError | None = UserError("a training process wrote what is not a row")
     try:
         assert process.stdout
         with process.stdout as lines:
@@ -197,11 +159,11 @@ def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row]
                 reports.put((message["seed"], Row(**message["row"])))
         end = None
         if process.wait():
-            raise UserError(f"a training process ended with {process.returncode}; -9: killed, or out of memory")
+            raise UserError(f"a training process exited with {process.returncode}; -9: killed, or out of memory")
     except UserError as error:
         end = error
     except ValueError:  # JSON that is cut off
-        end = UserError("a training process ended in the middle of a line: killed, or out of memory")
+        end = UserError("a training process exited in the middle of a line: killed, or out of memory")
     finally:
         reports.put(end)
 
@@ -213,19 +175,19 @@ def _read(data: Path, seed: int, folder: Path) -> Classifier:
 
 
 def _work(arguments: list[str]) -> None:
-    """What a worker does: rows go to standard output as lines of JSON, weights into the folder."""
+    """The work of a process: rows go to standard output as lines of JSON, weights into the folder."""
     job = json.loads(arguments[0])
     params = TrainParams.model_validate(job["params"])
     work = Work("", Path(job["work"]), params.checkpoint_every) if job["work"] else NO_WORK
     keep_freed_memory()
+
+    def say(seed: int, row: Row) -> None:
+        print(json.dumps({"seed": seed, "row": asdict(row)}), flush=True)
+
     for seed in job["seeds"]:
-
-        def say(row: Row, seed: int = seed) -> None:
-            print(json.dumps({"seed": seed, "row": asdict(row)}), flush=True)
-
         try:
-            classifier = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say, work)
-            state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
+            network = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say, work).classifier.network
+            state = {name: value.contiguous() for name, value in network.state_dict().items()}
             write_atomic(Path(job["folder"]) / f"{seed}.safetensors", save(state))
         except (UserError, OSError) as error:
             print(json.dumps({"error": f"seed {seed}: {error}"}), flush=True)
@@ -233,25 +195,25 @@ def _work(arguments: list[str]) -> None:
 
 
 def _end_with_the_stage() -> None:
-    """Standard input ends when the stage does, however it ends."""
+    """Exit when standard input ends, which it does when the stage ends, however it does."""
     sys.stdin.read()
     os._exit(1)
 
 
-def median_seed(replicas: Mapping[int, Replica]) -> int:
+def median_seed(trained: Mapping[int, Trained]) -> int:
     """The seed whose validation accuracy is the median (the lower one of two), ties by loss, then by seed.
 
     Without a validation split the training loss decides.
     """
 
     def rank(seed: int) -> tuple[float, float, int]:
-        last = replicas[seed].rows[-1]
+        last = trained[seed].rows[-1]
         assert last.train_loss is not None
         if last.validation_accuracy is None or last.validation_loss is None:
             return (0.0, -last.train_loss, seed)
         return (last.validation_accuracy, -last.validation_loss, seed)
 
-    return sorted(replicas, key=rank)[(len(replicas) - 1) // 2]
+    return sorted(trained, key=rank)[(len(trained) - 1) // 2]
 
 
 if __name__ == "__main__":

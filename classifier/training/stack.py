@@ -7,7 +7,7 @@ batched matrix products of the network's own forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import torch
@@ -19,9 +19,9 @@ from classifier.data.dataset import Split
 from classifier.networks.model import Classifier
 from classifier.params import TrainParams
 from classifier.training.checkpoint import Checkpoints
+from classifier.training.engine import VALIDATION_BATCH, Engine
 from classifier.training.graph import Capture, GraphedSteps, cuda_graph
-from classifier.training.history import Row
-from classifier.training.loop import VALIDATION_BATCH, Engine, run_epochs
+from classifier.training.loop import Report, run_epochs
 from classifier.training.optimizer import gradients
 
 
@@ -31,7 +31,7 @@ def fit_together(
     validation: Split,
     params: TrainParams,
     device: torch.device,
-    report: Callable[[int, Row], None],
+    report: Report,
     checkpoints: Checkpoints | None = None,
     capture: Capture = cuda_graph,
 ) -> None:
@@ -77,11 +77,11 @@ class VectorizedEngine(Engine):
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return mean_losses(logits, labels, self.params.label_smoothing)
 
-    def _find_bad(self, loss: Tensor) -> None:
+    def _find_inf(self, loss: Tensor) -> None:
         everything = torch.cat([gradient.flatten(1) for gradient in gradients(self.parameters)], 1)
         norms = torch.linalg.vector_norm(everything, dim=1)
         torch.maximum(self.diverged, (loss + norms).isfinite().logical_not(), out=self.diverged)
-        torch.amax(self.diverged, 0, out=self.bad)
+        torch.amax(self.diverged, 0, out=self.found_inf)
 
     @torch.no_grad()
     def validate(self, images: Tensor, labels: Tensor) -> Sequence[tuple[float | None, float | None]]:

@@ -35,8 +35,8 @@ from classifier.project.sealed import CHECKSUM
 from classifier.sources.catalog import origin
 from classifier.sources.raw import read_raw, write_manifest
 from classifier.training.checkpoint import Checkpoints
+from classifier.training.engine import Engine
 from classifier.training.history import Row, read_history, write_history
-from classifier.training.loop import Engine
 from classifier.training.report import verify_training, write_training
 from tests import tiny_files
 from tests.faults.watch import nothing_happens

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from classifier.networks.model_dir import build, read_model, write_model
 from classifier.project.files import sha256
 from classifier.training.checkpoint import Checkpoints
-from classifier.training.loop import Engine
+from classifier.training.engine import Engine
 from tests.faults import fuzz
 from tests.faults.fuzz import resealed
 from tests.faults.watch import nothing_happens

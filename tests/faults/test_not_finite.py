@@ -15,7 +15,8 @@ from classifier.networks.model import Classifier
 from classifier.networks.model_dir import build
 from classifier.params import TrainParams
 from classifier.training.checkpoint import Checkpoints
-from classifier.training.loop import DivergedError, fit
+from classifier.training.engine import DivergedError
+from classifier.training.loop import fit
 from tests.samples import digits_split, train_params, write_digits
 
 KINDS = ("data", "loss", "gradients")
@@ -84,7 +85,7 @@ def test_training_stops_before_the_update_and_keeps_the_last_good_state(attack, 
             folder = tmp_path / f"{kind}-{number}"
             checkpoints = Checkpoints(folder, params.checkpoint_every)
             with pytest.raises(DivergedError) as caught:
-                fit(classifier, train, validation, params, torch.device("cpu"), lambda row: None, checkpoints)
+                fit(classifier, train, validation, params, torch.device("cpu"), lambda seed, row: None, checkpoints)
             checkpoints.wait()  # as the process does at its end
             epoch = (step - 1) // (IMAGES // BATCH) + 1
             assert f"not finite at step {step} (epoch {epoch}), stopped before its update" in str(caught.value)

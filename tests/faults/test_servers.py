@@ -197,9 +197,7 @@ def test_training_is_not_slowed_by_a_server_that_hangs(line, workspace, attack, 
         seconds[condition].append(time.perf_counter() - begin)
 
     with pytest.MonkeyPatch.context() as patch:
-        from classifier.training import seeds as replicas
-
-        patch.setattr(replicas, "fit", timed)
+        patch.setattr(training, "fit", timed)
         for condition in ["well", "hangs"] * 6:
             line.be(condition)
             train(ARGUMENTS)

@@ -19,8 +19,8 @@ from classifier.recording import run as recording_module
 from classifier.recording.run import recording
 from classifier.serving.pyfunc import ServedClassifier
 from classifier.training.checkpoint import NO_WORK
+from classifier.training.loop import train_one
 from classifier.training.report import write_training
-from classifier.training.seeds import train_one
 from stages import download, normalize
 from stages.evaluate import evaluate
 from tests.project import Project
@@ -65,7 +65,7 @@ def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
     several = params.model_copy(update={"train": params.train.model_copy(update={"seeds": 2})})
 
     def train() -> None:
-        train_one(data, 0, train_params(), torch.device("cpu"), lambda row: None, NO_WORK)
+        train_one(data, 0, train_params(), torch.device("cpu"), lambda seed, row: None, NO_WORK)
 
     def evaluated() -> None:
         with recording("evaluate", several) as record:

@@ -1,0 +1,149 @@
+"""One optimizer step at a time, on tensors that stay on the device: the host looks at them once per window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from classifier.errors import UserError
+from classifier.networks.inference import predict
+from classifier.networks.model import Classifier
+from classifier.params import TrainParams
+from classifier.training.checkpoint import CHECKPOINTS
+from classifier.training.optimizer import gradients, make_optimizer
+
+VALIDATION_BATCH = 1000  # images per forward pass
+
+
+class DivergedError(UserError):
+    """Loss or gradients are not finite. The weights are those before the update."""
+
+
+class Engine:
+    """A classifier, its optimizer and the window's sums, as tensors on the device."""
+
+    cpu_layout = torch.channels_last  # convolutions over the last dimension take half the time on a CPU
+
+    def __init__(
+        self, classifier: Classifier, params: TrainParams, device: torch.device, seeds: Sequence[int] | None = None
+    ) -> None:
+        """`seeds` are given for a stack of models (`classifier.training.stack`)."""
+        self.layout = self.cpu_layout if device.type == "cpu" else torch.contiguous_format
+        self.classifier = classifier.train().to(memory_format=self.layout)
+        self.device = device
+        self.params = params
+        self.seeds = seeds or [params.seed]
+        self.shape = (len(seeds),) if seeds else ()  # of a value per model
+        self.parameters = dict(classifier.network.named_parameters())
+        # The window's sums: loss over steps, loss over images, steps before the first that is not finite.
+        self.loss, self.images_loss, self.good_steps = torch.zeros(3, *self.shape, device=device).unbind()
+        self.found_inf = torch.zeros((), device=device)  # 1 from the first step that is not finite: no update follows
+        self.diverged = self.found_inf  # per model
+        self.scale = torch.ones((), device=device)
+        self.epoch_loss = np.zeros(len(self.seeds))  # of the epoch's closed windows, summed over images; on the host
+        # The fused optimizers of CPU and CUDA skip the update when `found_inf` is 1. Those of MPS do not take it, so
+        # that the host looks at each step there.
+        self.skips_by_itself = device.type in ("cpu", "cuda")
+        found_inf = self.found_inf if self.skips_by_itself else None
+        self.optimizer = make_optimizer(self.parameters, params, found_inf, len(self.shape))
+        self.steps = 0  # in the window
+
+    def step(self, images: Tensor, labels: Tensor, rate: float) -> None:
+        """Forward, backward and update on raw images `(B, C, 32, 32) uint8` and labels `(B,) int64`."""
+        self.update(images, labels, rate)
+        self.steps += 1
+
+    def update(self, images: Tensor, labels: Tensor, rate: float | Tensor) -> None:
+        """The device's part of `step`, which a CUDA graph can replay."""
+        normalized = self.classifier.normalize(images).contiguous(memory_format=self.layout)
+        with self._autocast():
+            logits = self.classifier.network(normalized)
+        loss = self._loss(logits.float(), labels)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
+        self._watch(loss.detach(), labels.shape[-1])
+        if self.skips_by_itself or not self.found_inf:
+            self.optimizer.step(rate)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels, label_smoothing=self.params.label_smoothing)
+
+    def _watch(self, loss: Tensor, count: int) -> None:
+        """Add to the window's sums. From the first loss or gradient that is not finite on, nothing is updated."""
+        self._find_inf(loss)
+        self.good_steps += 1 - self.diverged
+        self.loss += loss
+        self.images_loss.add_(loss, alpha=count)
+
+    def _find_inf(self, loss: Tensor) -> None:
+        """Set `found_inf` as a gradient scaler does, with a scale of 1, in one call; it is never set back to 0."""
+        torch._amp_foreach_non_finite_check_and_unscale_(
+            [loss, *gradients(self.parameters)], self.found_inf, self.scale
+        )
+
+    def close_window(self, epoch: int, step: int) -> list[float]:
+        """Mean loss of each model over the window's steps. The only place where the host waits for the device.
+
+        Raises DivergedError when a step of the window was not finite.
+        """
+        sums = torch.stack([self.loss, self.images_loss, self.good_steps, self.diverged])
+        loss, images_loss, good_steps, diverged = sums.reshape(4, -1).tolist()
+        if any(diverged):
+            ends = zip(good_steps, self.seeds, diverged, strict=True)
+            good, seed = min((good, seed) for good, seed, found_inf in ends if found_inf)
+            who = f"seed {seed}: " if len(self.seeds) > 1 else ""
+            first = step - self.steps + int(good) + 1
+            rate = self.params.learning_rate
+            raise DivergedError(
+                f"{who}loss or gradients are not finite at step {first} (epoch {epoch}), stopped before its update; "
+                f"likely cause: train.learning_rate {rate:g} is too high, try {rate / 10:g}"
+            )
+        means = [total / self.steps for total in loss]
+        self.epoch_loss += images_loss
+        for total in (self.loss, self.images_loss, self.good_steps):
+            total.zero_()
+        self.steps = 0
+        return means
+
+    def validate(self, images: Tensor, labels: Tensor) -> Sequence[tuple[float | None, float | None]]:
+        """Mean loss and accuracy (0..1) of each model on the validation split; None for both when it is empty."""
+        if not len(labels):
+            return [(None, None)] * len(self.seeds)
+        logits = predict(self.classifier, images, VALIDATION_BATCH)
+        return [(cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item())]
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all tensors that the next step depends on: `weights/...`, `optimizer/...` and `sums/...`."""
+        return {name: value.clone(memory_format=torch.contiguous_format) for name, value in self._tensors().items()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from the values of `state()`, bit for bit. They are copied into the tensors in place."""
+        tensors = self._tensors()
+        if wrong := sorted(tensors.keys() ^ state.keys()):
+            raise UserError(f"not this training's state, which differs in {wrong!s:.200}; remove {CHECKPOINTS}")
+        for name, value in tensors.items():
+            saved = state[name]
+            if saved.shape != value.shape or saved.dtype != value.dtype or not saved.isfinite().all():
+                found = f"{tuple(saved.shape)!s:.80} {saved.dtype}, or not finite"
+                allowed = f"finite {tuple(value.shape)} {value.dtype}"
+                raise UserError(f"{name} of the checkpoint is {found}: allowed is {allowed}; remove {CHECKPOINTS}")
+        for name, value in tensors.items():
+            value.copy_(state[name])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        weights = {f"weights/{name}": value for name, value in self.classifier.network.state_dict().items()}
+        optimizer = {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
+        sums = {f"sums/{name}": getattr(self, name) for name in ("loss", "images_loss", "good_steps", "found_inf")}
+        return weights | optimizer | sums | {"sums/epoch_loss": torch.from_numpy(self.epoch_loss)}
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.params.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
