@@ -22,8 +22,8 @@ from classifier.device import pick_device, set_precision
 from classifier.networks.inference import predict
 from classifier.params import load_params
 from classifier.training.console import Console
-from classifier.training.loop import steps_per_epoch
-from classifier.training.seeds import train_replicas
+from classifier.training.loop import train_one
+from classifier.training.steps import steps_per_epoch
 from stages import download, normalize
 
 
@@ -61,7 +61,7 @@ def main(settings: Settings) -> Result:
         device = pick_device(params.device, "train.device")
         set_precision(params.precision, device)
         with Console(params, steps_per_epoch(sum(meta.counts["train"]), params), []) as console:
-            trained = train_replicas(data, params, device, console.show)[settings.seed]
+            trained = train_one(data, settings.seed, params, device, console.show)
         test = read_split(data, "test", meta)
 
         def digits(images: np.ndarray) -> np.ndarray:
