@@ -26,7 +26,7 @@ from tutorial import Result, Settings, batches, first_weights, load
 
 from classifier.data.dataset import DatasetMeta
 from classifier.networks.model_dir import build
-from classifier.training.loop import plan_epoch
+from classifier.training.steps import plan_epoch
 from tests.samples import ROOT, train_params
 
 PROGRAMS = ["numpy_alone", "tensors_alone", "with_autograd", "with_modules", "with_engine"]
