@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.project import AUTHOR
-from classifier.project.lineage import GitState, git_state
+from classifier.repository.code import GitState, git_state
 
 SEEDS = 5
 COPIED = {  # table -> its columns beside run_uuid

@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from classifier.project.lineage import LARGEST_NEW_FILE
 from classifier.repository.clones import (
     ROOT_VARIABLE,
     Baseline,
@@ -20,7 +19,8 @@ from classifier.repository.clones import (
     experiment_arguments,
     stop_processes,
 )
-from classifier.repository.worktree import dvc_environment
+from classifier.repository.code import LARGEST_NEW_FILE
+from classifier.repository.dvc import dvc_environment
 
 
 @pytest.fixture

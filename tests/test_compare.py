@@ -141,7 +141,7 @@ def test_code_differs_by_commits_and_uncommitted_changes_together(commits):
 
 def test_a_commit_that_is_not_here_names_what_to_fetch(commits):
     missing = "0" * 39 + "1"
-    with pytest.raises(FileNotFoundError, match=f"commit {missing} is not in this repository: git fetch origin"):
+    with pytest.raises(ValueError, match=f"commit {missing} is not in this repository: git fetch origin"):
         code_diff(Code(commits[0]), Code(missing), Path())
 
 

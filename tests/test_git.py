@@ -6,7 +6,7 @@ from pathlib import Path
 import gto.tag
 import pytest
 
-from classifier.git import Repository, git, git_line
+from classifier.repository.git import Repository, git, git_line
 
 ANYBODY = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
 

@@ -10,8 +10,8 @@ import mlflow
 import pandas as pd
 import pytest
 
-from classifier.project.lineage import GitState
 from classifier.project.ownership import claim, release
+from classifier.repository.code import git_state
 from classifier.repository.lockfile import read_lock
 from classifier.runs.restoring import made_by, record
 from classifier.tracking.delivery import open_store
@@ -128,15 +128,17 @@ def test_replicas_are_nested_runs(workspace):
 
 def test_the_commit_is_that_of_dvc_lock_when_the_code_was_changed_since(made):
     made.commit("results")
-    results = made.head
-    assert made_by(read_lock()) == GitState(results)
+    results = git_state()
+    assert made_by(read_lock()) == results
     made.change_code("LeNet-5", "LeNet-6")
     made.commit("later")
     made.change_code("LeNet-6", "LeNet-7")
-    assert made_by(read_lock()) == GitState(results)
+    assert made_by(read_lock()) == results
 
 
 def test_code_that_was_not_committed_is_a_diff_and_code_that_is_gone_has_no_commit(made):
+    (made.folder / "classifier/project/__pycache__").mkdir(exist_ok=True)
+    (made.folder / "classifier/project/__pycache__/left.pyc").touch()
     made.change_code("LeNet-5", "LeNet-6")
     made.git("commit", "-q", "-m", "another", "stages/train.py")
     state = made_by(read_lock())
@@ -166,9 +168,9 @@ def change_dependency():
     [
         (change_weights, "models/classifier has the hash .* says .*: dvc checkout"),
         (lambda: shutil.rmtree("reports/train"), "reports/train does not exist: dvc pull"),
-        (change_dependency, "its evaluate is of another models/classifier: dvc repro"),
+        (change_dependency, "its stage evaluate used another models/classifier; run dvc repro"),
         (Path("dvc.lock").unlink, "dvc.lock does not exist"),
-        (lambda: Path("dvc.lock").write_text("stages: ["), "dvc.lock is damaged"),
+        (lambda: Path("dvc.lock").write_text("stages: ["), "dvc.lock is corrupt"),
         (lambda: Path("dvc.lock").write_text("stages: {}"), "data/normalized is not in dvc.lock"),
     ],
 )
@@ -197,7 +199,7 @@ def test_an_older_journal_of_the_run_that_another_process_holds_is_one_line(made
     handle = claim(train.journal.folder)
     said = made.run(sys.executable, "-m", "classifier", "record", check=False)
     assert made.returncode == 1
-    assert said == f"record: {train.journal.folder}, of the same run, goes first: classifier sync\n"
+    assert said == f"classifier: {train.journal.folder}, of the same run, goes first: classifier sync\n"
     release(handle)
     assert "has these outputs" in made.run(sys.executable, "-m", "classifier", "record")
 

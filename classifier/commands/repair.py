@@ -1,11 +1,11 @@
-"""Mend what a DVC that was killed left behind and does not mend itself; `make repro` does so first.
+"""Repair what a killed DVC left behind and does not repair itself; `make repro` does so first.
 
 Example: classifier repair
 """
 
 from __future__ import annotations
 
-from classifier.repository.repair import mend as mend_project
+from classifier.repository.repair import repair as repair_project
 
 
 def repair() -> None:
@@ -15,5 +15,5 @@ def repair() -> None:
 
     Example: classifier repair
     """
-    for line in mend_project():
+    for line in repair_project():
         print(line)

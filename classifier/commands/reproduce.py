@@ -1,4 +1,4 @@
-"""Make a recorded run again, from nothing but its id, and say whether it gives the same bytes."""
+"""Execute a recorded run again, from nothing but its id, and say whether it gives the same bytes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ if TYPE_CHECKING:
 
 def reproduce(
     run_id: Annotated[str, typer.Argument(help="id of a run, or its beginning")],
-    keep: Annotated[bool, typer.Option("--keep", help="leave the worktree, and say where it is")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep the checkout, and say where it is")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Repeat a recorded run and compare everything with the record.
-
-    The run is repeated in a temporary worktree.
+    """Repeat a recorded run in a temporary checkout, and compare everything with the record.
 
     Commit, uncommitted changes and params come from the run, the data by DVC's hash from cache or remote, else
-    downloaded again and verified. Training and evaluation are executed anew. A failed run has to fail with the same
-    error. Exit status 0: byte-identical, 1: something differs, which a table shows, or is not in the record any more.
+    downloaded again and verified. Training and evaluation run without caches. A failed run has to fail with the same
+    error. Exit status 0: byte-identical; 1: something differs, which a table shows, or is missing from the record.
 
     Example: classifier reproduce 147127b4
     """
@@ -41,12 +39,12 @@ def reproduce(
 
 
 def _show(verdict: Verdict) -> None:
-    """The verdict in a line, and what differs as a table."""
+    """The verdict in a line, and differences as a table."""
     for line in verdict.warnings:
         print(f"warning: {line}")
     if not verdict.differences:
         counts = ", ".join(f"{count} {kind}" for kind, count in verdict.compared.items())
-        how = "cannot be compared as a whole; identical:" if verdict.missing else "is reproduced, byte-identical:"
+        how = "cannot be compared completely; identical:" if verdict.missing else "is reproduced, byte-identical:"
         print(f"run {verdict.run_id} {how} {counts}")
     else:
         several = "s" if len(verdict.differences) > 1 else ""
@@ -55,11 +53,9 @@ def _show(verdict: Verdict) -> None:
     for line in verdict.missing:
         print(f"cannot be compared: {line}")
     if verdict.environment:
-        which = "nevertheless" if not verdict.differences else "which may be why"
-        print(f"the environment differs, {which}:")
+        why = ", which may be why" if verdict.differences else ""
+        print(f"the environment differs{why}:")
         _table(verdict.environment)
-    if verdict.folder:
-        print(f"worktree: {verdict.folder}; when it may go: git worktree remove --force {verdict.folder}")
 
 
 def _table(findings: list[Finding]) -> None:

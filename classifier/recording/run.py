@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING
 
 from classifier.data.dataset import DatasetMeta
 from classifier.params import Params
-from classifier.project.lineage import PACKAGE, GitState, dvc_hash, experiment_tags, git_state, user_name
+from classifier.project.lineage import PACKAGE, experiment_tags, user_name
 from classifier.recording.journal import FORMAT, Journal, new_journal
 from classifier.recording.store import EXPERIMENT, known_store
+from classifier.repository.code import GitState, git_state
+from classifier.repository.lockfile import hash_of
 from classifier.training.history import Row, best_rows, read_history
 from classifier.training.report import read_histories, replica_metrics
 
@@ -68,6 +70,9 @@ class Recording:
             tags |= {"git.commit": state.commit, "git.dirty": str(bool(state.diff)).lower()}
         if state.problem:
             tags["git.problem"] = state.problem
+            print(f"{self.stage}: {state.warning}", file=sys.stderr)
+        if state.code:
+            tags["git.code"] = state.code
         self.journal.append(
             "begin",
             format=FORMAT,
@@ -90,7 +95,7 @@ class Recording:
 
     def log_data(self, folder: Path, meta: DatasetMeta, *, restored: bool = False) -> None:
         """The data set as an input of the run: its name, its home and DVC's hash as the digest."""
-        digest = dvc_hash(folder) or meta.sha256["train"][:32]
+        digest = hash_of(folder)  # of what the stage reads: it need not be what dvc.lock says
         sizes = {split: sum(counts) for split, counts in meta.counts.items()}
         source, profile = json.dumps({"url": meta.source}), json.dumps(sizes)
         self.journal.append("data", name=meta.name, digest=digest, source=source, profile=profile, restored=restored)
@@ -172,14 +177,13 @@ class Recording:
         reports: Path,
         model: Path,
     ) -> None:
-        """What evaluate wrote, each replica's test metrics, and DVC's hash of the model, which is known only now."""
+        """What evaluate wrote, each replica's test metrics, and DVC's hash of the model."""
         for seed, values in [*of_replicas.items(), (None, metrics)]:
             named = {f"test/{name}": value for name, value in values.items()}
             self.journal.append("metrics", seed=seed, step=0, values=named)
         self.journal.keep(reports, "evaluate")
         self.journal.append("files", path="evaluate")
-        digest = dvc_hash(model)
-        self.journal.append("tags", tags={"evaluated": "true"} | ({"dvc.model": digest} if digest else {}))
+        self.journal.append("tags", tags={"evaluated": "true", "dvc.model": hash_of(model)})
 
     def end(self, status: str, error: str | None, patience_s: float) -> None:
         """Close the journal and give the recorder time; it says itself what it could not deliver."""

@@ -1,16 +1,16 @@
 """DVC experiments beside the workspace: `dvc exp run` in clones of it.
 
 `dvc exp run --temp` and `--queue` put the workspace's changes into git's stash for a moment, where a kill leaves them.
-A clone leaves the workspace alone, and one that was killed is simply made again. It shares git's objects and DVC's
-cache, so that it is made in a fraction of a second, and it keeps the data from one experiment to the next.
+A clone leaves the workspace alone, and a killed one is simply made again. It borrows git's objects and DVC's cache, so
+that making it takes a fraction of a second, and it keeps the data from one experiment to the next.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,12 +22,14 @@ import psutil
 from ruamel.yaml import YAML
 
 from classifier.errors import UserError
-from classifier.project.lineage import git_state
+from classifier.repository.code import git_state
+from classifier.repository.dvc import cache, dvc_command, dvc_environment, share_cache
+from classifier.repository.git import Repository, git, git_line
 from classifier.repository.lockfile import Lock
-from classifier.repository.worktree import cache, dvc_environment, git, share_cache
+from classifier.repository.worktree import check_out
 
-ENDING_S = 20  # that a stage has to write down what became of it
-ROOT_VARIABLE = "PIPELINE_ROOT"  # (classifier.project.lineage), by which a clone's processes are known
+ENDING_S = 20  # for a stage to record how it ended
+ROOT_VARIABLE = "PIPELINE_ROOT"  # (classifier.project.lineage); the processes of clones have it
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Baseline:
     """The workspace as it was when the clones were made: what all experiments start from."""
 
     root: Path  # the project's
-    repository: Path  # git's; the project may lie deeper
+    repository: Repository
     commit: str
     diff: bytes
     lock: bytes | None  # dvc.lock, which is not part of the diff
@@ -43,15 +45,15 @@ class Baseline:
 
     @classmethod
     def of(cls, root: Path) -> Baseline:
-        """UserError when the project has no commit."""
+        """Raises UserError when the project has no commit."""
         state = git_state()
         if state.commit is None:
-            raise UserError(f"DVC's experiments start from a commit, and git has none here: {state.problem}")
+            raise UserError(f"DVC's experiments start from a commit: {state.problem}")
         lock = root / "dvc.lock"
-        repository = Path(git(root, "rev-parse", "--show-toplevel").strip())
-        others = git(root, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+        others = os.fsdecode(git(root, "ls-files", "--others", "--exclude-standard", "-z")).split("\0")
         content = lock.read_bytes() if lock.exists() else None
-        return cls(root, repository, state.commit, state.diff, content, [name for name in others if name])
+        untracked = [name for name in others if name]
+        return cls(root, Repository.of(root), state.commit, state.diff, content, untracked)
 
 
 class Clone:
@@ -60,12 +62,11 @@ class Clone:
     def __init__(self, baseline: Baseline, folder: Path) -> None:
         self.baseline = baseline
         self.folder = folder
-        self.project = folder / baseline.root.resolve().relative_to(baseline.repository)
+        self.project = folder / baseline.repository.prefix
 
     def make(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        git(self.baseline.repository, "clone", "--quiet", "--shared", "--no-checkout", ".", str(self.folder))
         self.reset()
         share_cache(self.baseline.root, self.project)
 
@@ -75,10 +76,7 @@ class Clone:
         Untracked files that are not part of the diff (large ones, for instance) are copied: an experiment needs them,
         but they do not belong in its commit.
         """
-        git(self.folder, "checkout", "--quiet", "--force", "--detach", self.baseline.commit)
-        git(self.folder, "clean", "-d", "--force", "--quiet")
-        if self.baseline.diff:
-            git(self.folder, "apply", "--index", "--binary", "--whitespace=nowarn", "-", stdin=self.baseline.diff)
+        check_out(self.baseline.repository, self.folder, self.baseline.commit, self.baseline.diff)
         if self.baseline.lock:
             (self.project / "dvc.lock").write_bytes(self.baseline.lock)
         for name in self.baseline.untracked:
@@ -93,7 +91,7 @@ class Clone:
         """`dvc ARGUMENTS` in the project, in a session of its own: Ctrl-C is for the one who started it."""
         with log.open("ab") as output:
             return subprocess.Popen(  # noqa: S603, arguments of our own
-                [sys.executable, "-m", "dvc", *arguments],
+                dvc_command(*arguments),
                 cwd=self.project,
                 env={**dvc_environment(), ROOT_VARIABLE: str(self.baseline.root), **environment},
                 stdin=subprocess.DEVNULL,
@@ -104,7 +102,7 @@ class Clone:
 
     def collect(self, name: str) -> None:
         """Bring DVC's experiments of this name, which may be a pattern, into the project's repository."""
-        found = git(self.folder, "for-each-ref", "--format=+%(refname):%(refname)", f"refs/exps/*/*/{name}")
+        found = git_line(self.folder, "for-each-ref", "--format=+%(refname):%(refname)", f"refs/exps/*/*/{name}")
         if found:
             options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--stdin"]
             git(self.baseline.root, "fetch", *options, str(self.folder), stdin=found.encode())
@@ -115,7 +113,7 @@ def applicable_experiments(root: Path, pattern: str) -> set[str]:
 
     After `dvc gc -w` an experiment is still there, but applying it would fail and delete the workspace's outputs.
     """
-    found = git(root, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{pattern}").split()
+    found = git_line(root, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{pattern}").split()
     objects = cache(root) / "files/md5"
     quick = YAML(typ="safe")  # in C. It takes 1e-5 for text, but reads hashes as DVC writes them
     names = set()
@@ -142,7 +140,7 @@ def experiment_arguments(name: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    """As JSON, which DVC reads as it is meant; a plain word without its quotes."""
+    """As JSON, from which DVC reads the same value; a plain word without quotes."""
     plain = (
         isinstance(value, str) and value.isidentifier() and value.lower() not in ("true", "false", "null", "nan", "inf")
     )
@@ -150,7 +148,7 @@ def _written(value: Any) -> str:
 
 
 def stop_processes(folder: Path) -> None:
-    """End what runs in the clones in `folder`, also what a process left behind that was killed; then kill the rest."""
+    """Terminate the processes in the clones in `folder`, also those that a killed one left; kill what does not end."""
     for process in _processes(folder):
         with suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -163,7 +161,7 @@ def stop_processes(folder: Path) -> None:
 
 
 def _processes(folder: Path) -> Iterator[psutil.Process]:
-    """Those that work in `folder` and were started by `Clone.start`, or by such a one."""
+    """Those that run in `folder` and descend from `Clone.start`."""
     for process in psutil.process_iter():
         try:
             if Path(process.cwd()).is_relative_to(folder) and ROOT_VARIABLE in process.environ():

@@ -1,4 +1,4 @@
-"""`dvc.lock` as data: what the stages made, of which params and which code, and whether that is what lies there."""
+"""What dvc.lock says: the stages' outputs, params and code by their hashes, compared with what is on disk."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ruamel.yaml.error import YAMLError
 from classifier.errors import UserError
 
 LOCK = Path("dvc.lock")
+RESOLVE = f"git checkout --ours {LOCK} (or --theirs), git add {LOCK}, then dvc repro"
+IGNORED = "__pycache__"  # by .dvcignore
 
 
 @dataclass(frozen=True)
@@ -25,34 +27,34 @@ class Lock:
 
     @property
     def outputs(self) -> dict[str, str]:
-        """Path -> DVC's hash, of what all stages made."""
+        """DVC's hash of each stage's outputs, by path."""
         return {out["path"]: out["md5"] for stage in self.stages.values() for out in stage.get("outs", [])}
 
     @property
     def code(self) -> dict[str, str]:
-        """Path -> MD5, of the files that the stages depend on and none of them made."""
+        """DVC's hash of the files and folders that stages depend on and none of them made, by path."""
         made = self.outputs
         return {path: md5 for _, path, md5 in self._dependencies() if path not in made}
 
     @property
     def params(self) -> dict[str, Any]:
-        """The sections of params.yaml that the stages name, with the values that they ran with."""
+        """The stages' sections of params.yaml, with the values of their last execution."""
         files = [stage.get("params", {}).get("params.yaml", {}) for stage in self.stages.values()]
         return {section: values for file in files for section, values in file.items()}
 
     def check(self, outputs: Iterable[Path]) -> None:
-        """FileNotFoundError or UserError names the output that is not what this file says."""
+        """Raises FileNotFoundError or UserError for the first output that is not what dvc.lock says."""
         made = self.outputs
         for stage, path, md5 in self._dependencies():
             if made.get(path, md5) != md5:
-                raise UserError(f"{LOCK} is of no single run, its {stage} is of another {path}: dvc repro")
+                raise UserError(f"{LOCK} mixes runs: its stage {stage} used another {path}; run dvc repro")
         for output in outputs:
             name = output.as_posix()
             if name not in made:
                 raise FileNotFoundError(f"{name} is not in {LOCK}: dvc repro")
             if not output.is_dir():
                 raise FileNotFoundError(f"{name} does not exist: dvc pull, or dvc repro")
-            if (found := folder_hash(output)) != made[name]:
+            if (found := hash_of(output)) != made[name]:
                 raise UserError(f"{name} has the hash {found}, {LOCK} says {made[name]}: dvc checkout, or dvc repro")
 
     def _dependencies(self) -> list[tuple[str, str, str]]:
@@ -61,21 +63,31 @@ class Lock:
 
 
 def read_lock() -> Lock:
-    """Of the current folder; FileNotFoundError when there is none, UserError when it is not DVC's."""
+    """Read dvc.lock of the current folder. Raises FileNotFoundError or UserError when it is missing or corrupt."""
     try:
         return Lock(YAML(typ="safe", pure=True).load(LOCK)["stages"])
     except FileNotFoundError:
         raise FileNotFoundError(f"{LOCK} does not exist: run in the project's root, or dvc repro first") from None
     except (YAMLError, KeyError, TypeError):
-        raise UserError(f"{LOCK} is damaged: git checkout {LOCK}, or dvc repro") from None
+        if has_conflicts(LOCK.read_bytes()):
+            raise UserError(f"{LOCK} has merge conflicts: {RESOLVE}") from None
+        raise UserError(f"{LOCK} is corrupt: git checkout {LOCK}, or dvc repro") from None
 
 
-def folder_hash(folder: Path) -> str | None:
-    """DVC's hash of a folder, `<md5>.dir`, made from its files; None when it has none."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    entries = []
-    for name in sorted(files):
-        with files[name].open("rb") as file:
-            entries.append({"md5": hashlib.file_digest(file, "md5").hexdigest(), "relpath": name})
-    content = json.dumps(entries, sort_keys=True).encode()
-    return f"{hashlib.md5(content, usedforsecurity=False).hexdigest()}.dir" if entries else None
+def has_conflicts(content: bytes) -> bool:
+    """Whether a merge left its markers in the file."""
+    return any(line.startswith((b"<<<<<<< ", b">>>>>>> ")) for line in content.splitlines())
+
+
+def hash_of(path: Path) -> str | None:
+    """DVC's hash of what lies at `path`: of a file its MD5, of a folder `<md5>.dir`; None when there is nothing."""
+    if not path.is_dir():
+        return _md5(path) if path.is_file() else None
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    entries = [{"md5": _md5(files[name]), "relpath": name} for name in sorted(files) if IGNORED not in name.split("/")]
+    return f"{hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest()}.dir"
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,65 +1,58 @@
-"""What a DVC that was killed may leave behind and does not mend itself: a dvc.lock cut off in the middle, stale locks.
+"""Repairs what a killed DVC leaves behind and does not repair itself: a truncated dvc.lock, stale locks.
 
-DVC writes both files in place. What is mended loses nothing: a stage whose entry is gone runs again, to the same bytes.
+DVC writes both files in place. Nothing is lost: a stage whose entry is gone runs again, to the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from classifier.project.files import write_atomic
+from classifier.repository.dvc import RWLOCK, locked, reads
+from classifier.repository.git import GitError, git
+from classifier.repository.lockfile import LOCK, RESOLVE, has_conflicts
 
-LOCK, RWLOCK, REPOSITORY_LOCK = Path("dvc.lock"), Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
+
+def repair() -> list[str]:
+    """Repair the current folder's project unless a DVC is at work in it; a line for everything that was done."""
+    with locked() as ours:
+        return [*_repair_lockfile(), *_repair_rwlock()] if ours else []
 
 
-def mend() -> list[str]:
-    """Mend the current folder's project; a line for everything that was done. Nothing while a DVC is at work in it."""
-    from zc.lockfile import LockError, LockFile  # DVC's own lock, which ends with its process
-
-    if not REPOSITORY_LOCK.parent.is_dir():
-        return []  # DVC never ran here
-    try:
-        lock = LockFile(str(REPOSITORY_LOCK))
-    except LockError:
+def _repair_lockfile() -> list[str]:
+    if not LOCK.exists() or reads(LOCK):
         return []
-    try:
-        return [*_mend_lockfile(), *_mend_rwlock()]
-    finally:
-        lock.close()
-
-
-def _mend_lockfile() -> list[str]:
-    if not LOCK.exists() or is_whole(LOCK):
-        return []
-    committed = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)  # noqa: S603, S607
-    if committed.returncode == 0 and committed.stdout != LOCK.read_bytes():
-        write_atomic(LOCK, committed.stdout)
-        return [f"{LOCK} was cut off when DVC was killed: taken back from the last commit"]
+    if _in_conflict():
+        return [f"{LOCK} has merge conflicts, nothing was repaired: {RESOLVE}"]
+    committed = _committed()
+    if committed is not None and committed != LOCK.read_bytes():
+        write_atomic(LOCK, committed)
+        return [f"{LOCK} was truncated when DVC was killed: restored from the last commit"]
     LOCK.unlink()
-    return [f"{LOCK} was cut off when DVC was killed: removed, DVC writes it anew"]
+    return [f"{LOCK} was truncated when DVC was killed: removed, dvc repro writes it again"]
 
 
-def is_whole(lock: Path) -> bool:
-    """DVC can read it."""
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-    from voluptuous import Invalid
-
+def _in_conflict() -> bool:
+    """Whether a merge, or another command of git's, left conflicts for a person to resolve."""
     try:
-        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(lock))
-    except (YAMLError, Invalid, UnicodeDecodeError):
+        return has_conflicts(LOCK.read_bytes()) or bool(git(Path(), "ls-files", "--unmerged", "--", str(LOCK)))
+    except GitError:  # no git, or no repository
         return False
-    return True
 
 
-def _mend_rwlock() -> list[str]:
-    """DVC drops what a process held that is gone, but takes any other process with its number for it."""
+def _committed() -> bytes | None:
+    try:
+        return git(Path(), "show", f"HEAD:./{LOCK}")
+    except GitError:
+        return None
+
+
+def _repair_rwlock() -> list[str]:
+    """DVC drops the locks of processes that are gone, unless another process has got the number of one."""
     try:
         locks = json.loads(RWLOCK.read_text(encoding="utf-8"))
         held = [*locks.get("write", {}).values(), *(info for infos in locks.get("read", {}).values() for info in infos)]
@@ -68,19 +61,19 @@ def _mend_rwlock() -> list[str]:
         return []
     except (ValueError, AttributeError, TypeError, KeyError):
         RWLOCK.unlink()
-        return [f"{RWLOCK} was cut off when DVC was killed: removed"]
+        return [f"{RWLOCK} was truncated when DVC was killed: removed"]
     if not stale or len(stale) < len({info["pid"] for info in held}):
         return []
     RWLOCK.unlink()
-    return [f"{RWLOCK} named process {', '.join(map(str, stale))}, which is not there any more: removed"]
+    return [f"{RWLOCK} was held by process {', '.join(map(str, stale))}, which is gone: removed"]
 
 
 def _is_at_work(pid: Any, command: str) -> bool:
-    """Whether the process with this number is the one of this command, which DVC noted as its `sys.argv`."""
+    """Whether the process with this number runs this command, which DVC noted as its `sys.argv`."""
     try:
         words = psutil.Process(pid).cmdline()
     except psutil.AccessDenied:
-        return True  # nobody knows that it is not
+        return True  # it may be
     except psutil.Error:
         return False
     return bool(words) and command.endswith(words[-1])

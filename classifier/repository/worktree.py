@@ -1,85 +1,57 @@
-"""A recorded state of the project, checked out beside the workspace, whose files, index, branches and stash stay."""
+"""States of the project checked out beside the workspace, whose files, index, branches and stash stay as they are."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from classifier.errors import UserError
-from classifier.project.lineage import user_name
+from classifier.repository.dvc import share_cache
+from classifier.repository.git import Repository, Scratch, git, git_line
 
 
 @contextmanager
 def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Iterator[Path]:
-    """The project as it was: `commit` with `diff` on it, and the cache and the remotes of the project at `root`.
+    """The project at `root` as it was, `commit` with `diff` on it, in a temporary folder, with today's remotes.
 
-    It lies in a temporary folder, which is removed in the end, whatever happens, unless `keep`: then an error
-    says where it is. FileNotFoundError when the repository lacks the commit, UserError when the diff does not fit it.
+    The folder is removed at the end; with `keep` its name is printed instead. Raises GitError when the repository lacks
+    the commit or the diff does not fit it.
     """
-    if subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=root, capture_output=True).returncode:  # noqa: S603, S607
-        raise FileNotFoundError(f"commit {commit} is not in this repository: git fetch origin {commit}")
+    repository = Repository.of(root)
+    commit = repository.require(commit)
     folder = Path(tempfile.mkdtemp(prefix=f"{root.name}-")).resolve() / root.name
+    project = folder / repository.prefix
     try:
-        git(root, "worktree", "add", "--quiet", "--detach", str(folder), commit)
-        if diff:
-            try:
-                git(folder, "apply", "--binary", "--whitespace=nowarn", "-", stdin=diff)
-            except ValueError as error:
-                raise UserError(f"the recorded diff does not fit its commit {commit}: {error}") from None
-        project = folder / git(root, "rev-parse", "--show-prefix").strip()
+        check_out(repository, folder, commit, diff)
         share_cache(root, project)
         yield project
-    except BaseException:
-        if keep:
-            print(f"worktree: {folder}; when it may go: git worktree remove --force {folder}", file=sys.stderr)
-        raise
     finally:
-        if not keep:
+        if keep:
+            print(f"worktree: {project}; to remove it: rm -rf {folder.parent}", file=sys.stderr)
+        else:
             shutil.rmtree(folder.parent, ignore_errors=True)
-            if str(folder) in git(root, "worktree", "list", "--porcelain"):
-                git(root, "worktree", "remove", "--force", "--force", str(folder))  # locked if adding was broken off
 
 
-def git(folder: Path, *arguments: str, stdin: bytes = b"") -> str:
-    """Git's output; UserError has its complaint. No hooks: DVC's would check out data, others do who knows what."""
-    command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
-    done = subprocess.run(command, cwd=folder, input=stdin, capture_output=True)  # noqa: S603
-    if done.returncode:
-        raise UserError(f"git {arguments[0]}: {' '.join(done.stderr.decode(errors='replace').split())}")
-    return done.stdout.decode()
+def check_out(repository: Repository, folder: Path, commit: str, diff: bytes) -> None:
+    """Make `folder` a repository at `commit`, with `diff` in its index and files. Ignored files in it stay.
 
-
-def dvc_environment() -> dict[str, str]:
-    """The variables of a `dvc` command that we start: not those of the DVC or git command that we may run in.
-
-    DVC stops without a user's name, as in a container whose user is a number alone: it gets the number.
+    It borrows the objects of `repository`, whose configuration writes the files: its filters apply, and a partial clone
+    fetches what it lacks. DVC does not understand a linked worktree (`git worktree`) of a submodule.
     """
-    outer = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
-    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    variables["USER"] = variables.get("USER") or user_name()
-    return variables
-
-
-def share_cache(root: Path, project: Path) -> None:
-    """Give a worktree or a clone the project's cache, and its remotes as they are now, with their credentials."""
-    from dvc.config import Config, merge  # here: it takes 0.3 s
-
-    ours, theirs = Config(str(root / ".dvc")), Config(str(project / ".dvc"))
-    with theirs.edit("local") as config:
-        for level in ("repo", "local"):
-            merge(config, ours.load_one(level))
-        config["cache"]["dir"] = str(cache(root))
-
-
-def cache(root: Path) -> Path:
-    """The folder of the project's cache, where DVC's configuration has it."""
-    from dvc.config import Config
-
-    return root / str(Config(str(root / ".dvc"))["cache"].get("dir", ".dvc/cache"))
+    place = folder / ".git"
+    if not place.exists():
+        kind = git_line(repository.top, "rev-parse", "--show-object-format")
+        git(repository.top, "init", "--quiet", "--template=", f"--object-format={kind}", str(folder))
+        (place / "objects/info").mkdir(exist_ok=True)
+        (place / "objects/info/alternates").write_text(f"{repository.objects}\n", encoding="utf-8")
+        if (shallow := repository.objects.parent / "shallow").exists():
+            shutil.copy(shallow, place)
+    scratch = Scratch(repository, place)
+    tree = scratch.tree(commit, diff)
+    git(folder, "update-ref", "--no-deref", "HEAD", commit)
+    theirs = {"GIT_DIR": str(repository.git_dir), "GIT_WORK_TREE": str(folder), **scratch.variables}
+    git(folder, "read-tree", "--reset", "-u", tree, variables=theirs)
+    git(folder, "clean", "-d", "--force", "--quiet")

@@ -18,9 +18,10 @@ from safetensors.numpy import load
 
 from classifier.errors import UserError
 from classifier.project.files import sha256_of
-from classifier.project.lineage import dvc_hash, project_root
+from classifier.project.lineage import project_root
 from classifier.repository.code_diff import Code, code_diff
-from classifier.repository.worktree import cache
+from classifier.repository.dvc import cache
+from classifier.repository.lockfile import read_lock
 from classifier.runs.reading import artifact, frame, keeper, read_predictions
 from classifier.runs.significance import Disagreement, holm, paired
 
@@ -244,7 +245,9 @@ def find_test_images(rows: pd.DataFrame) -> np.ndarray:
         if place.is_file() and sha256_of(place) == wanted:
             images: np.ndarray = load(place.read_bytes())["images"]
             return images
-    command = f"dvc pull {DATA}" if dvc_hash(DATA) == data else f"dvc fetch --all-commits {DATA}"
+    command = f"dvc fetch --all-commits {DATA}"
+    with suppress(OSError, ValueError):
+        command = f"dvc pull {DATA}" if read_lock().outputs.get(str(DATA)) == data else command
     raise FileNotFoundError(f"the test images of data {data} are neither in {DATA} nor in DVC's cache: {command}")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from classifier.errors import UserError
+from classifier.project.files import sha256
 from classifier.project.lineage import project_root
 from classifier.repository.code_diff import Code, code_ids
 from classifier.runs.reading import PARENT_TAG, artifact, read_predictions
@@ -39,6 +40,7 @@ INCIDENTAL = (  # beginnings of params' names
 LEVEL = 0.05  # of the tests together
 READERS = 8  # files at once, for stores that are far away
 ACCURACY = "metrics.test/accuracy"
+CODE_TAG, DIRTY_TAG = "tags.git.code", "tags.git.dirty"
 Row = dict[Hashable, Any]
 
 
@@ -208,18 +210,24 @@ def _incidental(column: str) -> bool:
 
 def _with_code(rows: pd.DataFrame) -> pd.DataFrame:
     """With the columns `code` and `code_id` of an entry."""
-    dirty = rows["tags.git.dirty"] == "true" if "tags.git.dirty" in rows else pd.Series(False, rows.index)
-    addresses = list(dict.fromkeys(rows.loc[dirty, "address"]))
+    rows = rows.assign(**{name: None for name in (CODE_TAG, DIRTY_TAG) if name not in rows})
+    commits, dirty, tags = rows["tags.git.commit"].fillna("none"), rows[DIRTY_TAG] == "true", rows[CODE_TAG]
+    untagged = list(dict.fromkeys(rows.loc[dirty & tags.isna(), "address"]))  # runs from before the tag existed
     with ThreadPoolExecutor(READERS) as pool:
-        patches = dict(zip(addresses, pool.map(_patch, addresses), strict=True))
-    commits = rows["tags.git.commit"].fillna("none")
+        patches = dict(zip(untagged, pool.map(_patch, untagged), strict=True))
     codes = [
-        Code(commit, patches[address] if changed else b"")
+        Code(commit, patches[address] if address in patches and changed else b"")
         for commit, address, changed in zip(commits, rows["address"], dirty, strict=True)
     ]
-    ids = code_ids(codes, project_root())
-    marks = {code: f"+{ids[code][:8]}" if code.decisive_patch else "" for code in ids}
-    return rows.assign(code=[code.commit[:7] + marks[code] for code in codes], code_id=[ids[code] for code in codes])
+    every = [*codes, *map(Code, commits)]
+    known = {code: sha256(code.commit.encode() + code.decisive_patch) for code in every}
+    known |= code_ids(every, project_root())
+    ids = [tag if isinstance(tag, str) else known[code] for tag, code in zip(tags, codes, strict=True)]
+    shown = [
+        code.commit[:7] + (f"+{code_id[:8]}" if changed and code_id != known[Code(code.commit)] else "")
+        for code, code_id, changed in zip(codes, ids, dirty, strict=True)
+    ]
+    return rows.assign(code=shown, code_id=ids)
 
 
 def _patch(address: str) -> bytes:

@@ -1,8 +1,7 @@
-"""A recorded run made again from what MLflow, git and DVC hold of it, and compared with the record byte for byte.
+"""Execute a recorded run again from what MLflow, git and DVC hold of it, and compare the two byte for byte.
 
 The commit, the uncommitted diff and params.yaml come from the run; the data by DVC's hash; training and evaluation are
-executed anew, in a temporary worktree with a store of its own. The run, the workspace and the caches stay as they are.
-What comes out is a run too, and the verdict is the difference of the two.
+executed in a temporary checkout with a store of its own. The run, the workspace and the caches stay as they are.
 """
 
 from __future__ import annotations
@@ -29,17 +28,18 @@ from classifier.params import upgraded
 from classifier.project.files import sha256, write_atomic
 from classifier.project.lineage import project_root
 from classifier.recording.run import SECONDS
-from classifier.repository.lockfile import folder_hash
-from classifier.repository.worktree import dvc_environment, worktree
+from classifier.repository.dvc import complaint, dvc_command, dvc_environment
+from classifier.repository.lockfile import hash_of
+from classifier.repository.worktree import worktree
 from classifier.runs.reading import DATA_TAG, PARENT_TAG, SWEEP, TEST_TAG, is_sweep
 from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 
 DATA = Path("data/normalized")
 REPORTS = ("train", "evaluate")  # folders of artifacts
-MEASURED = ("system/", SECONDS)  # metrics of the machine, which nobody can repeat
+MEASURED = ("system/", SECONDS)  # metrics of the machine, which no second run repeats
 RECORDED = "recorded"  # the name under which DVC brings the data by their hash
 MODEL_TAG = "dvc.model"
-ENDING_S = 20  # seconds that interrupted stages have to end
+ENDING_S = 20  # seconds for interrupted stages to end
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reproduction found; another environment is no difference by itself, it explains one."""
+    """What a reproduction found. Another environment explains a difference; it is none by itself."""
 
     run_id: str
     commit: str
     findings: list[Finding]
     warnings: list[str]  # what the record lacks, and may explain a difference
     missing: list[str]  # what the record lacks, so that it cannot be compared
-    folder: Path | None  # the worktree, where it was kept
+    folder: Path | None  # the checkout, if it was kept
 
     @property
     def differences(self) -> list[Finding]:
@@ -116,7 +116,7 @@ class Record:
         self.code = self.files("code")
 
     def files(self, folder: str) -> dict[str, bytes]:
-        """The contents of an artifact folder's files by their paths in it; empty when it was not recorded."""
+        """The files of an artifact folder by their paths in it; empty when it was not recorded."""
         if folder not in self.folders:
             return {}
         with tempfile.TemporaryDirectory() as place:
@@ -133,7 +133,7 @@ class Record:
         return {**packages, **tags}
 
     def check(self) -> None:
-        """UserError or FileNotFoundError says why this run cannot be repeated."""
+        """Raises UserError or FileNotFoundError when this run cannot be reproduced."""
         tags = self.tags
         if SEED_TAG in tags:
             parent = tags[PARENT_TAG]
@@ -142,30 +142,29 @@ class Record:
             raise UserError(f"run {self.id} {SWEEP} reproduce")
         if self.status != "FINISHED" and not (self.status == "FAILED" and self.error):
             raise UserError(
-                f"run {self.id} is {self.status}: it came to no end that could be repeated; "
-                "allowed are runs that are FINISHED, or FAILED with an error"
+                f"run {self.id} is {self.status}: only runs that FINISHED, or FAILED with an error, can be reproduced"
             )
         if "git.commit" not in tags:
             why = tags.get("git.problem", "no tag git.commit")
-            raise UserError(f"run {self.id} does not say of which commit it is ({why}): git commit, then dvc repro")
+            raise UserError(f"run {self.id} was recorded without its commit ({why}); correct that, then dvc repro")
         if DATA_TAG not in tags:
-            raise UserError(f"run {self.id} does not say on which data it trained: allowed are runs of dvc repro")
+            raise UserError(f"run {self.id} does not say which data it was trained on: only runs of dvc repro do")
         if tags.get("git.dirty") == "true" and "uncommitted.diff" not in self.code:
             raise FileNotFoundError(
                 f"the uncommitted changes of run {self.id} are not in the store: code/uncommitted.diff"
             )
 
     def warnings(self) -> list[str]:
-        """What the record lacks, which may be why a reproduction differs."""
+        """What the record lacks and may explain a difference."""
         tags, lacks = self.tags, []
         if "git.problem" in tags:
-            lacks.append(f"the run recorded its code not as a whole: {tags['git.problem']}")
+            lacks.append(f"the run's code was not recorded completely: {tags['git.problem']}")
         if "env.threads" not in tags:
-            lacks.append("the run recorded no number of threads, on which the bits depend: OMP_NUM_THREADS sets it")
+            lacks.append("the number of threads was not recorded, on which results depend: OMP_NUM_THREADS sets it")
         return lacks
 
     def missing(self) -> list[str]:
-        """What a run that finished should hold, and this one does not: nobody can say then that it is identical."""
+        """What a finished run should hold and this one lacks, so that it cannot be called identical."""
         if self.status != "FINISHED":
             return []
         lacks = [] if WEIGHTS_TAG in self.tags else [f"its weights: the run has no tag {WEIGHTS_TAG}"]
@@ -177,9 +176,9 @@ class Record:
 
 
 def reproduce(run: Run, *, keep: bool = False) -> Verdict:
-    """Make the run again and compare; what its stages print goes to standard error.
+    """Execute the run again and compare; what its stages print goes to standard error.
 
-    UserError and OSError say what is missing, and how to get it.
+    Raises UserError or OSError when something is missing, and says how to get it.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     record = Record(run, mlflow.MlflowClient())
@@ -190,15 +189,15 @@ def reproduce(run: Run, *, keep: bool = False) -> Verdict:
         write_atomic(params, record.code.get("params.yaml") or with_params(params.read_bytes(), record.params))
         if "dvc.lock" in record.code:  # it knows the original files' hash too
             write_atomic(project / "dvc.lock", record.code["dvc.lock"])
-        again = Again(project, root, record.tags.get("env.threads"))
-        again.bring_data(record.tags[DATA_TAG])
-        repeated = again.execute(evaluate=record.error is not None or EVALUATED_TAG in record.tags)
-        findings = [*compare_data(record, project / DATA), *compare(record, repeated, again.error)]
+        reproduction = Reproduction(project, root, commit, record.tags.get("env.threads"))
+        reproduction.bring_data(record.tags[DATA_TAG])
+        repeated = reproduction.execute(evaluate=record.error is not None or EVALUATED_TAG in record.tags)
+        findings = [*compare_data(record, project / DATA), *compare(record, repeated, reproduction.error)]
         return Verdict(record.id, commit, findings, record.warnings(), record.missing(), project if keep else None)
 
 
 def with_params(file: bytes, params: Mapping[str, str]) -> bytes:
-    """The contents of params.yaml with a run's params, as MLflow has them, in place of its own."""
+    """The contents of params.yaml with the values of a run's params, which MLflow stores as text."""
     tree = YAML(typ="safe", pure=True).load(file)
     for name, text in params.items():
         section, _, key = name.partition(".")
@@ -209,11 +208,11 @@ def with_params(file: bytes, params: Mapping[str, str]) -> bytes:
     return json.dumps(tree).encode()  # which is YAML
 
 
-class Again:
-    """The reproduction in its worktree."""
+class Reproduction:
+    """The stages' execution in the checkout."""
 
-    def __init__(self, project: Path, root: Path, threads: str | None) -> None:
-        self.project = project
+    def __init__(self, project: Path, root: Path, commit: str, threads: str | None) -> None:
+        self.project, self.commit = project, commit
         self.output: list[str] = []  # of the last DVC command, by lines
         self.error: str | None = None  # why training or evaluation failed
         own = ("MLFLOW_", "PIPELINE_")
@@ -230,18 +229,23 @@ class Again:
     def bring_data(self, wanted: str) -> None:
         """Bring `data/normalized` with this hash: from the cache, a remote, or the original files, downloaded again.
 
-        FileNotFoundError when none of them has it. What was downloaded may give other data, as `compare_data` tells.
+        Raises FileNotFoundError, which quotes DVC, when there are no data then. What was downloaded again may be other
+        data, as `compare_data` tells.
         """
-        if wanted.endswith(".dir") and self._bring_by_hash(wanted):
-            return
+        said = []
+        if wanted.endswith(".dir"):
+            if self._bring_by_hash(wanted):
+                return
+            said.append(f"dvc pull: {complaint(self.output)}")
         remake = ["repro", "--quiet", "--no-run-cache", "--no-commit"]
-        for way in (["--pull", "normalize"], ["--force", "normalize"]):  # the cache may hold damaged files
+        for way in (["--pull", "normalize"], ["--force", "normalize"]):  # the cache may hold corrupt files
             if not self._dvc(*remake, *way) and wanted in data_digests(self.project / DATA):
                 return
         if not (self.project / DATA).is_dir():
+            said.append(f"dvc repro normalize: {complaint(self.output)}")
             raise FileNotFoundError(
-                f"the data {wanted} are neither in DVC's cache nor in a remote, and cannot be downloaded again "
-                f"({self._complaint()}): dvc pull, after dvc remote add -d NAME ADDRESS where there is no remote"
+                f"the data {wanted} could not be brought back ({'; '.join(said)}); "
+                "if a remote has them: dvc remote add -d NAME ADDRESS, then dvc pull"
             )
 
     def _bring_by_hash(self, wanted: str) -> bool:
@@ -250,7 +254,7 @@ class Again:
         try:
             for way in ("checkout", "pull"):
                 self._dvc(way, "--quiet", pointer.name, shown=False)
-                if folder_hash(place) == wanted:
+                if hash_of(place) == wanted:
                     (self.project / DATA).parent.mkdir(parents=True, exist_ok=True)
                     place.rename(self.project / DATA)
                     return True
@@ -259,28 +263,29 @@ class Again:
             pointer.unlink()
 
     def execute(self, *, evaluate: bool) -> Record | None:
-        """Train, and evaluate, whatever the caches hold, and leave nothing in them; None when that left no run."""
+        """Train, and evaluate, without the caches; None when that left no run."""
         which = ["--downstream", "train"] if evaluate else ["--single-item", "train"]
         failed = self._dvc("repro", "--quiet", "--force", "--no-run-cache", "--no-commit", *which)
         record = self._record()
         if failed:
-            self.error = (record.error if record else None) or self._complaint()
+            self.error = (record.error if record else None) or complaint(self.output)
         elif record is None or record.status == "RUNNING":
-            raise OSError("the stages ran, but their own record did not arrive in time: try again on a quieter machine")
+            raise OSError("the stages ran, but MLflow did not record them in time: try again on a less busy machine")
         return record
 
     def _record(self) -> Record | None:
         if not (self.project / "mlflow.db").exists():
             return None
         client = mlflow.MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
-        runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-        return next((Record(run, client) for run in runs if SEED_TAG not in run.data.tags), None)
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        runs = client.search_runs(experiments, f"tags.`git.commit` = '{self.commit}'")  # the runs of seeds lack it
+        return Record(runs[0], client) if runs else None
 
     def _dvc(self, *arguments: str, shown: bool = True) -> int:
-        """Run DVC in the worktree and return its exit status; nothing that it started outlives this call."""
+        """Run DVC in the checkout and return its exit status; no process that it started outlives this call."""
         self.output = []
         with subprocess.Popen(  # noqa: S603, arguments of our own
-            [sys.executable, "-m", "dvc", *arguments],
+            dvc_command(*arguments),
             cwd=self.project,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -301,14 +306,9 @@ class Again:
                 raise
         return process.returncode
 
-    def _complaint(self) -> str:
-        """The last line of the stage that failed, which stands before DVC's own."""
-        failed = next((n for n, line in enumerate(self.output) if line.startswith("ERROR: ")), len(self.output))
-        return next((line for line in reversed(self.output[:failed] or self.output) if line.strip()), "no word")
-
 
 def _end(process: psutil.Process) -> None:
-    """End a process with all that it started: asked first, killed after a while."""
+    """Terminate a process and all that it started; kill what does not end."""
     family = [process, *process.children(recursive=True)]
     for each in family:
         with suppress(psutil.NoSuchProcess):
@@ -325,23 +325,23 @@ def compare_data(record: Record, folder: Path) -> Iterator[Finding]:
 
 
 def data_digests(folder: Path) -> list[str | None]:
-    """What the tag dvc.data may hold of this folder: DVC's hash, or where DVC knew none, that of the training split."""
+    """What the tag dvc.data may say of this folder: DVC's hash or, in old runs, the training split's."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
-        return [folder_hash(folder), meta["sha256"]["train"][:32]]
+        return [hash_of(folder), meta["sha256"]["train"][:32]]
     except (OSError, ValueError, KeyError):
-        return [folder_hash(folder)]
+        return [hash_of(folder)]
 
 
 def compare(record: Record, again: Record | None, error: str | None) -> Iterator[Finding]:
-    """Everything that the record holds, beside what the reproduction's own record does; `error` is why it failed."""
+    """Everything in the record beside what the reproduction recorded; `error`: why the reproduction failed."""
     if again:
         for name in sorted(record.environment.keys() | again.environment.keys() if record.environment else ()):
             yield Finding("environment", name, record.environment.get(name), again.environment.get(name))
     if record.error or error:
         yield Finding("error", "error", record.error, error)
     if not again or (error and not record.error):
-        return  # that nothing follows is no news
+        return
     params = upgraded(again.params)  # a run that was made from outputs has today's names, whatever code made those
     for name, text in upgraded(record.params).items():
         yield Finding("params", name, text, params.get(name))

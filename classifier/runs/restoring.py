@@ -7,9 +7,8 @@ environment they were made nobody knows, so nothing is said of it.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,13 @@ from classifier.data.dataset import read_meta
 from classifier.networks.model_dir import read_model_meta
 from classifier.params import STAGES, Params, parse_params, upgraded, upgraded_sections
 from classifier.project.files import json_bytes, sha256
-from classifier.project.lineage import GitState, git_state, project_root
+from classifier.project.lineage import project_root
 from classifier.project.ownership import owning
 from classifier.recording.journal import new_journal
 from classifier.recording.run import Recording, restore_training
-from classifier.repository.lockfile import LOCK, Lock, read_lock
+from classifier.repository.code import DECISIVE, GitState, git_state
+from classifier.repository.git import GitError, Repository, git_line
+from classifier.repository.lockfile import LOCK, Lock, hash_of, read_lock
 from classifier.runs.reading import DATA_TAG
 from classifier.tracking.delivery import EVALUATED_TAG, WEIGHTS_TAG, deliver, deliver_waiting, open_store
 
@@ -124,22 +125,23 @@ def _of_replicas(path: Path) -> dict[int, dict[str, float]]:
 
 
 def made_by(lock: Lock) -> GitState:
-    """The code that dvc.lock names: HEAD's, that of the commit that brought dvc.lock, or the working folder's.
+    """The code that dvc.lock names: HEAD's, that of the last commit of dvc.lock, or the working folder's.
 
     Where it is none of them the state has no commit, and says so.
     """
-    for revision in ("HEAD", _git("log", "-1", "--format=%H", "--", str(LOCK)).decode().strip()):
-        if revision and all(_md5(_git("show", f"{revision}:./{path}")) == md5 for path, md5 in lock.code.items()):
-            return GitState(_git("rev-parse", revision).decode().strip())
-    if all(Path(path).is_file() and _md5(Path(path).read_bytes()) == md5 for path, md5 in lock.code.items()):
+    try:
+        repository = Repository.of(Path())
+        last = git_line(Path(), "log", "-1", "--format=%H", "--", str(LOCK))
+        for commit in dict.fromkeys([repository.head(), last or repository.head()]):
+            with repository.scratch() as scratch, tempfile.TemporaryDirectory() as folder:
+                if _holds_code(scratch.extract(commit, Path(folder)), lock):
+                    return GitState(commit, code=scratch.digests([commit], DECISIVE).get(commit, ""))
+    except GitError as error:
+        return GitState(problem=str(error)[:500])
+    if _holds_code(Path(), lock):
         return git_state()
     return GitState(problem=f"the code that {LOCK} names is neither in HEAD, nor beside it, nor in the working folder")
 
 
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _git(*arguments: str) -> bytes:
-    """Git's output; empty when it fails."""
-    return subprocess.run(["git", *arguments], capture_output=True).stdout  # noqa: S603, S607
+def _holds_code(project: Path, lock: Lock) -> bool:
+    return all(hash_of(project / path) == recorded for path, recorded in lock.code.items())

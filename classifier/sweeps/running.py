@@ -7,7 +7,6 @@ killed resumes from its last checkpoint; one that is still running is stopped fi
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import TypeVar
 
 from classifier.params import Params
 from classifier.repository.clones import Baseline, Clone, applicable_experiments, experiment_arguments, stop_processes
+from classifier.repository.dvc import reached, was_signalled
 from classifier.repository.lockfile import read_lock
 from classifier.runs.registry import reported
 from classifier.sweeps.experiments import Experiment, Outcome, Plan
@@ -28,7 +28,6 @@ POLL_S = 0.05
 STORE_PATIENCE_S = 600  # how long to wait for a store that became unreachable during the sweep
 STORE_RETRY_S = 5
 RECORDER_PATIENCE_S = 30  # how long to wait for a recorder that outlives its stage; DVC does not if that was killed
-SIGNALLED = rb"exited with (-\d+|1(29|[3-5]\d))\b"  # DVC's words for a stage that a signal ended, or its shell's status
 Report = Callable[[Experiment, Outcome | None], None]  # called when an experiment starts (None), and when it ends
 T = TypeVar("T")
 
@@ -75,14 +74,15 @@ class Worker:
         self.deadline = self.deadline or time.monotonic() + RECORDER_PATIENCE_S
         return time.monotonic() < self.deadline
 
-    def printed(self, text: str) -> bool:
-        """Whether DVC or a stage printed `text`."""
-        return self.log.exists() and text.encode() in self.log.read_bytes()
+    @property
+    def output(self) -> bytes:
+        """What DVC and the stages printed."""
+        return self.log.read_bytes() if self.log.exists() else b""
 
     def was_killed(self) -> bool:
         """Whether a signal ended DVC or the stage that it ran: sent by a person, or when memory ran out."""
         assert self.process
-        return self.process.returncode < 0 or (self.log.exists() and bool(re.search(SIGNALLED, self.log.read_bytes())))
+        return self.process.returncode < 0 or was_signalled(self.output)
 
     def last_lines(self, count: int) -> list[str]:
         """The last lines that DVC and the stages printed."""
@@ -155,7 +155,7 @@ class Sweep:
     def _may_start(self) -> bool:
         busy = [worker for worker in self.workers if worker.process]
         self.data_in_cache = (
-            self.data_in_cache or bool(self.results) or any(worker.printed("stage 'train'") for worker in busy)
+            self.data_in_cache or bool(self.results) or any(reached("train", worker.output) for worker in busy)
         )
         return self.data_in_cache or not busy
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from classifier.recording.run import ROW_METRICS
-from classifier.repository.repair import is_whole
+from classifier.repository.dvc import reads
 from tests.faults.attack import PERCENT, limit
 from tests.project import OUTPUTS, Project
 
@@ -127,7 +127,7 @@ def lock_is_written(project: Path) -> bool:
 
 
 def lock_is_cut_off(project: Path) -> bool:
-    return (project / "dvc.lock").exists() and not is_whole(project / "dvc.lock")
+    return (project / "dvc.lock").exists() and not reads(project / "dvc.lock")
 
 
 MOMENTS = {  # what is seen while the write is going on, and of one that was broken off
@@ -310,9 +310,9 @@ def test_make_repro_mends_what_dvc_left_cut_off_and_says_so(victim):
     whole = lock.read_bytes()
     half = next(whole[:end] for end in range(len(whole) // 2, 0, -1) if not_whole(lock, whole[:end]))
     held = {str(victim.folder / "data/raw"): {"pid": os.getppid(), "cmd": "/bin/dvc repro"}}
-    anew = "dvc.lock was cut off when DVC was killed: removed, DVC writes it anew"
-    committed = "dvc.lock was cut off when DVC was killed: taken back from the last commit"
-    stale = f".dvc/tmp/rwlock named process {os.getppid()}, which is not there any more: removed"
+    anew = "dvc.lock was truncated when DVC was killed: removed, dvc repro writes it again"
+    committed = "dvc.lock was truncated when DVC was killed: restored from the last commit"
+    stale = f".dvc/tmp/rwlock was held by process {os.getppid()}, which is gone: removed"
     assert "dvc.lock" in victim.run("dvc", "repro", check=False)
     assert victim.returncode != 0, "dvc repro alone can go on"
     for content, line in ((half, anew), (b"", committed), (half, committed), (whole + b"stages: [\0", committed)):

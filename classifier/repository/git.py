@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from classifier.errors import UserError
+from classifier.project.files import sha256
 
 SETTINGS = (
     f"core.hooksPath={os.devnull}",  # DVC's hooks check out data
@@ -34,13 +35,13 @@ class GitError(UserError):
     """Git's complaint in one line."""
 
 
-def git(folder: Path, *arguments: str, stdin: bytes = b"", **variables: str) -> bytes:
+def git(folder: Path, *arguments: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> bytes:
     """Run git in `folder` and return its output. Raises GitError when git fails or is not installed."""
     environment = {name: value for name, value in os.environ.items() if name not in REDIRECTING}
     command = ["git", *(word for setting in SETTINGS for word in ("-c", setting)), *arguments]
     try:
         done = subprocess.run(  # noqa: S603
-            command, cwd=folder, input=stdin, capture_output=True, env=environment | variables
+            command, cwd=folder, input=stdin, capture_output=True, env=environment | dict(variables or {})
         )
     except FileNotFoundError as error:
         if error.filename == "git":
@@ -84,23 +85,26 @@ class Repository:
         """
         return f"{self.prefix.rstrip('/')}={name}" if self.prefix else name
 
-    def git(self, *arguments: str, stdin: bytes = b"", **variables: str) -> bytes:
+    def git(self, *arguments: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> bytes:
         """Run git in the top folder."""
-        return git(self.top, *arguments, stdin=stdin, **variables)
+        return git(self.top, *arguments, stdin=stdin, variables=variables)
 
     def head(self) -> str:
         """The current commit. Raises GitError in a repository without commits."""
         try:
-            return os.fsdecode(self.git("rev-parse", "--verify", "--quiet", "HEAD^{commit}")).strip()
+            return self._commit("HEAD")
         except GitError:
             raise GitError(f"{self.top} is a git repository without commits: git add ., then git commit") from None
 
-    def require(self, commit: str) -> None:
-        """Raises GitError when the repository lacks the commit."""
+    def require(self, revision: str) -> str:
+        """The commit of a revision. Raises GitError when the repository lacks it."""
         try:
-            self.git("cat-file", "-e", f"{commit}^{{commit}}")
+            return self._commit(revision)
         except GitError:
-            raise GitError(f"commit {commit} is not in this repository: git fetch origin {commit}") from None
+            raise GitError(f"commit {revision} is not in this repository: git fetch origin {revision}") from None
+
+    def _commit(self, revision: str) -> str:
+        return self.git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
 
     @contextmanager
     def scratch(self) -> Iterator[Scratch]:
@@ -120,11 +124,11 @@ class Scratch:
             # Quoted: git separates several by colons.
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": json.dumps(str(repository.objects), ensure_ascii=False),
         }
-        (folder / "objects").mkdir()
+        (folder / "objects").mkdir(exist_ok=True)
 
     def git(self, *arguments: str, stdin: bytes = b"") -> bytes:
         """Run git in the repository's top folder."""
-        return self.repository.git(*arguments, stdin=stdin, **self.variables)
+        return self.repository.git(*arguments, stdin=stdin, variables=self.variables)
 
     def tree(self, commit: str, patch: bytes = b"") -> str:
         """The tree of a commit with a patch on it. Raises GitError when either is missing or they do not fit."""
@@ -142,8 +146,28 @@ class Scratch:
         return self.git("write-tree", "--missing-ok").decode().strip()
 
     def patch(self, first: str, second: str, *more: str) -> bytes:
-        """What turns one tree or commit into another.
+        """What turns one tree or commit into another; `more`: options and pathspecs.
 
         `diff-tree`, unlike `diff`, heeds no settings of the user's such as diff.noprefix or diff.context.
         """
-        return self.git("diff-tree", "-r", "-p", *PATCH, *more, first, second)
+        return self.git("diff-tree", "-r", "-p", *PATCH, first, second, *more)
+
+    def extract(self, commit: str, folder: Path) -> Path:
+        """Write the project's files of a commit below `folder`, as a checkout does; returns its place there."""
+        project = self.repository.prefix
+        self.git("read-tree", commit)
+        names = self.git("ls-files", "-z", "--", f":(top,literal){project}")
+        self.git("checkout-index", "-z", "--stdin", f"--prefix={folder}/", stdin=names)
+        return folder / project
+
+    def digests(self, revisions: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+        """A digest of what these files and folders of the project hold, for each revision that has them all."""
+        revisions, path = list(revisions), self.repository.path
+        asked = "".join(f"{revision}:{path(name)}\n" for revision in revisions for name in names)
+        lines = self.git("cat-file", "--batch-check=%(objectname)", stdin=os.fsencode(asked)).decode().splitlines()
+        found = {}
+        for place, revision in enumerate(revisions):
+            ids = lines[place * len(names) : (place + 1) * len(names)]
+            if not any(line.endswith((" missing", " ambiguous")) for line in ids):
+                found[revision] = sha256(" ".join(ids).encode())
+        return found

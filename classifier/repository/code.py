@@ -1,0 +1,117 @@
+"""The code of a run: the commit, and what was changed since."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePath
+
+from classifier.repository.git import GitError, Repository, Scratch
+
+DECISIVE = ("stages", "classifier", "dvc.yaml")  # the code that makes a result
+LARGEST_NEW_FILE = 1 << 20  # bytes of a file that git does not track; a larger one is data rather than code
+LARGEST_NEW_FILES = 5 << 20  # bytes of all of them together
+SOURCES = {  # suffixes, and names without one, of files that git does not track and a run may need
+    *(".py", ".pyi", ".pyx", ".ipynb", ".yaml", ".yml", ".toml", ".json", ".cfg", ".ini", ".txt", ".md", ".rst"),
+    *(".sh", ".c", ".cc", ".cpp", ".h", ".hpp", ".cu", ".cuh", ".js", ".css", ".html", ".j2", ".sql", ".dvc", ".lock"),
+    *("Makefile", "Dockerfile", ".gitignore", ".gitattributes", ".dvcignore"),
+}
+SECRETS = (  # names of files and folders that are recorded under no circumstances
+    *(".env*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "id_rsa*", "id_dsa*"),
+    *("id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".htpasswd", ".git-credentials"),
+    *(".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", "*credential*", "*secret*", "*password*"),
+    *("token", "token.*", "*[-_]token", "*[-_]token.*", "service?account*.json", "config.local"),
+)
+SHOWN = 3  # names of each kind in a message
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The project's code: `diff`, git's binary patch with new files included, turns `commit` into what ran."""
+
+    commit: str | None = None  # None when it is not known
+    diff: bytes = b""  # empty when nothing was changed
+    problem: str = ""  # why the code is not known, or what of it was left out
+    code: str = ""  # digest of the code that makes results (`DECISIVE`); empty when it is not known
+
+    @property
+    def warning(self) -> str:
+        """What a person should know; empty when the code is recorded completely."""
+        if not self.problem:
+            return ""
+        return f"{'the code is not recorded completely' if self.commit else 'no commit is recorded'}: {self.problem}"
+
+
+def git_state() -> GitState:
+    """The state of the project in the current folder, without dvc.lock: runs write it and do not read it."""
+    try:
+        repository = Repository.of(Path())
+        commit = repository.head()
+    except GitError as error:
+        return GitState(problem=str(error)[:500])
+    try:
+        with repository.scratch() as scratch:
+            problem = _add_project(scratch, commit)
+            tree = scratch.write_tree()
+            code = scratch.digests([tree], DECISIVE).get(tree, "")
+            return GitState(commit, scratch.patch(commit, tree), problem[:500], code)
+    except (GitError, OSError) as error:  # OSError: a file was removed meanwhile
+        return GitState(commit, problem=str(error)[:500])
+
+
+def _add_project(scratch: Scratch, commit: str) -> str:
+    """Fill the index with the commit and what was changed since; returns what was left out and why."""
+    repository = scratch.repository
+    project, lock = f":(top,literal){repository.prefix}", repository.path("dvc.lock")
+    scratch.git("read-tree", commit)
+    if scratch.git("ls-files", "-z", "--", project):  # else `git add` finds nothing to update, which is an error
+        scratch.git("add", "--update", "--", project)
+    changed = _names(scratch.git("diff-index", "--cached", "--name-only", "-z", commit))
+    secret = [name for name in changed if _is_secret(name)]
+    back = "\0".join([*secret, *(name for name in changed if name == lock)])
+    if back:
+        options = ("--quiet", "--pathspec-from-file=-", "--pathspec-file-nul")
+        scratch.git("--literal-pathspecs", "reset", *options, commit, stdin=os.fsencode(back))
+
+    new = _names(scratch.git("ls-files", "--others", "--exclude-standard", "-z", "--", project))
+    new = [name for name in new if name != lock]
+    secret += [name for name in new if _is_secret(name)]
+    foreign = [name for name in new if name not in secret and not _is_source(name)]
+    size = {name: os.lstat(repository.top / name).st_size for name in new if name not in {*secret, *foreign}}
+    recorded, together = [], 0
+    for name in sorted(size, key=lambda name: (size[name], name)):
+        if size[name] <= LARGEST_NEW_FILE and together + size[name] <= LARGEST_NEW_FILES:
+            recorded.append(name)
+            together += size[name]
+    scratch.git("update-index", "--add", "--remove", "-z", "--stdin", stdin=os.fsencode("\0".join(recorded)))
+    large = [name for name in size if name not in recorded]
+    return "; ".join(
+        f"{_some(names)} ({why})"
+        for names, why in (
+            (secret, "may hold secrets"),
+            (large, f"new files of over {LARGEST_NEW_FILE >> 20} MiB, or {LARGEST_NEW_FILES >> 20} MiB together"),
+            (foreign, "not in git, and no source files"),
+        )
+        if names
+    )
+
+
+def _names(listing: bytes) -> list[str]:
+    return [name for name in os.fsdecode(listing).split("\0") if name]
+
+
+def _is_secret(name: str) -> bool:
+    return any(fnmatch(part.lower(), pattern) for part in PurePath(name).parts for pattern in SECRETS)
+
+
+def _is_source(name: str) -> bool:
+    path = PurePath(name)
+    return not name.endswith("/") and not SOURCES.isdisjoint((path.suffix.lower(), path.name))  # "/": a repository
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *more = sorted(names)
+    shown = [first, *more[: SHOWN - 1]]
+    return ", ".join(shown) + (f" and {len(more) + 1 - len(shown)} more" if len(more) >= len(shown) else "")

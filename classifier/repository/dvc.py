@@ -1,0 +1,108 @@
+"""DVC as this project starts it, and what we know of it beyond its public interface.
+
+Texts of its log, its configuration and its locks may change with any version: everything that depends on them is here,
+and `tests/test_dvc.py` tries each on the version that is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from classifier.project.lineage import user_name
+
+RWLOCK, REPOSITORY_LOCK = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
+SIGNALLED = rb"exited with (-\d+|1(29|[3-5]\d))\b"  # of a stage that a signal ended, or of its shell
+ERROR = "ERROR: "  # before DVC's own words, which may continue on more lines
+
+
+def dvc_command(*arguments: str) -> list[str]:
+    """The command that runs this environment's DVC."""
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def dvc_environment() -> dict[str, str]:
+    """The variables of a `dvc` command that we start: not those of the DVC or git command that we may run in.
+
+    DVC stops without a user's name, as in a container whose user is a number alone: it gets the number.
+    """
+    outer = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    variables["USER"] = variables.get("USER") or user_name()
+    return variables
+
+
+def reached(stage: str, output: bytes) -> bool:
+    """Whether a `dvc` command with this output came as far as the stage, executed or not."""
+    return f"stage '{stage}'".encode() in output.lower()
+
+
+def was_signalled(output: bytes) -> bool:
+    """Whether DVC says that a signal ended the stage."""
+    return re.search(SIGNALLED, output) is not None
+
+
+def complaint(output: Sequence[str]) -> str:
+    """Why a `dvc` command with these lines of output failed: the last line of its stage, else DVC's own words."""
+    lines = [line.strip() for line in output if line.strip()]
+    first = next((place for place, line in enumerate(lines) if line.startswith(ERROR)), len(lines))
+    own = " ".join(lines[first:]).removeprefix(ERROR)
+    if lines[:first] and (not own or ": failed to run: " in own):
+        return lines[first - 1]
+    return own[:500] or "DVC failed and said nothing"
+
+
+def share_cache(root: Path, project: Path) -> None:
+    """Give a checkout of the project its cache, and its remotes as they are now, with their credentials."""
+    from dvc.config import Config, merge  # here: it takes 0.3 s
+
+    ours, theirs = Config(str(root / ".dvc")), Config(str(project / ".dvc"))
+    with theirs.edit("local") as config:
+        for level in ("repo", "local"):
+            merge(config, ours.load_one(level))
+        config["cache"]["dir"] = str(cache(root))
+
+
+def cache(root: Path) -> Path:
+    """The folder of the project's cache."""
+    from dvc.config import Config
+
+    return root / str(Config(str(root / ".dvc"))["cache"].get("dir", ".dvc/cache"))
+
+
+def reads(lock: Path) -> bool:
+    """Whether DVC can read this dvc.lock."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(lock))
+    except (YAMLError, Invalid, UnicodeDecodeError):
+        return False
+    return True
+
+
+@contextmanager
+def locked() -> Iterator[bool]:
+    """Keep DVC out of the current folder's project; False when a DVC is at work in it, or none ever was."""
+    from zc.lockfile import LockError, LockFile  # DVC's own lock, which ends with its process
+
+    if not REPOSITORY_LOCK.parent.is_dir():
+        yield False
+        return
+    try:
+        lock = LockFile(str(REPOSITORY_LOCK))
+    except LockError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.close()

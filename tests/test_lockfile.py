@@ -1,0 +1,48 @@
+"""DVC's hashes of what is on disk, and of what a stage read."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from classifier.repository.lockfile import hash_of, read_lock
+from tests.recorded import Workspace, get_run
+
+
+@pytest.fixture
+def locked(workspace):
+    """A stage that depends on a file and a folder, as DVC has locked it."""
+    for name in ("code/b.py", "code/a b/ö.py", "code/a.py", "code/__pycache__/a.pyc", "one.py"):
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_text(name)
+    (workspace / "dvc.yaml").write_text("stages: {s: {cmd: mkdir out, deps: [code, one.py], outs: [out]}}")
+    (workspace / ".dvcignore").write_text("__pycache__/\n")
+    for command in (["init", "--quiet", "--no-scm"], ["repro", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
+    return read_lock()
+
+
+def test_hashes_of_files_and_folders_are_those_of_dvc(locked):
+    assert locked.code.keys() == {"code", "one.py"}
+    assert {path: hash_of(Path(path)) for path in locked.code} == locked.code
+    assert hash_of(Path("out")) == locked.outputs["out"]  # an empty folder
+    assert hash_of(Path("missing")) is None
+    (Path("code/a b") / "ö.py").write_text("changed")
+    assert hash_of(Path("code")) != locked.code["code"]
+
+
+def test_a_run_names_the_data_that_were_read_rather_than_those_of_dvc_lock(workspace):
+    """As when a person runs a stage by hand on changed data."""
+    outputs = Workspace()
+    other = f"{0:032}.dir"
+    Path("dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n  normalize:\n    cmd: x\n    outs:\n    - path: data/normalized\n"
+        f"      hash: md5\n      md5: {other}\n"
+    )
+    run_id = outputs.train()
+    assert outputs.evaluate() == run_id
+    run = get_run(run_id)
+    assert run.data.tags["dvc.data"] == hash_of(outputs.data) != other
+    assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["dvc.data"]
+    assert run.data.tags["dvc.model"] == hash_of(outputs.model)
