@@ -53,9 +53,25 @@ def test_the_best_is_the_configuration_with_the_best_mean_not_the_best_seed_nor_
     assert best([*lucky, *cut_short]).experiment == "sweep-1-0.1-2"  # of those that this command ran
 
 
+def test_an_experiment_of_several_seeds_is_a_configuration(workspace):
+    experiment = Experiment("sweep-1-1", {"train.seeds": 3})
+    tags = {"mlflow.parentRunId": SWEEP, "dvc.exp.name": experiment.name, "replicas.chosen_seed": "1"}
+    parent = record(1, tags=tags, metrics={"validation/accuracy": 0.8}, predictions=False)
+    for seed, accuracy in enumerate([0.7, 0.8, 0.9]):
+        tags = {"mlflow.parentRunId": parent, "replica.seed": str(seed)}
+        record(seed, tags=tags, metrics={"validation/accuracy": accuracy}, predictions=False)
+    found = best([experiment])
+    assert (round(found.mean, 6), found.seeds, found.experiment) == (0.8, 3, "sweep-1-1")
+    assert found.values == {"train.seeds": 3}
+    assert round(found.low, 6) == round(0.8 - 4.302653 * 0.1 / 3**0.5, 6)
+
+
 def test_a_single_seed_has_no_interval(workspace):
     assert best([finished(0.1, 7, 0.5, 0.25, 0.5)], "validation_loss") == Best(
         {"train.learning_rate": 0.1}, "validation_loss", 0.25, None, None, 1, "sweep-1-0.1-7"
+    )
+    assert str(Best({}, "validation_accuracy", 0.5, None, None, 1, "a")) == (
+        "best validation accuracy: 50.00% (one seed, no interval)"
     )
     assert str(best([finished(0.1, 7, 0.5, 0.25, 0.5)], "validation_loss")) == (
         "best validation loss: 0.25 (one seed, no interval), train.learning_rate=0.1"

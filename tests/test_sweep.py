@@ -295,6 +295,7 @@ def test_ctrl_c_stops_a_search_whose_trial_is_then_finished(lab):
     assert (stopped.returncode, answer) == (130, "")
     assert "Traceback" not in said
     name = said.partition(":")[0]
+    assert "stopping 1 running, which may take 20 s" in said.splitlines()
     assert f"{name}: stopped, 0 of 1 done; run the same command to continue" in said.splitlines()
     run_id, state = lab.parent(name)
     assert state == "KILLED"
@@ -366,10 +367,6 @@ def test_lines_say_how_long_it_may_take(monkeypatch, capsys):
 
 
 def test_an_error_is_shown_as_it_is(capsys):
-    """Whatever rich would make of it."""
-    failed = (
-        Experiment("a", {"download.mirror": "[/here]"}),
-        Outcome("failed", None, "OSError: [/tmp/x] is full :cold:"),
-    )
-    show_others([failed])
-    assert "download.mirror=[/here]  failed  [/tmp/x] is full :cold:" in capsys.readouterr().out
+    point, error = {"download.mirror": "[/here]"}, "OSError: [/tmp/x] is full :cold:"
+    show_others([(Experiment("a", point), Outcome("failed", "0123456789", error))])
+    assert capsys.readouterr().out == "a  download.mirror=[/here]  failed: [/tmp/x] is full :cold:; run 01234567\n"

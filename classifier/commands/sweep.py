@@ -238,8 +238,7 @@ def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
         print_json(sweep.record, sweep.results, board, best)
         return
     others = [(experiment, outcome) for experiment, outcome in sweep.results if outcome.status != "finished"]
-    if others:
-        show_others(others)
+    show_others(others)
     if board:
         show(board, SHOWN)
     killed = sum(outcome.status == "killed" for _, outcome in others)
@@ -272,11 +271,7 @@ def print_json(
 
 
 def show_others(others: Sequence[tuple[Experiment, Outcome]]) -> None:
-    """Experiments that failed or were killed, with their error."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("experiment", "values", "", "error", "run", box=None, header_style="bold")
+    """Experiments that failed or were killed, a line each, with their error."""
     for experiment, outcome in others:
-        table.add_row(experiment.name, str(experiment), outcome.status, reason(outcome), (outcome.run_id or "-")[:8])
-    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
+        run = f"; run {outcome.run_id[:8]}" if outcome.run_id else ""
+        print(f"{experiment.name}  {experiment}  {described(outcome)}{run}")

@@ -88,7 +88,8 @@ class Best:
             interval = "one seed, no interval"
         else:
             interval = f"95% interval {self._shown(self.low)} to {self._shown(self.high)}, {self.seeds} seeds"
-        return f"best {self.metric.replace('_', ' ')}: {self._shown(self.mean)} ({interval}), {written(self.values)}"
+        values = f", {written(self.values)}" if self.values else ""
+        return f"best {self.metric.replace('_', ' ')}: {self._shown(self.mean)} ({interval}){values}"
 
     def _shown(self, value: float) -> str:
         return f"{value:.2%}" if self.metric.endswith("accuracy") else shown(value)

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from classifier.params import Params
-from classifier.repository.clones import Baseline, Clone, applicable_experiments, experiment_arguments, stop_processes
+from classifier.repository.clones import (
+    ENDING_S,
+    Baseline,
+    Clone,
+    applicable_experiments,
+    experiment_arguments,
+    stop_processes,
+)
 from classifier.repository.dvc import reached, was_signalled
 from classifier.repository.lockfile import read_lock
 from classifier.runs.registry import reported
@@ -142,6 +149,8 @@ class Sweep:
                         self._end(worker.experiment, outcome)
                         report(worker.experiment, outcome)
         finally:
+            if left := sum(worker.process is not None and not worker.has_ended() for worker in self.workers):
+                print(f"stopping {left} running, which may take {ENDING_S} s", file=sys.stderr, flush=True)
             stop_processes(clones_of(self.folder))
             shutil.rmtree(clones_of(self.folder), ignore_errors=True)
 
