@@ -82,7 +82,18 @@ def test_reset_undoes_what_an_experiment_changed_and_keeps_its_data(project):
     assert (clone.project / "data/image").read_text() == "kept"
 
 
-def test_untracked_files_that_the_diff_leaves_out_are_in_the_clone_but_not_in_its_index(project):
+def test_what_the_diff_leaves_out_is_in_the_clone_but_not_in_its_index(project):
+    """Large files, secrets, links, a repository within this one."""
+    for name, content in {".env": "TOKEN=old", "gone.py": "old", "sub/token.txt": "old", "dvc.lock": "old"}.items():
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(content)
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "second")
+    (project / "gone.py").unlink()
+    (project / ".env").write_text("TOKEN=new")
+    (project / "sub/token.txt").unlink()
+    (project / "sub/token.txt").symlink_to("../.env")
+    (project / "dvc.lock").write_text("new")
     large = bytes(LARGEST_NEW_FILE + 1)
     (project / "own images").mkdir()
     (project / "own images/größe.bin").write_bytes(large)
@@ -93,11 +104,18 @@ def test_untracked_files_that_the_diff_leaves_out_are_in_the_clone_but_not_in_it
     clone.make()
     copy = clone.project / "own images/größe.bin"
     assert copy.read_bytes() == large
+    assert (clone.project / ".env").read_text() == "TOKEN=new"
+    assert (clone.project / "sub/token.txt").readlink() == Path("../.env")
+    assert (clone.project / "dvc.lock").read_text() == "new"
+    assert not (clone.project / "gone.py").exists()
+    assert "TOKEN=new" not in git(clone.folder, "diff", "--cached", "HEAD")
     assert "größe" not in git(clone.folder, "-c", "core.quotePath=false", "ls-files")
     assert (clone.project / "link").readlink() == Path("nowhere")
     assert (clone.project / "own images/library/code.py").read_text() == "used"
     copy.write_bytes(b"changed by an experiment")
+    (clone.project / "gone.py").write_text("by an experiment")
     clone.reset()
+    assert not (clone.project / "gone.py").exists()
     assert copy.read_bytes() == large == (project / "own images/größe.bin").read_bytes()
 
 

@@ -10,6 +10,7 @@ from mlflow.entities import Metric, Param
 
 from classifier.recording.journal import Journal
 from classifier.repository.clones import Baseline
+from classifier.repository.git import Repository
 from classifier.sweeps.experiments import Experiment, Outcome
 from classifier.sweeps.record import Record, is_done, outcome_of, sweep_key
 from classifier.sweeps.running import Sweep
@@ -80,6 +81,7 @@ def test_the_key_changes_with_the_code_that_a_stage_uses_and_with_nothing_else(t
         (tmp_path / name).write_text(uuid4().hex)
         return sweep_key([POINT], file_params())
 
+    key_after("library/first.py")
     key = key_after("used.py")
     for name in ("other.py", "data/train", "model/weights", "library/__pycache__/deep.pyc"):
         assert key_after(name) == key, name
@@ -202,7 +204,7 @@ def test_a_search_for_fewer_trials_counts_those_alone(record, tmp_path, monkeypa
         child(record, "FAILED", name=f"sweep-1-{number}")
     plan = Search(file_params(), {}, 3, "sweep-1", tmp_path / "study.db")
     monkeypatch.chdir(ROOT)
-    baseline = Baseline(ROOT, ROOT, "", b"", None)
+    baseline = Baseline(ROOT, Repository.of(ROOT), "", b"", [])
     assert Sweep(plan, record, baseline, file_params(), tmp_path, 1).already == 3
     assert Sweep(plan, record, baseline, file_params(), tmp_path, 1, retry_failed=True).already == 0
 

@@ -40,8 +40,7 @@ class Baseline:
     repository: Repository
     commit: str
     diff: bytes
-    lock: bytes | None  # dvc.lock, which is not part of the diff
-    untracked: Sequence[str] = ()  # paths below the root, whether the diff has them or not
+    changed: Sequence[str]  # paths below the root of what is not as in the commit, whether the diff has it or not
 
     @classmethod
     def of(cls, root: Path) -> Baseline:
@@ -49,11 +48,11 @@ class Baseline:
         state = git_state()
         if state.commit is None:
             raise UserError(f"DVC's experiments start from a commit: {state.problem}")
-        lock = root / "dvc.lock"
-        others = os.fsdecode(git(root, "ls-files", "--others", "--exclude-standard", "-z")).split("\0")
-        content = lock.read_bytes() if lock.exists() else None
-        untracked = [name for name in others if name]
-        return cls(root, Repository.of(root), state.commit, state.diff, content, untracked)
+        plain = ("--name-only", "--no-renames", "--ignore-submodules", "--relative", "-z")
+        tracked = git(root, "diff", *plain, "HEAD", "--", ".")
+        others = git(root, "ls-files", "--others", "--exclude-standard", "-z")
+        changed = [name for name in os.fsdecode(tracked + others).split("\0") if name]
+        return cls(root, Repository.of(root), state.commit, state.diff, changed)
 
 
 class Clone:
@@ -73,17 +72,17 @@ class Clone:
     def reset(self) -> None:
         """Restore the baseline; what git ignores, the data above all, stays.
 
-        Untracked files that are not part of the diff (large ones, for instance) are copied: an experiment needs them,
-        but they do not belong in its commit.
+        The diff is what runs record, without data, secrets and dvc.lock. Experiments may need them: what was changed
+        is copied too.
         """
         check_out(self.baseline.repository, self.folder, self.baseline.commit, self.baseline.diff)
-        if self.baseline.lock:
-            (self.project / "dvc.lock").write_bytes(self.baseline.lock)
-        for name in self.baseline.untracked:
+        for name in self.baseline.changed:
             source, target = self.baseline.root / name, self.project / name
-            if name.endswith("/"):  # a repository within this one
+            if source.is_dir() and not source.is_symlink():  # a repository within this one
                 shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-            elif not (target.exists() or target.is_symlink()):
+                continue
+            target.unlink(missing_ok=True)
+            if source.is_symlink() or source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
 

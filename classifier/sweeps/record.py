@@ -19,10 +19,11 @@ from mlflow.entities import Param, Run
 from ruamel.yaml import YAML
 
 from classifier.params import Params
-from classifier.project.files import sha256, sha256_of, write_atomic
+from classifier.project.files import sha256, write_atomic
 from classifier.project.lineage import user_name
 from classifier.project.ownership import claim, release
 from classifier.recording.journal import Journal, waiting_journals
+from classifier.repository.lockfile import hash_of
 from classifier.runs.reading import PARENT_TAG
 from classifier.runs.registry import reported
 from classifier.sweeps.experiments import Experiment, Outcome
@@ -39,21 +40,13 @@ def sweep_key(what: Any, params: Params) -> str:
     stages = YAML(typ="safe", pure=True).load(pipeline)["stages"].values()
     outputs = {Path(_path(out)) for stage in stages for out in stage.get("outs", [])}
     named = {Path(_path(dependency)) for stage in stages for dependency in stage.get("deps", [])} - outputs
-    files = sorted({file for path in [pipeline, *named] for file in _files(path)})
-    code = {file.as_posix(): sha256_of(file) for file in files}
+    code = {path.as_posix(): hash_of(path) for path in sorted([pipeline, *named])}
     return sha256(json.dumps([what, params.flat(), code]).encode())
 
 
 def _path(entry: str | dict[str, Any]) -> str:
     """The path of a dependency or an output, which dvc.yaml may give as `PATH: {options}`."""
     return entry if isinstance(entry, str) else next(iter(entry))
-
-
-def _files(path: Path) -> list[Path]:
-    """The file at `path`, or those in the folder there, without Python's caches."""
-    if path.is_dir():
-        return [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    return [path] if path.is_file() else []
 
 
 class Record:
