@@ -86,20 +86,25 @@ def test_opening_the_store_turns_off_mlflows_unpickling(workspace, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "module", ["classifier.tracking.recorder", "commands.leaderboard", "commands.promote", "commands.compare"]
+    "command",
+    [
+        ["classifier.tracking.recorder"],
+        ["classifier", "leaderboard"],
+        ["classifier", "promote", "0" * 8],
+        ["classifier", "compare", "0" * 8, "1" * 8],
+    ],
 )
-def test_it_is_off_in_each_process_that_talks_to_mlflow(workspace, module):
+def test_it_is_off_in_each_process_that_talks_to_mlflow(workspace, command):
     """A process started with the variable set to true prints its value at its end."""
     shutil.copy(ROOT / "params.yaml", "params.yaml")
-    arguments = {"commands.promote": ["0" * 8], "commands.compare": ["0" * 8, "1" * 8]}.get(module, [])
-    if module == "classifier.tracking.recorder":
+    if command == ["classifier.tracking.recorder"]:
         journal = new_journal("train")
         values = {"store": known_store(), "experiment": "classifier", "params": {}, "tags": {}}
         journal.append("begin", stage="train", key="1", weights=None, name=None, user="a", **values)
         journal.release()
-        arguments = [str(journal.folder)]
+        command = [*command, str(journal.folder)]
     ended = subprocess.run(
-        [sys.executable, "-c", LAST_WORD, module, *arguments],
+        [sys.executable, "-c", LAST_WORD, *command],
         env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -60,7 +60,7 @@ def places(tree: ast.AST, names: tuple[str, ...] = ()) -> Iterator[str]:
 def test_every_function_that_writes_is_met_by_a_site_or_says_why_not():
     found = set()
     for path in (path for package in ("classifier", "stages") for path in (ROOT / package).rglob("*.py")):
-        module = f"{path.parent.name}.{path.stem}"
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         found |= {f"{module}:{name}" for name in places(ast.parse(path.read_text(encoding="utf-8")))}
     assert found == MET.keys() | NOT_MET.keys()
     assert not MET.keys() & NOT_MET.keys()
