@@ -1,4 +1,4 @@
-"""Errors that a person can mend are one line; signals unwind; our own mistakes keep their traceback."""
+"""Errors that a person can cure are one line, signals unwind, faults of the program keep their traceback."""
 
 import os
 import signal
@@ -27,11 +27,50 @@ def test_one_clear_line(error):
     assert (process.returncode, out, err) == (1, "", "train: x: 3, allowed is 1\n")
 
 
-@pytest.mark.parametrize("fault", ["assert False, 'broken'", "raise ValueError('of numpy')", "int('x')"])
+@pytest.mark.parametrize(
+    "fault", ["assert False, 'broken'", "raise ValueError('of numpy')", "raise RuntimeError('shape')"]
+)
 def test_a_fault_of_the_program_keeps_its_traceback(fault):
     process = run(fault)
     assert "Traceback" in process.communicate()[1]
     assert process.returncode == 1
+
+
+CUDA = (  # PyTorch 2.14's words
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which 5.25 GiB is "
+    "free. Including non-PyTorch memory, this process has 73.92 GiB memory in use. Of the allocated memory 70.00 GiB "
+    "is allocated by PyTorch, and 2.00 GiB is reserved by PyTorch but unallocated. If reserved but unallocated memory "
+    "is large try setting PYTORCH_ALLOC_CONF=expandable_segments:True to avoid fragmentation."
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import torch; torch.empty(2**50)", "you tried to allocate 4503599627370496 bytes; "),
+        ("import numpy; numpy.empty((2**50, 3))", "Unable to allocate 24.0 PiB for an array with shape "),
+        ("raise MemoryError", "no memory is left; "),
+        (
+            f"import torch; raise torch.OutOfMemoryError({CUDA!r})",
+            "Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which 5.25 GiB is free: ",
+        ),
+        pytest.param(
+            "import torch; torch.empty(2**50, dtype=torch.uint8, device='cuda')",
+            "Tried to allocate 1048576.00 GiB. GPU 0 has a total capacity of ",
+            marks=pytest.mark.gpu,
+        ),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_with_the_sizes_and_the_key_to_lower(body, said, request):
+    if "device='cuda'" in body:
+        request.getfixturevalue("cuda")
+    process = run(body)
+    out, err = process.communicate()
+    assert (process.returncode, out, err.count("\n")) == (1, "", 1), err
+    assert err.startswith("train: out of memory: ")
+    assert said in err
+    assert ("GiB are free on this machine" in err) != ("GPU" in err)
+    assert err.endswith(": lower train.batch_size, or close other programs\n")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
