@@ -179,6 +179,7 @@ def test_a_delivery_that_fails_is_tried_once(record, monkeypatch, capsys):
     monkeypatch.setenv("DVC_EXP_NAME", FAST.name)
     with written("train", file_params()) as stage:
         stage.begin(uuid4().hex, {})
+    capsys.readouterr()  # that this is no repository of git
 
     def refuse():
         raise OSError("refused")
