@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from classifier.project.checksummed import write_checksummed
 from classifier.project.files import sha256
-from classifier.project.sealed import write_sealed
 from classifier.sources.catalog import SOURCES, Origin, SourceFile
 from classifier.sources.raw import Manifest, read_raw, write_manifest
 from tests.forgery import edit_forged
@@ -79,6 +79,6 @@ def test_an_unknown_dataset_is_named_in_a_line_of_a_readable_length(folder, name
     path = folder / "manifest.json"
     values = json.loads(path.read_text()) | {"dataset": name}
     values.pop("seal")
-    write_sealed(path, Manifest.model_validate(values))
+    write_checksummed(path, Manifest.model_validate(values))
     with pytest.raises(ValueError, match=rf"manifest\.json: dataset {shown}: allowed are digits, mnist"):
         read_raw(folder)

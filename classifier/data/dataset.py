@@ -2,7 +2,7 @@
 
 - `train.safetensors`, `validation.safetensors`, `test.safetensors`:
   images `(N, C, 32, 32) uint8` in 0..255, labels `(N,) int64` in 0..classes-1. A split may be empty.
-- `meta.json`: `DatasetMeta`, with a checksum (`classifier.project.sealed`).
+- `meta.json`: `DatasetMeta`, with a checksum (`classifier.project.checksummed`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from classifier.errors import UserError
+from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import sha256, sha256_of, write_atomic
-from classifier.project.sealed import Checksummed, read_sealed, write_sealed
 
 SIZE = 32  # pixels, height and width
 SPLITS = ("train", "validation", "test")
@@ -79,12 +79,12 @@ def write_split(folder: Path, name: str, split: Split) -> str:
 
 
 def write_meta(folder: Path, meta: DatasetMeta) -> None:
-    write_sealed(folder / "meta.json", meta)
+    write_checksummed(folder / "meta.json", meta)
 
 
 def read_meta(folder: Path) -> DatasetMeta:
     """Raises FileNotFoundError when it is missing, UserError unless `write_meta` wrote it."""
-    return read_sealed(folder / "meta.json", DatasetMeta, "normalize")
+    return read_checksummed(folder / "meta.json", DatasetMeta, "normalize")
 
 
 def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:

@@ -1,7 +1,7 @@
 """The model directory, `models/classifier/`: everything that evaluation and serving need, without pickle.
 
 - `weights.safetensors`: the network's parameters, float32.
-- `meta.json`: `ModelMeta`, with a checksum (`classifier.project.sealed`).
+- `meta.json`: `ModelMeta`, with a checksum (`classifier.project.checksummed`).
 - `replicas/seed-<seed>.safetensors`: the weights of every seed, where several were trained.
 """
 
@@ -19,8 +19,8 @@ from safetensors.torch import load, save
 from classifier.data.dataset import DatasetMeta, PixelStatistics, Sha256
 from classifier.errors import UserError
 from classifier.networks.model import Classifier, LeNet5
+from classifier.project.checksummed import read_checksummed, write_checksummed
 from classifier.project.files import read_file, replacing, sha256, write_atomic
-from classifier.project.sealed import read_sealed, write_sealed
 
 LARGEST = 1 << 28  # bytes of weights
 NETWORK = "lenet5"  # the only one so far
@@ -67,7 +67,7 @@ def write_model(folder: Path, replicas: Mapping[int, Classifier], chosen: int, d
         write_atomic(new / "weights.safetensors", weights[chosen])
         for seed, content in several.items():
             write_atomic(_replica(new, seed), content)
-        write_sealed(new / "meta.json", meta)
+        write_checksummed(new / "meta.json", meta)
     return meta
 
 
@@ -82,7 +82,7 @@ def _bytes_of(classifier: Classifier) -> bytes:
 def read_model_meta(folder: Path) -> ModelMeta:
     """Raises FileNotFoundError when meta.json is missing, UserError unless `write_model` wrote it."""
     path = folder / "meta.json"
-    meta = read_sealed(path, ModelMeta, "train")
+    meta = read_checksummed(path, ModelMeta, "train")
     if meta.architecture != NETWORK:
         raise UserError(
             f"{path} describes a {meta.architecture!r:.80} network, which this version of the project does not have "

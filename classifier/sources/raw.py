@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from classifier.errors import UserError
+from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import read_file, sha256, sha256_of
-from classifier.project.sealed import Checksummed, read_sealed, write_sealed
 from classifier.sources.catalog import SOURCES, Origin
 
 MANIFEST = "manifest.json"
@@ -59,7 +59,7 @@ def write_manifest(folder: Path, dataset: str, origin: Origin) -> Manifest:
             for file in origin.files
         ],
     )
-    write_sealed(folder / MANIFEST, manifest)
+    write_checksummed(folder / MANIFEST, manifest)
     return manifest
 
 
@@ -70,7 +70,7 @@ def read_raw(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     repairs it.
     """
     path = folder / MANIFEST
-    manifest = read_sealed(path, Manifest, "download")
+    manifest = read_checksummed(path, Manifest, "download")
     if manifest.dataset not in SOURCES:
         raise UserError(f"{path}: dataset {manifest.dataset!r:.80}: allowed are {', '.join(SOURCES)}: {AGAIN}")
     return manifest, {file.name: _read(folder / file.name, file) for file in manifest.files}

@@ -29,9 +29,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from classifier.data.dataset import SIZE
 from classifier.errors import UserError
 from classifier.params import upgraded
+from classifier.project.checksummed import newer_format
 from classifier.project.lineage import project_root
 from classifier.project.ownership import claim
-from classifier.project.sealed import newer_format
 from classifier.recording.journal import FORMAT, Event, Journal, waiting_journals
 from classifier.recording.store import (
     ARTIFACTS,

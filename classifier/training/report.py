@@ -5,7 +5,7 @@
   differ from run to run
 - where several seeds were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
   `replicas/seed-<seed>.csv`: the history of each seed
-- `manifest.json`: the SHA-256 of every other file, with a checksum (`classifier.project.sealed`)
+- `manifest.json`: the SHA-256 of every other file, with a checksum (`classifier.project.checksummed`)
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Annotated
 from pydantic import Field
 
 from classifier.errors import UserError
+from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import replacing, sha256_of, write_atomic, write_json
-from classifier.project.sealed import Checksummed, read_sealed, write_sealed
 from classifier.training.history import BEST, Row, best_rows, read_history, write_history
 from classifier.training.summary import spread
 
@@ -54,12 +54,12 @@ def write_training(folder: Path, histories: Mapping[int, list[Row]], chosen: int
                 write_history(_replica(new, seed), history)
             write_atomic(new / "replicas.csv", text.getvalue().encode())
         files = {path.relative_to(new).as_posix(): sha256_of(path) for path in new.rglob("*") if path.is_file()}
-        write_sealed(new / MANIFEST, ReportManifest(files=files))
+        write_checksummed(new / MANIFEST, ReportManifest(files=files))
 
 
 def verify_training(folder: Path) -> None:
     """Raises FileNotFoundError for a missing file, UserError for one that `write_training` did not write."""
-    for name, known in read_sealed(folder / MANIFEST, ReportManifest, "train").files.items():
+    for name, known in read_checksummed(folder / MANIFEST, ReportManifest, "train").files.items():
         path = folder / name
         try:
             found = sha256_of(path)

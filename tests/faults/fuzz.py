@@ -30,8 +30,8 @@ from classifier.data.dataset import read_meta, read_split
 from classifier.data.formats import digits_csv, idx
 from classifier.networks.model_dir import build, read_model, write_model
 from classifier.params import parse_params
+from classifier.project.checksummed import CHECKSUM
 from classifier.project.files import json_bytes, sha256
-from classifier.project.sealed import CHECKSUM
 from classifier.sources.catalog import origin
 from classifier.sources.raw import read_raw, write_manifest
 from classifier.training.checkpoint import Checkpoints
@@ -91,8 +91,8 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
     return bytes(edited)
 
 
-def resealed(content: bytes, **values: Any) -> bytes:
-    """A JSON file with the seal it should have; what is no JSON object stays as it is."""
+def with_checksum(content: bytes, **values: Any) -> bytes:
+    """A JSON file with its right checksum; content that is not a JSON object stays as it is."""
     try:
         changed = json.loads(content)
         changed.pop(CHECKSUM, None)
@@ -118,12 +118,12 @@ def readers(folder: Path) -> list[Reader]:
 
     def forged_weights(content: bytes) -> None:
         (model / "weights.safetensors").write_bytes(content)
-        (model / "meta.json").write_bytes(resealed(known, weights_sha256=sha256(content)))
+        (model / "meta.json").write_bytes(with_checksum(known, weights_sha256=sha256(content)))
         read_model(model)
 
     def forged_model_meta(content: bytes) -> None:
         (model / "weights.safetensors").write_bytes(weights)
-        (model / "meta.json").write_bytes(resealed(content))
+        (model / "meta.json").write_bytes(with_checksum(content))
         read_model(model)
 
     def forged_split(content: bytes) -> None:
@@ -131,9 +131,9 @@ def readers(folder: Path) -> list[Reader]:
         forged = meta.model_copy(update={"sha256": meta.sha256 | {"test": sha256(content)}})
         read_split(data, "test", forged)
 
-    def sealed(path: Path, read: Callable[[], Any]) -> Reader:
+    def checksummed(path: Path, read: Callable[[], Any]) -> Reader:
         def feed(content: bytes) -> None:
-            path.write_bytes(resealed(content))
+            path.write_bytes(with_checksum(content))
             read()
 
         return Reader(f"{path.parent.name}/{path.name}", path.read_bytes(), feed)
@@ -158,9 +158,9 @@ def readers(folder: Path) -> list[Reader]:
         Reader("weights.safetensors", weights, forged_weights),
         Reader("model/meta.json", known, forged_model_meta),
         Reader("split.safetensors", (data / "test.safetensors").read_bytes(), forged_split),
-        sealed(data / "meta.json", lambda: read_meta(data)),
-        sealed(raw / "manifest.json", lambda: read_raw(raw)),
-        sealed(training / "manifest.json", lambda: verify_training(training)),
+        checksummed(data / "meta.json", lambda: read_meta(data)),
+        checksummed(raw / "manifest.json", lambda: read_raw(raw)),
+        checksummed(training / "manifest.json", lambda: verify_training(training)),
         *checkpoint_readers(folder / "seed-0"),
         Reader("history.csv", (folder / "history.csv").read_bytes(), history),
         Reader("params.yaml", (ROOT / "params.yaml").read_bytes(), text),

@@ -342,7 +342,7 @@ MET = {
     "classifier.training.seeds:_work": "replica's weights",
     "classifier.evaluation.report:_write_csv": "evaluate's report",
     "classifier.evaluation.report:write_evaluation": "evaluate's report",
-    "classifier.project.sealed:write_sealed": "train's model",
+    "classifier.project.checksummed:write_checksummed": "train's model",
     "classifier.recording.store:relocate": "store's address",
     "classifier.training.report:write_training": "train's report",
     "classifier.sources.transfer:fetch": "download's file",

@@ -21,7 +21,7 @@ from classifier.project.files import sha256
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import Engine
 from tests.faults import fuzz
-from tests.faults.fuzz import resealed
+from tests.faults.fuzz import with_checksum
 from tests.faults.watch import nothing_happens
 from tests.samples import train_params, write_digits
 
@@ -150,11 +150,13 @@ def test_a_forged_model_directory(attack, tmp_path: Path, monkeypatch):
     write_model(folder, {0: build(meta)}, 0, meta)
     weights, known = ((folder / name).read_bytes() for name in ("weights.safetensors", "meta.json"))
     forged = {f"weights: {name}": (content, known) for name, content in (containers() | tensors(weights)).items()}
-    forged |= {f"meta.json: {name}": (weights, resealed(known, **values)) for name, values in METAS.items()}
+    forged |= {f"meta.json: {name}": (weights, with_checksum(known, **values)) for name, values in METAS.items()}
     forged |= {f"meta.json: {name}": (weights, content) for name, content in TEXTS.items()}
     for name, (content, text) in row.some(list(forged.items())):
         (folder / "weights.safetensors").write_bytes(content)
-        (folder / "meta.json").write_bytes(resealed(text, weights_sha256=sha256(content)) if text == known else text)
+        (folder / "meta.json").write_bytes(
+            with_checksum(text, weights_sha256=sha256(content)) if text == known else text
+        )
         with row.case(name), nothing_happens(), pytest.raises(ValueError, match=r"weights\.safe|meta\.json") as caught:
             read_model(folder)
         check(row, name, caught)

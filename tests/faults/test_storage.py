@@ -26,7 +26,7 @@ def test_every_write_fails_in_one_line_and_leaves_what_was_there(attack):
     row.verdict()
 
 
-WRITERS = {"write_atomic", "write_json", "write_sealed", "write_text", "write_bytes", "mkstemp", "touch"}
+WRITERS = {"write_atomic", "write_json", "write_checksummed", "write_text", "write_bytes", "mkstemp", "touch"}
 WRITERS |= {"copytree", "copyfile", "copy", "copy2", "to_csv", "to_parquet", "to_pickle", "save_file"}
 
 

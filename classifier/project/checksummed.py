@@ -47,15 +47,15 @@ class Checksummed(BaseModel):
 Form = TypeVar("Form", bound=Checksummed)
 
 
-def write_sealed(path: Path, content: Checksummed) -> None:
+def write_checksummed(path: Path, content: Checksummed) -> None:
     """Equal values are equal bytes. Raises UserError for NaN and Inf."""
     number = content.newest_format()
     values = content.model_dump() | ({FORMAT: number} if number > 1 else {})
     write_atomic(path, json_bytes({**values, CHECKSUM: _checksum(values)}))
 
 
-def read_sealed(path: Path, form: type[Form], stage: str) -> Form:
-    """What `write_sealed` wrote, by this version of the project or an earlier one.
+def read_checksummed(path: Path, form: type[Form], stage: str) -> Form:
+    """What `write_checksummed` wrote, by this version of the project or an earlier one.
 
     Raises FileNotFoundError and UserError that name the file and `stage`, which writes it again.
     """

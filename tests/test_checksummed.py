@@ -7,7 +7,7 @@ import pytest
 
 from classifier.data.dataset import DatasetMeta
 from classifier.networks.model_dir import ModelMeta
-from classifier.project.sealed import Checksummed, read_sealed, write_sealed
+from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.sources.raw import Manifest, RawFile
 from classifier.training.report import ReportManifest
 from tests.forgery import write_forged
@@ -23,19 +23,19 @@ CONTENT = Form(name="é", values=[0.1, 1e-9, 3.0])
 
 @pytest.fixture
 def path(tmp_path):
-    write_sealed(tmp_path / "file.json", CONTENT)
+    write_checksummed(tmp_path / "file.json", CONTENT)
     return tmp_path / "file.json"
 
 
 def test_what_was_written_is_read_and_equal_values_are_equal_bytes(path, tmp_path):
-    assert read_sealed(path, Form, "train") == CONTENT
-    write_sealed(tmp_path / "second.json", Form.model_validate(CONTENT.model_dump()))
+    assert read_checksummed(path, Form, "train") == CONTENT
+    write_checksummed(tmp_path / "second.json", Form.model_validate(CONTENT.model_dump()))
     assert (tmp_path / "second.json").read_bytes() == path.read_bytes()
 
 
 def test_another_layout_of_the_same_values_is_the_same(path):
     path.write_text(json.dumps(json.loads(path.read_text())))
-    assert read_sealed(path, Form, "train") == CONTENT
+    assert read_checksummed(path, Form, "train") == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_another_layout_of_the_same_values_is_the_same(path):
 def test_a_changed_value_is_named_with_the_next_command(path, before, after):
     path.write_text(path.read_text().replace(before, after))
     with pytest.raises(ValueError, match=r"file\.json was changed: its contents have SHA-256 .*: run dvc repro -f"):
-        read_sealed(path, Form, "train")
+        read_checksummed(path, Form, "train")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_changed_value_is_named_with_the_next_command(path, before, after):
 def test_what_is_no_such_file_is_named_in_one_line(path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"file\.json is corrupt.*: run dvc repro -f train") as caught:
-        read_sealed(path, Form, "train")
+        read_checksummed(path, Form, "train")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
 
@@ -69,19 +69,19 @@ def test_values_of_another_form_are_named_although_the_checksum_is_right(path):
     with pytest.raises(
         ValueError, match=re.escape("was not written by this pipeline (2 problems), the first: name: 3: Input should")
     ):
-        read_sealed(path, Form, "train")
+        read_checksummed(path, Form, "train")
 
 
 def test_a_long_key_is_cut_short(path):
     write_forged(path, {"name": "", "values": [], "x" * 10_000: 1})
     with pytest.raises(ValueError, match="is corrupt") as caught:
-        read_sealed(path, Form, "train")
+        read_checksummed(path, Form, "train")
     assert len(str(caught.value)) < 1000
 
 
 def test_a_missing_file_names_the_stage(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"file\.json does not exist: run dvc repro train"):
-        read_sealed(tmp_path / "file.json", Form, "train")
+        read_checksummed(tmp_path / "file.json", Form, "train")
 
 
 class Third(Checksummed):
@@ -111,13 +111,13 @@ def test_the_first_format_has_no_number(path):
 )
 def test_every_earlier_format_is_read(path, values):
     write_forged(path, values)
-    assert read_sealed(path, Third, "train") == Third(name="é", numbers=[0.1], unit="pixels")
+    assert read_checksummed(path, Third, "train") == Third(name="é", numbers=[0.1], unit="pixels")
 
 
 def test_a_later_format_has_its_number(path):
-    write_sealed(path, Third(name="", numbers=[], unit="mm"))
+    write_checksummed(path, Third(name="", numbers=[], unit="mm"))
     assert json.loads(path.read_bytes())["format"] == 3
-    assert read_sealed(path, Third, "train").unit == "mm"
+    assert read_checksummed(path, Third, "train").unit == "mm"
 
 
 def test_a_format_of_a_newer_version_says_so(path):
@@ -127,20 +127,20 @@ def test_a_format_of_a_newer_version_says_so(path):
         "update the project, or run dvc repro -f train"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        read_sealed(path, Third, "train")
+        read_checksummed(path, Third, "train")
 
 
 @pytest.mark.parametrize("number", [0, -1, 10**100, 1.0, True, "2", None, [], 2])
 def test_a_format_that_no_version_wrote_is_corrupt(path, number):
     write_forged(path, {"name": "", "values": [], "format": number})
     with pytest.raises(ValueError, match=r"is corrupt or was not written by this pipeline.*: run dvc repro -f train"):
-        read_sealed(path, Third, "train")
+        read_checksummed(path, Third, "train")
 
 
 def test_an_upgrade_of_values_that_no_version_wrote_is_corrupt(path):
     write_forged(path, {"name": ""})
     with pytest.raises(ValueError, match=r"is corrupt or was not written by this pipeline: run dvc repro -f train"):
-        read_sealed(path, Third, "train")
+        read_checksummed(path, Third, "train")
 
 
 def test_new_fields_come_with_a_new_format():
