@@ -24,6 +24,7 @@ from classifier.runs.reproduction import (
     compare,
     compare_data,
     with_params,
+    with_sections,
 )
 from tests.project import Project
 from tests.recorded import Workspace, get_run, recorded
@@ -190,6 +191,11 @@ def test_params_that_mlflow_has_as_text_get_their_types_back():
         "download": {"dataset": "mnist", "mirror": None},
         "normalize": {"mean": [0.5], "other": 1},
     }
+
+
+def test_sections_that_a_run_did_not_record_are_those_of_its_commit():
+    file, recorded = b"train: {epochs: 20, seed: 0} # all\nsweep: {seed: 0}\n", b'{"train": {"epochs": 4, "seeds": 3}}'
+    assert json.loads(with_sections(file, recorded)) == {"train": {"epochs": 4, "seeds": 3}, "sweep": {"seed": 0}}
 
 
 def test_data_that_nobody_has_says_what_to_pull(tmp_path):

@@ -186,7 +186,9 @@ def reproduce(run: Run, *, keep: bool = False) -> Verdict:
     root, commit = project_root(), record.tags["git.commit"]
     with worktree(root, commit, record.code.get("uncommitted.diff", b""), keep=keep) as project:
         params = project / "params.yaml"
-        write_atomic(params, record.code.get("params.yaml") or with_params(params.read_bytes(), record.params))
+        file = params.read_bytes()
+        recorded = record.code.get("params.yaml")
+        write_atomic(params, with_sections(file, recorded) if recorded else with_params(file, record.params))
         if "dvc.lock" in record.code:  # it knows the original files' hash too
             write_atomic(project / "dvc.lock", record.code["dvc.lock"])
         reproduction = Reproduction(project, root, commit, record.tags.get("env.threads"))
@@ -194,6 +196,12 @@ def reproduce(run: Run, *, keep: bool = False) -> Verdict:
         repeated = reproduction.execute(evaluate=record.error is not None or EVALUATED_TAG in record.tags)
         findings = [*compare_data(record, project / DATA), *compare(record, repeated, reproduction.error)]
         return Verdict(record.id, commit, findings, record.warnings(), record.missing(), project if keep else None)
+
+
+def with_sections(file: bytes, recorded: bytes) -> bytes:
+    """The contents of params.yaml with a run's sections, which are the stages' alone if `record` made the run."""
+    yaml = YAML(typ="safe", pure=True)
+    return json.dumps(yaml.load(file) | yaml.load(recorded)).encode()  # which is YAML
 
 
 def with_params(file: bytes, params: Mapping[str, str]) -> bytes:
