@@ -28,6 +28,7 @@ from tests.recorded import own_store
 from tests.samples import ROOT, file_params
 
 COMMIT = "31cce9638802fde698fd477443f59eac3c9ae7ac"
+LOCKED = "952d9eaacad3b509d02840df48f5ecc9e338c272"  # the commit of its dvc.lock, with the same code
 ARCHIVE = ROOT / "tests/data/31cce96/golden.tar.xz"
 DEFAULT, OTHER, SEEDS, SWEEP = "554a0367", "a6f244be", "f96fc988", "b9efd153"  # runs
 ACCURACY = 353 / 359  # of DEFAULT on the test split
@@ -131,6 +132,8 @@ def test_outputs_of_before_are_recorded_with_todays_names(classifier, golden):
     shutil.rmtree(golden / ".pipeline")
     recorded = answer(classifier("record", "--json"))
     assert recorded["new"] is True
+    if HAS_HISTORY:
+        assert recorded["source"] == f"commit {LOCKED}"
     run = mlflow.get_run(recorded["run"])
     assert run.data.params == {name: str(value) for name, value in file_params().flat().items()}
     assert run.data.metrics["test/accuracy"] == ACCURACY

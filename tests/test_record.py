@@ -136,6 +136,17 @@ def test_the_commit_is_that_of_dvc_lock_when_the_code_was_changed_since(made):
     assert made_by(read_lock()) == results
 
 
+def test_the_commit_is_that_of_this_very_dvc_lock_when_another_one_was_committed_since(made):
+    made.commit("results")
+    results, lock = git_state(), Path("dvc.lock").read_text()
+    made.change_code("LeNet-5", "LeNet-6")
+    Path("dvc.lock").write_text(lock.replace("size: ", "size:  "))
+    made.commit("the results of an update")
+    Path("dvc.lock").write_text(lock)
+    made.commit("the results of before")
+    assert made_by(read_lock()) == results
+
+
 def test_code_that_was_not_committed_is_a_diff_and_code_that_is_gone_has_no_commit(made):
     (made.folder / "classifier/project/__pycache__").mkdir(exist_ok=True)
     (made.folder / "classifier/project/__pycache__/left.pyc").touch()

@@ -125,14 +125,15 @@ def _of_replicas(path: Path) -> dict[int, dict[str, float]]:
 
 
 def made_by(lock: Lock) -> GitState:
-    """The code that dvc.lock names: HEAD's, that of the last commit of dvc.lock, or the working folder's.
+    """The code that dvc.lock names: HEAD's, that of a commit of this very dvc.lock, or the working folder's.
 
     Where it is none of them the state has no commit, and says so.
     """
     try:
         repository = Repository.of(Path())
-        last = git_line(Path(), "log", "-1", "--format=%H", "--", str(LOCK))
-        for commit in dict.fromkeys([repository.head(), last or repository.head()]):
+        content = git_line(Path(), "hash-object", str(LOCK))
+        commits = git_line(Path(), "log", "--format=%H", f"--find-object={content}", "--", str(LOCK)).split()
+        for commit in dict.fromkeys([repository.head(), *commits]):
             with repository.scratch() as scratch, tempfile.TemporaryDirectory() as folder:
                 if _holds_code(scratch.extract(commit, Path(folder)), lock):
                     return GitState(commit, code=scratch.digests([commit], DECISIVE).get(commit, ""))
