@@ -4,6 +4,8 @@ PORT ?= 5000
 # Relative, so that folders may have spaces; DVC finds `python` for the stages through PATH.
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# DVC stops when the user has no name, as in a container that runs under a mere number.
+export USER := $(or $(USER),$(shell id -u))
 
 .DEFAULT_GOAL := help
 

@@ -1,5 +1,6 @@
 """What a fresh machine installs: pinned, hashed, and naming no index."""
 
+import os
 import re
 import subprocess
 
@@ -69,3 +70,10 @@ def test_help_lists_every_target():
 def test_ci_runs_the_test_command_and_the_checks():
     script = (ROOT / ".ci/run").read_text()
     assert script.index("make test") < script.index("make check")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("", str(os.getuid())), ("ada", "ada")])
+def test_dvc_has_a_users_name_in_containers_too(name, expected):
+    command = ["make", "--silent", "--eval", "shown: ; @echo $$USER", "shown"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "USER": name}, capture_output=True, text=True)
+    assert done.stdout == f"{expected}\n", done.stderr
