@@ -106,6 +106,13 @@ def test_the_same_key_in_the_same_folder_finds_the_same_parent(record, tmp_path)
     assert Record(uuid4().hex, "sweep-2", tmp_path).id == ""
 
 
+def test_a_sweep_whose_run_was_deleted_gets_a_new_one_and_keeps_its_id(record):
+    first, known = record.id, record.file.read_text()
+    record.client.delete_run(first)
+    assert begun(record).id != first
+    assert mlflow.get_run(record.id).data.tags["sweep.id"] == record.file.read_text() == known
+
+
 def test_another_persons_sweep_of_the_same_key_is_left_alone(record, tmp_path):
     """Two clones of the project with one store."""
     child(record, "FINISHED", evaluated="true")

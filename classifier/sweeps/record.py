@@ -68,7 +68,8 @@ class Record:
         if self.id:
             self.client.update_run(self.id, status="RUNNING")
             return
-        write_atomic(self.file, uuid4().hex.encode())
+        if not self.file.exists():  # it may be known to another store, to which a person returns
+            write_atomic(self.file, uuid4().hex.encode())
         tags = {ID_TAG: self.file.read_text(), KEY_TAG: self.key, COMMAND_TAG: command, "mlflow.user": user_name()}
         tags |= {"mlflow.source.name": "classifier/commands/sweep.py", "mlflow.source.type": "LOCAL"}
         self.id = self.client.create_run(self.experiment, tags=tags, run_name=self.name).info.run_id
