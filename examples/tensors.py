@@ -1,14 +1,17 @@
-"""PyTorch's tensors and autograd in statements that are checked as they run.
+"""PyTorch's tensors, autograd and modules, in statements that are checked as they run.
 
     python examples/tensors.py
 
-A tensor is numpy's array with two abilities more: it can lie on a GPU, and it can record what it was computed from.
+A tensor is an array as in numpy that can also be on a GPU, and that can record how it was computed.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -123,16 +126,71 @@ def autograd() -> None:
     for leaf, by_hand in ((tx, grad_x), (ty, grad_y), (tz, grad_z)):
         assert leaf.grad is not None
         assert leaf.grad.tolist() == by_hand.tolist()
-    (2 * tx).sum().backward()  # gradients add up until they are set to None
+    (2 * tx).backward(torch.full((3, 4), 0.5))  # of many outputs: the gradient that arrives at each is given
     assert tx.grad is not None
-    assert tx.grad.tolist() == (grad_x + 2).tolist()
+    assert tx.grad.tolist() == (grad_x + 1).tolist()  # gradients add up until they are set to None
     with torch.no_grad():  # nothing is recorded here
         assert not (tx * 2).requires_grad
     assert not tx.detach().requires_grad  # the same data outside of the graph
 
 
+class Clamp(torch.autograd.Function):
+    """An operation of one's own: ReLU with its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g * (x > 0)
+
+
+def own_operation() -> None:
+    x = torch.tensor([-1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    Clamp.apply(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1]
+    assert torch.autograd.gradcheck(Clamp.apply, (x,))  # against finite differences
+
+
+def control_flow() -> None:
+    """The graph is recorded anew with each forward pass, so Python's own loops and conditions may shape it."""
+    x = torch.tensor(3.0, requires_grad=True)
+    y = x
+    while y < 50:
+        y = y * x  # 9, 27, 81: x ** 4, in which one weight is used several times
+    y.backward()
+    assert y.item() == 81
+    assert x.grad is not None
+    assert x.grad.item() == 4 * 3**3
+
+
+def modules() -> None:
+    last = nn.Linear(3, 2)
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), last)  # a chain needs no class of its own
+    assert [name for name, _ in network.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert sum(parameter.numel() for parameter in network.parameters()) == 3 * (4 + 1) + 2 * (3 + 1)
+    x, before = torch.ones(5, 4), last.bias.detach().clone()
+    assert network(x).shape == (5, 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(x).sum().backward()  # the gradient of the last bias is 1 for each of 5 rows
+    optimizer.step()
+    assert torch.allclose(last.bias, before - 0.1 * 5)
+    optimizer.zero_grad()
+    assert last.bias.grad is None
+    twin = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    twin.load_state_dict(network.state_dict())  # names and weights: what a model's file holds
+    assert torch.equal(twin(x), network(x))
+
+
 def main() -> None:
-    for lesson in (creation, arithmetic, in_place, views, numpy_and_back, device, autograd):
+    for lesson in (
+        *(creation, arithmetic, in_place, views, numpy_and_back, device),
+        *(autograd, own_operation, control_flow, modules),
+    ):
         lesson()
         print(f"{lesson.__name__.replace('_', ' ')}: checked")
 
