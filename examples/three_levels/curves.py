@@ -1,8 +1,8 @@
-"""Run all five programs on MNIST and lay their loss curves over each other.
+"""Run all five programs on MNIST and draw their loss curves over each other.
 
     python examples/three_levels/curves.py docs/images/three-levels.png
 
-Takes as long as the five together. Each prints its lines, and the seconds that it took.
+Each program prints its lines and the seconds that it took.
 """
 
 from __future__ import annotations

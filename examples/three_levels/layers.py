@@ -1,4 +1,4 @@
-"""A picture of what LeNet-5's layers make of one image, computed by numpy alone.
+"""Draw the outputs of LeNet-5's layers for one image, computed by numpy alone.
 
     python examples/three_levels/layers.py docs/images/layers.png
 
@@ -21,7 +21,7 @@ SETTINGS = Settings(data="digits", batch_size=32, learning_rate=0.05, epochs=8)
 
 
 def tiled(maps: np.ndarray, columns: int) -> np.ndarray:
-    """(K, H, W) -> one picture, with a white line between the maps, each of which spans black to white."""
+    """(K, H, W) -> one picture of all maps, on one scale from black (0) to white, with white lines between them."""
     maps = maps / maps.max()
     framed = np.pad(maps, ((0, 0), (1, 1), (1, 1)), constant_values=1.0)
     k, h, w = framed.shape
@@ -30,7 +30,7 @@ def tiled(maps: np.ndarray, columns: int) -> np.ndarray:
 
 @png
 def layers(image: np.ndarray, outputs: tuple[np.ndarray, ...], label: int) -> Figure:
-    """From the left to the right: the image, the maps of each convolution and pooling, the linear layers, the classes.
+    """From left to right: the image, the maps of each convolution and pooling, the linear layers, the classes.
 
     image: `(32, 32) uint8`; outputs: those of `forward` for it.
     """

@@ -2,15 +2,15 @@
 
     python examples/three_levels/numpy_alone.py
 
-In every formula g is the gradient of the loss with respect to a layer's output. A layer's backward pass turns it into
-the gradients with respect to the layer's weights and to its input, which is the output of the layer before.
+In every formula, g is the gradient of the loss with respect to a layer's output. The layer's backward pass computes from
+it the gradients with respect to the layer's weights (dw, db) and its input (dx), which is the g of the layer before.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from tutorial import Result, Settings, Weights, accuracy, batches, first_weights, load, run
+from tutorial import Result, Settings, Weights, accuracy, batches, initial_weights, load, run
 
 Array = np.ndarray
 
@@ -29,7 +29,7 @@ def convolution_backward(g: Array, x: Array) -> tuple[Array, Array]:
 
 
 def convolution_input_gradient(g: Array, w: Array) -> Array:
-    """dx[n,c,i+u,j+v] is the sum of g[n,k,i,j] w[k,c,u,v]: an output gives every place of its window its share."""
+    """dx[n,c,i+u,j+v] is the sum of g[n,k,i,j] w[k,c,u,v]: the transposed convolution."""
     n, _, h, width = g.shape
     shares = np.tensordot(w, g, axes=(0, 1))  # (C, 5, 5, N, H-4, W-4)
     dx = np.zeros((n, w.shape[1], h + 4, width + 4), g.dtype)
@@ -69,7 +69,7 @@ def loss_and_gradients(w: Weights, x: Array, labels: Array) -> tuple[float, Weig
     c1, p1, chosen1, c2, p2, chosen2, flat, f1, f2, logits = forward(w, x)
     # Cross entropy: loss = -mean over n of log p[n, label n], where p = softmax(logits).
     # dloss/dlogits = (p - one-hot labels) / N.
-    shifted = logits - logits.max(axis=1, keepdims=True)  # the same p, without overflow of exp
+    shifted = logits - logits.max(axis=1, keepdims=True)  # the same p, and exp cannot overflow
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     rows, d = np.arange(len(x)), {}
     loss = -log_p[rows, labels].mean()
@@ -92,7 +92,7 @@ def loss_and_gradients(w: Weights, x: Array, labels: Array) -> tuple[float, Weig
 
 def main(settings: Settings) -> Result:
     train, test = load(settings)
-    w = first_weights(settings)
+    w = initial_weights(settings)
     velocity = {name: np.zeros_like(value) for name, value in w.items()}
     losses = []
     for epoch in range(1, settings.epochs + 1):

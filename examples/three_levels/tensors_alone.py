@@ -1,9 +1,9 @@
-"""The first level, tensors: arrays as in numpy that also lie on a GPU. The backward pass is still derived by hand.
+"""The first level, tensors: arrays as in numpy that can also be on a GPU. The backward pass is still written by hand.
 
     python examples/three_levels/tensors_alone.py
 
-The formulas are those of `numpy_alone.py`; here PyTorch's functions gather windows (`unfold`) and add them up again
-(`fold`). No tensor requires a gradient, so that autograd records nothing.
+The formulas are those of `numpy_alone.py`. PyTorch has functions that gather the windows of a convolution (`unfold`) and
+add them up again (`fold`). No tensor requires a gradient, so autograd records nothing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import fold, max_pool2d, max_unpool2d, unfold
-from tutorial import Result, Settings, accuracy, batches, first_weights, load, run
+from tutorial import Result, Settings, accuracy, batches, initial_weights, load, run
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Tensors = dict[str, Tensor]
 
 
 def convolution(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C, H, W) -> (N, K, H-4, W-4), and the windows that backward needs: a column of 25 C numbers for each."""
+    """(N, C, H, W) -> (N, K, H-4, W-4), and the windows that backward needs: each is a column of 25 C numbers."""
     columns = unfold(x, 5)  # (N, 25 C, (H-4)(W-4))
     y = w.flatten(1) @ columns + b[:, None]  # (K, 25 C) times each image's columns
     return y.view(len(x), len(w), x.shape[2] - 4, x.shape[3] - 4), columns
@@ -31,7 +31,7 @@ def convolution_backward(g: Tensor, columns: Tensor, w: Tensor) -> tuple[Tensor,
 
 
 def convolution_input_gradient(g: Tensor, w: Tensor) -> Tensor:
-    """dcolumns = w^T g; a pixel that stands in several columns gets the sum of theirs."""
+    """dcolumns = w^T g; a pixel that is in several columns gets the sum of its gradients."""
     return fold(w.flatten(1).T @ g.flatten(2), (g.shape[2] + 4, g.shape[3] + 4), 5)
 
 
@@ -65,7 +65,7 @@ def loss_and_gradients(w: Tensors, x: Tensor, labels: Tensor) -> tuple[float, Te
     g = g @ w["fc2.weight"] * (f1 > 0)
     d["fc1.weight"], d["fc1.bias"] = g.T @ flat, g.sum(dim=0)
     g = (g @ w["fc1.weight"]).view(-1, 16, 5, 5)
-    g = max_unpool2d(g, chosen2, (2, 2)) * (c2 > 0)  # the largest of a window gets the gradient, the others nothing
+    g = max_unpool2d(g, chosen2, (2, 2)) * (c2 > 0)  # the largest of a window gets the gradient
     d["conv2.weight"], d["conv2.bias"] = convolution_backward(g, columns2, w["conv2.weight"])
     g = max_unpool2d(convolution_input_gradient(g, w["conv2.weight"]), chosen1, (2, 2)) * (c1 > 0)
     d["conv1.weight"], d["conv1.bias"] = convolution_backward(g, columns1, w["conv1.weight"])
@@ -75,7 +75,7 @@ def loss_and_gradients(w: Tensors, x: Tensor, labels: Tensor) -> tuple[float, Te
 def main(settings: Settings) -> Result:
     dtype = getattr(torch, settings.precision)
     train, test = load(settings)
-    w = {name: torch.from_numpy(value).to(DEVICE) for name, value in first_weights(settings).items()}
+    w = {name: torch.from_numpy(value).to(DEVICE) for name, value in initial_weights(settings).items()}
     velocity = {name: torch.zeros_like(value) for name, value in w.items()}
     losses = []
     for epoch in range(1, settings.epochs + 1):

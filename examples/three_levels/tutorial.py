@@ -1,6 +1,6 @@
-"""What the five programs share, which is not their lesson: settings, images, first weights, the order of the images.
+"""What the five programs share: settings, images, initial weights, the order of the images, and the accuracy.
 
-Imports no torch, so that `numpy_alone.py` is numpy alone.
+This module imports no torch, so that `numpy_alone.py` needs numpy alone.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Settings:
     momentum: float = option(0.9, "of SGD")
     log_every: int = option(100, "optimizer steps in one line's running loss")
     precision: str = option("float32", "of the arithmetic", ["float32", "float64"])
-    seed: int = option(0, "of the first weights and of the images' order")
+    seed: int = option(0, "of the initial weights and of the images' order")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Result:
 
 
 def run(main: Callable[[Settings], Result]) -> None:
-    """Call `main` with the settings of the command line, as in `--data digits --epochs 20`."""
+    """Call `main` with the settings that the command line gives, for example `--data digits --epochs 20`."""
 
     def from_arguments(arguments: list[str]) -> None:
         about = sys.modules[main.__module__].__doc__
@@ -88,7 +88,7 @@ def load(settings: Settings) -> tuple[Split, Split]:
 
 
 def dataset_and_folder(settings: Settings) -> tuple[str, Path]:
-    """The data set's name, and the folder where its original files lie; MNIST is downloaded if it lies nowhere."""
+    """The data set's name and the folder of its original files. MNIST is downloaded once, if it is not found."""
     if settings.data == "digits":
         installed = origin("digits").installed
         assert installed, "scikit-learn, which ships the digits, is not installed"
@@ -110,15 +110,16 @@ def dataset_and_folder(settings: Settings) -> tuple[str, Path]:
 
 
 def batches(count: int, epoch: int, settings: Settings) -> list[np.ndarray]:
-    """The indices of each batch of an epoch: the engine's own order, which follows from seed and epoch alone."""
+    """The indices of each batch of an epoch, in the engine's order, which depends on seed and epoch alone."""
     order = np.random.default_rng([settings.seed, epoch]).permutation(count)
     return np.split(order, range(settings.batch_size, count, settings.batch_size))
 
 
-def first_weights(settings: Settings) -> Weights:
-    """PyTorch's own after `torch.manual_seed(seed)`, to the bit: uniform from -1 to 1 over the root of the inputs.
+def initial_weights(settings: Settings) -> Weights:
+    """The weights that PyTorch's layers have after `torch.manual_seed(seed)`, bit for bit.
 
-    Both libraries have the same generator, the Mersenne Twister. PyTorch takes 24 bits of each of its numbers.
+    PyTorch draws them uniformly between -1/sqrt(n) and 1/sqrt(n), where n is how many inputs an output has. Both
+    libraries have the same generator, the Mersenne Twister; PyTorch uses 24 bits of each of its numbers.
     """
     generator = np.random.RandomState(settings.seed)
     weights = {}

@@ -1,9 +1,9 @@
-"""The second level, autograd: a tensor that requires a gradient is a node of a graph, which stores data and gradient.
+"""The second level, autograd: a tensor that requires a gradient is a node of a graph and stores data and gradient.
 
     python examples/three_levels/with_autograd.py
 
-Only the forward pass is written down. PyTorch records it as it runs, and `loss.backward()` walks through the record
-from its end with the formulas of `numpy_alone.py`. The update is still made by hand.
+Only the forward pass is written here. PyTorch records it as it runs, and `loss.backward()` goes through the record from
+its end, with the formulas of `numpy_alone.py`. The update is still written by hand.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, cross_entropy, linear, max_pool2d, relu
-from tutorial import Result, Settings, accuracy, batches, first_weights, load, run
+from tutorial import Result, Settings, accuracy, batches, initial_weights, load, run
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -29,7 +29,7 @@ def forward(w: dict[str, Tensor], x: Tensor) -> Tensor:
 def main(settings: Settings) -> Result:
     dtype = getattr(torch, settings.precision)
     train, test = load(settings)
-    w = {name: torch.from_numpy(value).to(DEVICE).requires_grad_() for name, value in first_weights(settings).items()}
+    w = {name: torch.from_numpy(value).to(DEVICE).requires_grad_() for name, value in initial_weights(settings).items()}
     velocity = {name: torch.zeros_like(value) for name, value in w.items()}
     losses = []
     for epoch in range(1, settings.epochs + 1):
@@ -44,7 +44,7 @@ def main(settings: Settings) -> Result:
                     assert value.grad is not None
                     velocity[name] = settings.momentum * velocity[name] + value.grad
                     value -= settings.learning_rate * velocity[name]
-                    value.grad = None  # else the next backward would add to it
+                    value.grad = None  # the next backward would add to it
             running_loss += loss.item()
             if step % settings.log_every == 0:
                 losses.append(running_loss / settings.log_every)

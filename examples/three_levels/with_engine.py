@@ -1,9 +1,9 @@
-"""This project's engine: the same training, described by params.yaml and run by the code that `dvc repro` runs.
+"""This project's engine: the same training, described in params.yaml and run by the code that `dvc repro` runs.
 
     python examples/three_levels/with_engine.py
 
-No loop is written here. The stages download and normalize make the data, and the function below the stage train trains.
-`dvc repro` does the same in the project's folder, keeps every result, and records the run (README).
+No loop is written here. The stages download and normalize prepare the data, and `train_replicas`, which the stage train
+calls, trains. `dvc repro` does the same in the project's folder, keeps the results and records the run in MLflow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stages import download, normalize
 
 
 def params_of(settings: Settings) -> str:
-    """The project's params.yaml with the tutorial's settings in it, as `recipes/tutorial-mnist.yaml` has them."""
+    """The project's params.yaml with the tutorial's settings, which are also in `recipes/tutorial-mnist.yaml`."""
     dataset, folder = dataset_and_folder(settings)
     values: dict[str, dict[str, Any]] = {
         "download": {"dataset": dataset, "mirror": str(folder)},

@@ -2,7 +2,7 @@
 
     python examples/three_levels/with_modules.py
 
-This is the program that the classic tutorial ends with. PyTorch makes the first weights itself, from the same seed.
+The classic tutorial ends with this program. PyTorch draws the initial weights itself, from the same seed.
 """
 
 from __future__ import annotations

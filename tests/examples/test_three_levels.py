@@ -22,7 +22,7 @@ import torch
 import with_autograd
 from numpy.testing import assert_allclose
 from torch.nn.functional import cross_entropy
-from tutorial import Result, Settings, batches, first_weights, load
+from tutorial import Result, Settings, batches, initial_weights, load
 
 from classifier.data.dataset import DatasetMeta
 from classifier.networks.model_dir import build
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
     A loss of 2.3 is rounded by 4e-16, which h makes 4e-10; the third derivative times h^2 / 6 is less. Allowed is 1e-8.
     """
-    w, (x, labels) = first_weights(DOUBLE), batch()
+    w, (x, labels) = initial_weights(DOUBLE), batch()
     _, gradients = numpy_alone.loss_and_gradients(w, x, labels)
     random, h = np.random.default_rng(0), 1e-6
     for name, gradient in gradients.items():
@@ -117,7 +117,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def test_gradients_by_hand_are_those_of_autograd() -> None:
-    w, (x, labels) = first_weights(DOUBLE), batch()
+    w, (x, labels) = initial_weights(DOUBLE), batch()
     leaves = {name: torch.from_numpy(value).requires_grad_() for name, value in w.items()}
     cross_entropy(with_autograd.forward(leaves, torch.from_numpy(x)), torch.from_numpy(labels)).backward()
     tensors = {name: torch.from_numpy(value).to(tensors_alone.DEVICE) for name, value in w.items()}
@@ -131,10 +131,10 @@ def test_gradients_by_hand_are_those_of_autograd() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])
-def test_first_weights_are_the_engines(seed: int) -> None:
+def test_initial_weights_are_the_engines(seed: int) -> None:
     pixels: dict[str, Any] = {"channels": 1, "class_names": [*"0123456789"], "mean": [0.5], "std": [1.0]}
     network = build(DatasetMeta.model_construct(**pixels), seed).network
-    ours = first_weights(replace(DIGITS, seed=seed))
+    ours = initial_weights(replace(DIGITS, seed=seed))
     assert list(ours) == list(network.state_dict())
     for name, value in network.state_dict().items():
         assert torch.equal(torch.from_numpy(ours[name]), value), name
