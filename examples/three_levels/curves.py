@@ -25,21 +25,20 @@ COLORS = (MUTED, ORANGE, GREEN, BLUE, INK)
 @png
 def curves(results: dict[str, Result], settings: Settings) -> Figure:
     """Above the running losses, below how far each is from that of numpy alone."""
-    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     first = np.array(results[PROGRAMS[0]].losses)
     steps = settings.log_every * np.arange(1, len(first) + 1)
     for number, (name, color) in enumerate(zip(PROGRAMS, COLORS, strict=True)):
         found = results[name]
         label = f"{name.replace('_', ' ')}: {found.accuracy:.2%}"
-        upper.plot(steps, found.losses, color=color, linewidth=10 - 2 * number, label=label)  # the last one is thinnest
+        upper.plot(steps, found.losses, color=color, linewidth=9 - 2 * number, label=label)  # the last one is thinnest
         if number:
             lower.plot(steps, np.abs(found.losses - first), color=color, marker="o", markersize=3.5)
-    upper.set(
-        ylabel="cross entropy (nats)", title="Running loss of five programs, and their accuracy on the test images"
-    )
+    upper.set(ylabel="cross entropy (nats)", title="Running loss, and accuracy on the test images")
     upper.legend(loc="lower left")
-    lower.set(yscale="log", xlabel="optimizer steps", ylabel="difference", title="Distance from numpy alone")
+    lower.set(yscale="log", xlabel="optimizer steps", ylabel="nats", title="Distance from numpy alone")
+    lower.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     return figure
 
 

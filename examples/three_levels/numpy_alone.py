@@ -2,8 +2,8 @@
 
     python examples/three_levels/numpy_alone.py
 
-In every formula, g is the gradient of the loss with respect to a layer's output. The layer's backward pass computes from
-it the gradients with respect to the layer's weights (dw, db) and its input (dx), which is the g of the layer before.
+In every formula, g is the gradient of the loss with respect to a layer's output. The layer's backward pass computes the
+gradients with respect to its weights (dw, db) and its input (dx) from it. This dx is the g of the layer before.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python examples/three_levels/tensors_alone.py
 
-The formulas are those of `numpy_alone.py`. PyTorch has functions that gather the windows of a convolution (`unfold`) and
-add them up again (`fold`). No tensor requires a gradient, so autograd records nothing.
+The formulas are those of `numpy_alone.py`. PyTorch's `unfold` gathers the windows of a convolution and `fold` adds them
+up again. No tensor requires a gradient, so autograd records nothing.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
+from ruamel.yaml import YAML
 from tutorial import ROOT, Result, Settings, accuracy, dataset_and_folder, run
 
 from classifier.commands.recipe import apply
@@ -28,25 +28,19 @@ from stages import download, normalize
 
 
 def params_of(settings: Settings) -> str:
-    """The project's params.yaml with the tutorial's settings, which are also in `recipes/tutorial-mnist.yaml`."""
+    """The project's params.yaml with the values of the recipe tutorial-mnist, and then those of `settings`."""
     dataset, folder = dataset_and_folder(settings)
-    values: dict[str, dict[str, Any]] = {
-        "download": {"dataset": dataset, "mirror": str(folder)},
-        "normalize": {"validation_fraction": 0.0, "mean": [0.5], "std": [1.0]},
-        "train": {
-            "seed": settings.seed,
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "optimizer": "sgd",
-            "learning_rate": settings.learning_rate,
-            "momentum": settings.momentum,
-            "nesterov": False,
-            "weight_decay": 0.0,
-            "schedule": "constant",
-            "shift": 0,
-            "log_every": settings.log_every,
-            "precision": settings.precision,
-        },
+    values = YAML(typ="safe", pure=True).load(ROOT / "recipes/tutorial-mnist.yaml")["params"]
+    values["download"] |= {"dataset": dataset, "mirror": str(folder)}
+    values["train"] |= {
+        "seed": settings.seed,
+        "seeds": 1,
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "momentum": settings.momentum,
+        "log_every": settings.log_every,
+        "precision": settings.precision,
     }
     return apply((ROOT / "params.yaml").read_text(), values)[0]
 

@@ -14,18 +14,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import curves
+import layers
 import numpy as np
 import numpy_alone
 import pytest
 import tensors_alone
 import torch
 import with_autograd
+import with_engine
 from numpy.testing import assert_allclose
 from torch.nn.functional import cross_entropy
 from tutorial import Result, Settings, batches, initial_weights, load
 
+from classifier.commands.recipe import apply
 from classifier.data.dataset import DatasetMeta
 from classifier.networks.model_dir import build
+from classifier.params import parse_params
 from classifier.training.steps import plan_epoch
 from tests.samples import ROOT, train_params
 
@@ -148,6 +153,18 @@ def test_order_is_the_engines() -> None:
         assert np.concatenate(ours).tolist() == order.tolist()
 
 
+def test_engine_has_the_tutorials_settings_whatever_params_yaml_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = parse_params(with_engine.params_of(DIGITS), tmp_path)
+    other = {"train": {"seeds": 3, "rotation": 10.0, "optimizer": "muon"}, "normalize": {"validation_fraction": 0.3}}
+    (tmp_path / "params.yaml").write_text(apply((ROOT / "params.yaml").read_text(), other)[0])
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.setattr(with_engine, "ROOT", tmp_path)
+    assert parse_params(with_engine.params_of(DIGITS), tmp_path) == expected
+    assert expected.train.seeds == 1
+
+
 def run(program: str, *arguments: str) -> str:
     """What a program prints when a person starts it in the project's folder."""
     command = [sys.executable, f"examples/three_levels/{program}.py", *arguments]
@@ -192,3 +209,15 @@ def test_mnist(program: str, mnist_folder: Path) -> None:
     assert losses[0] == 2.304
     assert losses[-1] == pytest.approx(2.263, abs=0.002)
     assert 36 <= float(lines[-1].rpartition(" ")[2].removesuffix("%")) <= 38
+
+
+def test_pictures_are_png() -> None:
+    results = {
+        name: Result([2.3 + 1e-6 * number, 2.2 + 1e-7 * number], {}, 0.37)
+        for number, name in enumerate(curves.PROGRAMS)
+    }
+    train, _ = load(DIGITS)
+    outputs = numpy_alone.forward(initial_weights(DIGITS), train.images[:1].astype("float32") / 255 - 0.5)
+    for picture in (curves.curves(results, DIGITS), layers.layers(train.images[0, 0], outputs, 0)):
+        assert picture.startswith(b"\x89PNG")
+        assert 10_000 < len(picture) < 150_000
