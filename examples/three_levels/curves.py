@@ -25,7 +25,7 @@ COLORS = (MUTED, ORANGE, GREEN, BLUE, INK)
 @png
 def curves(results: dict[str, Result], settings: Settings) -> Figure:
     """Above the running losses, below how far each is from that of numpy alone."""
-    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    figure = Figure(figsize=(7.0, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     first = np.array(results[PROGRAMS[0]].losses)
     steps = settings.log_every * np.arange(1, len(first) + 1)
