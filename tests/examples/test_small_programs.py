@@ -1,4 +1,4 @@
-"""The programs that check themselves as they run: each runs alone, and one that finds a mistake would not end well."""
+"""The programs that check themselves as they run."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import os
 import re
 import subprocess
 import sys
+from types import ModuleType
 
+import losses
 import pytest
+import tensors
 
 from tests.samples import ROOT
 
 
-def run(program: str) -> list[str]:
-    """What it prints when a person starts it in the project's folder; warnings are errors."""
-    command = [sys.executable, "-W", "error", f"examples/{program}.py"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # what `pip install --editable .` does
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-@pytest.mark.parametrize(("program", "lessons"), [("tensors", 10), ("losses", 5)])
-def test_every_lesson_is_checked(program: str, lessons: int) -> None:
-    lines = run(program)
+@pytest.mark.parametrize(("program", "lessons"), [(tensors, 10), (losses, 5)])
+def test_every_lesson_is_checked(program: ModuleType, lessons: int, capsys: pytest.CaptureFixture[str]) -> None:
+    program.main()
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == lessons
     assert all(line.endswith(": checked") for line in lines)
 
 
 def test_ways_to_load_give_the_same_batches() -> None:
-    """The program compares them itself, and says how fast each was."""
-    lines = run("ways_to_load")
+    """The program compares them itself, and prints how fast each was."""
+    command = [sys.executable, "examples/ways_to_load.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # what `pip install --editable .` does
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     assert lines[-1] == "the same 410 batches from each"
     assert all(re.fullmatch(r".+ {2,}[\d,]+ images/s", line) for line in lines[-6:-1])

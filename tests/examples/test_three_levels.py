@@ -29,6 +29,7 @@ from tutorial import Result, Settings, batches, initial_weights, load
 
 from classifier.commands.recipe import apply
 from classifier.data.dataset import DatasetMeta
+from classifier.device import set_precision
 from classifier.networks.model_dir import build
 from classifier.params import parse_params
 from classifier.training.steps import plan_epoch
@@ -39,6 +40,12 @@ FOLDER = ROOT / "examples/three_levels"
 DIGITS = Settings(data="digits", batch_size=58, log_every=1)
 DOUBLE = replace(DIGITS, precision="float64")
 STEPS = 50
+
+
+@pytest.fixture(autouse=True)
+def whole_float32() -> None:
+    """Convolutions on a GPU round their inputs to 10 bits unless they are told not to."""
+    set_precision("float32", torch.device("cuda"))
 
 
 @cache
