@@ -2,8 +2,8 @@
 
     python examples/three_levels/with_engine.py
 
-No loop is written here. The stages download and normalize prepare the data, and `train_replicas`, which the stage train
-calls, trains. `dvc repro` does the same in the project's folder, keeps the results and records the run in MLflow.
+No loop is written here. The stages download and normalize prepare the data, and `train_one` trains, as it does for the
+stage train. `dvc repro` does the same in the project's folder, keeps the results and records the run in MLflow.
 """
 
 from __future__ import annotations
