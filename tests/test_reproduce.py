@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import mlflow
@@ -213,6 +214,33 @@ def test_data_that_nobody_has_says_what_to_pull(tmp_path):
         Reproduction(tmp_path, tmp_path, "c", None).bring_data(wanted)
 
 
+def test_a_failure_of_dvc_is_not_reported_as_missing_data(tmp_path):
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
+    (tmp_path / "params.yaml").write_text("{}")
+    (tmp_path / ".dvc/config").write_text("[core]\n    nonsense = 1\n")
+    with pytest.raises(FileNotFoundError, match=r"dvc pull: configuration error .*nonsense") as error:
+        Reproduction(tmp_path, tmp_path, "c", None).bring_data(f"{0:032}.dir")
+    assert "remote" not in str(error.value).partition("; if a remote")[0]
+
+
+def test_the_parent_of_a_thousand_seeds_is_found(workspace):
+    """MLflow returns 1,000 runs at once, the newest first."""
+    address = f"sqlite:///{workspace / 'mlflow.db'}"
+    client = mlflow.MlflowClient(address)
+    experiment = client.create_experiment("classifier")
+    parent = client.create_run(experiment, start_time=1, tags={"git.commit": "c0ffee"}).info.run_id
+    child = client.create_run(experiment, start_time=2, tags={"replica.seed": "0"}).info.run_id
+    with closing(sqlite3.connect(workspace / "mlflow.db")) as store, store:
+        columns = [name for _, name, *_ in store.execute("PRAGMA table_info(runs)") if name != "run_uuid"]
+        copied = f"INSERT INTO runs (run_uuid, {', '.join(columns)}) SELECT ?, {', '.join(columns)} FROM runs"
+        for seed in range(1, 1001):
+            store.execute(f"{copied} WHERE run_uuid = ?", (f"{seed:032}", child))
+            store.execute("INSERT INTO tags VALUES ('replica.seed', ?, ?)", (str(seed), f"{seed:032}"))
+    (workspace / "params.yaml").write_text("{}")
+    record = Reproduction(workspace, workspace, "c0ffee", None)._record()
+    assert record.id == parent
+
+
 def test_the_verdict_is_a_line_or_a_table(capsys):
     run_id, digest = "0123456789abcdef" * 2, "a" * 64
     same = [
@@ -278,7 +306,7 @@ def lab(tmp_path_factory):
 
 @pytest.mark.slow
 def test_an_experiment_with_replicas_and_uncommitted_code_is_repeated_after_the_code_was_changed(lab):
-    source = lab.folder / "classifier/model.py"
+    source = lab.folder / "classifier/networks/model.py"
     committed = source.read_text()
     source.write_text(f"{committed}# uncommitted\n")
     lab.run("dvc", "exp", "run", "--name", "two", "-S", "train.seeds=2", "-S", "train.learning_rate=0.03")

@@ -9,6 +9,7 @@ import pytest
 from dvc.config import Config
 
 from classifier.repository.code import git_state
+from classifier.repository.dvc import dvc_command, dvc_environment
 from classifier.repository.worktree import worktree
 
 
@@ -121,3 +122,45 @@ def test_a_project_below_the_repositorys_root_stays_below_it(root):
     with worktree(below, "HEAD", b"") as project:
         assert (project / "code.py").exists()
         assert project.name == "below"
+
+
+def dvc(folder, *arguments):
+    done = subprocess.run(dvc_command(*arguments), cwd=folder, env=dvc_environment(), stdout=-1, stderr=-2, text=True)
+    return done.returncode, done.stdout.strip()
+
+
+def test_dvc_understands_one_of_a_submodule(root, tmp_path, monkeypatch):
+    """A linked worktree it takes for the submodule's own folder."""
+    above = tmp_path / "above"
+    git("init", "-q", str(above))
+    git("-C", str(above), "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(root), "below")
+    monkeypatch.chdir(above / "below")
+    Path("code.py").write_text("changed\n")
+    recorded = git_state()
+    with worktree(above / "below", recorded.commit, recorded.diff) as project:
+        assert (project / "code.py").read_text() == "changed\n"
+        assert dvc(project, "root") == (0, ".")
+        assert dvc(project, "status")[0] == 0
+        assert git("-C", str(project), "rev-parse", "HEAD") == recorded.commit
+
+
+@pytest.mark.parametrize("options", [["--depth", "1"], ["--filter", "blob:none"], ["--filter", "tree:0"]])
+def test_a_clone_that_lacks_objects_is_enough(root, tmp_path, options, monkeypatch):
+    """A partial one fetches what an earlier commit needs."""
+    earlier = git("rev-parse", "HEAD")
+    (root / "code.py").write_text("second\n")
+    git("commit", "-q", "-am", "second")
+    git("config", "uploadpack.allowFilter", "true")
+    git("config", "uploadpack.allowAnySHA1InWant", "true")
+    clone = tmp_path / "clone"
+    git("clone", "-q", *options, f"file://{root}", str(clone))
+    monkeypatch.chdir(clone)
+    (clone / "code.py").write_text("changed\n")
+    recorded = git_state()
+    with worktree(clone, recorded.commit, recorded.diff) as project:
+        assert (project / "code.py").read_text() == "changed\n"
+        assert git("-C", str(project), "status", "--porcelain") == "M  code.py"
+    if "--filter" in options:
+        with worktree(clone, earlier, b"") as project:
+            assert (project / "code.py").read_text() == "first\n"
+            assert git("-C", str(project), "status", "--porcelain") == ""

@@ -1,1 +1,1 @@
-"""What git and DVC know of the project: commits, dvc.lock, worktrees and clones. Begin with `lockfile`."""
+"""What git and DVC know of the project: its code, dvc.lock, checkouts and clones. Begin with `git` and `lockfile`."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from classifier.project.lineage import user_name
 
+TRIED = "3.67.1"  # the last version with which the tests passed
 RWLOCK, REPOSITORY_LOCK = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
 SIGNALLED = rb"exited with (-\d+|1(29|[3-5]\d))\b"  # of a stage that a signal ended, or of its shell
 ERROR = "ERROR: "  # before DVC's own words, which may continue on more lines

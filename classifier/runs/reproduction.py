@@ -245,7 +245,7 @@ class Reproduction:
             if self._bring_by_hash(wanted):
                 return
             said.append(f"dvc pull: {complaint(self.output)}")
-        remake = ["repro", "--quiet", "--no-run-cache", "--no-commit"]
+        remake = ["repro", "--no-run-cache", "--no-commit"]
         for way in (["--pull", "normalize"], ["--force", "normalize"]):  # the cache may hold corrupt files
             if not self._dvc(*remake, *way) and wanted in data_digests(self.project / DATA):
                 return
@@ -261,7 +261,7 @@ class Reproduction:
         pointer.write_text(json.dumps({"outs": [{"path": RECORDED, "hash": "md5", "md5": wanted}]}), encoding="utf-8")
         try:
             for way in ("checkout", "pull"):
-                self._dvc(way, "--quiet", pointer.name, shown=False)
+                self._dvc(way, pointer.name, shown=False)
                 if hash_of(place) == wanted:
                     (self.project / DATA).parent.mkdir(parents=True, exist_ok=True)
                     place.rename(self.project / DATA)
@@ -273,7 +273,7 @@ class Reproduction:
     def execute(self, *, evaluate: bool) -> Record | None:
         """Train, and evaluate, without the caches; None when that left no run."""
         which = ["--downstream", "train"] if evaluate else ["--single-item", "train"]
-        failed = self._dvc("repro", "--quiet", "--force", "--no-run-cache", "--no-commit", *which)
+        failed = self._dvc("repro", "--force", "--no-run-cache", "--no-commit", *which)
         record = self._record()
         if failed:
             self.error = (record.error if record else None) or complaint(self.output)
@@ -290,7 +290,10 @@ class Reproduction:
         return Record(runs[0], client) if runs else None
 
     def _dvc(self, *arguments: str, shown: bool = True) -> int:
-        """Run DVC in the checkout and return its exit status; no process that it started outlives this call."""
+        """Run DVC in the checkout and return its exit status; no process that it started outlives this call.
+
+        Not with `--quiet`, which hides why DVC failed.
+        """
         self.output = []
         with subprocess.Popen(  # noqa: S603, arguments of our own
             dvc_command(*arguments),
