@@ -8,6 +8,7 @@ from classifier.repository.code import DECISIVE, LARGEST_NEW_FILE, LARGEST_NEW_F
 from classifier.repository.code_diff import Code, code_diff, code_ids
 from classifier.repository.git import Repository, git, git_line
 from classifier.repository.worktree import check_out
+from tests.recorded import Workspace, get_run
 
 ANYBODY = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
 HOSTILE = """
@@ -219,6 +220,20 @@ def test_outside_git_there_is_no_state(monkeypatch, tmp_path):
     assert (state.commit, state.diff, state.code) == (None, b"", "")
     assert "not a git repository" in state.problem
     assert state.warning == f"no commit is recorded: {state.problem}"
+
+
+def test_what_is_not_recorded_is_a_line_on_the_console_and_a_tag(workspace, capsys):
+    run_id = Workspace().train()
+    problem = get_run(run_id).data.tags["git.problem"]
+    assert "not a git repository" in problem
+    assert capsys.readouterr().err == f"train: no commit is recorded: {problem}\n"
+    git(workspace, "init", "--quiet")
+    write(workspace, _gitignore="/*\n", classifier__model_py="1\n", stages__train_py="1\n", dvc_yaml="1\n")
+    git(workspace, "add", "--force", "classifier", "stages", "dvc.yaml")
+    git(workspace, *ANYBODY, "commit", "--quiet", "--message", "x")
+    tags = get_run(Workspace().train()).data.tags
+    assert (tags["git.code"], tags["git.dirty"]) == (git_state().code, "false")
+    assert capsys.readouterr().err == ""
 
 
 def test_another_owners_checkout_names_the_remedy(project, monkeypatch):

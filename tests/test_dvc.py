@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from contextlib import chdir
 
 import dvc
 import pytest
@@ -19,6 +20,7 @@ from classifier.repository.dvc import (
     reads,
     was_signalled,
 )
+from classifier.repository.git import Repository, git
 from classifier.repository.lockfile import LOCK
 from classifier.repository.repair import repair
 
@@ -128,3 +130,33 @@ def test_a_dvc_that_we_start_needs_no_user_name_and_no_outer_dvc(project):
         environment = dvc_environment()
     assert environment["USER"]
     assert not {name for name in environment if name.startswith("DVC_") and name in inner}
+
+
+def test_a_model_of_a_project_in_a_subfolder_is_found_by_its_git_tag(workspace):
+    """By the names that `Repository` gives, from a folder that knows neither git nor DVC."""
+    top, project, user = (workspace / name for name in ("repository", "repository/teams/vision", "user"))
+    project.mkdir(parents=True)
+    user.mkdir()
+    git(top, "init", "--quiet")
+    with chdir(project):
+        run("init", "--subdir")
+        stages(project, train="mkdir out.train && touch out.train/weights")
+        pipeline = json.loads((project / "dvc.yaml").read_text())
+        pipeline |= {"artifacts": {"classifier": {"path": "out.train", "type": "model"}}}
+        (project / "dvc.yaml").write_text(json.dumps(pipeline))
+        run("remote", "add", "--default", "folder", str(workspace / "remote"))
+        run("repro")
+        assert run("push")[0] == 0
+        repository = Repository.of(project)
+    tag = f"{repository.artifact('classifier')}@v1.0.0"
+    git(top, "add", "--all")
+    for command in (["commit", "--quiet"], ["tag", "--annotate", tag]):
+        git(top, "-c", "user.name=a", "-c", "user.email=b", *command, "--message", "results")
+    with chdir(user):
+        for options in (
+            ["artifacts", "get", str(top), tag.split("@")[0].replace("=", ":"), "--rev", "v1.0.0", "--out", "1"],
+            ["get", str(top), repository.path("out.train"), "--rev", tag, "--out", "2"],
+        ):
+            code, output = run(*options)
+            assert code == 0, f"{CHANGED}: {output!r}"
+    assert [path.name for path in sorted(user.glob("*/*"))] == ["weights", "weights"]

@@ -218,6 +218,16 @@ def test_groups_take_code_by_content(tmp_path):
     assert git("status", "--porcelain", "--untracked-files=no") == ""
 
 
+def test_code_is_known_by_its_tag_without_reading_diffs():
+    same, other = "c" * 64, "d" * 64
+    record(0, tags={"git.commit": "a" * 40, "git.dirty": "true", "git.code": same})
+    record(1, tags={"git.commit": "b" * 40, "git.dirty": "false", "git.code": same})
+    record(2, tags={"git.commit": "b" * 40, "git.dirty": "true", "git.code": other})
+    found = groups(results(all_runs()))
+    assert {len(entry.results): entry.code_id for entry in found} == {2: same, 1: other}
+    assert {entry.code for entry in found} <= {"aaaaaaa+cccccccc", "bbbbbbb", "bbbbbbb+dddddddd"}
+
+
 class Tags(HTMLParser):
     """What a page is made of."""
 

@@ -161,6 +161,16 @@ def test_code_that_was_not_committed_is_a_diff_and_code_that_is_gone_has_no_comm
     assert b'\n+"""Train LeNet-5' in state.diff
 
 
+def test_a_clone_whose_git_changes_line_ends_runs_no_stage_again(made, tmp_path_factory):
+    made.commit("results")
+    clone = copy(made)
+    clone.folder = tmp_path_factory.mktemp("clone")
+    made.git("clone", "--quiet", "--config", "core.autocrlf=true", ".", str(clone.folder))
+    clone.run("dvc", "config", "--local", "cache.dir", str(made.folder / ".dvc/cache"))
+    clone.run("dvc", "checkout", "--quiet")
+    assert clone.run("dvc", "status") == "Data and pipelines are up to date.\n"
+
+
 def change_weights():
     Path("models/classifier/weights.safetensors").chmod(0o644)
     with Path("models/classifier/weights.safetensors").open("ab") as file:

@@ -173,7 +173,8 @@ def _change(first: pd.Series[Any], second: pd.Series[Any]) -> Change:
 def _code(row: pd.Series[Any]) -> Code:
     commit, dirty = row.get("tags.git.commit"), row.get("tags.git.dirty") == "true"
     if not isinstance(commit, str):
-        raise UserError(f"run {row.name} does not say of which commit it is")
+        why = row.get("tags.git.problem", "no tag git.commit")
+        raise UserError(f"run {row.name} was recorded without its commit ({why})")
     return Code(commit, artifact(row["address"], "code/uncommitted.diff") if dirty else b"")
 
 

@@ -1,7 +1,7 @@
-"""Outputs that no run has, put into MLflow: those of a fresh clone after `dvc pull`, or restored from DVC's run cache.
+"""Records outputs that no run has: those of a fresh clone after `dvc pull`, or restored from DVC's run cache.
 
-`dvc.lock` says of which params and code they are; today's params.yaml and working folder may be others. In which
-environment they were made nobody knows, so nothing is said of it.
+dvc.lock names their params and their code; today's params.yaml and working folder may differ. The environment that made
+them is not known, so none is recorded.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Recorded:
     """The run that has the workspace's outputs."""
 
     run: Run
-    new: bool  # it has them only now
+    new: bool  # recorded by this call
 
     @property
     def source(self) -> str:
-        """Of which code they are."""
+        """The code that made them."""
         tags = self.run.data.tags
         changed = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
         unknown = f"no known commit ({tags.get('git.problem')})"
@@ -54,9 +54,9 @@ class Recorded:
 
 
 def record() -> Recorded:
-    """Find the run that has the workspace's outputs, or make it, however often and by whomever at once.
+    """Find the run that has the workspace's outputs, or make it; any number of processes may call this at once.
 
-    FileNotFoundError and UserError name outputs that are not there, or not those of dvc.lock.
+    Raises FileNotFoundError or UserError for outputs that are missing or not those of dvc.lock.
     """
     lock = read_lock()
     lock.check([DATA, MODEL, TRAINING, EVALUATION])
@@ -65,7 +65,7 @@ def record() -> Recorded:
     metrics = json.loads((EVALUATION / "metrics.json").read_bytes())
     with owning(project_root() / ".pipeline/record"):
         experiment = open_store()
-        deliver_waiting()  # a run that waits may be the one
+        deliver_waiting()  # one of them may be the run
         tags = {WEIGHTS_TAG: meta.weights_sha256, DATA_TAG: lock.outputs[DATA.as_posix()], EVALUATED_TAG: "true"}
         conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         for run in mlflow.search_runs([experiment], conditions, output_format="list"):
@@ -75,7 +75,7 @@ def record() -> Recorded:
 
 
 def _params_of(lock: Lock) -> Params:
-    """The stages' params from dvc.lock, the commands' from params.yaml."""
+    """The params of stages from dvc.lock, those of commands from params.yaml."""
     today = YAML(typ="safe", pure=True).load(PARAMS)
     ours = {section: values for section, values in today.items() if section not in STAGES}
     return parse_params(json.dumps(ours | upgraded_sections(lock.params)), LOCK)
@@ -90,10 +90,10 @@ def _holds(run: Run, metrics: Mapping[str, float]) -> bool:
 
 
 class _Restoring(Recording):
-    """A record without a recorder beside it: the journal is delivered once it is whole."""
+    """A recording without a recorder process: the journal is delivered when it is complete."""
 
     def __init__(self, params: Params) -> None:
-        self.stage = "evaluate"  # which makes such runs too, of what train left behind
+        self.stage = "evaluate"  # which also makes runs from a training's outputs
         self.params = params
         self.log = []
         self.journal = new_journal(self.stage)
