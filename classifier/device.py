@@ -1,4 +1,4 @@
-"""Which device computes, and how precisely."""
+"""The device, its precision and determinism, and what the result of a training depends on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEVER, LARGEST_IN_HEAP = 2**31 - 1, 32 << 20  # bytes; glibc allows no more in t
 
 
 def pick_device(name: str, key: str) -> torch.device:
-    """`auto` takes CUDA, else Apple's MPS, else the CPU; UserError names `key` when the device is not there."""
+    """`auto` takes CUDA, else Apple's MPS, else the CPU. Raises UserError, naming `key`, if it is not available."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in available.items() if there)
@@ -41,17 +41,17 @@ def set_precision(precision: str, device: torch.device) -> None:
 
 
 def be_deterministic(device: torch.device) -> None:
-    """Only kernels that give the same bits twice. What we use on a CPU does so by itself, and asking takes 1.5 s."""
+    """Use deterministic kernels only. Those used on a CPU are deterministic, and asking for it would take 1.5 s."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that a training step frees, for the next step.
+    """Let this process keep the memory that a training step frees for the next step.
 
-    glibc would give it back to the kernel, which fills it with zeros page by page when it is asked for again: over a
-    thousand times a step, a quarter of the loop. Elsewhere nothing happens.
+    glibc would return it to the kernel, which zeroes each page before it gives it out again: over a thousand pages a
+    step, a quarter of the loop's time. Without glibc this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -60,7 +60,7 @@ def keep_freed_memory() -> None:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the bits of a training depend on beside params, data and code."""
+    """What the exact result of a training depends on besides params, data and code."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -72,7 +72,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def _cpu() -> str:
-    """The processor's name: Linux knows more than `platform` says."""
+    """The processor's name, from Linux where `platform` does not know it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -81,7 +81,7 @@ def _cpu() -> str:
 
 
 def describe(device: torch.device) -> str:
-    """For people and for the record: `cpu, 2 threads` or the GPU's name."""
+    """For messages and the run's record: `cpu, 2 threads`, or the GPU's name."""
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return f"{device.type}, {torch.get_num_threads()} threads"

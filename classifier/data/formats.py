@@ -1,7 +1,7 @@
 """Parsers of the original files: bytes in, arrays out; nothing is unpacked to disk and nothing is executed.
 
-Every parser takes the file's name for its messages and raises UserError naming the file, and the index of the image or
-row where there is one. What is read of a compressed file is at most a byte more than its header announces.
+Every parser takes the file's name for its messages and raises UserError with the file and the index of the image or
+row. Of a compressed file at most one byte more than its header announces is decompressed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def idx(name: str, content: bytes, item: tuple[int, ...]) -> Array:
         if header[:4] != magic:
             raise UserError(f"{name}: starts with {header[:4].hex()}: allowed is {magic.hex()}, an IDX file of bytes")
         if len(header) < header_bytes:
-            raise UserError(f"{name}: ends inside its header, after {len(header)} bytes")
+            raise UserError(f"{name}: the header is cut off after {len(header)} bytes")
         count, *found = struct.unpack(f">{dimensions}I", header[4:])
         if tuple(found) != item:
             raise UserError(f"{name}: holds items of shape {tuple(found)}: allowed is {item}")
@@ -74,9 +74,9 @@ def idx(name: str, content: bytes, item: tuple[int, ...]) -> Array:
         size = math.prod(item)  # bytes of one item
         body = _decompress(name, file, count * size + 1)
     if len(body) < count * size:
-        raise UserError(f"{name}: announces {count} items, ends inside item {len(body) // size}")
+        raise UserError(f"{name}: announces {count} items, is cut off inside item {len(body) // size}")
     if len(body) > count * size:
-        raise UserError(f"{name}: goes on after the {count} items it announces")
+        raise UserError(f"{name}: has more than the {count} items that it announces")
     return np.frombuffer(body, np.uint8).reshape(count, *item)
 
 
@@ -85,7 +85,7 @@ def digits_csv(name: str, content: bytes) -> Labelled:
     with gzip.GzipFile(fileobj=BytesIO(content)) as file:
         text = _decompress(name, file, DIGITS_BYTES + 1)
     if len(text) > DIGITS_BYTES:
-        raise UserError(f"{name}: more than {DIGITS_BYTES} bytes when unpacked")
+        raise UserError(f"{name}: more than {DIGITS_BYTES} bytes when decompressed")
     rows = text.splitlines()
     if not rows:
         raise UserError(f"{name}: empty")
@@ -93,7 +93,7 @@ def digits_csv(name: str, content: bytes) -> Labelled:
     for index, row in enumerate(rows):
         values = row.split(b",")
         if len(values) != 65 or not all(value.isdigit() and len(value) <= 2 for value in values):
-            raise UserError(f"{name}: row {index} is not 65 whole numbers: {row[:60]!r}")
+            raise UserError(f"{name}: row {index} is not 65 integers: {row[:60]!r}")
         numbers[index] = [int(value) for value in values]
     images, labels = numbers[:, :64], numbers[:, 64]
     if (bad := np.flatnonzero(images.max(axis=1) > 16)).size:
@@ -118,5 +118,5 @@ def _decompress(name: str, file: Any, size: int) -> bytes:
     try:
         content: bytes = file.read(size)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{name}: not a whole gzip file: {error}") from None
+        raise UserError(f"{name}: not a complete gzip file: {error}") from None
     return content

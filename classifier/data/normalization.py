@@ -106,8 +106,8 @@ def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], li
     std = params.std or [std for _, std in computed]
     if 0 in std:
         raise UserError(
-            f"all pixels of channel {std.index(0)} of the training images are equal, which leaves nothing to learn "
-            "from: normalize.std must not be null, or the images be others"
+            f"all pixels of channel {std.index(0)} of the training images are equal: set normalize.std, "
+            "or use other images"
         )
     if min(std) < SMALLEST_STD:
         raise UserError(f"normalize.std is {std}: allowed are {SMALLEST_STD:g} to 10, or null")
@@ -124,7 +124,7 @@ def _take(split: Split, indices: npt.NDArray[np.intp]) -> Split:
 
 
 def _mean_and_std(channel: Images) -> tuple[float, float]:
-    """In whole numbers until the last division: exact, and the same in every order and on every machine."""
+    """In integers until the last division: exact, and independent of order and machine."""
     histogram = np.zeros(256, np.int64)
     for start in range(0, len(channel), 4096):  # bincount makes 8 bytes of every pixel
         histogram += np.bincount(channel[start : start + 4096].ravel(), minlength=256)

@@ -1,7 +1,7 @@
 """A mirror: a base address (`https://`, `http://`, `file://`) or a folder that has a data set's files.
 
-A relative folder starts at the root of the project that a person works in (`classifier.lineage.project_root`): the
-stages of `dvc exp run --temp` and of sweeps run in copies of it.
+A relative folder is relative to the project's root (`classifier.project.lineage.project_root`), also in the stages of
+`dvc exp run --temp` and of sweeps, which run in copies of the project.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from classifier.project.lineage import project_root
 CHUNK = 1 << 16  # bytes
 CONNECT_S, SILENCE_S = 10, 60  # seconds to wait for a connection, and for the next byte
 
-Piece = tuple[bytes, int | None]  # bytes of a file, and the file's size where the mirror tells it
+Piece = tuple[bytes, int | None]  # bytes of a file, and the file's size if the mirror states it
 Pieces = Generator[Piece, None, None]
 
 
 class MirrorError(Exception):
-    """Why a mirror cannot give a file; the next one may."""
+    """A mirror cannot provide a file; the next one may."""
 
 
 class BrokenConnectionError(MirrorError):
-    """The same mirror may do better when asked again."""
+    """The connection broke; a retry may succeed."""
 
 
 def configured_mirrors(mirror: str | None) -> list[str]:
-    """The mirrors that the user named, first DATA_MIRROR, then `download.mirror`; UserError for an unknown scheme."""
+    """The user's mirrors, DATA_MIRROR before `download.mirror`. Raises UserError for an unknown scheme."""
     mirrors = [named for named in (os.environ.get("DATA_MIRROR"), mirror) if named]
     for named in mirrors:
         if "://" in named and not _has_scheme(named, "http", "https", "file"):
@@ -47,12 +47,12 @@ def configured_mirrors(mirror: str | None) -> list[str]:
 
 
 def without_password(mirror: str) -> str:
-    """As it may be shown."""
+    """The address without user name and password."""
     return re.sub(r"(?<=://)[^/@]*@", "", mirror)
 
 
 def pieces_of(mirror: str, name: str) -> Pieces:
-    """The bytes of a mirror's file as they arrive; MirrorError says why there are none, or no more."""
+    """Yields a file's bytes as they arrive. Raises MirrorError when the mirror does not have it or breaks off."""
     if _has_scheme(mirror, "http", "https"):
         return _from_server(f"{mirror.rstrip('/')}/{quote(name)}")
     if _has_scheme(mirror, "file"):
@@ -75,7 +75,7 @@ def _from_file(path: Path) -> Pieces:
 
 
 def _from_server(url: str) -> Pieces:
-    """The bytes as the server stores them: `Content-Encoding: gzip` of a .gz file is not undone."""
+    """The bytes as the server stores them: a .gz file sent with `Content-Encoding: gzip` is not decompressed."""
     try:
         with (
             _Session() as session,
@@ -88,7 +88,7 @@ def _from_server(url: str) -> Pieces:
             total: int | None = None
             with suppress(KeyError, ValueError):
                 total = int(response.headers["Content-Length"])
-            # read1 gives what is there, and the thread sees at every byte whether it is still wanted.
+            # read1 returns what has arrived, so that an abandoned download ends at the next byte.
             while chunk := response.raw.read1(CHUNK, decode_content=False):
                 yield chunk, total
     except (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects) as error:
@@ -98,7 +98,7 @@ def _from_server(url: str) -> Pieces:
 
 
 class _Session(requests.Session):
-    """Follows redirects, but none from https to http."""
+    """Follows redirects, except from https to http."""
 
     def get_redirect_target(self, response: requests.Response) -> str | None:
         target = super().get_redirect_target(response)
@@ -111,7 +111,7 @@ class _Session(requests.Session):
 
 
 def _root_cause(error: BaseException) -> str:
-    """What the operating system said, without the three libraries around it."""
+    """The operating system's message, without those of the libraries around it."""
     while error.__context__ is not None:
         error = error.__context__
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, nothing elsewhere: logs and pipes get the plain lines that the caller prints."""
+"""A progress bar on a terminal; nothing in logs and pipes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def transfer_progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Yields `advance(received, total)`, both in bytes; `total` is None where nobody knows it."""
+    """Yields `advance(received, total)`, both in bytes; `total` is None if unknown."""
     if not sys.stderr.isatty():
         yield lambda received, total: None
         return
