@@ -37,7 +37,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     from classifier.evaluation.report import write_evaluation
     from classifier.networks.inference import predict
     from classifier.networks.model import Classifier
-    from classifier.networks.model_dir import read_model, read_model_meta, read_replicas
+    from classifier.networks.model_dir import read_model, read_model_meta, read_models
     from classifier.recording.run import restore_training
     from classifier.training.history import read_history
     from classifier.training.report import verify_training
@@ -60,7 +60,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
         return Predictions(test.labels, logits.cpu().double().log_softmax(1).numpy(), model_meta.class_names)
 
     predictions = predictions_of(read_model(model))
-    replicas = {seed: predictions_of(replica) for seed, replica in read_replicas(model).items()}
+    replicas = {seed: predictions_of(replica) for seed, replica in read_models(model).items()}
     history = pd.DataFrame(read_history(training / "history.csv"))
     metrics, of_replicas = write_evaluation(reports, test.images, predictions, replicas, history, params.evaluate)
     line = summary(data_meta.name, metrics)

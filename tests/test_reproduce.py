@@ -70,6 +70,14 @@ def test_equal_runs_are_identical_and_everything_is_compared(workspace):
     assert Verdict(first.id, "", findings, [], [], None).compared["reports"] == 2
 
 
+def test_params_of_earlier_versions_are_compared_under_todays_names(workspace):
+    outputs = Workspace()
+    first, second = record_of(outputs.train()), record_of(outputs.train())
+    second.params["train.replicas"] = second.params.pop("train.seeds")
+    assert not differences(compare(first, second, None))
+    assert not differences(compare(second, first, None))
+
+
 def test_every_difference_is_named(workspace):
     outputs = Workspace()
     first = outputs.train()

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import t
 
 from classifier.training.history import Row, best_rows, read_history
-from classifier.training.report import read_histories, replica_metrics, verify_training, write_training
+from classifier.training.report import read_histories, summary_metrics, verify_training, write_training
 from classifier.training.summary import spread
 
 ONE = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
@@ -70,7 +70,7 @@ def test_several_seeds(tmp_path):
 
 def test_the_interval_of_a_mean_does_not_leave_what_is_possible():
     rows = {seed: [Row(12, 1, 340, 0.1, 2.0, 0.1, 0.1 + seed / 5, 0.7 + seed / 4)] for seed in (0, 1)}
-    metrics = replica_metrics(rows)
+    metrics = summary_metrics(rows)
     assert metrics["validation_accuracy_high"] == 1
     assert metrics["validation_loss_low"] == 0
     assert metrics["validation_loss_high"] > 1
@@ -84,8 +84,8 @@ def test_the_interval_is_students_t():
 
 def test_without_a_validation_split_there_is_no_spread_of_it():
     bare = [Row(12, 1, 340, 0.1, 2.0, 2.0)]
-    assert set(replica_metrics({7: bare, 8: bare})) == {f"train_loss_{name}" for name in ("mean", "std", "low", "high")}
-    assert replica_metrics({7: bare}) == {}
+    assert set(summary_metrics({7: bare, 8: bare})) == {f"train_loss_{name}" for name in ("mean", "std", "low", "high")}
+    assert summary_metrics({7: bare}) == {}
 
 
 def test_one_seed_after_several_leaves_nothing_of_them(tmp_path):

@@ -30,7 +30,7 @@ PARTS = {
         "classifier.training.history:read_history",
         "classifier.networks.model_dir:read_model_meta",
         "classifier.networks.model_dir:read_model",
-        "classifier.networks.model_dir:read_replicas",
+        "classifier.networks.model_dir:read_models",
     ],
     "work": [
         "classifier.sources.transfer:fetch",

@@ -31,8 +31,8 @@ class ModelMeta(PixelStatistics):
 
     architecture: str  # NETWORK
     dataset: str
-    seed: int  # of these weights
-    # Seed -> SHA-256 of every replica's weights; these are the median one on validation.
+    seed: int  # of weights.safetensors, the median of the seeds on validation
+    # Seed -> SHA-256 of its weights, where several were trained.
     replicas: dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Sha256]
     weights_sha256: Sha256
 
@@ -45,12 +45,12 @@ def build(meta: DatasetMeta | ModelMeta, seed: int = 0) -> Classifier:
     return Classifier(network, meta.mean, meta.std)
 
 
-def write_model(folder: Path, replicas: Mapping[int, Classifier], chosen: int, data: DatasetMeta) -> ModelMeta:
-    """Write the classifier of the seed `chosen` and meta.json, and all `replicas` where there are several.
+def write_model(folder: Path, models: Mapping[int, Classifier], chosen: int, data: DatasetMeta) -> ModelMeta:
+    """Write the model of the seed `chosen` and meta.json, and the models of all seeds if there are several.
 
-    The same classifiers give the same bytes.
+    The same models give the same bytes.
     """
-    weights = {seed: _bytes_of(classifier) for seed, classifier in replicas.items()}
+    weights = {seed: _bytes_of(classifier) for seed, classifier in models.items()}
     several = weights if len(weights) > 1 else {}
     meta = ModelMeta(
         architecture=NETWORK,
@@ -66,12 +66,12 @@ def write_model(folder: Path, replicas: Mapping[int, Classifier], chosen: int, d
     with replacing(folder, "replicas") as new:
         write_atomic(new / "weights.safetensors", weights[chosen])
         for seed, content in several.items():
-            write_atomic(_replica(new, seed), content)
+            write_atomic(_of_seed(new, seed), content)
         write_checksummed(new / "meta.json", meta)
     return meta
 
 
-def _replica(folder: Path, seed: int | str) -> Path:
+def _of_seed(folder: Path, seed: int | str) -> Path:
     return folder / "replicas" / f"seed-{seed}.safetensors"
 
 
@@ -97,10 +97,10 @@ def read_model(folder: Path) -> Classifier:
     return _read_weights(folder / "weights.safetensors", meta.weights_sha256, meta)
 
 
-def read_replicas(folder: Path) -> dict[int, Classifier]:
-    """Every replica by its seed, verified as `read_model` does; empty when a single model was trained."""
+def read_models(folder: Path) -> dict[int, Classifier]:
+    """The models of several seeds, verified as in `read_model`; empty when a single one was trained."""
     meta = read_model_meta(folder)
-    return {int(seed): _read_weights(_replica(folder, seed), known, meta) for seed, known in meta.replicas.items()}
+    return {int(seed): _read_weights(_of_seed(folder, seed), known, meta) for seed, known in meta.replicas.items()}
 
 
 def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:

@@ -27,7 +27,7 @@ from classifier.recording.store import EXPERIMENT, known_store
 from classifier.repository.code import GitState, git_state
 from classifier.repository.lockfile import hash_of
 from classifier.training.history import Row, best_rows, read_history
-from classifier.training.report import read_histories, replica_metrics
+from classifier.training.report import read_histories, summary_metrics
 
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
     from classifier.networks.model_dir import ModelMeta
@@ -149,7 +149,7 @@ class Recording:
                 self._log_best(seed, rows, restored)
             for row in histories[meta.seed]:
                 self._log_row(None, row, None, restored)
-            spreads = {name.replace("_", "/", 1): value for name, value in replica_metrics(histories).items()}
+            spreads = {name.replace("_", "/", 1): value for name, value in summary_metrics(histories).items()}
             if seconds is not None:
                 spreads[SECONDS] = seconds
             step = histories[meta.seed][-1].step

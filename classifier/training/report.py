@@ -27,7 +27,7 @@ from classifier.training.summary import spread
 
 MANIFEST = "manifest.json"
 
-REPLICA_COLUMNS = ["train_loss", "validation_loss", "validation_accuracy"]
+SUMMARIZED = ["train_loss", "validation_loss", "validation_accuracy"]
 
 
 class ReportManifest(Checksummed):
@@ -44,14 +44,14 @@ def write_training(folder: Path, histories: Mapping[int, list[Row]], chosen: int
     rows = histories[chosen]
     with replacing(folder, "replicas") as new:
         write_history(new / "history.csv", rows)
-        write_json(new / "metrics.json", _summary(rows, parameters) | replica_metrics(histories))
+        write_json(new / "metrics.json", _summary(rows, parameters) | summary_metrics(histories))
         if len(histories) > 1:
             text = io.StringIO(newline="")
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["seed", *REPLICA_COLUMNS])
+            writer.writerow(["seed", *SUMMARIZED])
             for seed, history in histories.items():
-                writer.writerow([seed, *(getattr(history[-1], column) for column in REPLICA_COLUMNS)])
-                write_history(_replica(new, seed), history)
+                writer.writerow([seed, *(getattr(history[-1], column) for column in SUMMARIZED)])
+                write_history(_of_seed(new, seed), history)
             write_atomic(new / "replicas.csv", text.getvalue().encode())
         files = {path.relative_to(new).as_posix(): sha256_of(path) for path in new.rglob("*") if path.is_file()}
         write_checksummed(new / MANIFEST, ReportManifest(files=files))
@@ -70,16 +70,16 @@ def verify_training(folder: Path) -> None:
 
 
 def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[Row]]:
-    """The replicas' histories by seed."""
-    return {seed: read_history(_replica(folder, seed)) for seed in seeds}
+    """The histories of several seeds."""
+    return {seed: read_history(_of_seed(folder, seed)) for seed in seeds}
 
 
-def replica_metrics(histories: Mapping[int, Sequence[Row]]) -> dict[str, float]:
+def summary_metrics(histories: Mapping[int, Sequence[Row]]) -> dict[str, float]:
     """`<column>_mean`, `_std`, `_low`, `_high` (`classifier.training.summary`) of the last rows; empty for one seed."""
     if len(histories) == 1:
         return {}
     metrics: dict[str, float] = {}
-    for column in REPLICA_COLUMNS:
+    for column in SUMMARIZED:
         values = [getattr(history[-1], column) for history in histories.values()]
         if None not in values:
             highest = 1 if column.endswith("accuracy") else math.inf
@@ -87,7 +87,7 @@ def replica_metrics(histories: Mapping[int, Sequence[Row]]) -> dict[str, float]:
     return metrics
 
 
-def _replica(folder: Path, seed: int) -> Path:
+def _of_seed(folder: Path, seed: int) -> Path:
     return folder / "replicas" / f"seed-{seed}.csv"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from classifier.networks.model_dir import build, read_model, read_replicas, write_model
+from classifier.networks.model_dir import build, read_model, read_models, write_model
 from classifier.recording import run as recording_module
 from classifier.recording.run import recording
 from classifier.serving.pyfunc import ServedClassifier
@@ -112,7 +112,7 @@ def test_a_served_model_verifies_its_files_too(attack, tmp_path):
     files = {
         "weights.safetensors": read_model,
         "meta.json": ServedClassifier,
-        "replicas/seed-1.safetensors": read_replicas,
+        "replicas/seed-1.safetensors": read_models,
     }
     for name, read in files.items():
         path = folder / name
