@@ -173,14 +173,10 @@ def counted(number: int) -> str:
 def described(outcome: Outcome) -> str:
     """An outcome in a few words. Of results only those of the validation split: the test's would invite a choice."""
     if outcome.status != "finished":
-        return f"{outcome.status}: {reason(outcome)}"
+        reason = re.sub(r"^\w+Error: ", "", outcome.error or "")  # the exception's name is in MLflow
+        return f"{outcome.status}: {reason}"
     accuracy = outcome.metrics.get("validation_accuracy")
     return f"{'' if accuracy is None else f'validation {accuracy:.2%}, '}{outcome.seconds or 0:.1f} s"
-
-
-def reason(outcome: Outcome) -> str:
-    """Why it did not finish, without the exception's name, which is in MLflow."""
-    return re.sub(r"^\w+Error: ", "", outcome.error or "")
 
 
 def show_plan(

@@ -24,7 +24,7 @@ from classifier.repository.clones import (
     experiment_arguments,
     stop_processes,
 )
-from classifier.repository.dvc import reached, was_signalled
+from classifier.repository.dvc import complaint, reached, was_signalled
 from classifier.repository.lockfile import read_lock
 from classifier.runs.registry import reported
 from classifier.sweeps.experiments import Experiment, Outcome, Plan
@@ -90,14 +90,6 @@ class Worker:
         """Whether a signal ended DVC or the stage that it ran: sent by a person, or when memory ran out."""
         assert self.process
         return self.process.returncode < 0 or was_signalled(self.output)
-
-    def last_lines(self, count: int) -> list[str]:
-        """The last lines that DVC and the stages printed."""
-        try:
-            text = self.log.read_bytes()[-4096:].decode(errors="replace")
-        except FileNotFoundError:
-            return []
-        return [line.strip() for line in text.splitlines() if line.strip()][-count:]
 
 
 class Sweep:
@@ -207,7 +199,8 @@ class Sweep:
         if code == 0 and not worker.recording:
             worker.start_recording()
             return None
-        error = outcome.error if outcome and outcome.error else "; ".join(worker.last_lines(3))[-1000:]
+        output = worker.output.decode(errors="replace").splitlines()
+        error = outcome.error if outcome and outcome.error else complaint(output)[-1000:]
         if outcome or worker.was_killed():
             return Outcome("killed", outcome.run_id if outcome else None, error)
         return patiently(lambda: self.record.fail(experiment, error, self.params))
