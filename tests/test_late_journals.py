@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from classifier.project.ownership import claim, release
 from classifier.recording.journal import Journal, waiting_journals
 from classifier.recording.run import restore_training
 from classifier.tracking import delivery as tracking
@@ -14,6 +15,7 @@ from tests.recorded import (
     Workspace,
     all_runs,
     get_run,
+    history,
     written,
 )
 
@@ -31,23 +33,76 @@ def train_and_evaluate(outputs):
     return train.journal, evaluate.journal
 
 
-def test_of_two_journals_of_a_run_the_younger_may_not_go_first():
+def test_of_two_journals_of_a_run_the_older_is_delivered_first():
     train, evaluate = train_and_evaluate(Workspace())
+    handle = claim(train.folder)  # as if its stage still ran
     with pytest.raises(OSError, match=f"{train.folder}, of the same run, goes first: classifier sync"):
         tracking.deliver(evaluate)
     assert [journal.folder for journal in waiting_journals()] == [train.folder, evaluate.folder]
-    assert tracking.deliver_waiting()[1] == []
+    release(handle)
+    tracking.deliver(evaluate)
+    assert waiting_journals() == []
     (run,) = all_runs()
     assert (run.data.tags["run.key"], run.data.tags["evaluation.key"]) == ("key", "evaluation")
 
 
-def test_of_two_journals_of_a_training_that_was_resumed_the_younger_may_not_go_first():
+def test_of_two_journals_of_a_resumed_training_the_older_is_delivered_first():
     outputs = Workspace()
-    for _ in range(2):
+    journals = []
+    for value in (1.0, 2.0):
         with written("train", outputs.params) as record:
             record.begin("key", {})
+            record.journal.append("metrics", seed=None, step=int(value), values={"train/loss": value})
+        journals.append(record.journal)
+    handle = claim(journals[0].folder)
     with pytest.raises(OSError, match="goes first"):
-        tracking.deliver(record.journal)
+        tracking.deliver(journals[1])
+    release(handle)
+    run_id = tracking.deliver(journals[1])
+    assert history(run_id, "train/loss") == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_journal_of_another_run_is_not_held_up_by_one_whose_stage_runs():
+    outputs = Workspace()
+    with written("train", outputs.params) as other:
+        other.begin("other", {})
+    handle = claim(other.journal.folder)
+    assert outputs.train()
+    assert tracking.deliver_waiting() == ([], [f"{other.journal.folder}: its stage still runs"])
+    release(handle)
+
+
+def test_half_an_evaluation_does_not_keep_the_values_of_the_next_one_out():
+    outputs = Workspace()
+    run_id = outputs.train()
+    with pytest.raises(ZeroDivisionError):
+        outputs.evaluate(fail=True)  # it had got as far as test/accuracy
+    with written("evaluate", outputs.params) as record:
+        record.begin("again", {}, outputs.meta.weights_sha256)
+        record.log_evaluation({"accuracy": 0.75}, {}, outputs.reports, outputs.model)
+    copy = Path(shutil.copytree(record.journal.folder, "copy"))
+    assert tracking.deliver(record.journal) == run_id
+    assert get_run(run_id).data.metrics["test/accuracy"] == 0.75
+    assert tracking.deliver(Journal(copy)) == run_id  # once more
+    assert history(run_id, "test/accuracy") == [(0, METRICS["accuracy"]), (0, 0.75)]
+
+
+def test_a_late_evaluation_changes_nothing_of_a_run_that_another_has_completed():
+    outputs = Workspace()
+    run_id = outputs.train()
+    with written("evaluate", outputs.params) as late:
+        late.begin("late", {}, outputs.meta.weights_sha256)
+        late.log_evaluation({"accuracy": 0.1}, {}, outputs.reports, outputs.model)
+    copy = Path(shutil.copytree(late.journal.folder, "copy"))
+    late.journal.remove()
+    with written("evaluate", outputs.params) as record:
+        record.begin("late", {}, outputs.meta.weights_sha256)
+        record.log_evaluation(METRICS, {}, outputs.reports, outputs.model)
+    assert tracking.deliver(record.journal) == run_id
+    before = get_run(run_id).data
+    assert tracking.deliver(Journal(copy)) == run_id
+    after = get_run(run_id).data
+    assert (after.metrics, after.tags) == (before.metrics, before.tags)
 
 
 def test_a_journal_that_waits_for_another_store_holds_up_nothing_here(monkeypatch):
@@ -60,7 +115,19 @@ def test_a_journal_that_waits_for_another_store_holds_up_nothing_here(monkeypatc
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     run = get_run(outputs.evaluate())
     assert run.data.tags["train.restored"] == "true"
-    assert tracking.deliver_waiting()[1] == [f"{train.journal.folder}: it is for the store http://127.0.0.1:9"]
+    where = "its store is http://127.0.0.1:9; to record it in the one in use: classifier sync --from http://127.0.0.1:9"
+    assert tracking.deliver_waiting()[1] == [f"{train.journal.folder}: {where}"]
+
+
+@pytest.mark.parametrize("said", ["http://127.0.0.1:9", "http://127.0.0.1:9/"])
+def test_journals_for_a_server_that_got_another_address_are_recorded_on_demand(monkeypatch, said):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    train, evaluate = train_and_evaluate(Workspace())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert [journal.folder for journal in waiting_journals()] == [train.folder, evaluate.folder]
+    (run_id, same), left = ([line.split()[-1] for line in lines] for lines in tracking.deliver_waiting(said))
+    assert (run_id, left) == (same, [])
+    assert get_run(run_id).data.tags["evaluated"] == "true"
 
 
 def test_a_journal_of_a_newer_version_waits_for_the_update_and_holds_up_no_other():

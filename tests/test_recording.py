@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from classifier.recording import deliverer
 from classifier.recording import run as recording
 from classifier.recording.journal import waiting_journals
 from classifier.tracking.delivery import open_store
@@ -119,7 +120,7 @@ def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, m
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "MLflow: " in said
-    assert "classifier sync delivers it" in said
+    assert said.endswith(": classifier sync\n")
     assert len(said.splitlines()) == 1
     refused = sync()
     assert refused.returncode == 1
@@ -128,8 +129,8 @@ def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, m
     store.rmdir()
     delivered = sync()
     assert (delivered.returncode, delivered.stderr) == (0, "")
-    assert delivered.stdout.startswith("delivered: train, run ")
-    assert sync().stdout == "nothing waits\n"
+    assert delivered.stdout.startswith("recorded: train, run ")
+    assert sync().stdout == "everything is recorded\n"
     assert json.loads(sync("--json").stdout) == {"delivered": [], "waits": []}
     run = only_run()
     assert run.info.status == "FINISHED"
@@ -151,19 +152,54 @@ def test_what_is_for_another_store_or_still_written_is_left_alone(monkeypatch, w
     assert len(answer.splitlines()) == 2
     assert (told.returncode, len(json.loads(told.stdout)["waits"])) == (1, 2)
     assert "its stage still runs" in answer
-    assert "it is for the store http://elsewhere" in answer
+    assert "its store is http://elsewhere;" in answer
 
 
-def test_the_stage_waits_no_longer_than_its_patience(monkeypatch, capsys):
-    """For a recorder that never ends; what was written waits."""
-    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-    monkeypatch.setattr(recording, "start_recorder", lambda journal: subprocess.Popen(sleep, stdin=subprocess.PIPE))
-    monkeypatch.setattr(recording, "PATIENCE_S", 0.5)
+DELIVERER = """
+import sys, time
+from pathlib import Path
+from classifier import deliverer
+deliverer.BEAT_S, deliverer.BYTES = 0.1, 1
+with deliverer.delivering():
+    for _ in range(40):
+        if sys.argv[1] == "progresses":
+            Path(deliverer.__file__).read_bytes()  # as of a model that takes long to upload
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("does", ["progresses", "hangs"])
+def test_the_stage_waits_for_a_recorder_as_long_as_it_progresses(monkeypatch, capsys, does):
+    """For 4 s, with a patience of 2 s; then what was written is not yet recorded."""
+    command = [sys.executable, "-c", DELIVERER, does]
+    monkeypatch.setattr(recording, "start_recorder", lambda journal: subprocess.Popen(command, stdin=subprocess.PIPE))
+    monkeypatch.setattr(deliverer, "PATIENCE_S", 2)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with recording.recording("train", file_params()) as record:
         record.begin("key", {})
-    assert record.recorder.returncode == -9
-    assert capsys.readouterr().err == "MLflow takes over 0.5 s; the rest waits: classifier sync\n"
+        lock = Path(".pipeline/delivery/lock")
+        wait_until(lambda: lock.exists() and lock.read_text())
+    assert record.recorder.returncode == (0 if does == "progresses" else -9)
+    said = "" if does == "progresses" else "MLflow: no progress for 2 s; not yet recorded in MLflow: classifier sync\n"
+    assert capsys.readouterr().err == said
     assert [event["do"] for event in waiting_journals()[0].read()[0]] == ["begin", "files", "end"]
+
+
+def test_who_wants_to_deliver_waits_for_a_deliverer_that_progresses_and_names_one_that_hangs(monkeypatch):
+    monkeypatch.setattr(deliverer, "PATIENCE_S", 2)
+    lock = Path(".pipeline/delivery/lock")
+    for does in ("progresses", "hangs"):
+        process = subprocess.Popen([sys.executable, "-c", DELIVERER, does], env={**os.environ, "PYTHONPATH": str(ROOT)})
+        wait_until(lambda process=process: lock.exists() and f":{process.pid}:" in lock.read_text())
+        if does == "progresses":
+            with deliverer.delivering():
+                assert process.wait(10) == 0
+        else:
+            expected = f"process {process.pid} .* no progress for 2 s: kill {process.pid}, then classifier sync"
+            with pytest.raises(OSError, match=expected), deliverer.delivering():
+                pass
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("store", ["there", "away", "never"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,11 +17,42 @@ from typing import Any
 from classifier.errors import UserError
 
 
+class NoSpaceError(OSError):
+    """The disk, or the user's share of it, is full. `errno` is that of the system's own error."""
+
+    def __init__(self, path: Path, size: int | None, number: int) -> None:
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        reason = "the disk is full" if number == errno.ENOSPC else "the disk quota is used up"
+        needed = "" if size is None else f"{size:,} bytes needed, "
+        super().__init__(
+            f"{path} cannot be written: {reason} ({needed}{shutil.disk_usage(existing).free:,} bytes free)"
+        )
+        self.errno = number
+
+
+@contextmanager
+def needing_space(path: Path, size: int | None = None) -> Iterator[None]:
+    """Raise NoSpaceError with the file, the bytes that it needs and those that are free when the disk is full."""
+    try:
+        yield
+    except NoSpaceError:
+        raise  # of a file inside
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpaceError(path, size, error.errno) from None
+
+
 def write_atomic(path: Path, content: bytes, *, verify: bool = False) -> None:
-    """Write `content` under `path`, or leave `path` as it was; makes the folder when it is missing.
+    """Write `content` under `path`, or leave `path` as it was. Creates the folder when it is missing.
 
     With `verify` it is read back and compared before it gets its name: OSError when the disk holds something else.
     """
+    with needing_space(path, len(content)):
+        _write_atomic(path, content, verify)
+
+
+def _write_atomic(path: Path, content: bytes, verify: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -79,10 +111,11 @@ def replacing(path: Path, *subfolders: str) -> Iterator[Path]:
             raise UserError(f"{path} is to be overwritten, but holds the folder {entry.name}: remove it, if it may go")
     for leftover in (new, old):
         _remove(leftover)
-    new.mkdir(parents=True)
     try:
-        yield new
-        _swap(new, path, old)
+        with needing_space(path):
+            new.mkdir(parents=True)
+            yield new
+            _swap(new, path, old)
     finally:
         _remove(new)
     _remove(old)

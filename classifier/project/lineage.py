@@ -7,18 +7,34 @@ import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]  # the library's folder, with all of its code
+PROJECT_FILES = ("dvc.yaml", "params.yaml")  # in a project's root
 
 
 def project_root() -> Path:
     """The project that all runs belong to.
 
     A sweep, whose experiments run in clones, names it in PIPELINE_ROOT. DVC names it in DVC_ROOT, also where an
-    experiment runs in a temporary folder. Otherwise it is the nearest folder upwards with `.dvc`, else the current one.
+    experiment runs in a temporary folder. Otherwise it is the project that holds the current folder, or, outside a
+    project, the current folder itself.
     """
-    if root := os.environ.get("PIPELINE_ROOT") or os.environ.get("DVC_ROOT"):
-        return Path(root).resolve()
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
+    return named_root() or find_root(Path.cwd()) or Path.cwd()
+
+
+def named_root() -> Path | None:
+    """The project that the environment names."""
+    root = os.environ.get("PIPELINE_ROOT") or os.environ.get("DVC_ROOT")
+    return Path(root).resolve() if root else None
+
+
+def find_root(start: Path) -> Path | None:
+    """The project that holds the folder `start`: the nearest folder upwards with `.dvc`, as DVC itself looks for it.
+
+    Without DVC's folder it is the nearest one with `dvc.yaml` and `params.yaml`; None when there is neither.
+    """
+    folders = [start, *start.parents]
+    with_dvc = (folder for folder in folders if (folder / ".dvc").is_dir())
+    with_files = (folder for folder in folders if all((folder / name).is_file() for name in PROJECT_FILES))
+    return next(with_dvc, None) or next(with_files, None)
 
 
 def user_name() -> str:

@@ -19,11 +19,18 @@ from pathlib import Path
 
 import psutil
 
+from classifier.project.files import needing_space
+
 LOCK = "lock"  # the file in the folder; it holds the owner's mark, for people
 
 
 def claim(folder: Path) -> int | None:
     """Make `folder` this process's own, creating it if need be: the handle to `release`, None when another owns it."""
+    with needing_space(folder / LOCK):
+        return _claim(folder)
+
+
+def _claim(folder: Path) -> int | None:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:

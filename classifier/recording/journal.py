@@ -5,7 +5,8 @@ A journal is a folder in `.pipeline/journal/` of the project's root: `events.jso
 and then removes it. Events, each with `do` and `time` (ms since 1970):
 
 - `begin`: `format` (`FORMAT`; 1 where it is missing), `stage`, `key` (the run's, see `classifier.tracking.delivery`),
-  `weights` (those that are evaluated), `store`, `experiment`, `name`, `user`, `params`, `tags`
+  `weights` (those that are evaluated), `outputs` (of `classifier record`: which a run may have already), `store`,
+  `experiment`, `name`, `user`, `params`, `tags`
 - `metrics`: `seed` (None for the run itself, else of its nested run), `step`, `values`
 - `tags`: `tags`
 - `data`: `name`, `digest`, `source`, `profile`
@@ -29,6 +30,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+from classifier.project.files import needing_space
 from classifier.project.lineage import project_root
 from classifier.project.ownership import claim, release, remove
 
@@ -38,57 +40,71 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """One stage's journal; its name begins with the time, so that sorted journals are in order.
+    """One stage's journal. Its name begins with the time, so sorted journals are in order.
 
-    Its stage and its recorder own it, `handle` being their lock.
+    The process that writes it owns it (`handle` is the lock). Once that process is gone, whoever delivers claims it.
     """
 
     def __init__(self, folder: Path, handle: int | None = None) -> None:
         self.folder = folder
         self.handle = handle
         self.events = folder / "events.jsonl"
-        self.begun = folder / "begun"  # a file that the recorder makes: the run is there, or the store is not
+        self.begun = folder / "begun"  # a file that the recorder creates: the run exists, or cannot be created now
 
     def append(self, do: str, **values: Any) -> None:
         """Add an event in a single write; the end is flushed to disk."""
         event = {"do": do, "time": round(time.time() * 1000), **values}
-        line = f"\n{json.dumps(event)}\n".encode()  # begun anew, should the line before have been cut off
-        with self.events.open("ab", buffering=0) as file:
+        line = f"\n{json.dumps(event)}\n".encode()  # on a new line, in case the line before was cut off
+        with needing_space(self.events, len(line)), self.events.open("ab", buffering=0) as file:
             if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, "no space left for the journal", str(self.events))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if do == "end":
                 os.fsync(file.fileno())
 
     def keep(self, source: Path, path: str) -> None:
         """Copy a file, or a folder without Python's caches, to `files/<path>`."""
         target = self.folder / "files" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, target)
+        copied = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
+        with needing_space(target, sum(path.stat().st_size for path in copied)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copyfile(source, target)
 
     def keep_text(self, text: str | bytes, path: str) -> None:
         """Write `files/<path>`."""
-        target = self.folder / "files" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(text.encode() if isinstance(text, str) else text)
+        target, content = self.folder / "files" / path, text.encode() if isinstance(text, str) else text
+        with needing_space(target, len(content)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
 
     def read(self, offset: int = 0) -> tuple[list[Event], int]:
-        """The whole events from byte `offset` on, and the offset behind them; a line that was cut off is no event."""
+        """The complete events from byte `offset` on, and the offset after them. A line that was cut off is no event."""
         try:
-            content = self.events.read_bytes()[offset:]
+            with self.events.open("rb") as file:
+                file.seek(offset)
+                content = file.read()
         except FileNotFoundError:
             return [], offset
         whole = content[: content.rfind(b"\n") + 1]
         return [event for line in whole.splitlines() if (event := _parse(line))], offset + len(whole)
+
+    def begin(self) -> Event | None:
+        """The event with which the run begins; None while there is none. Reads no further than that."""
+        try:
+            with self.events.open("rb") as file:
+                lines = (line for line in file if line.endswith(b"\n"))
+                return next((event for line in lines if (event := _parse(line)) and event["do"] == "begin"), None)
+        except FileNotFoundError:
+            return None
 
     def remove(self) -> None:
         remove(self.folder)
         self.release()
 
     def release(self) -> None:
-        """Leave it to whoever delivers it."""
+        """Leave the journal to whoever delivers it."""
         if self.handle is not None:
             release(self.handle)
             self.handle = None
@@ -102,7 +118,7 @@ def _parse(line: bytes) -> Event | None:
 
 
 def new_journal(stage: str) -> Journal:
-    """An empty journal of this project, this process's own; after all that wait, though the clock were set back."""
+    """An empty journal of this project that this process owns; the last in order even if the clock was set back."""
     while True:
         times = [waiting.folder.name.partition("-")[0] for waiting in waiting_journals()]
         newest = max((int(each) for each in times if each.isdecimal()), default=0)

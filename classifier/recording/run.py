@@ -17,11 +17,13 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from classifier.data.dataset import DatasetMeta
 from classifier.params import Params
 from classifier.project.lineage import PACKAGE, experiment_tags, user_name
+from classifier.recording import deliverer
+from classifier.recording.deliverer import Progress
 from classifier.recording.journal import FORMAT, Journal, new_journal
 from classifier.recording.store import EXPERIMENT, known_store
 from classifier.repository.code import GitState, git_state
@@ -33,8 +35,7 @@ if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
     from classifier.networks.model_dir import ModelMeta
 
 SETTLING_S = 3  # for the recorder before training begins
-PATIENCE_S = 60  # for the recorder at a stage's end, after which what is left waits for `classifier sync`
-PATIENCE_WHEN_STOPPED_S = 5  # the same when the stage was stopped by a signal
+STOPPING_S = 5  # for the recorder at the end of a stage that was stopped by a signal
 ROW_METRICS = {  # history.csv's column -> MLflow's name
     "running_loss": "train/running_loss",
     "learning_rate": "train/learning_rate",
@@ -43,6 +44,13 @@ ROW_METRICS = {  # history.csv's column -> MLflow's name
     "validation_accuracy": "validation/accuracy",
 }
 SECONDS = "train/seconds"  # of training (`Row.seconds` of `classifier.training.history`)
+
+
+class Outputs(TypedDict):
+    """What tells a run of given weights and params that exists from one that is still to be recorded."""
+
+    tags: dict[str, str]
+    metrics: dict[str, float]  # of the test, without `test/`
 
 
 class Recording:
@@ -56,11 +64,17 @@ class Recording:
         self.recorder = start_recorder(self.journal)
 
     def begin(
-        self, key: str, environment: Mapping[str, str], weights: str | None = None, code: GitState | None = None
+        self,
+        key: str,
+        environment: Mapping[str, str],
+        weights: str | None = None,
+        code: GitState | None = None,
+        outputs: Outputs | None = None,
     ) -> None:
         """Say which run this is: that with this key, or one that awaits the evaluation of `weights`, or a new one.
 
-        `code` is the working folder's unless it is given.
+        `code` is the working folder's unless it is given. With `outputs`, which exist already, a run that has them is
+        not recorded again.
         """
         tags, state = experiment_tags(), code or git_state()
         tags |= {f"env.{name}": value for name, value in environment.items()}
@@ -79,6 +93,7 @@ class Recording:
             stage=self.stage,
             key=key,
             weights=weights,
+            outputs=outputs,
             store=known_store(),
             experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT),
             name=os.environ.get("DVC_EXP_NAME"),
@@ -185,21 +200,30 @@ class Recording:
         self.journal.append("files", path="evaluate")
         self.journal.append("tags", tags={"evaluated": "true", "dvc.model": hash_of(model)})
 
-    def end(self, status: str, error: str | None, patience_s: float) -> None:
-        """Close the journal and give the recorder time; it says itself what it could not deliver."""
+    def end(self, status: str, error: str | None) -> None:
+        """Close the journal and wait while the recorder progresses; it says itself what it could not deliver.
+
+        A stage that was stopped waits for some seconds only, and leaves its recorder at work.
+        """
         if self.log:
             self.journal.keep_text("\n".join(self.log) + "\n", f"logs/{self.stage}.txt")
             self.journal.append("files", path="logs")
         self.journal.append("end", status=status, error=error)
         assert self.recorder.stdin
         self.recorder.stdin.close()
-        try:
-            self.recorder.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            if status == "FINISHED":
+        begin, progress = time.monotonic(), Progress()
+        while self.recorder.poll() is None:
+            if status == "KILLED" and time.monotonic() - begin > STOPPING_S:
+                break
+            if progress.stalled_s() > deliverer.PATIENCE_S:
                 self.recorder.kill()
                 self.recorder.wait()
-                print(f"MLflow takes over {patience_s:g} s; the rest waits: classifier sync", file=sys.stderr)
+                print(
+                    f"MLflow: no progress for {deliverer.PATIENCE_S:g} s; not yet recorded in MLflow: classifier sync",
+                    file=sys.stderr,
+                )
+            with suppress(subprocess.TimeoutExpired):
+                self.recorder.wait(0.1)
         self.journal.release()
 
 
@@ -212,7 +236,6 @@ def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,
-        pass_fds=[] if journal.handle is None else [journal.handle],
     )
 
 
@@ -227,9 +250,9 @@ def recording(stage: str, params: Params) -> Iterator[Recording]:
         record.log += traceback.format_exception(error)
         message = f"{type(error).__name__}: {error}"[:5000]
         with suppress(OSError):  # a full disk: the first error is the one to tell
-            record.end("KILLED" if stopped else "FAILED", message, PATIENCE_WHEN_STOPPED_S if stopped else PATIENCE_S)
+            record.end("KILLED" if stopped else "FAILED", message)
         raise
-    record.end("FINISHED", None, PATIENCE_S)
+    record.end("FINISHED", None)
 
 
 def restore_training(

@@ -28,7 +28,8 @@ from classifier.errors import UserError
 from classifier.project.lineage import project_root
 from classifier.project.ownership import is_living, mark
 from classifier.runs.reading import TEST_TAG
-from classifier.tracking.delivery import WEIGHTS_TAG, first_line
+from classifier.tracking.delivery import WEIGHTS_TAG
+from classifier.tracking.errors import explained
 
 CHAMPION, PREVIOUS = "champion", "previous"  # aliases
 PROMOTED_TAG, ROLLED_BACK_TAG = "promotion.at", "promotion.rolled_back_at"  # of a version: the last time, UTC
@@ -217,7 +218,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise OSError(f"MLflow: {first_line(error)}") from None
+        raise OSError(f"MLflow: {explained(error)}") from None
 
 
 @contextmanager

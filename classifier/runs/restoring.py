@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +23,12 @@ from classifier.project.files import json_bytes, sha256
 from classifier.project.lineage import project_root
 from classifier.project.ownership import owning
 from classifier.recording.journal import new_journal
-from classifier.recording.run import Recording, restore_training
+from classifier.recording.run import Outputs, Recording, restore_training
 from classifier.repository.code import DECISIVE, GitState, git_state
 from classifier.repository.git import GitError, Repository, git_line
 from classifier.repository.lockfile import LOCK, Lock, hash_of, read_lock
 from classifier.runs.reading import DATA_TAG
-from classifier.tracking.delivery import EVALUATED_TAG, WEIGHTS_TAG, deliver, deliver_waiting, open_store
+from classifier.tracking.delivery import WEIGHTS_TAG, deliver, deliver_waiting, holds, open_store
 
 DATA, MODEL, TRAINING, EVALUATION = (
     Path(name) for name in ("data/normalized", "models/classifier", "reports/train", "reports/evaluate")
@@ -66,12 +65,12 @@ def record() -> Recorded:
     with owning(project_root() / ".pipeline/record"):
         experiment = open_store()
         deliver_waiting()  # one of them may be the run
-        tags = {WEIGHTS_TAG: meta.weights_sha256, DATA_TAG: lock.outputs[DATA.as_posix()], EVALUATED_TAG: "true"}
-        conditions = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        for run in mlflow.search_runs([experiment], conditions, output_format="list"):
-            if upgraded(run.data.params) == _as_text(params) and _holds(run, metrics):
+        outputs: Outputs = {"tags": {DATA_TAG: lock.outputs[DATA.as_posix()]}, "metrics": metrics}
+        condition = f"tags.`{WEIGHTS_TAG}` = '{meta.weights_sha256}'"
+        for run in mlflow.search_runs([experiment], condition, output_format="list"):
+            if upgraded(run.data.params) == _as_text(params) and holds(run, outputs):
                 return Recorded(run, new=False)
-        return Recorded(mlflow.get_run(_deliver(lock, params, meta.weights_sha256, metrics)), new=True)
+        return Recorded(mlflow.get_run(_deliver(lock, params, meta.weights_sha256, outputs)), new=True)
 
 
 def _params_of(lock: Lock) -> Params:
@@ -85,10 +84,6 @@ def _as_text(params: Params) -> dict[str, str]:
     return {name: str(value) for name, value in params.flat().items()}
 
 
-def _holds(run: Run, metrics: Mapping[str, float]) -> bool:
-    return all(run.data.metrics.get(f"test/{name}") == value for name, value in metrics.items())
-
-
 class _Restoring(Recording):
     """A recording without a recorder process: the journal is delivered when it is complete."""
 
@@ -99,20 +94,20 @@ class _Restoring(Recording):
         self.journal = new_journal(self.stage)
 
 
-def _deliver(lock: Lock, params: Params, weights: str, metrics: Mapping[str, float]) -> str:
+def _deliver(lock: Lock, params: Params, weights: str, outputs: Outputs) -> str:
     """Write the journal of these outputs, deliver it, and return the run's id."""
     record = _Restoring(params)
     try:
         key = sha256(json_bytes([lock.outputs, _as_text(params)]))[:32]
-        record.begin(key, {}, weights, made_by(lock))
+        record.begin(key, {}, weights, made_by(lock), outputs)
         record.journal.keep_text(json_bytes(lock.params), f"code/{PARAMS}")  # JSON is YAML
         restore_training(record, DATA, read_meta(DATA), MODEL, read_model_meta(MODEL), TRAINING)
-        record.log_evaluation(metrics, _of_replicas(EVALUATION / "replicas.csv"), EVALUATION, MODEL)
+        record.log_evaluation(outputs["metrics"], _of_replicas(EVALUATION / "replicas.csv"), EVALUATION, MODEL)
         record.journal.append("end", status="FINISHED", error=None)
+        return deliver(record.journal)
     except BaseException:
-        record.journal.remove()
+        record.journal.remove()  # what was reported as failed must not be recorded later
         raise
-    return deliver(record.journal)
 
 
 def _of_replicas(path: Path) -> dict[int, dict[str, float]]:

@@ -1,29 +1,42 @@
 """MLflow's side of the pipeline: puts journals into the store, each event once, however often it has to try.
 
-A run is known by the tag `run.key`, a metric's point by its step, so that whatever arrived before a connection broke,
-or before a training was killed and resumed, is not sent again.
+A run is known by the tag `run.key`, a metric's point by its step and value, so whatever arrived before a connection
+broke, or before a training was killed and resumed, is not sent again. One process at a time delivers a project's
+journals (`classifier.recording.deliverer`), the oldest first.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import sqlite3
 from collections import defaultdict
-from http import HTTPStatus
+from collections.abc import Iterator
 from importlib.metadata import version
 from tempfile import TemporaryDirectory
 
 import mlflow
 import numpy as np
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    RunTag,
+    ViewType,
+)
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.types import ColSpec, DataType, Schema
-from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from classifier.data.dataset import SIZE
@@ -32,24 +45,19 @@ from classifier.params import upgraded
 from classifier.project.checksummed import newer_format
 from classifier.project.lineage import project_root
 from classifier.project.ownership import claim
+from classifier.recording.deliverer import delivering
 from classifier.recording.journal import FORMAT, Event, Journal, waiting_journals
-from classifier.recording.store import (
-    ARTIFACTS,
-    DATABASE,
-    EXPERIMENT,
-    known_store,
-    relocate,
-    shown_uri,
-    store_uri,
-    without_passwords,
-)
+from classifier.recording.run import Outputs
+from classifier.recording.store import DATABASE, EXPERIMENT, artifacts_of, database_of, is_known_store, store_uri
+from classifier.tracking.errors import ExperimentError, StoreError, explained, unusable
+from classifier.tracking.internals import connect, is_database, note_home, relocate
 
 KEY_TAG = "run.key"  # of the journal that made the run
 EVALUATION_TAG = "evaluation.key"  # of the journal that evaluates it
 WEIGHTS_TAG = "model.weights_sha256"
 EVALUATED_TAG = "evaluated"  # the run is complete
 SEED_TAG = "replica.seed"
-REQUEST_TIMEOUT_S = 10  # unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise; MLflow's own 120 s, 8 times, is for ever
+REQUEST_TIMEOUT_S = 10  # unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise; MLflow's own is 120 s, 8 times
 SERVING_PACKAGES = ["numpy", "pandas", "pydantic", "safetensors", "torch"]
 
 
@@ -64,9 +72,10 @@ class Delivery:
         self.seeds: dict[int, str] = {}  # the nested runs' ids
         self.described: set[int] = set()  # nested runs whose params have arrived
         self.waiting: dict[str, list[Metric]] = defaultdict(list)  # by run id
-        self.known: dict[tuple[str, str], set[int]] = {}  # (run id, metric) -> steps that the store has
-        self.resumed = False  # the run was there before
+        self.known: dict[tuple[str, str], set[tuple[int, float]]] = {}  # (run id, metric) -> points that the store has
+        self.resumed = False  # the run existed before
         self.held: dict[str, set[str]] = {}  # run id -> metrics of which the store had points then
+        self.evaluates = False  # rather than trains
         self.overtaken = False  # this stage's part of the run is done, by this journal or a later one
         self.ended = False
 
@@ -76,6 +85,8 @@ class Delivery:
         for event in events:
             if not self.run_id and event["do"] != "begin":
                 continue  # of a stage that ended before it began its run
+            if self.overtaken and self.evaluates and event["do"] != "end":
+                continue
             if not event.get("restored") or self.made_here:
                 getattr(self, f"_{event['do']}")(event)
         self._flush()
@@ -84,6 +95,7 @@ class Delivery:
     def _begin(self, event: Event) -> None:
         if (number := event.get("format", 1)) > FORMAT:
             raise UserError(f"it {newer_format(number, FORMAT)}")
+        _check_order(self.journal, event)
         self.experiment = open_store(event["experiment"])
         self.client = mlflow.MlflowClient()
         found = self._find(event)
@@ -103,16 +115,20 @@ class Delivery:
         self.run = found
         self.run_id = found.info.run_id
         self.params = event["params"]
+        self.evaluates = event["stage"] == "evaluate"
         self.made_here = found.data.tags.get(KEY_TAG) == event["key"]
         self._log_params(self.run_id, self.params if self.made_here else {})
-        if event["stage"] == "evaluate":
+        if self.evaluates and not self.overtaken:
             self.client.set_tag(self.run_id, EVALUATION_TAG, event["key"])
         nested = self._search(f"tags.`mlflow.parentRunId` = '{self.run_id}'") if self.resumed else []
         self.seeds = {int(run.data.tags[SEED_TAG]): run.info.run_id for run in nested if SEED_TAG in run.data.tags}
         self.held = {run.info.run_id: set(run.data.metrics) for run in (found, *nested)}
 
     def _find(self, event: Event) -> MlflowRun | None:
-        """The run that this journal has begun before, else the newest one that awaits the evaluation of its weights."""
+        """The run that this journal has begun before, else the newest one that awaits the evaluation of its weights.
+
+        Outputs that are recorded afterwards are not recorded again when a run has them: it may have come meanwhile.
+        """
         key = event["key"]
         for tag in (KEY_TAG, EVALUATION_TAG):
             if runs := self._search(f"tags.`{tag}` = '{key}'"):
@@ -122,7 +138,9 @@ class Delivery:
                 names = ("dvc.exp.name", "mlflow.parentRunId")  # two people's sweeps have experiments of the same name
                 same_experiment = all(run.data.tags.get(name) == event["tags"].get(name) for name in names)
                 same_params = upgraded(run.data.params) == upgraded(event["params"])
-                if same_params and same_experiment and EVALUATED_TAG not in run.data.tags:
+                awaits = same_experiment and EVALUATED_TAG not in run.data.tags
+                has_them = bool(event.get("outputs")) and holds(run, event["outputs"])
+                if same_params and (awaits or has_them):
                     return run
         return None
 
@@ -138,18 +156,19 @@ class Delivery:
     def _metrics(self, event: Event) -> None:
         run_id = self.run_id if event["seed"] is None else self._nested(event["seed"], event["time"])
         for name, value in event["values"].items():
-            if event["step"] not in self._known(run_id, name):
-                self._known(run_id, name).add(event["step"])
+            point = event["step"], float(value)
+            if point not in self._known(run_id, name):
+                self._known(run_id, name).add(point)
                 self.waiting[run_id].append(Metric(name, value, event["time"], event["step"]))
         if len(self.waiting[run_id]) >= 1000:
             self._flush()
 
-    def _known(self, run_id: str, name: str) -> set[int]:
-        """The steps of this metric's points; asked for once, and only where there are some."""
+    def _known(self, run_id: str, name: str) -> set[tuple[int, float]]:
+        """Step and value of this metric's points; asked for once, and only where there are some."""
         if (run_id, name) not in self.known:
             held = name in self.held.get(run_id, ())
             points = self.client.get_metric_history(run_id, name) if held else []
-            self.known[run_id, name] = {point.step for point in points}
+            self.known[run_id, name] = {(point.step, point.value) for point in points}
         return self.known[run_id, name]
 
     def _nested(self, seed: int, time_ms: int) -> str:
@@ -229,88 +248,122 @@ class Delivery:
             self.client.set_terminated(run_id, event["status"], event["time"])
 
 
-class StoreError(OSError):
-    """MLflow's store cannot be reached."""
+def holds(run: MlflowRun, outputs: Outputs) -> bool:
+    """Whether an evaluated run has the tags and the test metrics of these outputs."""
+    metrics = {f"test/{name}": value for name, value in outputs["metrics"].items()}
+    tags = {EVALUATED_TAG: "true", **outputs["tags"]}
+    return tags.items() <= run.data.tags.items() and metrics.items() <= run.data.metrics.items()
 
 
-class EarlierJournalError(OSError):
-    """A journal that has to go first is not delivered yet."""
+def deliver_waiting(moved_from: str = "") -> tuple[list[str], list[str]]:
+    """Deliver every journal of this store whose stage has ended: a line for each that went, and for each that did not.
 
-
-def deliver_waiting(without: Journal | None = None) -> tuple[list[str], list[str]]:
-    """Deliver every journal of this store that nobody is at any more: a line for each that went, and that did not.
-
-    What a killed process began ends as KILLED. One that cannot be delivered does not hold up the others. StoreError
-    when the store cannot be reached.
+    What a killed process began ends as KILLED. One that cannot be delivered does not hold up other runs. `moved_from`:
+    deliver those of the store that had this address too. Raises StoreError when the store cannot be used.
     """
+    with delivering():
+        delivered, left = _deliver_older(None, moved_from)
+    return delivered, [f"{journal.folder}: {reason}" for journal, reason in left]
+
+
+def deliver(journal: Journal) -> str:
+    """Deliver a journal that is complete, after those that are older, and remove it; empty when it has no run."""
+    with delivering():
+        return close(_advance(journal, None))
+
+
+def advance(journal: Journal, delivery: Delivery | None) -> Delivery:
+    """Deliver what a stage has written to its journal since `delivery`, which is returned; first the older journals."""
+    with delivering():
+        return _advance(journal, delivery)
+
+
+def finish(journal: Journal, delivery: Delivery | None) -> None:
+    """Deliver the rest of a journal whose stage has ended, and remove it."""
+    with delivering():
+        if not journal.folder.exists():
+            return  # the stage was killed, and another process was quicker
+        if (handle := claim(journal.folder)) is not None:  # the same, and another process may have begun
+            journal, delivery = Journal(journal.folder, handle), None
+        try:
+            close(_advance(journal, delivery))
+        finally:
+            journal.release()
+
+
+def _advance(journal: Journal, delivery: Delivery | None) -> Delivery:
+    if delivery is None:
+        _deliver_older(journal)
+        delivery = Delivery(journal)
+    delivery.advance()
+    return delivery
+
+
+def _deliver_older(than: Journal | None, moved_from: str = "") -> tuple[list[str], list[tuple[Journal, str]]]:
+    """As `deliver_waiting`; all journals when `than` is None."""
     delivered, left = [], []
     for waiting in waiting_journals():
-        begin = _begin_of(waiting)
-        if without and waiting.folder == without.folder:
-            continue
-        if begin and begin["store"] != known_store():
-            left.append(f"{waiting.folder}: it is for the store {begin['store']}")
+        if than and waiting.folder.name >= than.folder.name:
+            break
+        begin = waiting.begin()
+        if begin and not is_known_store(begin["store"]) and begin["store"].rstrip("/") != moved_from.rstrip("/"):
+            here = shlex.quote(begin["store"])
+            reason = f"its store is {begin['store']}; to record it in the one in use: classifier sync --from {here}"
+            left.append((waiting, reason))
         elif (handle := claim(waiting.folder)) is None:
-            left.append(f"{waiting.folder}: its stage still runs, or another process delivers it")
+            left.append((waiting, "its stage still runs"))
         else:
             journal = Journal(waiting.folder, handle)
+            delivery = Delivery(journal)
             try:
-                if run_id := deliver(journal):
+                delivery.advance()
+                if run_id := close(delivery):
                     delivered.append(f"{begin['stage'] if begin else 'a stage'}, run {run_id}")
             except StoreError:
                 raise
             except Exception as error:  # whatever MLflow, a database's or an artifact store's client raises
-                left.append(f"{waiting.folder}: {first_line(error)}")
+                left.append((waiting, explained(error)))
             finally:
                 journal.release()
     return delivered, left
 
 
-def deliver(journal: Journal) -> str:
-    """Deliver a journal whose writer is gone, remove it, and return its run's id; empty when nothing was begun."""
-    delivery = Delivery(journal)
-    let_go_first(journal)
-    delivery.advance()
-    return close(delivery)
-
-
-def _begin_of(journal: Journal) -> Event | None:
-    return next((event for event in journal.read()[0] if event["do"] == "begin"), None)
-
-
-def let_go_first(journal: Journal) -> None:
-    """EarlierJournalError while an older journal of the same run is not delivered: their events have an order.
-
-    One for another store is of another run.
-    """
-    begin = _begin_of(journal)
-    for earlier in waiting_journals():
-        if not begin or earlier.folder.name >= journal.folder.name:
-            continue
-        events, _ = earlier.read()
-        weights = [event["tags"].get(WEIGHTS_TAG) for event in events if event["do"] == "tags"]
-        begins = [event for event in events if event["do"] == "begin" and event["store"] == begin["store"]]
-        same = any(event["key"] == begin["key"] for event in begins)
-        if same or (begins and begin["weights"] and begin["weights"] in weights):
-            raise EarlierJournalError(f"{earlier.folder}, of the same run, goes first: classifier sync")
-
-
 def close(delivery: Delivery) -> str:
-    """A journal without an end gets one: its writer is gone."""
+    """Remove the journal and return its run's id. One without an end gets it first: its stage was killed."""
     if delivery.run_id and not delivery.ended:
-        delivery.journal.append(
-            "end", status="KILLED", error="its process ended without a word: killed, or out of memory"
-        )
+        error = "the process exited without reporting (killed, or out of memory)"
+        delivery.journal.append("end", status="KILLED", error=error)
         delivery.advance()
     delivery.journal.remove()
     return delivery.run_id
 
 
+def _check_order(journal: Journal, begin: Event) -> None:
+    """Raise OSError while an older journal of the same run waits: their events have an order.
+
+    Of the same run are journals with the same key, and the training that made the weights that are evaluated. One for
+    another store is of another run.
+    """
+    for earlier in waiting_journals():
+        if earlier.folder.name >= journal.folder.name:
+            return
+        other = earlier.begin()
+        if other is None or other["store"] != begin["store"]:
+            continue
+        if other["key"] == begin["key"] or (begin["weights"] and begin["weights"] in _weights_of(earlier)):
+            raise OSError(f"{earlier.folder}, of the same run, goes first: classifier sync")
+
+
+def _weights_of(journal: Journal) -> set[str]:
+    """Those that a training has made; found as text, since a journal may hold a million points."""
+    return {found.decode() for found in re.findall(rb'"model\.weights_sha256": "(\w+)"', journal.events.read_bytes())}
+
+
 def open_store(name: str | None = None) -> str:
     """Make sure that the store and the experiment exist, and return the experiment's id.
 
-    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME take the place of `mlflow.db` in the project's root. StoreError when
-    it cannot be reached.
+    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME take the place of `mlflow.db` in the project's root. Raises
+    StoreError when the store cannot be used, ExperimentError when the experiment cannot.
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -320,56 +373,70 @@ def open_store(name: str | None = None) -> str:
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's, when a run ends
-    uri, root = store_uri(), project_root()
+    uri = store_uri()
     mlflow.set_tracking_uri(uri)  # which sets MLFLOW_TRACKING_URI too
     name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     try:
-        if uri.startswith("http"):
-            return _experiment(name, None)  # a server knows where its artifacts go
-        # Processes that start together on a fresh database crash in its migrations; one at a time they do not.
-        with FileLock(root / f"{DATABASE}.lock"):
-            relocate(root)
-            _connect(uri)
-            return _experiment(name, (root / ARTIFACTS).as_uri())  # elsewhere they would go to the current folder
-    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
-        status = error.get_http_status_code() if isinstance(error, MlflowException) else None  # type: ignore[no-untyped-call]
-        if status == HTTPStatus.UNAUTHORIZED:
-            raise StoreError(
-                f"MLflow's store {shown_uri()} does not accept this user and password (401); "
-                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            ) from None
-        raise StoreError(
-            f"MLflow's store {shown_uri()} cannot be used: {first_line(error)}; "
-            "start it, or unset MLFLOW_TRACKING_URI to use mlflow.db in the project's root"
-        ) from None
-
-
-def _connect(uri: str) -> None:
-    """To a database, once: MLflow would try ten times in 100 s."""
-    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
-        return
-    engine = create_engine(uri)
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()
+        if database := database_of(uri):
+            database.parent.mkdir(parents=True, exist_ok=True)
+            # Processes that start together on a fresh database crash in its migrations; one at a time they do not.
+            with FileLock(f"{database}.lock"):
+                relocate(database)
+                connect(uri)
+                experiment = _experiment(name, artifacts_of(database))
+                note_home(database)
+                return experiment
+        if is_database(uri):
+            with FileLock(project_root() / f"{DATABASE}.lock"):
+                connect(uri)
+        return _experiment(name, None)  # a server knows where its artifacts go
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:
+        raise unusable(error) from None
 
 
 def _experiment(name: str, artifacts: str | None) -> str:
+    """The id of an experiment, which is created when it does not exist."""
     if experiment := mlflow.get_experiment_by_name(name):
-        return str(experiment.experiment_id)
+        return _usable(experiment)
+    if artifacts is None and is_database(store_uri()):  # MLflow would note a folder of this machine
+        raise ExperimentError(
+            f"MLflow's store has no experiment {name!r}, and a database does not know where artifacts go: create it "
+            "with a place that all its users reach, as in "
+            f"mlflow experiments create -n {shlex.quote(name)} -l s3://bucket/path"
+        )
     # Without the kind the UI opens on pages for language models.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     try:
         return str(mlflow.create_experiment(name, artifact_location=artifacts, tags=tags))
     except MlflowException:
         if experiment := mlflow.get_experiment_by_name(name):  # another machine was quicker
-            return str(experiment.experiment_id)
+            return _usable(experiment)
         raise
 
 
-def first_line(error: Exception) -> str:
-    """What happened and why, without the HTTP library's own words between the two."""
-    line, _, cause = (str(error).splitlines() or [type(error).__name__])[0].partition(" (Caused by ")
-    said = f"{line.partition(' failed with exception ')[0]}: {cause.rstrip(')')}" if cause else line
-    return without_passwords(said[:300])
+def _usable(experiment: Experiment) -> str:
+    """Its id; ExperimentError when it was deleted."""
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise ExperimentError(
+            f"the experiment {experiment.name!r} was deleted in MLflow: "
+            f"mlflow experiments restore -x {experiment.experiment_id}"
+        )
+    return str(experiment.experiment_id)
+
+
+def elsewhere(prefix: str) -> Iterator[str]:
+    """For each run of other experiments, deleted ones too, whose id begins with `prefix`: how to get at it."""
+    here = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    others = {
+        experiment.experiment_id: experiment
+        for experiment in mlflow.search_experiments(view_type=ViewType.ALL)
+        if experiment.name != here or experiment.lifecycle_stage == LifecycleStage.DELETED
+    }
+    query = f"attributes.run_id LIKE '{prefix}%'"
+    for run in mlflow.search_runs([*others], query, run_view_type=ViewType.ALL, output_format="list") if others else []:
+        experiment = others[run.info.experiment_id]
+        said = f"run {run.info.run_id} is in the experiment {experiment.name!r}"
+        if experiment.lifecycle_stage == LifecycleStage.DELETED:
+            yield f"{said}, which was deleted: mlflow experiments restore -x {experiment.experiment_id}"
+        else:
+            yield f"{said}: set MLFLOW_EXPERIMENT_NAME={shlex.quote(experiment.name)}"

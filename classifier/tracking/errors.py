@@ -1,0 +1,103 @@
+"""What MLflow's store answers when it cannot be used, said in one line with the remedy for that kind of failure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from mlflow.exceptions import MlflowException
+
+from classifier.recording.store import database_of, default_uri, shown_uri, store_uri, without_passwords
+
+LONGEST = 300  # characters of what MLflow says
+
+
+class StoreError(OSError):
+    """MLflow's store cannot be used; the message has the remedy."""
+
+
+class ExperimentError(OSError):
+    """The store can be used, but not this experiment; the message has the remedy."""
+
+
+def unusable(error: Exception) -> StoreError:
+    """The error to raise when the store cannot be opened."""
+    return StoreError(f"MLflow's store {shown_uri()} cannot be used: {explained(error)}")
+
+
+def explained(error: Exception) -> str:
+    """What happened and, where there is one, the remedy, on one line."""
+    if isinstance(error, StoreError | ExperimentError):
+        return str(error)
+    if isinstance(error, MlflowException) and error.get_http_status_code() == HTTPStatus.UNAUTHORIZED:  # type: ignore[no-untyped-call]
+        return (
+            "it does not accept this user and password (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    remedy = _remedy(error)
+    return f"{first_line(error)}; {remedy}" if remedy else first_line(error)
+
+
+def first_line(error: Exception) -> str:
+    """What happened and why, without the HTTP library's own words between the two."""
+    line, _, cause = (str(error).splitlines() or [type(error).__name__])[0].partition(" (Caused by ")
+    said = f"{line.partition(' failed with exception ')[0]}: {cause.rstrip(')')}" if cause else line
+    return without_passwords(shortened(said))
+
+
+def shortened(text: str) -> str:
+    """At most LONGEST characters, cut between two words."""
+    return textwrap.shorten(text, LONGEST, placeholder=" ...") if len(text) > LONGEST else text
+
+
+def _remedy(error: Exception) -> str:
+    """By what the error says; its kind is only in the texts of MLflow, the databases and the HTTP library."""
+    text, uri = str(error), store_uri()
+    database = database_of(uri)
+    remedies = (_DATABASE if database else _SERVER).items()
+    remedy = next((remedy for pattern, remedy in remedies if re.search(pattern, text)), "")
+    names = {
+        "uri": shlex.quote(uri),
+        "path": shlex.quote(str(database)),
+        "damaged": shlex.quote(f"{database}.damaged"),
+        "host": urlsplit(uri).hostname,
+        "unset": "" if uri == default_uri() else ", or unset MLFLOW_TRACKING_URI to record in the project's mlflow.db",
+    }
+    return without_passwords(remedy.format(**names))
+
+
+_SCHEMA = {
+    r"out-of-date database schema": "an older MLflow made it; back it up, then: mlflow db upgrade {uri}",
+    r"Can't locate revision": "a newer MLflow made it: install that version (make setup, if this project locks it)",
+}
+_DATABASE = _SCHEMA | {
+    r"file is not a database|disk image is malformed|malformed database schema": (
+        "the file is damaged: mv {path} {damaged}, then classifier sync and classifier record record in a new one "
+        "what waits and what the workspace holds"
+    ),
+    r"database or disk is full": "free some space on the disk of {path}, then classifier sync",
+    r"unable to open database file|readonly database": (
+        "{path} and its folder must be a file and a folder that you may write"
+    ),
+    r"database is locked": "another process writes to it: run the command again",
+}
+_SERVER = _SCHEMA | {
+    r"CERTIFICATE_VERIFY_FAILED|certificate verify failed": (
+        "set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the authority's certificate (PEM)"
+    ),
+    r"ProxyError|Unable to connect to proxy|Proxy Authentication|error code 407": (
+        "a proxy stands between: set NO_PROXY={host} to go around it"
+    ),
+    r"error code 403|PERMISSION_DENIED": "this user may not do that: ask the server's administrator for the permission",
+    r"password authentication failed|no password supplied": "set PGUSER and PGPASSWORD",
+    r"No module named '([^']+)'": "its driver is not installed: pip install the package that provides it",
+    r"Max retries exceeded|Connection refused|timed out|Connection aborted|could not translate host name|"
+    r"Connection reset|error code 5\d\d|server closed the connection": (
+        "start it, or correct MLFLOW_TRACKING_URI{unset}"
+    ),
+    r"error code 404|Expecting value|not a valid|Could not parse|NoSuchModuleError|Can't load plugin": (
+        "no tracking server is at this address: correct MLFLOW_TRACKING_URI{unset}"
+    ),
+}

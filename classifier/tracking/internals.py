@@ -1,0 +1,88 @@
+"""What is used of MLflow beyond its documented interface: its tables, its kinds of database, its monitor.
+
+tests/test_mlflow_internals.py looks whether it is still so, and names MLflow's version where it is not.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from sqlalchemy import create_engine
+
+from classifier.project.files import write_atomic
+from classifier.recording.store import ARTIFACTS, home_of, note_of
+
+ADDRESSES = [  # tables and columns that hold addresses of artifacts
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+]
+
+
+def relocate(database: Path) -> None:
+    """Correct the addresses of artifacts in a SQLite store that was moved or copied with its home, and note the place.
+
+    Addresses outside the home are left alone.
+    """
+    home, note = home_of(database).as_uri(), note_of(database)
+    noted = _noted(database)
+    if not database.exists() or noted in (None, home):
+        return
+    with closing(sqlite3.connect(database)) as store, store:
+        for table, column in ADDRESSES:
+            store.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608
+                f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                (home, len(noted) + 1, noted, len(noted) + 1, f"{noted}/"),
+            )
+    write_atomic(note, home.encode())
+
+
+def note_home(database: Path) -> None:
+    """Note the place of a SQLite store of which none is noted: its addresses are right now."""
+    if not note_of(database).exists():
+        write_atomic(note_of(database), home_of(database).as_uri().encode())
+
+
+def _noted(database: Path) -> str | None:
+    """The address of the home where the store was last used."""
+    if (note := note_of(database)).exists():
+        return note.read_text(encoding="utf-8")
+    old = home_of(database) / ARTIFACTS / "address.txt"  # where version 1 of this pipeline noted that of the artifacts
+    return old.read_text(encoding="utf-8").removesuffix(f"/{ARTIFACTS}") if old.exists() else None
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow talks to a database itself, rather than to a tracking server."""
+    return uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
+
+
+def connect(uri: str) -> None:
+    """Connect to a database, once: MLflow itself would try ten times in 100 s."""
+    engine = create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+class SystemMetrics:
+    """Samples of processor and memory use, logged to a run from a thread."""
+
+    def __init__(self, run_id: str, interval_s: float, *, resumed: bool) -> None:
+        self.monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            run_id, sampling_interval=interval_s, resume_logging=resumed
+        )
+        self.monitor.start()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        """Log what was sampled since the last time too: a short training would have nothing otherwise."""
+        self.monitor.finish()  # type: ignore[no-untyped-call]
+        self.monitor.publish_metrics(self.monitor.aggregate_metrics())  # type: ignore[no-untyped-call]
+        self.monitor.mlflow_logger.flush()  # type: ignore[no-untyped-call]
