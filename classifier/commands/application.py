@@ -23,6 +23,7 @@ COMMANDS = (  # in the order in which a newcomer meets them
     "reproduce",
     "record",
     "sync",
+    "gc",
     "promote",
     "repair",
     "audit",
