@@ -221,7 +221,7 @@ class Delivery:
             mlflow.pyfunc.save_model(
                 f"{folder}/model",
                 mlflow_model=Model(model.artifact_location, self.run_id, model_id=model.model_id),
-                loader_module="classifier.serving.pyfunc",
+                loader_module="classifier.serving",
                 data_path=str(files / event["path"]),
                 code_paths=[str(files / event["code"])],
                 # Inputs without a schema: MLflow would cast JSON to the schema's type before `predict` can refuse it.

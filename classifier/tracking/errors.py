@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from mlflow.exceptions import MlflowException
 
 from classifier.recording.store import database_of, default_uri, shown_uri, store_uri, without_passwords
+from classifier.tracking.internals import is_known_schema
 
 LONGEST = 300  # characters of what MLflow says
 
@@ -56,6 +57,8 @@ def _remedy(error: Exception) -> str:
     """By what the error says; its kind is only in the texts of MLflow, the databases and the HTTP library."""
     text, uri = str(error), store_uri()
     database = database_of(uri)
+    if found := re.search(r"out-of-date database schema \(found version (\w+)", text):
+        return _OLDER.format(uri=shlex.quote(uri)) if is_known_schema(found[1]) else _NEWER
     remedies = (_DATABASE if database else _SERVER).items()
     remedy = next((remedy for pattern, remedy in remedies if re.search(pattern, text)), "")
     names = {
@@ -68,11 +71,9 @@ def _remedy(error: Exception) -> str:
     return without_passwords(remedy.format(**names))
 
 
-_SCHEMA = {
-    r"out-of-date database schema": "an older MLflow made it; back it up, then: mlflow db upgrade {uri}",
-    r"Can't locate revision": "a newer MLflow made it: install that version (make setup, if this project locks it)",
-}
-_DATABASE = _SCHEMA | {
+_OLDER = "an older MLflow made it; back it up, then: mlflow db upgrade {uri}"
+_NEWER = "a newer MLflow made it: install that version"
+_DATABASE = {
     r"file is not a database|disk image is malformed|malformed database schema": (
         "the file is damaged: mv {path} {damaged}, then classifier sync and classifier record record in a new one "
         "what waits and what the workspace holds"
@@ -83,7 +84,7 @@ _DATABASE = _SCHEMA | {
     ),
     r"database is locked": "another process writes to it: run the command again",
 }
-_SERVER = _SCHEMA | {
+_SERVER = {
     r"CERTIFICATE_VERIFY_FAILED|certificate verify failed": (
         "set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the authority's certificate (PEM)"
     ),

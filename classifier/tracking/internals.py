@@ -9,6 +9,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import mlflow
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy import create_engine
@@ -56,6 +57,11 @@ def _noted(database: Path) -> str | None:
         return note.read_text(encoding="utf-8")
     old = home_of(database) / ARTIFACTS / "address.txt"  # where version 1 of this pipeline noted that of the artifacts
     return old.read_text(encoding="utf-8").removesuffix(f"/{ARTIFACTS}") if old.exists() else None
+
+
+def is_known_schema(revision: str) -> bool:
+    """Whether this MLflow can upgrade a database of this schema; that of a newer MLflow it does not know."""
+    return any((Path(mlflow.__file__).parent / "store/db_migrations/versions").glob(f"{revision}_*.py"))
 
 
 def is_database(uri: str) -> bool:

@@ -40,7 +40,6 @@ from classifier.project.cli import run
 from classifier.project.files import replacing, sha256, write_atomic
 from classifier.project.ownership import claim
 from classifier.recording import journal
-from classifier.recording.store import relocate
 from classifier.sources.catalog import SourceFile, origin
 from classifier.sources.raw import read_raw, write_manifest
 from classifier.sources.transfer import fetch
@@ -234,10 +233,12 @@ def new_journal(folder: Path, version: int, strike: Strike) -> None:
 
 
 def address(folder: Path, version: int, strike: Strike) -> None:
-    """Of MLflow's artifacts, beside them; another project folder each time."""
-    (folder / f"out/{version}").mkdir(parents=True, exist_ok=True)
+    """The note of where a store's home is; another store each time."""
+    from classifier.tracking.internals import note_home  # mlflow takes seconds
+
+    (folder / "out").mkdir(parents=True, exist_ok=True)
     strike()
-    relocate(folder / f"out/{version}")
+    note_home(folder / f"out/{version}.db")
 
 
 def replica(folder: Path, version: int, strike: Strike) -> None:
@@ -343,7 +344,8 @@ MET = {
     "classifier.evaluation.report:_write_csv": "evaluate's report",
     "classifier.evaluation.report:write_evaluation": "evaluate's report",
     "classifier.project.checksummed:write_checksummed": "train's model",
-    "classifier.recording.store:relocate": "store's address",
+    "classifier.tracking.internals:note_home": "store's address",
+    "classifier.tracking.internals:relocate": "store's address",
     "classifier.training.report:write_training": "train's report",
     "classifier.sources.transfer:fetch": "download's file",
     "classifier.commands.recipe:recipe": "recipe's values",
@@ -434,6 +436,8 @@ def check(name: str, fault: str, place: Path) -> None:
     else:
         assert status == 1, f"status {status}: {said}"
         assert said.count("\n") == 1, f"not one line: {said}"
+        if fault == "full disk":
+            assert re.search(r"/\S+ cannot be written: the disk is full \(.*\d bytes free\)", said), said
     assert site.appends or site.read(folder) == before, "what was there before is not what is read now"
     assert (ended := write(folder, 2)) == (0, ""), f"the next start: {ended}"
     now, then = names(folder), names(clean)

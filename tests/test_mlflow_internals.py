@@ -1,0 +1,65 @@
+"""Whether MLflow still is inside what `classifier.tracking.internals` takes it for; a failure names its version."""
+
+import sqlite3
+from contextlib import closing
+
+import mlflow
+import pytest
+
+from classifier.tracking import internals
+from classifier.tracking.delivery import open_store
+from tests.recorded import Workspace, get_run
+
+pytestmark = pytest.mark.usefixtures("workspace")
+
+
+def test_these_columns_and_no_others_hold_addresses_of_artifacts(workspace):
+    """In a store with everything that the pipeline puts there."""
+    outputs = Workspace()
+    run_id = outputs.train()
+    outputs.evaluate()
+    (output,) = get_run(run_id).outputs.model_outputs
+    mlflow.register_model(f"models:/{output.model_id}", "classifier")
+    found = set()
+    with closing(sqlite3.connect("mlflow.db")) as store:
+        for (table,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for column in [row[1] for row in store.execute(f"PRAGMA table_info('{table}')")]:
+                query = f'SELECT count(*) FROM "{table}" WHERE instr("{column}", ?)'
+                if store.execute(query, (str(workspace),)).fetchone()[0]:
+                    found.add((table, column))
+    assert found == set(internals.ADDRESSES) - MODELS_BY_ID, f"MLflow {mlflow.__version__} keeps addresses elsewhere"
+
+
+MODELS_BY_ID = {("model_versions", "source")}  # `models:/m-...`, of a logged model; an address of one that is not
+
+
+def test_a_version_that_was_registered_by_its_address_is_kept_by_address(workspace):
+    run_id = Workspace().train()
+    (output,) = get_run(run_id).outputs.model_outputs
+    client = mlflow.MlflowClient()
+    client.create_registered_model("by address")
+    client.create_model_version("by address", client.get_logged_model(output.model_id).artifact_location)
+    with closing(sqlite3.connect("mlflow.db")) as store:
+        ((source,),) = store.execute("SELECT source FROM model_versions").fetchall()
+    assert source.startswith(workspace.as_uri()), f"MLflow {mlflow.__version__} keeps addresses elsewhere"
+
+
+def test_schemas_are_known_by_the_names_of_mlflows_migrations():
+    open_store()
+    with closing(sqlite3.connect("mlflow.db")) as store:
+        ((revision,),) = store.execute("SELECT version_num FROM alembic_version").fetchall()
+    assert internals.is_known_schema(revision), f"MLflow {mlflow.__version__} names its migrations otherwise"
+    assert not internals.is_known_schema("fffffffffffff")
+
+
+def test_a_database_is_told_from_a_server():
+    databases = ["sqlite:///a.db", "postgresql://host/db", "postgresql+psycopg2://host/db", "mysql://host/db"]
+    assert [internals.is_database(uri) for uri in databases] == [True] * 4
+    assert [internals.is_database(uri) for uri in ("https://host", "file:///a", "databricks")] == [False] * 3
+
+
+def test_the_monitor_logs_what_it_has_sampled_when_it_stops():
+    run_id = Workspace().train()
+    internals.SystemMetrics(run_id, 60, resumed=False).stop()
+    names = {name for name in get_run(run_id).data.metrics if name.startswith("system/")}
+    assert "system/cpu_utilization_percentage" in names, f"MLflow {mlflow.__version__} has another monitor"
