@@ -387,7 +387,7 @@ def in_a_process(act: Callable[[], None]) -> tuple[int, str]:
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         status = 99
         try:
-            run(lambda arguments: act())
+            run(lambda arguments: act(), "stage")
             status = 0
         except SystemExit as error:
             status = int(error.code or 0)
