@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from classifier.project.ownership import claim, release
+from classifier.recording.journal import waiting_journals
 from classifier.repository.code import git_state
 from classifier.repository.lockfile import read_lock
 from classifier.runs.restoring import made_by, record
-from classifier.tracking.delivery import open_store
+from classifier.tracking.delivery import deliver, open_store
 from tests.project import OUTPUTS, Project
 from tests.recorded import METRICS, ReplicaWorkspace, Workspace, all_runs, files, history, written
 
@@ -221,8 +222,38 @@ def test_an_older_journal_of_the_run_that_another_process_holds_is_one_line(made
     said = made.run(sys.executable, "-m", "classifier", "record", check=False)
     assert made.returncode == 1
     assert said == f"classifier: {train.journal.folder}, of the same run, goes first: classifier sync\n"
+    assert [path.name for path in train.journal.folder.parent.glob("*-*")] == [train.journal.folder.name]
     release(handle)
+    assert "recorded: run" in made.run(sys.executable, "-m", "classifier", "record")
     assert "has these outputs" in made.run(sys.executable, "-m", "classifier", "record")
+
+
+def test_in_a_deleted_experiment_nothing_is_recorded_now_or_later(made):
+    run_id = record().run.info.run_id
+    client, experiment = mlflow.MlflowClient(), mlflow.get_run(run_id).info.experiment_id
+    client.delete_experiment(experiment)
+    with pytest.raises(OSError, match=f"was deleted in MLflow: mlflow experiments restore -x {experiment}"):
+        record()
+    assert waiting_journals() == []
+    client.restore_experiment(experiment)
+    assert (record().run.info.run_id, record().new) == (run_id, False)
+    assert len(all_runs()) == 1
+
+
+def test_outputs_that_a_run_has_by_the_time_of_their_delivery_are_not_recorded_again(made):
+    """As when `classifier record` was killed in between, and another machine was quicker."""
+    outputs = made.outputs
+    with written("evaluate", outputs.params) as late:
+        digest = read_lock().outputs["data/normalized"]
+        found = {"tags": {"dvc.data": digest}, "metrics": METRICS}
+        late.begin("late", {}, outputs.meta.weights_sha256, outputs=found)
+    run_id = record().run.info.run_id  # delivers what waits first
+    assert mlflow.get_run(run_id).data.tags["evaluated"] == "true"
+    runs = {run.info.run_id for run in all_runs()}
+    with written("evaluate", outputs.params) as later:
+        later.begin("later", {}, outputs.meta.weights_sha256, outputs=found)
+    assert deliver(later.journal) == run_id
+    assert {run.info.run_id for run in all_runs()} == runs
 
 
 @pytest.mark.slow
