@@ -38,12 +38,13 @@ Weights = dict[str, np.ndarray]  # conv1.weight, conv1.bias, conv2.weight, ...: 
 
 
 def option(default: Any, about: str, choices: list[str] | None = None) -> Any:
+    """A field of `Settings` that is an option of the command line."""
     return field(default=default, metadata={"help": f"{about} (default: {default})", "choices": choices})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The classic tutorial's, with batches of 100 in place of 4."""
+    """The classic tutorial's settings, with batches of 100 images instead of 4."""
 
     data: str = option("mnist", "mnist, digits, or a folder with the four files of MNIST")
     epochs: int = option(2, "passes over the training images")
@@ -81,7 +82,8 @@ def run(main: Callable[[Settings], Result]) -> None:
 def load(settings: Settings) -> tuple[Split, Split]:
     """Training and test images, `(N, 1, 32, 32) uint8` with labels `(N,) int64`, as the stage normalize makes them."""
     dataset, folder = dataset_and_folder(settings)
-    files = {path.name: path.read_bytes() for path in folder.glob("*.gz")}
+    pattern = "digits.csv.gz" if dataset == "digits" else "*-ubyte.gz"
+    files = {path.name: path.read_bytes() for path in folder.glob(pattern)}
     params = NormalizeParams(seed=0, validation_fraction=0.0, test_fraction=0.2, mean=None, std=None)
     splits = make_splits(*parse(dataset, files), SOURCES[dataset].class_names, params)
     return splits["train"], splits["test"]

@@ -21,11 +21,12 @@ import numpy_alone
 import pytest
 import tensors_alone
 import torch
+import tutorial
 import with_autograd
 import with_engine
 from numpy.testing import assert_allclose
 from torch.nn.functional import cross_entropy
-from tutorial import Result, Settings, batches, initial_weights, load
+from tutorial import Result, Settings, batches, dataset_and_folder, initial_weights, load
 
 from classifier.commands.recipe import apply
 from classifier.data.dataset import DatasetMeta
@@ -204,6 +205,18 @@ def test_a_folder_without_mnist_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert str(tmp_path) in done.stderr
+
+
+@pytest.mark.mnist
+def test_mnist_is_downloaded_once(tmp_path: Path, mnist_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tutorial, "ROOT", tmp_path / "repository")
+    monkeypatch.setenv("DATA_MIRROR", mnist_folder.as_uri())
+    first = dataset_and_folder(Settings())
+    monkeypatch.setenv("DATA_MIRROR", "file:///nowhere")
+    assert dataset_and_folder(Settings()) == first == ("mnist", tmp_path / "repository/.pipeline/examples/mnist")
+    assert {path.name for path in first[1].iterdir()} == {path.name for path in mnist_folder.iterdir()}
+    train, test = load(Settings())
+    assert (len(train), len(test)) == (60_000, 10_000)
 
 
 @pytest.mark.mnist
