@@ -10,32 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from classifier.device import be_deterministic, set_precision
 from tests.loopback import Answer, LoopbackServer
+from tests.project import Project
 
 # In the background (nohup, &, cron) SIGINT is ignored, and processes inherit that; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
-LONG = (  # modules, the longest first
-    "test_pipeline.py",
-    "test_kill.py",
-    "test_reproduce.py",
-    "test_sweep.py",
-    "test_team_server.py",
-    "test_whole_way.py",
-    "test_benchmarks.py",
-    "test_servers.py",
-    "test_pairs.py",
-    "test_remotes.py",
-    "test_recording.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long modules come first, so that in the end no process is left alone with one."""
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture
@@ -45,6 +29,30 @@ def mnist_folder() -> Path:
     if not (folder / "train-images-idx3-ubyte.gz").is_file():
         pytest.skip(f"no MNIST files in {folder}")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project of one epoch, reproduced and committed, once for all processes of a test run; for `copy` alone."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, done = shared / "one-epoch", shared / "one-epoch.done"
+    with FileLock(shared / "one-epoch.lock"):
+        if not done.exists():
+            project = Project(folder)
+            project.edit_params("epochs: 20", "epochs: 1")
+            project.commit("one epoch")
+            assert project.repro() == ["download", "normalize", "train", "evaluate"]
+            project.commit("results")
+            done.write_text(project.output)
+    return Project.at(folder, done.read_text())
+
+
+@pytest.fixture
+def trained(one_epoch: Project, tmp_path: Path) -> Project:
+    """A copy of `one_epoch`."""
+    return one_epoch.copy(tmp_path)
 
 
 @pytest.fixture

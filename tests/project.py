@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import closing
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 from classifier.project.files import sha256_of
 from tests.samples import ROOT
@@ -47,6 +49,20 @@ class Project:
                 shutil.copy2(ROOT / name, folder / name)
         self.git("init", "-q", "-b", "main")
         self.commit("start")
+
+    @classmethod
+    def at(cls, folder: Path, output: str = "") -> Self:
+        """The project that another process made in `folder`, with what its last `dvc repro` printed."""
+        project = cls.__new__(cls)
+        project.folder, project.output = folder, output
+        return project
+
+    def copy(self, folder: Path) -> Self:
+        """The project with all that it made, moved to `folder`."""
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        copied = copy(self)
+        copied.folder = folder
+        return copied
 
     @property
     def variables(self) -> dict[str, str]:
