@@ -173,8 +173,10 @@ def _change(first: pd.Series[Any], second: pd.Series[Any]) -> Change:
 def _code(row: pd.Series[Any]) -> Code:
     commit, dirty = row.get("tags.git.commit"), row.get("tags.git.dirty") == "true"
     if not isinstance(commit, str):
-        why = row.get("tags.git.problem", "no tag git.commit")
-        raise UserError(f"run {row.name} was recorded without its commit ({why})")
+        why = row.get("tags.git.problem")  # None or NaN if the run has no such tag
+        raise UserError(
+            f"run {row.name} was recorded without its commit ({why if isinstance(why, str) else 'unknown'})"
+        )
     return Code(commit, artifact(row["address"], "code/uncommitted.diff") if dirty else b"")
 
 

@@ -354,6 +354,8 @@ MET = {
 NOT_MET = {
     "classifier.repository.clones:Clone.reset": "a sweep's own clone, which is made anew",
     "classifier.repository.clones:Clone.start": "a log, written by the process that is started",
+    "classifier.repository.worktree:check_out": "a checkout that is thrown away or made anew",
+    "classifier.sweeps.record:Record.begin": "write_atomic of one file",
     "classifier.repository.repair:_repair_lockfile": "write_atomic of one file",
     "classifier.project.ownership:remove": "renames what goes away",
     "classifier.tracking.recorder:_give_way": "a setting of the kernel's",
