@@ -38,7 +38,6 @@ HOSTILE = """
     textconv = {folder}/fail
 [apply]
     whitespace = fix
-    ignoreWhitespace = change
 [status]
     showUntrackedFiles = no
 [index]
@@ -187,7 +186,15 @@ def test_the_users_configuration_changes_no_patch(project, tmp_path, monkeypatch
     (tmp_path / "hostile").write_text(HOSTILE.format(folder=tmp_path))
 
     edited = lines.replace("15 ", "fifteen")
-    write(project, notebook_ipynb=edited, ö_py=edited, mixed_py="1\r\n3\r\n4\n", b_md=bytes([0, 201]), new_é_py=lines)
+    write(
+        project,
+        notebook_ipynb=edited,
+        ö_py=edited,
+        mixed_py="1\r\n3\r\n4\n",
+        b_md=bytes([0, 201]),
+        new_é_py=lines,
+        crlf_py="1\r\n",
+    )
     (project / "gone.py").rename(project / "moved.py")
     (project / "a.py").chmod(0o755)
     (project / "link.py").unlink()

@@ -21,7 +21,6 @@ SETTINGS = (
     "core.safecrlf=false",  # would refuse files with mixed line endings
     "core.quotePath=false",
     "apply.whitespace=nowarn",
-    "apply.ignoreWhitespace=no",
 )
 PATCH = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")  # for `diff-tree`
 REDIRECTING = (  # variables, set inside git's hooks for example, that point git elsewhere or change patches
