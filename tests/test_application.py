@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from classifier.commands.application import COMMANDS, call
+from classifier.commands.application import COMMANDS, call, in_project
+from classifier.errors import UserError
+from classifier.project.lineage import command_folder, project_root
 from tests.samples import ROOT
 
 
@@ -88,3 +92,68 @@ def test_ctrl_c_ends_with_130(monkeypatch):
     with pytest.raises((SystemExit, KeyboardInterrupt)) as end:
         call(["repair"])
     assert getattr(end.value, "code", 130) == 130
+
+
+ARGUMENTS = {"recipe": ["mnist"], "compare": ["123456", "abcdef"], "reproduce": ["123456"], "promote": ["123456"]}
+ARGUMENTS |= {"sweep": ["train.seed=1"]}
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """The current folder, which no project holds."""
+    for name in ("DVC_ROOT", "PIPELINE_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_outside_a_project_a_command_says_so_and_creates_nothing(name, outside):
+    with pytest.raises(
+        UserError, match=f"{outside} is not in a project: neither it nor a folder above it has"
+    ) as error:
+        call([name, *ARGUMENTS.get(name, [])])
+    assert "\n" not in str(error.value)
+    assert not list(outside.iterdir())
+
+
+@pytest.mark.parametrize("marks", [[".dvc"], ["dvc.yaml", "params.yaml"]])
+def test_from_a_subfolder_a_command_works_in_the_project_and_takes_paths_from_where_one_is(outside, monkeypatch, marks):
+    for name in marks:
+        (outside / name).mkdir()
+    below = outside / "notebooks/old"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    found = []
+    command = typer.Typer()
+    command.command()(in_project(lambda: found.append((Path.cwd(), project_root()))))
+
+    def write(page: Path, top: int = 1) -> None:
+        found.append((Path.cwd(), page, top))
+
+    typed = typer.Typer()
+    typed.command()(in_project(write))
+    for application, arguments in ((command, []), (typed, ["page.html", "--top", "3"])):
+        monkeypatch.chdir(below)
+        application(arguments, standalone_mode=False)
+    assert found == [(outside, outside), (outside, below / "page.html", 3)]
+
+
+def test_a_recipe_from_a_subfolder_is_put_into_the_projects_params(outside, monkeypatch):
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, outside)
+    shutil.copytree(ROOT / "recipes", outside / "recipes")
+    monkeypatch.chdir(outside / "recipes")
+    call(["recipe", "mnist"])
+    assert "dataset: mnist" in (outside / "params.yaml").read_text()
+
+
+def test_a_pipeline_below_a_dvc_repository_has_its_runs_where_dvc_says(outside, monkeypatch):
+    """DVC sets DVC_ROOT to the folder with `.dvc`; the stages' files count from the one with `dvc.yaml`."""
+    below = outside / "team/digits"
+    below.mkdir(parents=True)
+    (outside / ".dvc").mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        (below / name).touch()
+    monkeypatch.chdir(below)
+    assert (command_folder(), project_root()) == (below, outside)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import wraps
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from classifier.errors import UserError
+from classifier.project.lineage import command_folder
 
 COMMANDS = (  # in the order in which a newcomer meets them
     "results",
@@ -41,8 +46,21 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         command = typer.Typer(**STYLE)
-        command.command()(getattr(import_module(f"classifier.commands.{cmd_name}"), cmd_name))
+        command.command()(in_project(getattr(import_module(f"classifier.commands.{cmd_name}"), cmd_name)))
         return typer.main.get_command(command)
+
+
+def in_project(function: Callable[..., None]) -> Callable[..., None]:
+    """Run a command in the project that holds the current folder; paths on its command line count from that folder."""
+
+    @wraps(function)
+    def run(**values: Any) -> None:
+        folder = command_folder()
+        values = {name: value.absolute() if isinstance(value, Path) else value for name, value in values.items()}
+        os.chdir(folder)
+        function(**values)
+
+    return run
 
 
 application = typer.Typer(cls=Commands, **STYLE)

@@ -27,7 +27,7 @@ def recipe(
     """
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if not names:
-        raise FileNotFoundError(f"{RECIPES}/ does not exist here: run in the project's root")
+        raise FileNotFoundError(f"{RECIPES}/ has no recipes: git checkout -- {RECIPES}")
     if name not in names:
         given = f"{name!r} is not a recipe" if name else "expected the name of one recipe"
         raise UserError(f"{given}; allowed are {', '.join(names)}, as in classifier recipe {names[0]}")

@@ -6,6 +6,8 @@ import getpass
 import os
 from pathlib import Path
 
+from classifier.errors import UserError
+
 PACKAGE = Path(__file__).parents[1]  # the library's folder, with all of its code
 PROJECT_FILES = ("dvc.yaml", "params.yaml")  # in a project's root
 
@@ -31,10 +33,26 @@ def find_root(start: Path) -> Path | None:
 
     Without DVC's folder it is the nearest one with `dvc.yaml` and `params.yaml`; None when there is neither.
     """
-    folders = [start, *start.parents]
-    with_dvc = (folder for folder in folders if (folder / ".dvc").is_dir())
-    with_files = (folder for folder in folders if all((folder / name).is_file() for name in PROJECT_FILES))
-    return next(with_dvc, None) or next(with_files, None)
+    return _nearest(start, ".dvc") or _nearest(start, *PROJECT_FILES)
+
+
+def command_folder() -> Path:
+    """Where commands work: the nearest folder upwards with `dvc.yaml` and `params.yaml`, else the project's root.
+
+    Raises UserError outside a project.
+    """
+    here = Path.cwd()
+    folder = _nearest(here, *PROJECT_FILES) or _nearest(here, ".dvc") or named_root()
+    if folder is None:
+        raise UserError(
+            f"{here} is not in a project: neither it nor a folder above it has .dvc, or dvc.yaml and params.yaml"
+        )
+    return folder
+
+
+def _nearest(start: Path, *names: str) -> Path | None:
+    folders = (start, *start.parents)
+    return next((folder for folder in folders if all((folder / name).exists() for name in names)), None)
 
 
 def user_name() -> str:
