@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
+from classifier.recording.store import sqlite_uri
 from classifier.tracking.delivery import open_store
 
 LABELS = np.arange(40) % 4
@@ -24,7 +25,7 @@ TEST = "a" * 64
 def empty_store() -> bytes:
     """MLflow's database after its migrations, which take 1.6 s: once for all tests of a process."""
     with tempfile.TemporaryDirectory() as folder:
-        mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        mlflow.MlflowClient(sqlite_uri(Path(folder) / "mlflow.db")).search_experiments()
         return (Path(folder) / "mlflow.db").read_bytes()
 
 

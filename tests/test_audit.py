@@ -35,7 +35,7 @@ def test_an_index_that_cannot_be_reached_is_said_and_is_no_success(lock, monkeyp
 
 
 def test_a_missing_lock_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"requirements\.lock does not exist: run in the project's root"):
+    with pytest.raises(FileNotFoundError, match=r"requirements\.lock does not exist: make lock"):
         vulnerabilities((tmp_path / "requirements.lock",))
 
 

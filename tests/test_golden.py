@@ -18,6 +18,7 @@ from classifier.data.dataset import SPLITS, read_meta, read_split
 from classifier.device import environment, pick_device
 from classifier.networks.model_dir import read_model_meta
 from classifier.params import load_params
+from classifier.recording.store import sqlite_uri
 from classifier.runs.reading import all_runs
 from classifier.sources.raw import read_raw
 from classifier.training.checkpoint import checkpointed, fingerprint_of
@@ -181,7 +182,7 @@ def test_a_stored_model_of_before_is_loaded_with_the_code_that_it_carries(update
     done = subprocess.run(
         [sys.executable, "-c", PREDICT],
         cwd=elsewhere,
-        env=updated.variables | {"MLFLOW_TRACKING_URI": f"sqlite:///{golden / 'mlflow.db'}"},
+        env=updated.variables | {"MLFLOW_TRACKING_URI": sqlite_uri(golden / "mlflow.db")},
         check=True,
         capture_output=True,
         text=True,

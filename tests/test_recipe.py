@@ -71,6 +71,7 @@ def run(folder, *arguments):
 @pytest.fixture
 def project(tmp_path):
     (tmp_path / "params.yaml").write_text(TEXT)
+    (tmp_path / "dvc.yaml").touch()
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     return tmp_path
 

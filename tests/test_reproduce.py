@@ -13,9 +13,11 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+from sqlalchemy import make_url
 
 from classifier.commands.reproduce import _show
 from classifier.project.files import sha256_of
+from classifier.recording.store import sqlite_uri
 from classifier.runs.reproduction import (
     DATA,
     Finding,
@@ -136,7 +138,7 @@ def test_a_failure_is_repeated_by_the_same_error_alone(workspace):
     ],
 )
 def test_a_run_that_cannot_be_repeated_says_why(workspace, tags, status, message):
-    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    client = mlflow.MlflowClient(sqlite_uri(workspace / "mlflow.db"))
     run = client.create_run(client.create_experiment("classifier"), tags=tags)
     client.set_terminated(run.info.run_id, status) if status != "RUNNING" else None
     record = Record(client.get_run(run.info.run_id), client)
@@ -183,8 +185,8 @@ def test_what_a_record_lacks_cannot_be_called_identical(workspace, capsys):
 
 
 def test_a_sweep_is_no_run_to_repeat(workspace):
-    client = mlflow.MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
-    mlflow.set_tracking_uri(f"sqlite:///{workspace / 'mlflow.db'}")
+    client = mlflow.MlflowClient(sqlite_uri(workspace / "mlflow.db"))
+    mlflow.set_tracking_uri(sqlite_uri(workspace / "mlflow.db"))
     experiment = client.create_experiment("classifier")
     parent = client.create_run(experiment).info.run_id
     client.create_run(experiment, tags={"mlflow.parentRunId": parent})
@@ -205,6 +207,14 @@ def test_params_that_mlflow_has_as_text_get_their_types_back():
 def test_sections_that_a_run_did_not_record_are_those_of_its_commit():
     file, recorded = b"train: {epochs: 20, seed: 0} # all\nsweep: {seed: 0}\n", b'{"train": {"epochs": 4, "seeds": 3}}'
     assert json.loads(with_sections(file, recorded)) == {"train": {"epochs": 4, "seeds": 3}, "sweep": {"seed": 0}}
+
+
+def test_the_store_of_a_reproduction_lies_in_its_worktree_whatever_the_folder_is_called(tmp_path):
+    project = tmp_path / "lenet%20main?"
+    project.mkdir()
+    (project / "params.yaml").write_text("{}")
+    uri = Reproduction(project, tmp_path, "c", None).environment["MLFLOW_TRACKING_URI"]
+    assert make_url(uri).database == str(project / "mlflow.db")
 
 
 def test_data_that_nobody_has_says_what_to_pull(tmp_path):
@@ -233,7 +243,7 @@ def test_a_failure_of_dvc_is_not_reported_as_missing_data(tmp_path):
 
 def test_the_parent_of_a_thousand_seeds_is_found(workspace):
     """MLflow returns 1,000 runs at once, the newest first."""
-    address = f"sqlite:///{workspace / 'mlflow.db'}"
+    address = sqlite_uri(workspace / "mlflow.db")
     client = mlflow.MlflowClient(address)
     experiment = client.create_experiment("classifier")
     parent = client.create_run(experiment, start_time=1, tags={"git.commit": "c0ffee"}).info.run_id

@@ -99,3 +99,11 @@ def test_nothing_to_search_is_said():
     fixed = dict.fromkeys(params().sweep.search)
     with pytest.raises(ValueError, match=r"nothing to search: .*sweep\.search"):
         distributions(params(), fixed)
+
+
+@pytest.mark.parametrize("name", ["lenet%20main", "what?", "a#b ü"])
+def test_the_study_lies_in_a_folder_of_any_name(tmp_path, name):
+    folder = tmp_path / name
+    carry_on(search(folder, 2), 2)
+    assert [path.name for path in folder.iterdir()] == ["study.db"]
+    assert list(tmp_path.iterdir()) == [folder]

@@ -154,8 +154,8 @@ def test_with_a_wrong_password_the_run_waits_for_the_right_one(project, server):
     wrong = server.variables("ann", "not anns password")
     said = project.run("dvc", "repro", "--force", "--single-item", "evaluate", env=wrong)
     (line,) = (line for line in said.splitlines() if line.startswith("MLflow: "))
-    assert "(401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line
-    assert "classifier sync delivers it" in line
+    assert "(401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line
+    assert line.endswith(": classifier sync")
     assert "Traceback" not in said
     (journal,) = journals(project)
     refused = project.run("python", "-m", "classifier", "sync", check=False, env=wrong)
@@ -170,7 +170,7 @@ def test_with_a_wrong_password_the_run_waits_for_the_right_one(project, server):
 
     delivered = project.run("python", "-m", "classifier", "sync", env=server.variables("ann"))
     (new,) = runs(server) - before
-    assert delivered == f"delivered: evaluate, run {new}\nnothing waits\n"
+    assert delivered == f"recorded: evaluate, run {new}\neverything is recorded\n"
     assert tags(server, new)["evaluated"] == "true"
     check_no_secret(server)
 

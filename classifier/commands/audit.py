@@ -48,7 +48,7 @@ def vulnerabilities(locks: tuple[Path, ...]) -> tuple[list[dict[str, Any]], str]
     """What is known of the pinned set, a dictionary each, and why it could not be asked; empty when it could."""
     for lock in locks:
         if not lock.exists():
-            raise FileNotFoundError(f"{lock} does not exist: run in the project's root, or make lock")
+            raise FileNotFoundError(f"{lock} does not exist: make lock")
     arguments = [argument for lock in locks for argument in ("--requirement", str(lock))]
     options = ["--disable-pip", "--require-hashes", "--format", "json", "--progress-spinner", "off"]
     ended = subprocess.run(  # noqa: S603, arguments of our own

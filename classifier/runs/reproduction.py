@@ -28,6 +28,7 @@ from classifier.params import upgraded
 from classifier.project.files import sha256, write_atomic
 from classifier.project.lineage import project_root
 from classifier.recording.run import SECONDS
+from classifier.recording.store import DATABASE, sqlite_uri
 from classifier.repository.dvc import complaint, dvc_command, dvc_environment
 from classifier.repository.lockfile import hash_of
 from classifier.repository.worktree import worktree
@@ -226,7 +227,7 @@ class Reproduction:
         own = ("MLFLOW_", "PIPELINE_")
         self.environment = {name: value for name, value in dvc_environment().items() if not name.startswith(own)}
         self.environment["DVC_SITE_CACHE_DIR"] = str(project.parent / "dvc-site-cache")
-        self.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{project / 'mlflow.db'}"
+        self.environment["MLFLOW_TRACKING_URI"] = sqlite_uri(project / DATABASE)
         if threads:
             self.environment["OMP_NUM_THREADS"] = threads  # with another number sums are made in another order
         params = YAML(typ="safe", pure=True).load(project / "params.yaml")

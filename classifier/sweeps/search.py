@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from classifier.errors import UserError
 from classifier.params import Choices, Params, Range
+from classifier.recording.store import sqlite_uri
 from classifier.sweeps.experiments import Experiment, Outcome, trial_names
 from classifier.sweeps.grid import Point, canonical
 
@@ -33,7 +34,7 @@ class Search:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.settings, self.fixed, self.names = params.sweep, fixed, trial_names(prefix, total)
         self.study = optuna.create_study(
-            storage=f"sqlite:///{file}",
+            storage=sqlite_uri(file.absolute()),
             study_name=STUDY,
             direction="minimize" if params.sweep.metric.endswith("loss") else "maximize",
             load_if_exists=True,

@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 
 from classifier.recording.journal import waiting_journals
+from classifier.recording.store import sqlite_uri
 from classifier.tracking import delivery as tracking
 from stages.train import main as train
 from tests.faults.attack import PERCENT
@@ -99,7 +100,7 @@ def server(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", sqlite_uri(folder / "mlflow.db")]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log, cwd=folder)
