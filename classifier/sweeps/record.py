@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,6 @@ from ruamel.yaml import YAML
 from classifier.params import Params
 from classifier.project.files import sha256, write_atomic
 from classifier.project.lineage import user_name
-from classifier.project.ownership import claim, release
 from classifier.recording.journal import Journal, waiting_journals
 from classifier.repository.lockfile import hash_of
 from classifier.runs.reading import PARENT_TAG
@@ -32,6 +32,7 @@ from classifier.tracking.delivery import EVALUATED_TAG, deliver_waiting, open_st
 
 ID_TAG, KEY_TAG, COMMAND_TAG = "sweep.id", "sweep.key", "sweep.command"
 EXPERIMENT_TAG = "dvc.exp.name"
+DELIVERY_RETRY_S = 5
 
 
 def sweep_key(what: Any, params: Params) -> str:
@@ -59,7 +60,7 @@ class Record:
         self.client = mlflow.MlflowClient()
         self.id = self._find()
         self.begun: dict[Path, str | None] = {}  # the experiments' names, by their stages' journals
-        self.delivered: set[Path] = set()  # journals that this process tried to deliver
+        self.next_delivery = 0.0
 
     def begin(self, command: str) -> None:
         """Make the sweep's run, or set it to RUNNING again; deliver what stages that were killed have left."""
@@ -89,21 +90,19 @@ class Record:
     def has_arrived(self, experiment: Experiment) -> bool:
         """Whether the store has all that the experiment's stages recorded. Cheap enough to ask many times a second.
 
-        What a stage's recorder cannot deliver, since it was killed too, is delivered here, once.
+        What a stage's recorder does not deliver, since it was killed too, is delivered here.
         """
         waiting = list(self._journals(experiment))
-        for journal in waiting:
-            if journal.folder not in self.delivered and (handle := claim(journal.folder)) is not None:
-                release(handle)
-                self.delivered.add(journal.folder)
-                deliver()
+        if waiting and time.monotonic() >= self.next_delivery:
+            deliver()
+            self.next_delivery = time.monotonic() + DELIVERY_RETRY_S
         return not any(journal.folder.exists() for journal in waiting)
 
     def _journals(self, experiment: Experiment) -> Iterator[Journal]:
         """Those that wait; each is read until it says of which experiment it is."""
         for journal in waiting_journals():
             if self.begun.get(journal.folder) is None:
-                begin = next((event for event in journal.read()[0] if event["do"] == "begin"), None)
+                begin = journal.begin()
                 self.begun[journal.folder] = begin["tags"].get(EXPERIMENT_TAG, "") if begin else None
             if self.begun[journal.folder] == experiment.name:
                 yield journal
