@@ -61,7 +61,7 @@ def write(folder, **files):
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-@pytest.fixture(params=["", "teams/vision"])
+@pytest.fixture(params=["", "teams/secret vision"])
 def project(request, tmp_path, monkeypatch):
     """A project of one commit at the top of a repository and below it, where something else was changed too."""
     top = tmp_path / "repository"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -283,13 +284,16 @@ def test_the_verdict_is_a_line_or_a_table(capsys):
 
 
 class Lab(Project):
-    """Temporary folders lie beside the project; what `classifier reproduce` must leave alone is known."""
+    """In a subfolder of its repository, with temporary folders beside; what `reproduce` must leave alone is known."""
 
     def __init__(self, folder):
-        (folder / "temporary").mkdir(parents=True)
-        (folder / "project").mkdir()
-        super().__init__(folder / "project")
-        self.temporary = folder / "temporary"
+        repository, self.temporary = folder / "repository", folder / "temporary"
+        (repository / "teams/project").mkdir(parents=True)
+        self.temporary.mkdir()
+        super().__init__(repository / "teams/project")
+        shutil.rmtree(self.folder / ".git")
+        self.git("init", "-q", "-b", "main", str(repository))
+        self.commit("start")
 
     def reproduce(self, run_id):
         command = [sys.executable, "-m", "classifier", "reproduce", run_id, "--json"]
@@ -370,7 +374,7 @@ def test_a_failure_is_repeated_and_ctrl_c_leaves_nothing(lab):
     )
     assert process.stderr
     with process.stderr as lines:
-        while not (places := list(lab.temporary.glob("project-*/project/dvc.yaml"))):
+        while not (places := list(lab.temporary.glob("project-*/project/teams/project/dvc.yaml"))):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)

@@ -69,17 +69,17 @@ def _add_project(scratch: Scratch, commit: str) -> str:
     if scratch.git("ls-files", "-z", "--", project):  # else `git add` finds nothing to update, which is an error
         scratch.git("add", "--update", "--", project)
     changed = _names(scratch.git("diff-index", "--cached", "--name-only", "-z", commit))
-    secret = [name for name in changed if _is_secret(name)]
+    secret = [name for name in changed if _is_secret(name.removeprefix(repository.prefix))]
     back = "\0".join([*secret, *(name for name in changed if name == lock)])
     if back:
         options = ("--quiet", "--pathspec-from-file=-", "--pathspec-file-nul")
         scratch.git("--literal-pathspecs", "reset", *options, commit, stdin=os.fsencode(back))
 
     new = _names(scratch.git("ls-files", "--others", "--exclude-standard", "-z", "--", project))
-    new = [name for name in new if name != lock]
-    secret += [name for name in new if _is_secret(name)]
-    foreign = [name for name in new if name not in secret and not _is_source(name)]
-    size = {name: os.lstat(repository.top / name).st_size for name in new if name not in {*secret, *foreign}}
+    secret += [name for name in new if _is_secret(name.removeprefix(repository.prefix))]
+    new = sorted({*new} - {*secret, lock})
+    foreign = [name for name in new if not _is_source(name)]
+    size = {name: os.lstat(repository.top / name).st_size for name in new if _is_source(name)}
     recorded, together = [], 0
     for name in sorted(size, key=lambda name: (size[name], name)):
         if size[name] <= LARGEST_NEW_FILE and together + size[name] <= LARGEST_NEW_FILES:
@@ -103,6 +103,7 @@ def _names(listing: bytes) -> list[str]:
 
 
 def _is_secret(name: str) -> bool:
+    """Of a path below the project's folder."""
     return any(fnmatch(part.lower(), pattern) for part in PurePath(name).parts for pattern in SECRETS)
 
 
