@@ -31,7 +31,7 @@ from tests.samples import ROOT, file_params
 COMMIT = "31cce9638802fde698fd477443f59eac3c9ae7ac"
 LOCKED = "952d9eaacad3b509d02840df48f5ecc9e338c272"  # the commit of its dvc.lock, with the same code
 ARCHIVE = ROOT / "tests/data/31cce96/golden.tar.xz"
-DEFAULT, OTHER, SEEDS, SWEEP = "554a0367", "a6f244be", "f96fc988", "b9efd153"  # runs
+DEFAULT, OTHER, SEEDS, SWEEP = "3fbd2d15", "5b46cf52", "6d28c7e5", "8bdb4b31"  # runs
 ACCURACY = 353 / 359  # of DEFAULT on the test split
 FOUND = subprocess.run(["git", "cat-file", "-e", f"{COMMIT}^{{commit}}"], cwd=ROOT, capture_output=True)
 HAS_HISTORY = FOUND.returncode == 0
@@ -111,16 +111,18 @@ def test_runs_of_before_are_compared(classifier):
     assert sum(row["images"] for row in found["per_class"]) == 359
 
 
-def test_models_of_before_are_promoted(classifier, golden):
-    assert answer(classifier("promote", DEFAULT, "--json"))["outcome"] == "unchanged"  # it was the champion then
+def test_models_of_before_are_promoted_and_rolled_back(classifier, golden):
+    known = answer(classifier("promote", OTHER, "--json"))  # it was the champion then
+    assert (known["outcome"], known["champion"], known["previous"]) == ("unchanged", "2", "1")
+    assert answer(classifier("promote", "--rollback", "--json"))["champion"] == "1"
     status, printed = classifier("promote", OTHER, "--json")
     refused = json.loads(printed)
     assert (status, refused["outcome"], refused["champion"]) == (1, "refused", "1")
+    assert [check["gate"] for check in refused["checks"] if not check["passed"]] == ["accuracy_low"]
     path = golden / "params.yaml"
     path.write_text(path.read_text().replace("min_accuracy_low: 0.95", "min_accuracy_low: 0.9"))
     promoted = answer(classifier("promote", OTHER, "--json"))
     assert (promoted["outcome"], promoted["champion"], promoted["previous"]) == ("promoted", "2", "1")
-    assert answer(classifier("promote", "--rollback", "--json"))["champion"] == "1"
 
 
 def test_outputs_of_before_are_those_of_their_run(classifier):
@@ -161,7 +163,7 @@ import json, sys
 import mlflow
 import numpy as np
 
-model = mlflow.pyfunc.load_model("models:/classifier@champion")
+model = mlflow.pyfunc.load_model("models:/classifier/1")
 print(json.dumps(model.predict(np.load("images.npy"))["predicted"].tolist()))
 print(sys.modules["classifier"].__file__)
 """
@@ -170,7 +172,7 @@ print(sys.modules["classifier"].__file__)
 def test_a_stored_model_of_before_is_loaded_by_todays_code(golden):
     images, known = known_predictions(golden)
     all_runs()  # finds the store
-    predicted = mlflow.pyfunc.load_model("models:/classifier@champion").predict(images)["predicted"].tolist()
+    predicted = mlflow.pyfunc.load_model("models:/classifier/1").predict(images)["predicted"].tolist()
     assert predicted == known
 
 
