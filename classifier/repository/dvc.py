@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from classifier.project.lineage import user_name
+from classifier.repository.git import REDIRECTING
 
 TRIED = "3.67.1"  # the last version with which the tests passed
 RWLOCK, REPOSITORY_LOCK = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
@@ -31,7 +32,7 @@ def dvc_environment() -> dict[str, str]:
 
     DVC stops without a user's name, as in a container whose user is a number alone: it gets the number.
     """
-    outer = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
+    outer = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_", *REDIRECTING)
     variables = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     variables["USER"] = variables.get("USER") or user_name()
