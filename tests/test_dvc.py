@@ -15,13 +15,16 @@ from classifier.repository.dvc import (
     complaint,
     dvc_command,
     dvc_environment,
+    experiment_refs,
+    listing_in,
     locked,
+    place_in,
     reached,
     reads,
     was_signalled,
 )
-from classifier.repository.git import Repository, git
-from classifier.repository.lockfile import LOCK
+from classifier.repository.git import Repository, git, git_line
+from classifier.repository.lockfile import LOCK, read_lock
 from classifier.repository.repair import repair
 
 CHANGED = f"DVC {dvc.__version__} differs from {TRIED}, the last version that this was tried with"
@@ -120,6 +123,21 @@ def test_the_cache_is_where_dvc_has_it(project, tmp_path_factory):
         if folder == elsewhere:
             run("cache", "dir", str(elsewhere))
         assert cache(project).resolve() == folder == type(folder)(os.fsdecode(run("cache", "dir")[1]).strip()), CHANGED
+
+
+def test_experiments_and_the_cache_are_laid_out_as_we_read_them(workspace):
+    git(workspace, "init", "--quiet")
+    run("init")
+    stages(workspace, train="mkdir -p out.train/sub && echo 1 > out.train/a && echo 2 > out.train/sub/b")
+    git(workspace, "add", "--all")
+    git(workspace, "-c", "user.name=a", "-c", "user.email=b", "commit", "--quiet", "--message", "x")
+    code, output = run("exp", "run", "--name", "first-1")
+    assert code == 0, output
+    found = git_line(workspace, "for-each-ref", "--format=%(refname)", experiment_refs("first-*"))
+    assert found.rpartition("/")[2] == "first-1", CHANGED
+    folder = cache(workspace)
+    listed = listing_in(folder, read_lock().outputs["out.train"])
+    assert {name: place_in(folder, md5).read_text() for name, md5 in listed.items()} == {"a": "1\n", "sub/b": "2\n"}
 
 
 def test_a_dvc_that_we_start_needs_no_user_name_and_no_outer_dvc(project):

@@ -23,7 +23,15 @@ from ruamel.yaml import YAML
 
 from classifier.errors import UserError
 from classifier.repository.code import git_state
-from classifier.repository.dvc import cache, dvc_command, dvc_environment, share_cache
+from classifier.repository.dvc import (
+    cache,
+    dvc_command,
+    dvc_environment,
+    experiment_refs,
+    listing_in,
+    place_in,
+    share_cache,
+)
 from classifier.repository.git import Repository, git, git_line
 from classifier.repository.lockfile import Lock
 from classifier.repository.worktree import check_out
@@ -101,7 +109,7 @@ class Clone:
 
     def collect(self, name: str) -> None:
         """Bring DVC's experiments of this name, which may be a pattern, into the project's repository."""
-        found = git_line(self.folder, "for-each-ref", "--format=+%(refname):%(refname)", f"refs/exps/*/*/{name}")
+        found = git_line(self.folder, "for-each-ref", "--format=+%(refname):%(refname)", experiment_refs(name))
         if found:
             options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--stdin"]
             git(self.baseline.root, "fetch", *options, str(self.folder), stdin=found.encode())
@@ -112,24 +120,23 @@ def applicable_experiments(root: Path, pattern: str) -> set[str]:
 
     After `dvc gc -w` an experiment is still there, but applying it would fail and delete the workspace's outputs.
     """
-    found = git_line(root, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{pattern}").split()
-    objects = cache(root) / "files/md5"
+    found = git_line(root, "for-each-ref", "--format=%(refname)", experiment_refs(pattern)).split()
+    folder = cache(root)
     quick = YAML(typ="safe")  # in C. It takes 1e-5 for text, but reads hashes as DVC writes them
     names = set()
     for reference in found:
         with suppress(ValueError):  # an experiment without dvc.lock, which is not one of ours
             lock = Lock(quick.load(git(root, "show", f"{reference}:./dvc.lock"))["stages"])
-            if all(_is_cached(md5, objects) for md5 in lock.outputs.values()):
+            if all(_is_cached(md5, folder) for md5 in lock.outputs.values()):
                 names.add(reference.rpartition("/")[2])
     return names
 
 
-def _is_cached(md5: str, objects: Path) -> bool:
+def _is_cached(md5: str, folder: Path) -> bool:
     """Whether a file, or a folder with all its files, is in DVC's cache."""
-    place = objects / md5[:2] / md5[2:]
-    if not place.is_file():
+    if not place_in(folder, md5).is_file():
         return False
-    return not md5.endswith(".dir") or all(_is_cached(each["md5"], objects) for each in json.loads(place.read_bytes()))
+    return not md5.endswith(".dir") or all(_is_cached(each, folder) for each in listing_in(folder, md5).values())
 
 
 def experiment_arguments(name: str, values: Mapping[str, Any]) -> list[str]:

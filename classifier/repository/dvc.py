@@ -6,6 +6,7 @@ and `tests/test_dvc.py` tries each on the version that is installed.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -75,6 +76,21 @@ def cache(root: Path) -> Path:
     from dvc.config import Config
 
     return root / str(Config(str(root / ".dvc"))["cache"].get("dir", ".dvc/cache"))
+
+
+def place_in(cache_folder: Path, md5: str) -> Path:
+    """Where the cache has the file, or the listing of the folder, with this hash."""
+    return cache_folder / "files/md5" / md5[:2] / md5[2:]
+
+
+def listing_in(cache_folder: Path, md5: str) -> dict[str, str]:
+    """The hashes of the files in a cached folder, by their paths in it. Raises FileNotFoundError if uncached."""
+    return {entry["relpath"]: entry["md5"] for entry in json.loads(place_in(cache_folder, md5).read_bytes())}
+
+
+def experiment_refs(pattern: str) -> str:
+    """The pattern of git's references to experiments of this name, which may be a pattern itself."""
+    return f"refs/exps/*/*/{pattern}"
 
 
 def reads(lock: Path) -> bool:

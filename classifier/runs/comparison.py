@@ -20,7 +20,7 @@ from classifier.errors import UserError
 from classifier.project.files import sha256_of
 from classifier.project.lineage import project_root
 from classifier.repository.code_diff import Code, code_diff
-from classifier.repository.dvc import cache
+from classifier.repository.dvc import cache, listing_in, place_in
 from classifier.repository.lockfile import read_lock
 from classifier.runs.reading import artifact, frame, keeper, read_predictions
 from classifier.runs.significance import Disagreement, holm, paired
@@ -258,11 +258,9 @@ def _places(root: Path, data: str) -> Iterator[Path]:
     """Where the test split of a folder with the hash `data` may lie: in the workspace, then in DVC's cache."""
     yield root / DATA / "test.safetensors"
     if data.endswith(".dir"):
-        objects = cache(root) / "files/md5"
+        folder = cache(root)
         with suppress(OSError, ValueError, KeyError):
-            for entry in json.loads((objects / data[:2] / data[2:]).read_bytes()):
-                if entry["relpath"] == "test.safetensors":
-                    yield objects / entry["md5"][:2] / entry["md5"][2:]
+            yield place_in(folder, listing_in(folder, data)["test.safetensors"])
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
