@@ -1,23 +1,19 @@
 """Interfaces that PyTorch, MLflow and DVC do not promise, and what this project relies on in each.
 
 The version pins in pyproject.toml are wide. A release that changes one of these fails here, and the message names it.
+What is used of MLflow's store and monitor is in tests/test_mlflow_internals.py.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
-import sqlite3
-from contextlib import closing
 from importlib.metadata import version
 
 import pytest
 import torch
 
-from classifier.recording.store import PLACES
-from classifier.repository.repair import is_whole
-from classifier.sweeps.running import SIGNALLED
+from classifier.repository.dvc import SIGNALLED, reads
 from tests.samples import ROOT
 
 TRIED = {"torch": "2.14.1", "mlflow": "3.17.2", "dvc": "3.67.1"}
@@ -114,32 +110,6 @@ def test_torch_amp_check_reports_what_is_not_finite_and_keeps_the_report(value, 
     assert found_inf.item() == found, what
 
 
-def test_mlflow_tables_hold_the_addresses_of_artifacts(workspace):
-    """A store that is moved is corrected in its database (`classifier.recording.store`)."""
-    from classifier.tracking.delivery import open_store
-
-    open_store()
-    with closing(sqlite3.connect("mlflow.db")) as store:
-        for table, column in PLACES:
-            columns = {row[1] for row in store.execute(f"PRAGMA table_info({table})")}
-            assert column in columns, changed("mlflow", f"its table {table}: it has no column {column}")
-        # A column of addresses that PLACES does not know would keep the old place.
-        tables = [name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        found = {
-            (table, row[1])
-            for table in tables
-            for row in store.execute(f"PRAGMA table_info({table})")
-            if re.search(r"artifact_(uri|location)|storage_location", row[1])
-        }
-        assert found <= set(PLACES), changed("mlflow", f"where it stores addresses: {found - set(PLACES)}")
-
-
-def test_mlflow_names_the_databases_that_it_can_use():
-    from mlflow.store.db.db_types import DATABASE_ENGINES
-
-    assert {"sqlite", "postgresql"} <= set(DATABASE_ENGINES), changed("mlflow", "DATABASE_ENGINES")
-
-
 def test_mlflow_scoring_server_answers_a_bad_request_with_status_400():
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import BAD_REQUEST
@@ -148,26 +118,8 @@ def test_mlflow_scoring_server_answers_a_bad_request_with_status_400():
     assert found == 400, changed("mlflow", "the status of BAD_REQUEST")
 
 
-def test_mlflow_system_metrics_monitor_is_started_and_flushed_by_hand():
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-    what = changed("mlflow", "SystemMetricsMonitor")
-    assert {"run_id", "sampling_interval", "resume_logging"} <= set(
-        inspect.signature(SystemMetricsMonitor).parameters
-    ), what
-    calls = {
-        "start": ["self"],
-        "finish": ["self"],
-        "aggregate_metrics": ["self"],
-        "publish_metrics": ["self", "metrics"],
-    }
-    for name, parameters in calls.items():
-        assert list(inspect.signature(getattr(SystemMetricsMonitor, name)).parameters) == parameters, what
-    assert "self.mlflow_logger = " in inspect.getsource(SystemMetricsMonitor.__init__), what
-
-
 def test_dvc_configuration_is_read_and_written_by_its_own_class(tmp_path):
-    """A clone or a worktree gets the project's cache and remotes (`classifier.repository.worktree`)."""
+    """A clone or a worktree gets the project's cache and remotes (`classifier.repository.dvc`)."""
     from dvc.config import Config, merge
 
     folder = tmp_path / ".dvc"
@@ -188,9 +140,9 @@ def test_dvc_configuration_is_read_and_written_by_its_own_class(tmp_path):
 def test_dvc_lock_is_checked_by_its_own_schema(tmp_path):
     lock = tmp_path / "dvc.lock"
     lock.write_bytes((ROOT / "dvc.lock").read_bytes())
-    assert is_whole(lock), changed("dvc", "the schema of dvc.lock")
+    assert reads(lock), changed("dvc", "the schema of dvc.lock")
     lock.write_text("schema: '2.0'\nstages:\n  train: 3\n")
-    assert not is_whole(lock), changed("dvc", "the schema of dvc.lock")
+    assert not reads(lock), changed("dvc", "the schema of dvc.lock")
 
 
 def test_dvc_rwlock_names_processes_by_number_and_command():
