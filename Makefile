@@ -1,10 +1,10 @@
-# `make help` lists what there is. Everything runs in .venv, which `make setup` makes.
+# `make help` lists the targets. Everything runs in .venv, which `make setup` creates.
 PYTHON ?= python3
 PORT ?= 5000
-# Relative, so that folders may have spaces; DVC finds `python` for the stages through PATH.
+# A relative path, so that the project's path may contain spaces. DVC finds the stages' `python` through PATH.
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# DVC stops when the user has no name, as in a container that runs under a mere number.
+# DVC fails when the user has no name, as in a container that runs under a numeric user id.
 export USER := $(or $(USER),$(shell id -u))
 
 .DEFAULT_GOAL := help
@@ -14,10 +14,10 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: .venv/.installed ## make .venv and install the locked dependencies; does nothing when nothing changed
+setup: .venv/.installed ## create .venv and install the locked dependencies, unless it is up to date
 
 ifneq ($(shell cat .venv/.installed 2>/dev/null),$(CURDIR))
-.PHONY: .venv/.installed # never made, or moved: the scripts in .venv name the folder where they were installed
+.PHONY: .venv/.installed # missing, or the project was moved: the scripts in .venv contain its path
 endif
 
 .venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
@@ -29,7 +29,7 @@ endif
 	@echo "$(CURDIR)" > $@
 
 .PHONY: repro
-repro: setup ## run the pipeline (dvc repro), mended if DVC was killed, and say where the results are
+repro: setup ## repair what a killed DVC left, run the pipeline (dvc repro) and show where the results are
 	@$(BIN)/python -m classifier repair
 	$(BIN)/dvc repro
 	@$(BIN)/python -m classifier results
@@ -39,31 +39,31 @@ ui: setup ## open the MLflow UI on 127.0.0.1, port 5000 or PORT=
 	$(BIN)/python -m classifier ui $(PORT)
 
 .PHONY: test
-test: setup ## run every test, a process per core
+test: setup ## run all tests, one process per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: faults
 faults: N ?= 100
-faults: setup ## run the attacks of tests/faults, all cases or N= percent of them, and write their figures to faults.md
+faults: setup ## run all cases of tests/faults, or N= percent of them, and write the figures to faults.md
 	FAULTS=$(N) FAULTS_RESULTS=faults.md $(BIN)/python -m pytest tests/faults
 
 .PHONY: audit
-audit: setup ## look the locked dependencies up among the known vulnerabilities, and list their licences
+audit: setup ## check the locked dependencies for known vulnerabilities and list their licences
 	@$(BIN)/python -m classifier audit
 
 .PHONY: check
-check: setup ## lint, formatting and types
+check: setup ## run ruff (lint and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## measure speed against other ways to train, on MNIST; needs a quiet machine and forty minutes
+bench: setup ## run the benchmarks on MNIST; takes 40 minutes on an idle machine
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements-bench.lock
 	$(BIN)/python -m benchmarks
 
 .PHONY: lock
-lock: setup ## resolve the dependencies anew into the lock files, which name no index
+lock: setup ## update the lock files from pyproject.toml
 	echo uv | $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --output-file requirements-uv.lock -
 	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group dev --extra team --output-file requirements.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --no-annotate --group bench --constraint requirements.lock --output-file requirements-bench.lock

@@ -1,6 +1,6 @@
-"""params.yaml: one frozen, strict model per section, and every problem in the file reported at once.
+"""The schema of params.yaml: one frozen, strict model per section. Validation reports every problem at once.
 
-Values live in params.yaml alone; no default hides here. `dvc.yaml` tracks each section as a whole.
+All values are in params.yaml; the models have no defaults. `dvc.yaml` tracks each section as a whole.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 STAGES = ("download", "normalize", "train", "evaluate")  # of dvc.yaml, in its order
-LARGEST = 1 << 15  # bytes of params.yaml, which has some 2,500: no text so short takes the parser over a second
-DEEPEST = 20  # levels of params.yaml, which has four
-SHOWN = 50  # problems
+LARGEST = 1 << 15  # bytes; params.yaml has about 2,500, and no text of this size takes the parser over a second
+DEEPEST = 20  # nesting levels; params.yaml has four
+SHOWN = 50  # problems listed in one message
 WRITTEN = reprlib.Repr()
-WRITTEN.maxlevel = 2  # six references in each of six lists, and so on, would be 46,656
+WRITTEN.maxlevel = 2  # nested YAML aliases grow exponentially: six levels of six references are 46,656 items
 
-# Params of earlier versions stand in runs, in dvc.lock and in people's files. A key whose meaning changes gets another
-# name; a new key gets, here, the value with which this version does what versions without it did.
-RENAMED = {"train.replicas": "train.seeds"}  # earlier name -> today's
+# Runs, dvc.lock and users' files hold params of earlier versions. A key whose meaning changes gets a new name. A new
+# key is listed in BEFORE with the value that keeps the behaviour of versions without it.
+RENAMED = {"train.replicas": "train.seeds"}  # old name -> current name
 BEFORE: dict[str, Any] = {}  # new key -> value
 
 
@@ -41,29 +41,29 @@ class Section(BaseModel):
 
 class DownloadParams(Section):
     dataset: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10"] = Field(
-        description="which images to train on; digits needs no network"
+        description="data set to train on; digits needs no network"
     )
     mirror: str | None = Field(
         min_length=1,
-        description="base address or folder tried before the official mirrors; DATA_MIRROR goes before it",
+        description="base address or folder to try before the official mirrors; DATA_MIRROR takes precedence",
     )
-    deadline_s: float = Field(gt=0, le=86400, description="seconds that one file may take from one mirror")
-    retries: int = Field(ge=0, le=10, description="further tries per mirror after a broken connection")
+    deadline_s: float = Field(gt=0, le=86400, description="time limit for one file from one mirror, seconds")
+    retries: int = Field(ge=0, le=10, description="retries per mirror after a broken connection")
 
 
 class NormalizeParams(Section):
-    seed: Seed = Field(description="seed of the split by class")
+    seed: Seed = Field(description="seed of the stratified split")
     validation_fraction: Fraction = Field(
-        description="share of the training images of each class held out for validation, 0 for none"
+        description="fraction of each class's training images held out for validation; 0 disables validation"
     )
     test_fraction: float = Field(
-        gt=0, lt=1, description="share of the images of each class held out for the test, for sets without a test split"
+        gt=0, lt=1, description="fraction of each class's images held out for testing, if the data has no test split"
     )
     mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] | None = Field(
-        description="mean per channel on pixels scaled to 0..1, null to compute it on the training split"
+        description="mean per channel of pixels scaled to 0..1; null computes it from the training split"
     )
     std: Annotated[list[Annotated[float, Field(gt=0, le=10)]], Field(min_length=1)] | None = Field(
-        description="standard deviation per channel on pixels scaled to 0..1, null to compute it on the training split"
+        description="standard deviation per channel of pixels scaled to 0..1; null computes it from the training split"
     )
 
     @model_validator(mode="after")
@@ -74,34 +74,36 @@ class NormalizeParams(Section):
 
 
 class TrainParams(Section):
-    seed: Seed = Field(description="seed of initial weights, order of images and augmentation")
-    seeds: int = Field(ge=1, le=1024, description="models trained with the seeds from seed on, 1 for a single one")
+    seed: Seed = Field(description="seed of the initial weights, the order of the images and the augmentation")
+    seeds: int = Field(ge=1, le=1024, description="number of models to train, with seeds seed, seed + 1, and so on")
     epochs: int = Field(ge=1, le=100_000, description="passes over the training split")
     batch_size: int = Field(
-        ge=1, le=65_536, description="images per optimizer step; an epoch's last batch may be smaller"
+        ge=1, le=65_536, description="images per optimizer step; the last batch of an epoch may be smaller"
     )
     optimizer: Literal["sgd", "adamw", "muon"] = Field(
-        description="sgd (with momentum), adamw, or muon: momentum made orthogonal, adamw for biases"
+        description="sgd (with momentum), adamw, or muon (orthogonalized momentum; adamw for biases)"
     )
     learning_rate: float = Field(gt=0, le=100, description="peak learning rate")
     momentum: Fraction = Field(description="sgd and muon: momentum")
-    nesterov: bool = Field(description="sgd and muon: Nesterov's form of momentum")
-    weight_decay: float = Field(ge=0, le=10, description="L2 penalty of sgd, decoupled decay of adamw and muon")
+    nesterov: bool = Field(description="sgd and muon: use Nesterov momentum")
+    weight_decay: float = Field(ge=0, le=10, description="sgd: L2 penalty; adamw and muon: decoupled weight decay")
     schedule: Literal["constant", "one_cycle", "cosine"] = Field(
-        description="learning rate over the steps: constant, one_cycle (rise, then fall) or cosine (fall alone)"
+        description="learning rate schedule: constant, one_cycle (warm-up, then decay) or cosine (decay)"
     )
-    warmup_fraction: Fraction = Field(description="one_cycle: share of the steps in which the learning rate rises")
-    label_smoothing: Fraction = Field(description="share of the target's probability spread over all classes")
-    shift: int = Field(ge=0, le=16, description="augmentation: largest shift of a batch in each direction, pixels")
-    rotation: float = Field(ge=0, le=180, description="augmentation: largest rotation of a batch either way, degrees")
-    scale: float = Field(ge=0, le=0.9, description="augmentation: largest change of size, 0.1 for 0.9 to 1.1")
-    log_every: int = Field(ge=1, description="optimizer steps in one window of the running loss")
+    warmup_fraction: Fraction = Field(description="one_cycle: fraction of the steps used for warm-up")
+    label_smoothing: Fraction = Field(description="fraction of the target probability distributed over all classes")
+    shift: int = Field(ge=0, le=16, description="augmentation: maximum shift of a batch in each direction, pixels")
+    rotation: float = Field(
+        ge=0, le=180, description="augmentation: maximum rotation of a batch in either direction, degrees"
+    )
+    scale: float = Field(ge=0, le=0.9, description="augmentation: maximum change of size; 0.1 scales by 0.9 to 1.1")
+    log_every: int = Field(ge=1, description="optimizer steps per window of the running loss")
     checkpoint_every: int = Field(
-        ge=0, description="optimizer steps between checkpoints, beside those at each epoch's end; 0 turns them off"
+        ge=0, description="optimizer steps between checkpoints, besides one per epoch; 0 disables checkpoints"
     )
-    device: Device = Field(description="auto takes cuda, else mps, else cpu")
+    device: Device = Field(description="auto selects cuda if available, then mps, then cpu")
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        description="float32, tf32 (cuda: TF32 matrix products) or bfloat16 (autocast; weights stay float32)"
+        description="float32, tf32 (TF32 matrix products on cuda) or bfloat16 (autocast; weights stay float32)"
     )
 
     @model_validator(mode="after")
@@ -112,31 +114,33 @@ class TrainParams(Section):
 
 
 class EvaluateParams(Section):
-    device: Device = Field(description="as train.device")
+    device: Device = Field(description="like train.device")
     batch_size: int = Field(ge=1, le=65_536, description="images per forward pass")
-    confidence: float = Field(gt=0.5, lt=1, description="level of the accuracy's Wilson interval")
-    calibration_bins: int = Field(ge=2, le=1000, description="equal-width bins of the expected calibration error")
-    mistakes: int = Field(ge=1, le=400, description="misclassified images shown in the picture")
+    confidence: float = Field(gt=0.5, lt=1, description="confidence level of the accuracy's Wilson interval")
+    calibration_bins: int = Field(
+        ge=2, le=1000, description="number of equal-width bins of the expected calibration error"
+    )
+    mistakes: int = Field(ge=1, le=400, description="number of images in misclassified.png")
 
 
 class PromoteParams(Section):
     model: str = Field(
         pattern=r"^[A-Za-z0-9_-]{1,100}$", description="name in MLflow's model registry: letters, digits, _ and -"
     )
-    min_accuracy_low: float = Field(ge=0, le=1, description="least lower bound of the test accuracy's interval")
-    max_calibration_error: float = Field(ge=0, le=1, description="largest expected calibration error on the test")
+    min_accuracy_low: float = Field(ge=0, le=1, description="minimum lower bound of the test accuracy's interval")
+    max_calibration_error: float = Field(ge=0, le=1, description="maximum expected calibration error on the test split")
     max_latency_ms: float = Field(
-        gt=0, le=60_000, description="largest median time of one image alone, milliseconds on one thread of this CPU"
+        gt=0, le=60_000, description="maximum median latency of a single image on one CPU thread, milliseconds"
     )
     significance: float = Field(
-        gt=0, lt=1, description="level of McNemar's test: refused when worse than the champion with a p-value below it"
+        gt=0, lt=1, description="level of McNemar's test; a model significantly worse than the champion is refused"
     )
 
 
 class Range(Section):
     low: int | float = Field(description="smallest value")
     high: int | float = Field(description="largest value")
-    log: bool = Field(description="true to try as many values between 0.01 and 0.1 as between 0.1 and 1")
+    log: bool = Field(description="sample on a logarithmic scale")
 
     @model_validator(mode="after")
     def _low_is_below_high(self) -> Self:
@@ -148,10 +152,13 @@ class Range(Section):
 
 
 class Choices(Section):
-    choices: list[bool | int | float | str | None] = Field(min_length=1, description="the values to choose from")
+    choices: list[bool | int | float | str | None] = Field(min_length=1, description="values to choose from")
 
 
-SEARCHED: dict[str | int, type[Section]] = {"Range": Range, "Choices": Choices}  # by the tag that pydantic shows
+SEARCHED: dict[str | int, type[Section]] = {
+    "Range": Range,
+    "Choices": Choices,
+}  # by pydantic's tag
 
 
 def _searched_tag(value: Any) -> str:
@@ -161,7 +168,7 @@ def _searched_tag(value: Any) -> str:
 
 class SweepParams(Section):
     metric: Literal["validation_accuracy", "validation_loss"] = Field(
-        description="what classifier sweep --search improves; what the test split says may not choose a model"
+        description="validation metric that classifier sweep --search optimizes"
     )
     seed: Seed = Field(description="seed of the search")
     search: dict[
@@ -170,11 +177,11 @@ class SweepParams(Section):
             Annotated[Range, Tag("Range")] | Annotated[Choices, Tag("Choices")],
             Discriminator(_searched_tag),
         ],
-    ] = Field(description="what classifier sweep --search varies: low, high and log of a key, or its choices")
+    ] = Field(description="search space of classifier sweep --search: per key low, high and log, or choices")
 
 
 class Params(Section):
-    """The whole of params.yaml: a section per stage, then one for each command that has settings."""
+    """The whole of params.yaml: a section per stage, then a section per command that has settings."""
 
     download: DownloadParams
     normalize: NormalizeParams
@@ -194,14 +201,14 @@ class Params(Section):
         return self
 
     def flat(self) -> dict[str, Any]:
-        """`{"train.epochs": 2, ...}`, the names that DVC and MLflow show, of the stages alone.
+        """Return the stages' params as `{"train.epochs": 2, ...}`, named as in DVC and MLflow.
 
-        A command's settings have no part in what a run made: other limits of promotion are no other experiment.
+        Settings of commands are left out: they do not change the results of a run.
         """
         return {f"{stage}.{key}": value for stage in STAGES for key, value in getattr(self, stage)}
 
     def override(self, values: Mapping[str, Any]) -> Params:
-        """These params with others in their place, `{"train.epochs": 2, ...}`; UserError names key, value, allowed."""
+        """Return a copy with `values`, such as `{"train.epochs": 2}`; UserError names key, value, what is allowed."""
         tree = self.model_dump()
         for key, value in values.items():
             stage, name = self._parts(key)
@@ -212,7 +219,7 @@ class Params(Section):
             raise UserError("; ".join(map(_describe, error.errors()))) from None
 
     def _check(self, key: str, value: Any) -> None:
-        """As override for a single value, within a section that is valid already."""
+        """Like `override`, for a single value of a valid section."""
         stage, name = self._parts(key)
         section: Section = getattr(self, stage)
         try:
@@ -231,12 +238,12 @@ class Params(Section):
 
 
 def upgraded(texts: Mapping[str, str]) -> dict[str, str]:
-    """The params of a run, `{"train.epochs": "2", ...}`, as this version would have recorded them."""
+    """Convert a run's params, `{"train.epochs": "2", ...}`, to the keys of this version."""
     return {key: str(value) for key, value in _upgraded(texts).items()}
 
 
 def upgraded_sections(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """The stages' sections of params.yaml, as dvc.lock has them, as this version would have them."""
+    """Convert the params sections of a dvc.lock to the keys of this version."""
     tree: dict[str, Any] = {}
     for key, value in _upgraded(dict(_leaves(sections))).items():
         *above, name = key.split(".")
@@ -248,7 +255,7 @@ def upgraded_sections(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _upgraded(flat: Mapping[str, Any]) -> dict[str, Any]:
-    if not flat:  # of a run without params, such as a sweep
+    if not flat:  # a run without params, such as a sweep
         return {}
     return BEFORE | {(name := RENAMED.get(key, key)): flat.get(name, value) for key, value in flat.items()}
 
@@ -262,7 +269,7 @@ def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def load_params(path: Path) -> Params:
-    """Read and check the whole file; UserError lists every problem with key, value and what is allowed."""
+    """Read and validate params.yaml. UserError lists every problem with its key, its value and what is allowed."""
     try:
         text = read_file(path, LARGEST).decode("utf-8")
     except FileNotFoundError:
@@ -273,9 +280,9 @@ def load_params(path: Path) -> Params:
 
 
 def parse_params(text: str, path: Path) -> Params:
-    """As load_params, from the file's text; `path` is for messages."""
+    """Like `load_params`, from the file's text; `path` is used in messages."""
     try:
-        # YAML 1.2, as DVC reads it: 1e-3 is a number; tags that would build objects are refused.
+        # YAML 1.2, like DVC: 1e-3 is a number. The safe loader rejects tags that build objects.
         yaml = YAML(typ="safe", pure=True)
         yaml.Scanner = _Scanner
         tree = yaml.load(text)
@@ -286,7 +293,7 @@ def parse_params(text: str, path: Path) -> Params:
         return Params.model_validate(tree)
     except ValidationError as error:
         found = error.errors()
-    renamed = {RENAMED.get(".".join(map(str, problem["loc"]))) for problem in found}  # are missing under today's name
+    renamed = {RENAMED.get(".".join(map(str, problem["loc"]))) for problem in found}  # also reported as missing
     problems = [_describe(problem) for problem in found if ".".join(map(str, problem["loc"])) not in renamed]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
@@ -294,7 +301,7 @@ def parse_params(text: str, path: Path) -> Params:
 
 
 class _Scanner(Scanner):
-    """Refuses deep nesting: with each bracket the parser visits all open ones, 4 to 14 s for a file full of them."""
+    """Rejects deep nesting, whose parsing time is quadratic: 4 to 14 s for a file full of brackets."""
 
     def fetch_more_tokens(self) -> Any:
         if self.flow_level + len(self.indents) > DEEPEST:
@@ -303,7 +310,7 @@ class _Scanner(Scanner):
 
 
 def _describe(problem: Any) -> str:
-    """One line: key, value, what is allowed."""
+    """Describe a problem in one line: key, value, what is allowed."""
     section: Any = Params
     path = [part for part in problem["loc"] if part != "function-after"]
     for part in path[:-1]:
@@ -328,15 +335,15 @@ def _describe(problem: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As YAML writes it, cut short."""
+    """Format a value as in YAML, truncated."""
     try:
-        return "null" if value is None else f"{WRITTEN.repr(value):.200}"  # aliases make it millions
-    except ValueError:  # Python does not print integers of this length
+        return "null" if value is None else f"{WRITTEN.repr(value):.200}"  # aliases can make it huge
+    except ValueError:  # Python limits the length of printed integers
         return f"a number of {value.bit_length():,} bits"
 
 
 def _unknown(key: str, name: str, allowed: Iterable[str]) -> str:
-    """Of a name, `key` in full, that is not among those allowed; says which one was perhaps meant."""
+    """Describe an unknown `name`, `key` in full, and suggest the closest allowed name."""
     if key in RENAMED:
         return f"renamed to {RENAMED[key]}"
     names = list(allowed)

@@ -1,11 +1,10 @@
-"""Put a data set's original files into a folder, untouched and verified, with a manifest.
+"""Download a data set's original files, verify them and write a manifest.
 
     python -m stages.download params.yaml data/raw
 
-Reads: params.yaml, section `download`; the variable DATA_MIRROR; the network, unless the files lie on this machine.
-Writes: the folder, which then holds the original files and `manifest.json` (`classifier.sources.raw`) alone.
-Why: everything after this stage starts from bytes that were compared with a published checksum. The output is the same
-whichever mirror gave the files.
+Reads: params.yaml, section `download`; the variable DATA_MIRROR; the network, unless the files are on this machine.
+Writes: the folder, with the original files and `manifest.json` (`classifier.sources.raw`) and nothing else.
+Why: all later stages start from bytes that match a published checksum. The output does not depend on the mirror.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def main(arguments: list[str]) -> None:
     params_path, raw = paths(arguments, "params", "raw")
     params = load_params(params_path).download
     source = origin(params.dataset)
-    # What is installed on this machine goes before any mirror, so that `digits` needs no network whatever is set.
+    # Installed files take precedence over any mirror, so that `digits` never needs a network.
     installed = [str(source.installed)] if source.installed else []
     mirrors = [*installed, *configured_mirrors(params.mirror), *source.mirrors]
 

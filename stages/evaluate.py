@@ -1,8 +1,9 @@
-"""Measure the trained model on the test split, which no other stage reads.
+"""Evaluate the trained model on the test split, which no other stage reads.
 
     python -m stages.evaluate params.yaml data/normalized models/classifier reports/train reports/evaluate
 
-Reads: params.yaml, section `evaluate`; the test split; the model; the training history, for a run that MLflow lost.
+Reads: params.yaml, section `evaluate`; the test split; the model; the training history, to restore a run that is
+missing in MLflow.
 Writes: the last folder (`classifier.evaluation.report` lists its files), and completes the run in MLflow.
 """
 
@@ -26,8 +27,8 @@ def main(arguments: list[str]) -> None:
 
 
 def evaluate(params: Params, data: Path, model: Path, training: Path, reports: Path, record: Recording) -> str:
-    """The stage, once its record is open; returns the line that a person wants to read."""
-    # Here, so that torch and, in the recorder's process, mlflow are imported side by side: 2 s each.
+    """Run the stage, recording into `record`, and return a one-line summary."""
+    # Imported here, so that this process imports torch while the recorder's imports mlflow: 2 s each.
     import pandas as pd
     import torch
 
@@ -49,7 +50,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     device = pick_device(params.evaluate.device, "evaluate.device")
     set_precision("float32", device)
     be_deterministic(device)
-    # Without an environment: a run that is made here would give it out as that of the training.
+    # No environment: if this creates the run, it would be recorded as the training's.
     record.begin(uuid4().hex, {}, model_meta.weights_sha256)
     restore_training(record, data, data_meta, model, model_meta, training)
     test = read_split(data, "test", data_meta)
@@ -60,17 +61,17 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
         return Predictions(test.labels, logits.cpu().double().log_softmax(1).numpy(), model_meta.class_names)
 
     predictions = predictions_of(read_model(model))
-    replicas = {seed: predictions_of(replica) for seed, replica in read_models(model).items()}
+    seeds = {seed: predictions_of(classifier) for seed, classifier in read_models(model).items()}
     history = pd.DataFrame(read_history(training / "history.csv"))
-    metrics, of_replicas = write_evaluation(reports, test.images, predictions, replicas, history, params.evaluate)
+    metrics, of_seeds = write_evaluation(reports, test.images, predictions, seeds, history, params.evaluate)
     line = summary(data_meta.name, metrics)
     record.log.append(line)
-    record.log_evaluation(metrics, of_replicas, reports, model)
+    record.log_evaluation(metrics, of_seeds, reports, model)
     return line
 
 
 def summary(dataset: str, metrics: dict[str, float | int]) -> str:
-    """Accuracy, its interval and the number of images."""
+    """Format accuracy, its interval and the number of images."""
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
     return f"{dataset}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {metrics['n']} images)"
 

@@ -1,10 +1,10 @@
-"""Bring a data set's original files into the canonical form that every later stage reads.
+"""Convert a data set's original files to the canonical form that all later stages read.
 
     python -m stages.normalize params.yaml data/raw data/normalized
 
-Reads: params.yaml, section `normalize`; the folder that the stage download wrote, whose manifest names the data set.
-Writes: the folder, which then holds a file of images and labels per split, and `meta.json` (`classifier.data.dataset`).
-Why: training, evaluation and serving know one form, (N, C, 32, 32) bytes, whatever the source.
+Reads: params.yaml, section `normalize`; the output of the stage download, whose manifest names the data set.
+Writes: the folder, with a file of images and labels per split and `meta.json` (`classifier.data.dataset`).
+Why: training, evaluation and serving handle a single form, (N, C, 32, 32) uint8, independent of the source.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m stages.train params.yaml data/normalized models/classifier reports/train
 
-Reads: params.yaml, section `train`; the train and validation splits (the test split is for evaluate alone).
+Reads: params.yaml, section `train`; the train and validation splits (only evaluate reads the test split).
 Writes: the model directory (`classifier.networks.model_dir`), the report (`classifier.training.report`) and the run.
-Why: the same params, data and machine give the same bytes, and the run says which they were.
+Why: the same params, data and machine give the same bytes, and the run records them.
 An interrupted training resumes from its last checkpoint (`classifier.training.checkpoint`).
 """
 
@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> None:
 
 
 def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: Path, record: Recording) -> None:
-    """The stage, once its record is open."""
-    # Here, so that torch and, in the recorder's process, mlflow are imported side by side: 2 s each.
+    """Run the stage, recording into `record`."""
+    # Imported here, so that this process imports torch while the recorder's imports mlflow: 2 s each.
     from classifier.device import be_deterministic, describe, environment, keep_freed_memory, pick_device, set_precision
     from classifier.networks.model import parameter_count
     from classifier.networks.model_dir import build, write_model

@@ -73,7 +73,7 @@ def test_all_problems_are_in_one_message_each_with_key_value_and_what_is_allowed
         ("download.dataset", "'imagenet'", "'digits', 'mnist', 'fashion_mnist', 'kmnist' or 'cifar10'"),
         ("download.deadline_s", " 0 ", "greater than 0", "seconds"),
         ("normalize.validation_fractoin", "unknown key", "did you mean validation_fraction?", "allowed are seed,"),
-        ("normalize.validation_fraction", "is missing", "share of the training images"),
+        ("normalize.validation_fraction", "is missing", "fraction of each class's training images"),
         ("normalize.mean.1", "'x'", "valid number"),
         ("train.epochs", "is missing", "passes over the training split"),
         ("train.batch_size", "'32'", "valid integer"),
@@ -232,6 +232,6 @@ def test_a_missing_key_says_what_versions_without_it_did(tmp_path, monkeypatch):
     monkeypatch.setitem(params_module.BEFORE, "train.shift", 0)
     message = problem_of(changed(tmp_path, ("  shift: 1 # pixels\n", "")))
     assert message.endswith(
-        "train.shift is missing: augmentation: largest shift of a batch in each direction, pixels; "
+        "train.shift is missing: augmentation: maximum shift of a batch in each direction, pixels; "
         "0 does what versions without it did"
     )

@@ -1,1 +1,1 @@
-"""How good a trained classifier is, as numbers, tables and pictures. Begin with `metrics`."""
+"""Evaluation of a trained classifier: metrics, tables and figures. Begin with `metrics`."""

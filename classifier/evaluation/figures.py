@@ -1,4 +1,4 @@
-"""The pictures of a training and its evaluation, as PNG bytes (`classifier.evaluation.style`)."""
+"""Figures of a training and its evaluation, as PNG bytes (`classifier.evaluation.style`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from classifier.errors import UserError
 from classifier.evaluation.metrics import Predictions, expected_calibration_error, most_confident_mistakes
 from classifier.evaluation.style import BLUE, DPI, GREEN, INK, MUTED, ORANGE, png
 
-LETTER = 0.72 * DPI / 72  # pixels, width of a bold letter per point of its size, about
+LETTER = 0.72 * DPI / 72  # approximate width of a bold letter, in pixels per point of font size
 
 
 @png
 def misclassified(images: np.ndarray, predictions: Predictions, limit: int) -> Figure:
-    """The `limit` most confident mistakes with label, prediction and its probability; without any, a line that says so.
+    """Show the `limit` most confident mistakes, each with its label, prediction and probability.
+
+    Without mistakes, the figure holds a line that says so.
 
     images: `(N, C, 32, 32) uint8` in 0..255, C 1 (gray) or 3 (RGB).
     """
@@ -29,7 +31,7 @@ def misclassified(images: np.ndarray, predictions: Predictions, limit: int) -> F
         f"{predictions.class_names[label]} \u2192 {predictions.class_names[prediction]}"
         for label, prediction in zip(predictions.labels[shown], predictions.predicted[shown], strict=True)
     ]
-    # Everything is placed in pixels of the picture, so that each image pixel is a whole number of them.
+    # All positions are in pixels of the figure, so that an image pixel covers a whole number of them.
     longest = max(map(len, names), default=1)
     size = 32 * int(np.clip(longest * LETTER * 8 / 32, 5, 7))
     text_size = min(10.0, size / (longest * LETTER))
@@ -53,7 +55,7 @@ def misclassified(images: np.ndarray, predictions: Predictions, limit: int) -> F
         centre, probability = left + size / 2, f"{predictions.top_probability[index]:.1%}"
         axes.text(centre, top + size + 22, name, size=text_size, weight="bold", ha="center")
         axes.text(centre, top + size + 43, probability, size=8, color=MUTED, ha="center")
-    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")  # last, for imshow sets them too
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")  # last, because imshow sets them too
     return figure
 
 
@@ -72,16 +74,16 @@ def _mistakes_title(shown: int, predictions: Predictions) -> str:
 
 @png
 def confusion(counts: np.ndarray, class_names: list[str]) -> Figure:
-    """Images by label (row) and prediction (column), each row coloured by its shares; numbers up to 20 classes.
+    """Confusion matrix, normalized by row; shows the counts for up to 20 classes.
 
-    counts: `(K, K) int64`.
+    counts: `(K, K) int64`, images by label (row) and prediction (column).
     """
     classes = len(class_names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(2.6 + 0.46 * classes, 4.6, 11))
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
     axes = figure.add_subplot()
-    # The root makes a share of 1% visible beside one of 99%.
+    # The square root makes a share of 1% visible next to one of 99%.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     names_size = 9 if classes <= 20 else max(3.0, 180 / classes)
     rotation = 0 if max(map(len, class_names)) <= 3 else 45
@@ -114,7 +116,7 @@ def confusion(counts: np.ndarray, class_names: list[str]) -> Figure:
 
 @png
 def calibration(bins: pd.DataFrame) -> Figure:
-    """Reliability diagram over the rows of `evaluation.calibration`, with how many images each bin holds."""
+    """Reliability diagram of the bins of `metrics.calibration`, with the number of images per bin."""
     figure = Figure(figsize=(6.2, 6.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     seen = bins[bins["count"] > 0]
@@ -134,7 +136,7 @@ def calibration(bins: pd.DataFrame) -> Figure:
     upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.legend(loc="outside lower center", ncols=4, fontsize=9, columnspacing=1.2, handlelength=1.6)
     lower.bar(middle, seen["count"], width, color=MUTED)
-    # Most images lie in the last bin; on a linear scale the others would not be seen.
+    # Most images lie in the last bin; a linear scale would hide the others.
     lower.set_yscale("log")
     lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     lower.set(xlim=(0, 1), ylim=(0.5, None), xlabel="confidence (probability of the predicted class)", ylabel="images")
@@ -144,10 +146,10 @@ def calibration(bins: pd.DataFrame) -> Figure:
 
 @png
 def curves(history: pd.DataFrame) -> Figure:
-    """The training run against its optimizer steps: loss, validation accuracy, learning rate.
+    """Loss, validation accuracy and learning rate over the optimizer steps.
 
     history: the columns of `reports/train/history.csv` (step, epoch, running_loss, learning_rate, validation_loss,
-    validation_accuracy), NaN where a row has no such value; a run without validation shows its loss and learning rate.
+    validation_accuracy), NaN for missing values. Without validation, the figure shows loss and learning rate only.
     """
     validated = history.dropna(subset=["validation_accuracy"])
     panels = 2 if validated.empty else 3
@@ -162,7 +164,7 @@ def curves(history: pd.DataFrame) -> Figure:
         middle[0].set(ylabel="accuracy", title=f"Validation accuracy: {last:.2%} at the end")
         middle[0].yaxis.set_major_formatter(PercentFormatter(1))
     loss.set(ylabel="cross entropy (nats)", title="Loss")
-    if loss.get_ylim()[0] < loss.get_ylim()[1] / 2:  # else a small fall would be a flat line
+    if loss.get_ylim()[0] < loss.get_ylim()[1] / 2:  # otherwise a small decrease would look flat
         loss.set_ylim(bottom=0)
     loss.legend(loc="upper right")
     _line(rate, history, "learning_rate", GREEN, "learning rate")
@@ -174,6 +176,6 @@ def curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def _line(axes: Axes, history: pd.DataFrame, column: str, color: str, label: str, **look: object) -> None:
+def _line(axes: Axes, history: pd.DataFrame, column: str, color: str, label: str, **style: object) -> None:
     rows = history.dropna(subset=[column])
-    axes.plot(rows["step"], rows[column], color=color, label=label, **look)  # type: ignore[arg-type]
+    axes.plot(rows["step"], rows[column], color=color, label=label, **style)  # type: ignore[arg-type]

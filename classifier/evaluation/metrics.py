@@ -1,6 +1,6 @@
-"""What predictions are worth: numbers and tables from arrays; no files, no model.
+"""Evaluation metrics and tables, computed from arrays of labels and log-probabilities.
 
-Every table lists the classes in their own order and bins from low to high, so equal predictions are equal bytes.
+Tables list classes in the data set's order and bins from low to high, so equal predictions give equal bytes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from classifier.errors import UserError
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of N >= 1 labelled images of K >= 2 classes.
+    """Predictions of a model for N >= 1 labelled images of K >= 2 classes.
 
-    labels: `(N,) int64` in 0..K-1. log_probabilities: `(N, K)` float, the log-softmax of the logits, finite, so that
-    the loss keeps its digits where a probability rounds to 0 or 1. class_names: K names.
-    UserError names what does not fit, and the first image that it does not fit on.
+    labels: `(N,) int64` in 0..K-1. log_probabilities: `(N, K)` float, the log-softmax of the logits, all finite; unlike
+    probabilities, they keep the loss accurate where a probability rounds to 0 or 1. class_names: K names.
+
+    Raises UserError, naming the first offending image, when shapes, labels or values are invalid.
     """
 
     labels: np.ndarray
@@ -43,7 +44,7 @@ class Predictions:
         if (wrong := np.flatnonzero((self.labels < 0) | (self.labels >= classes))).size:
             raise UserError(f"image {wrong[0]} has label {self.labels[wrong[0]]}: allowed is 0..{classes - 1}")
         if (wrong := np.flatnonzero(~np.isfinite(self.log_probabilities).all(axis=1))).size:
-            raise UserError(f"image {wrong[0]} has log-probabilities that are NaN or Inf: the weights are damaged")
+            raise UserError(f"image {wrong[0]} has log-probabilities that are NaN or Inf: the weights are corrupt")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,22 +57,22 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """`(N,) int64`: the likeliest class; of equally likely ones the first."""
-        likeliest: np.ndarray = self.log_probabilities.argmax(axis=1)
-        return likeliest
+        """`(N,) int64`: the most probable class; the first of equally probable ones."""
+        most_probable: np.ndarray = self.log_probabilities.argmax(axis=1)
+        return most_probable
 
     @cached_property
     def top_probability(self) -> np.ndarray:
-        """`(N,) float64`: what the model gives the class it predicts."""
+        """`(N,) float64`: probability of the predicted class."""
         top: np.ndarray = self.probabilities[np.arange(len(self)), self.predicted]
         return top
 
 
 def evaluate(predictions: Predictions, confidence: float, calibration_bins: int) -> dict[str, float | int]:
-    """The test metrics by name; all but loss and n lie in 0..1.
+    """Return the test metrics by name; all except loss and n are in 0..1.
 
-    loss: mean cross entropy in nats, summed in float64. macro_f1: mean F1 of the classes that occur as a label or as a
-    prediction (scikit-learn's rule: a class that nobody has seen says nothing).
+    loss: mean cross entropy in nats, accumulated in float64. macro_f1: mean F1 over the classes that occur as a label
+    or a prediction (scikit-learn's default).
     """
     labels, predicted = predictions.labels, predictions.predicted
     hits = int(accuracy_score(labels, predicted, normalize=False))
@@ -90,9 +91,9 @@ def evaluate(predictions: Predictions, confidence: float, calibration_bins: int)
 
 
 def wilson_interval(hits: int, n: int, confidence: float) -> tuple[float, float]:
-    """Score interval of a proportion: Wilson 1927; equation (4) of Brown, Cai and DasGupta 2001.
+    """Score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, equation (4)).
 
-    Stays within 0..1 and keeps its level where all or none are hits, which the textbook's p +- z * s does not.
+    Unlike the normal approximation p +- z * s, it stays within 0..1 and keeps its level when all or no trials are hits.
     """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     p = hits / n
@@ -103,10 +104,10 @@ def wilson_interval(hits: int, n: int, confidence: float) -> tuple[float, float]
 
 
 def calibration(predictions: Predictions, bins: int) -> pd.DataFrame:
-    """A row per equal-width bin of the top probability (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+    """One row per equal-width bin of the top probability (Guo et al. 2017, "On Calibration of Modern Neural Networks").
 
-    Columns: low, high (the bin is low < p <= high), count, confidence (mean top probability), accuracy; both means are
-    NaN in a bin without images.
+    Columns: low, high (the bin is low < p <= high), count, confidence (mean top probability), accuracy. Confidence and
+    accuracy of an empty bin are NaN.
     """
     edges = np.linspace(0, 1, bins + 1)
     bin_of = np.searchsorted(edges[1:-1], predictions.top_probability, side="left")
@@ -125,15 +126,15 @@ def calibration(predictions: Predictions, bins: int) -> pd.DataFrame:
 
 
 def expected_calibration_error(bins: pd.DataFrame) -> float:
-    """Mean distance of accuracy from confidence over the rows of `calibration`, by images: Guo et al., equation (3)."""
+    """Mean gap between accuracy and confidence over the bins, weighted by count (Guo et al. 2017, equation (3))."""
     gap = (bins["accuracy"] - bins["confidence"]).abs()
     return float((gap * bins["count"]).sum() / bins["count"].sum())
 
 
 def per_class(predictions: Predictions) -> pd.DataFrame:
-    """A row per class: class (its index), name, precision, recall, f1, support (images), predicted (times).
+    """One row per class: class (index), name, precision, recall, f1, support (images), predicted (count).
 
-    Precision of a class never predicted and recall of a class without images are 0.
+    The precision of a class that is never predicted is 0, and so is the recall of a class without images.
     """
     classes = np.arange(len(predictions.class_names))
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -159,10 +160,9 @@ def confusion_counts(predictions: Predictions) -> np.ndarray:
 
 
 def confusion(predictions: Predictions) -> pd.DataFrame:
-    """A row per pair of classes, zeros included: actual, predicted (names), count.
+    """One row per pair of classes, including zeros: actual, predicted (names), count.
 
-    The long form, because that is what `dvc plots` and a group-by take;
-    `table.pivot(index="actual", columns="predicted", values="count")` is the matrix.
+    `dvc plots` needs this long form; `table.pivot(index="actual", columns="predicted", values="count")` is the matrix.
     """
     names, classes = predictions.class_names, len(predictions.class_names)
     return pd.DataFrame(
@@ -175,7 +175,7 @@ def confusion(predictions: Predictions) -> pd.DataFrame:
 
 
 def prediction_table(predictions: Predictions) -> pd.DataFrame:
-    """A row per image: index (in the split), label, predicted, p_0 .. p_<K-1> (float32, one per class)."""
+    """One row per image: index (in the split), label, predicted, p_0 .. p_<K-1> (float32, one per class)."""
     table = pd.DataFrame(
         {"index": np.arange(len(predictions)), "label": predictions.labels, "predicted": predictions.predicted}
     )
@@ -184,7 +184,7 @@ def prediction_table(predictions: Predictions) -> pd.DataFrame:
 
 
 def most_confident_mistakes(predictions: Predictions, count: int) -> np.ndarray:
-    """Indices of at most `count` misclassified images, the most confident first, then by index."""
+    """Indices of up to `count` misclassified images, by descending confidence, then by index."""
     mistakes = np.flatnonzero(predictions.predicted != predictions.labels)
     order = np.argsort(-predictions.top_probability[mistakes], kind="stable")
     return mistakes[order][:count]

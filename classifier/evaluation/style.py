@@ -1,6 +1,6 @@
-"""How this project's pictures look, and how they become PNG bytes: equal input gives equal bytes.
+"""Style of the project's figures, and their rendering to PNG bytes: equal input gives equal bytes.
 
-Figures are built without pyplot, whose global state keeps them alive and picks a backend for a screen.
+Figures are built without pyplot: its global state keeps figures alive and selects an interactive backend.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ DPI = 150
 INK, MUTED, FAINT = "#1f2933", "#66727f", "#e3e8ed"
 BLUE, ORANGE, GREEN = "#2f6db5", "#e07b39", "#3a9268"
 STYLE = {
-    "font.family": "DejaVu Sans",  # the font that matplotlib brings along
+    "font.family": "DejaVu Sans",  # ships with matplotlib
     "font.size": 10,
     "text.color": INK,
-    "text.parse_math": False,  # a class may be called "$"
+    "text.parse_math": False,  # a class name may contain "$"
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.titlesize": 11,
@@ -43,7 +43,7 @@ P = ParamSpec("P")
 
 
 def png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
-    """Draw in the house's style and return the PNG without time or program version in it."""
+    """Decorate a function that draws a figure: apply STYLE and return a PNG without timestamp or software version."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
