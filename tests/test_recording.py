@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,15 @@ from classifier.tracking.delivery import open_store
 from tests.recorded import ROWS, Workspace, all_runs, files, history
 from tests.samples import ROOT, file_params
 
-pytestmark = pytest.mark.usefixtures("workspace")
+pytestmark = pytest.mark.usefixtures("repository")
+
+
+@pytest.fixture
+def repository(workspace):
+    """The workspace with a commit, without which a stage says that none is recorded."""
+    shutil.copy(ROOT / ".gitignore", workspace)
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *arguments], check=True, cwd=workspace)
 
 STAGE = """
 import sys, time
@@ -35,7 +44,7 @@ def main(arguments):
         print("written", flush=True)
         time.sleep(float(arguments[0]))
 
-run(main)
+run(main, "train")
 """
 
 
@@ -158,12 +167,12 @@ def test_what_is_for_another_store_or_still_written_is_left_alone(monkeypatch, w
 DELIVERER = """
 import sys, time
 from pathlib import Path
-from classifier import deliverer
-deliverer.BEAT_S, deliverer.BYTES = 0.1, 1
+from classifier.recording import deliverer
+deliverer.BEAT_S = 0.1
 with deliverer.delivering():
     for _ in range(40):
         if sys.argv[1] == "progresses":
-            Path(deliverer.__file__).read_bytes()  # as of a model that takes long to upload
+            Path(sys.executable).read_bytes()  # megabytes, as of a model that takes long to upload
         time.sleep(0.1)
 """
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from classifier.params import load_params
 from classifier.project.files import sha256_of
 from classifier.runs.registry import Registry
-from classifier.tracking.delivery import open_store
+from classifier.tracking.delivery import deliver_waiting, open_store
 from classifier.training.history import Row
 from tests.project import Project
 from tests.recorded import Workspace, files, forget_store, get_run, history
@@ -236,6 +236,32 @@ def test_what_a_killed_promotion_left_is_finished_by_another_user(server, tmp_pa
         registry.roll_back()
         assert registry.aliases() == moved | {"previous": "1"}
         assert registry._lock_tags() is None
+    forget_store()
+
+
+def test_a_database_without_a_server_gets_no_addresses_of_this_machine(server, workspace, monkeypatch):
+    """It does not know where artifacts go: a person says it once, with the command that is named."""
+    with server.postgres.connect("postgres") as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE direct")
+    place = f"s3://{server.bucket}/direct"
+    variables = server.s3.variables | {
+        "MLFLOW_TRACKING_URI": server.postgres.uri("direct"),
+        "PGPASSWORD": server.postgres.password,
+        "MLFLOW_S3_ENDPOINT_URL": server.s3.address,
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OSError, match="a database does not know where artifacts go") as error:
+        Workspace().train()
+    command = str(error.value).partition("as in ")[2].replace("s3://bucket/path", place).split()
+    assert command[:3] == ["mlflow", "experiments", "create"]
+    subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    (line,), left = deliver_waiting()
+    assert left == []
+    assert get_run(line.split()[-1]).info.artifact_uri.startswith(f"{place}/")
+    kept = [key for key in server.s3.objects(server.bucket) if key.startswith("direct/")]
+    assert [key for key in kept if key.endswith("weights.safetensors")]
+    assert str(workspace) not in server.postgres.text("direct")
     forget_store()
 
 
