@@ -29,6 +29,7 @@ def repository(workspace):
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *arguments], check=True, cwd=workspace)
 
+
 STAGE = """
 import sys, time
 from classifier.project.cli import run
@@ -169,10 +170,11 @@ import sys, time
 from pathlib import Path
 from classifier.recording import deliverer
 deliverer.BEAT_S = 0.1
+Path("model").write_bytes(bytes(1 << 20))
 with deliverer.delivering():
     for _ in range(40):
         if sys.argv[1] == "progresses":
-            Path(sys.executable).read_bytes()  # megabytes, as of a model that takes long to upload
+            Path("model").read_bytes()  # as when a model takes long to upload
         time.sleep(0.1)
 """
 
