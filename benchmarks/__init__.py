@@ -1,1 +1,1 @@
-"""What measures speed against other ways to train the same net, on real data: `make bench`."""
+"""Benchmarks against other ways to train the same network, on real data: `make bench`."""

@@ -1,9 +1,9 @@
-"""Measure everything, print the tables, and keep them in benchmarks/results/<device>.json and .md.
+"""Run the benchmarks, print the tables and save them to benchmarks/results/<device>.json and .md.
 
     python -m benchmarks [--only SECTION,...] [--rounds N] [--device auto|cpu|cuda] [--quick]
 
-MNIST comes from the folder or address in DATA_MIRROR, else from ../shared/data/mnist. `--quick` tries the harness
-itself on the digits, in one round, and keeps nothing unless --results names a folder.
+MNIST is read from the folder or address in DATA_MIRROR, by default ../shared/data/mnist. `--quick` tests the harness
+on the digits in one round, and saves nothing unless --results is given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.results import document
 from benchmarks.sections import SECTIONS
 
 SHARED = ROOT / "../shared/data/mnist"
-BUSY = 0.5  # processes that wanted a core in the minute before, from which on the record says so
+BUSY = 0.5  # one-minute load average above which the results are marked as measured on a busy machine
 
 
 def main(arguments: list[str]) -> None:
@@ -56,10 +56,10 @@ def main(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
-    parser.add_argument("--only", help=f"sections, with commas: {', '.join(SECTIONS)}", default=",".join(SECTIONS))
-    parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
+    parser.add_argument("--only", help=f"comma-separated sections: {', '.join(SECTIONS)}", default=",".join(SECTIONS))
+    parser.add_argument("--rounds", type=int, help="default 5, or 1 with --quick")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--quick", action="store_true", help="try the harness on the digits")
+    parser.add_argument("--quick", action="store_true", help="test the harness on the digits")
     parser.add_argument("--results", type=Path, help="folder for <device>.json and .md; default benchmarks/results")
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")
@@ -71,7 +71,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def mirror(quick: bool) -> str:
-    """Where MNIST's files are, for the stage download; a relative folder is meant from the repository's root."""
+    """Address or folder of the MNIST files, for the stage download. Relative folders start at the repository's root."""
     named = os.environ.get("DATA_MIRROR")
     if named and "://" in named:
         return named
@@ -82,7 +82,7 @@ def mirror(quick: bool) -> str:
 
 
 def describe(machine: dict[str, Any], rounds: int, load: float) -> str:
-    """One line: when, where, with what."""
+    """Describe date, hardware and versions in one line."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads"
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
@@ -92,7 +92,7 @@ def describe(machine: dict[str, Any], rounds: int, load: float) -> str:
 
 
 def keep(folder: Path, device: str, found: dict[str, Any]) -> None:
-    """Put the sections into the file of this device; those that were not measured now stay as they were."""
+    """Save the sections to the device's file. Sections that were not measured keep their earlier results."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{device}.json"
     before = json.loads(path.read_text()) if path.exists() else {}

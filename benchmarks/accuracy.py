@@ -1,4 +1,4 @@
-"""Accuracy on the test split, read once for all models: `python -m benchmarks.accuracy DATA MODEL...`"""
+"""Test accuracy of one or more models: `python -m benchmarks.accuracy DATA MODEL...`"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sections are built from: prepared data, and the processes that more than one of them measures."""
+"""Building blocks of the sections: prepared data, and processes that several sections measure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.results import Result
 
 Processes = dict[str, Callable[[], Sample]]
 Samples = Mapping[str, Sequence[Sample]]
-STAGES = {  # stage -> its arguments, {0} being the data set's folder
+STAGES = {  # stage -> its arguments; {0} is the data set's folder
     "download": ["{0}/params.yaml", "{0}/raw"],
     "normalize": ["{0}/params.yaml", "{0}/raw", "{0}/normalized"],
     "train": ["{0}/params.yaml", "{0}/normalized", "{0}/model", "{0}/reports"],
@@ -23,28 +23,28 @@ RECIPE = "recipes/tutorial-mnist.yaml"
 
 
 class Section(Protocol):
-    """Something to measure: prepares data when it is made, names its processes, and draws results from samples."""
+    """A group of measurements: prepares its data on creation, lists its processes and computes results from samples."""
 
     processes: Processes
-    rounds: int = sys.maxsize  # that are enough, where more are asked for
+    rounds: int = sys.maxsize  # maximum number of rounds
 
     def results(self, samples: Samples) -> Result: ...
 
 
 class Bench:
-    """Data sets lie in `data/<name>/` of the project: params.yaml, raw, normalized, and what the stages make of it."""
+    """The prepared project. `data/<name>/` holds params.yaml, raw, normalized and the stages' outputs of a data set."""
 
     def __init__(self, project: Project, device: str, quick: bool, say: Callable[[str], None]) -> None:
         self.project, self.device, self.quick, self.say = project, device, quick, say
         self.dataset = "digits" if quick else "mnist"
         self.normalize("tutorial", RECIPE, train={"epochs": 1})
         self.project.module("benchmarks.data", "idx", "data/tutorial/normalized", "data/torchvision")
-        # One training that nobody measures pays for bytecode and for the database's migrations.
+        # An unmeasured training compiles the bytecode and creates the database.
         self.resize(500)
         self.ours("data/500")
 
     def normalize(self, name: str, recipe: str | None, **sections: dict[str, Any]) -> None:
-        """data/<name>/normalized, by our own stages; without a recipe with the values of params.yaml."""
+        """Create data/<name>/normalized with the stages, from `recipe` or, if None, from params.yaml."""
         if recipe:
             sections["download"] = {"dataset": self.dataset}
         sections["train"] = {"device": self.device} | sections.get("train", {})
@@ -53,7 +53,7 @@ class Bench:
             self.stage(stage, name)
 
     def resize(self, images: int) -> None:
-        """data/<images>: that many of the training images."""
+        """Create data/<images>, with that number of training images."""
         self.project.module("benchmarks.data", "resize", "data/tutorial/normalized", f"data/{images}", str(images))
 
     def stage(self, stage: str, name: str) -> Sample:
@@ -73,7 +73,7 @@ class Bench:
         return self.shown("unrecorded", *arguments)
 
     def shown(self, name: str, *arguments: str) -> Sample:
-        """On a terminal, for without one a stage shows no progress."""
+        """Run a contender on a terminal, because stages show progress only there."""
         return self.project.module(f"benchmarks.contenders.{name}", *arguments, terminal=True)
 
     def tutorial(self, workers: int = 0) -> Sample:
@@ -84,7 +84,7 @@ class Bench:
 
 
 def take_turns(sections: Iterable[Section], rounds: int, say: Callable[[str], None]) -> dict[str, list[Sample]]:
-    """Every process once a round, A B C ... A B C ..., so that a slow minute of the machine meets them all."""
+    """Run every process once per round (A B C ... A B C ...), so that slow periods of the machine affect all alike."""
     samples: dict[str, list[Sample]] = defaultdict(list)
     for number in range(1, rounds + 1):
         wanted = [section.processes for section in sections if number <= section.rounds]

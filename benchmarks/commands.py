@@ -1,4 +1,4 @@
-"""What the commands take that read recorded runs, with 1,000 of them in the store, against `import mlflow` alone."""
+"""Time of the commands that read recorded runs, with 1,000 runs in the store, relative to `import mlflow`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from functools import partial
 
 from benchmarks.bench import Bench, Processes, Samples, Section
 from benchmarks.project import Project
-from benchmarks.results import Bar, Result, Table, ratio, spread
+from benchmarks.results import Bar, Result, Table, ratio, summary
 
 LIMIT = 3  # the whole command / import mlflow
 IMPORT = "import mlflow"
 
 
 class Commands(Section):
-    """`classifier leaderboard` of all runs, the same with its page, and `classifier compare` of two, with pictures.
+    """`classifier leaderboard` of all runs, without and with its page, and `classifier compare` of two, with figures.
 
-    The runs have code of two commits, half of them with changes that were not committed; those compared differ in it,
-    and in their predictions.
+    The runs have the code of two commits, half of them with uncommitted changes. The compared runs differ in their code
+    and their predictions.
     """
 
     def __init__(self, bench: Bench) -> None:
         self.runs = 20 if bench.quick else 1000
-        # A project of its own, on the digits as params.yaml has them: so many runs would slow down the others' store.
+        # A separate project (the digits, with the values of params.yaml): so many runs would slow down other sections.
         project = Project(bench.project.folder / "data/commands", "", epochs=1 if bench.quick else None)
         project.run("dvc", "repro", "--quiet")
         project.module("benchmarks.many_runs", str(self.runs))
@@ -43,7 +43,7 @@ class Commands(Section):
             "classifier leaderboard --html": partial(cli, "leaderboard", "--html", "reports/leaderboard.html"),
             "classifier compare": partial(cli, "compare", *two),
         }
-        for process in self.processes.values():  # bytecode, and matplotlib's list of fonts
+        for process in self.processes.values():  # warm up: bytecode, matplotlib's font cache
             process()
         (written,) = (project.folder / "reports/compare").iterdir()
         missing = {"curves.png", "disagreements.png", "code.diff"} - {path.name for path in written.iterdir()}
@@ -52,6 +52,6 @@ class Commands(Section):
     def results(self, samples: Samples) -> Result:
         walls = {name: [sample.wall_s for sample in samples[name]] for name in self.processes}
         ratios = {name: ratio(walls[name], walls[IMPORT]) for name in self.processes}
-        rows = [[f"`{name}`", spread(walls[name]), f"{ratios[name]:.2f}"] for name in self.processes]
+        rows = [[f"`{name}`", summary(walls[name]), f"{ratios[name]:.2f}"] for name in self.processes]
         bars = [Bar(f"{name} / {IMPORT}", value, LIMIT) for name, value in ratios.items() if name != IMPORT]
         return Result(bars, [Table(f"Commands, {self.runs:,} runs in the store", ["process", "s", "/ import"], rows)])

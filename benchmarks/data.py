@@ -1,7 +1,7 @@
-"""Other forms of a normalized folder, made in a process of their own.
+"""Convert a normalized folder to other forms.
 
 python -m benchmarks.data idx FOLDER ROOT           the original files that torchvision's MNIST reads
-python -m benchmarks.data resize FOLDER OTHER N     the first N training images, begun anew where there are fewer
+python -m benchmarks.data resize FOLDER OTHER N     the first N training images, repeated if there are fewer
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EDGE = 2  # pixels of background around MNIST's 28 x 28
 
 
 def write_idx(folder: Path, root: Path) -> None:
-    """MNIST's four files, unpacked, in `root`/MNIST/raw: 28 x 28 pixels."""
+    """Write MNIST's four files, uncompressed, to `root`/MNIST/raw: 28 x 28 pixels."""
     meta, raw = read_meta(folder), root / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for name, prefix in (("train", "train"), ("test", "t10k")):

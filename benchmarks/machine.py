@@ -1,4 +1,4 @@
-"""The machine, and the versions of what runs on it. `python -m benchmarks.machine DEVICE` says it as JSON."""
+"""The machine's hardware and versions. `python -m benchmarks.machine DEVICE` prints them as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "mlflow", "dvc", "numpy")
 
 
 def describe(name: str) -> dict[str, object]:
-    """`name`: auto, cpu, cuda or mps; the resolved one is `device`."""
+    """Describe the machine. `name` is auto, cpu, cuda or mps; the result's `device` is the resolved name."""
     import torch
 
     from classifier.device import pick_device

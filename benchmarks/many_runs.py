@@ -1,11 +1,11 @@
-"""A store full of realistic runs: the copies of one that the pipeline made, each with its own params, code and results.
+"""Fill a store with realistic runs: copies of one run, each with its own params, code and results.
 
     python -m benchmarks.many_runs COUNT
 
-Through MLflow's client 1,000 runs with their 300,000 points take minutes; rows are therefore copied within the SQLite
-file, and the artifacts that commands read are copied as files. Groups of five seeds differ in their learning rate, each
-run has some other predictions, and a twentieth of all runs after the other has other code: of two commits in turn as
-they are and with a change of their own that was not committed.
+MLflow's client takes minutes for 1,000 runs with 300,000 metric values, so this copies rows within the SQLite file, and
+copies the artifacts that commands read. Groups of five seeds share a learning rate, and each run has slightly different
+predictions. Every twentieth of the runs has other code: two commits, each alternately clean and with an uncommitted
+change of its own.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ COPIED = {  # table -> its columns beside run_uuid
 }
 ARTIFACTS = ("evaluate/per_class.csv", "evaluate/metrics.json", "train/metrics.json", "code/environment.json")
 PREDICTIONS, PATCH = "evaluate/predictions.parquet", "code/uncommitted.diff"
-MISTAKES = 0.05  # of the test images, the largest share that a copy predicts otherwise
-CHANGED = Path("classifier/spread.py")  # a comment more does it no harm
-CHANGES = 5  # of each commit, not committed
+MISTAKES = 0.05  # maximum fraction of test images that a copy predicts differently
+CHANGED = Path("classifier/training/summary.py")  # gets comments appended
+CHANGES = 5  # uncommitted changes per commit
 
 
 def code_states() -> list[GitState]:
-    """Two commits, the current one and one that is made here, each in turns as it is and with a change of its own."""
+    """Two commits, the current and a new one, each alternately clean and with an uncommitted change of its own."""
     states = []
     for commit in range(2):
         code = CHANGED.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def code_states() -> list[GitState]:
 
 
 def other_predictions(table: pd.DataFrame, chance: random.Random) -> pd.DataFrame:
-    """As evaluate writes them, with another class for some images: what was most probable and it change places."""
+    """Swap the most probable class of some images with another one, in the table that evaluate writes."""
     most = max(1, int(len(table) * MISTAKES))
     table, images = table.copy(), np.array(chance.sample(range(len(table)), chance.randint(1, most)))
     probabilities = table.filter(regex=r"^p_\d+$")
@@ -71,9 +71,9 @@ def other_predictions(table: pd.DataFrame, chance: random.Random) -> pd.DataFram
 
 
 def fill(database: Path, count: int) -> None:
-    """Copy the newest run until the store holds `count` finished runs; the same ids every time.
+    """Copy the newest run until the store holds `count` finished runs, with the same ids every time.
 
-    The current folder is the project's, in git, which gets a commit.
+    The current folder must be the project's git repository; a commit is added to it.
     """
     chance = random.Random(0)  # noqa: S311
     with closing(sqlite3.connect(database)) as store, store:

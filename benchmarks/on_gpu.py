@@ -1,4 +1,4 @@
-"""What is measured on a GPU alone."""
+"""Sections that need a GPU."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from functools import partial
 from statistics import mean
 
 from benchmarks.bench import Bench, Processes, Samples, Section
-from benchmarks.results import Bar, Result, Table, ratio, spread
+from benchmarks.results import Bar, Result, Table, ratio, summary
 
 SEEDS = 200
 ACCURACY, DEVICE_S = 0.99, 0.05  # means over the seeds
 
 
 class OnGpu(Section):
-    """Without a GPU nothing is run, and nothing found."""
+    """A section that runs nothing and has no results without a GPU."""
 
     def __init__(self, bench: Bench) -> None:
         self.processes: Processes = {}
         if bench.device == "cuda":
             self.processes = self.prepare(bench)
         else:
-            bench.say(f"no GPU here: the section {type(self).__name__} is left out")
+            bench.say(f"no GPU: section {type(self).__name__} is skipped")
 
     def prepare(self, bench: Bench) -> Processes:
         raise NotImplementedError
@@ -33,7 +33,7 @@ class OnGpu(Section):
 
 
 class Replayed(OnGpu):
-    """Our loop against replays of its captured step alone, what determinism costs, and what compiled kernels win."""
+    """Our loop against mere replays of its captured step; the cost of determinism and the gain of compiled kernels."""
 
     def prepare(self, bench: Bench) -> Processes:
         train = partial(bench.contender, "replayed", "data/tutorial/params.yaml", "data/tutorial/normalized")
@@ -51,11 +51,11 @@ class Replayed(OnGpu):
             rows.append(
                 [
                     kind,
-                    spread(loops[kind], 4),
-                    spread(replays[kind], 4),
+                    summary(loops[kind], 4),
+                    summary(replays[kind], 4),
                     f"{ratio(loops[kind], replays[kind]):.2f}",
                     f"{ratio(loops[kind], [each['loop_s'] for each in said['free']]):.2f}",
-                    spread([each["compile_s"] for each in figures], 1) if kind == "compiled" else "-",
+                    summary([each["compile_s"] for each in figures], 1) if kind == "compiled" else "-",
                 ]
             )
         header = ["one epoch", "loop, s", "replays alone, s", "loop / replays", "loop / free", "compilation, s"]
@@ -64,7 +64,7 @@ class Replayed(OnGpu):
 
 
 class WarmSpeedrun(OnGpu):
-    """99.0% of MNIST's test images: 200 seeds in one warm process, by the device's clock, and a whole cold stage."""
+    """Time to 99.0% on MNIST: 200 seeds in one warm process, measured with device events, and one whole cold stage."""
 
     def prepare(self, bench: Bench) -> Processes:
         bench.normalize("speedrun", "benchmarks/speedrun.yaml")
@@ -82,7 +82,7 @@ class WarmSpeedrun(OnGpu):
                 str(len(said[0]["seconds"])),
                 f"{mean(accuracies):.2%} ({min(accuracies):.2%} to {max(accuracies):.2%})",
                 f"{mean(seconds):.4f} ({min(seconds):.4f} to {max(seconds):.4f})",
-                spread([sample.wall_s for sample in samples["cold speedrun"]]),
+                summary([sample.wall_s for sample in samples["cold speedrun"]]),
             ]
         ]
         header = ["seeds", "mean test accuracy", "mean device time, s", "whole train stage, cold, s"]

@@ -1,4 +1,4 @@
-"""Run one process and measure it from outside: wall time and peak memory."""
+"""Runs a process and measures its wall time, CPU time and peak memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
-TERMINAL, SIZE = "xterm-256color", (40, 120)  # its kind, lines and columns
+TERMINAL, SIZE = "xterm-256color", (40, 120)  # terminal type, lines and columns
 MIB = 2**20 if sys.platform == "darwin" else 2**10  # in the units of ru_maxrss
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One process: seconds from its start to its end, of all cores, peak memory in MiB, its last line of JSON.
+    """Measurements of one process: wall and CPU seconds, peak memory in MiB and its last output line, parsed as JSON.
 
-    Of a process with children the peak is that of the largest. (Linux counts the parent's size at the start as well,
-    so the harness itself stays small: it imports neither numpy nor torch.)
+    The peak is that of the largest process among it and its children. On Linux it includes the parent's size at the
+    fork, so the harness stays small and imports neither numpy nor torch.
     """
 
     wall_s: float
@@ -39,14 +39,14 @@ class Sample:
 
     @property
     def outside_s(self) -> float:
-        """Whole process minus loop."""
+        """Seconds of the whole process minus its loop."""
         return self.wall_s - self.loop_s
 
 
 def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str], terminal: bool = False) -> Sample:
-    """Raises RuntimeError with the end of the process's output when it fails.
+    """Run a command and measure it. With `terminal`, standard output is a terminal, so that stages show progress.
 
-    With `terminal` standard output is one, as a person has it, on which a stage shows its progress.
+    Raises RuntimeError with the end of the output if the command fails.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         with screen(out) if terminal else nullcontext(out) as shown:
@@ -68,8 +68,8 @@ def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]
             tail = "\n".join([*lines, *errors.read().decode(errors="replace").splitlines()][-20:])
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{tail}")
     said = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    if "started_at" in said:  # the monotonic clock is the system's, the same in both processes
-        # The interpreter's start, and what is left when the parts are taken away: its end.
+    if "started_at" in said:  # the monotonic clock is the same in both processes
+        # The interpreter's start counts as imports; the time not covered by any part is its exit.
         said["imports"] = said.pop("started_at") - start + said.get("imports", 0)
         said["exit"] = wall_s - sum(value for name, value in said.items() if not name.endswith(("_s", "_mib")))
     return Sample(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MIB, said)
@@ -77,12 +77,12 @@ def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]
 
 @contextmanager
 def screen(out: IO[bytes]) -> Iterator[int]:
-    """A terminal to write to; what it is shown is in `out` when the block has been left."""
+    """A pseudo-terminal to write to; its output is in `out` after the block."""
     reading, writing = os.openpty()
     termios.tcsetwinsize(writing, SIZE)
 
     def keep() -> None:
-        with suppress(OSError):  # Linux's end of a terminal that nobody writes to any more
+        with suppress(OSError):  # raised on Linux when the other end is closed
             while shown := os.read(reading, 1 << 16):
                 out.write(shown)
 

@@ -1,4 +1,4 @@
-"""A temporary copy of this repository in which everything is measured, as a user has it: git, DVC, an MLflow store."""
+"""A temporary copy of this repository for measurements, set up like a user's: git, DVC, an MLflow store."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ruamel.yaml import YAML
 from benchmarks.process import Sample, measure
 
 ROOT = Path(__file__).parent.parent
-# What an unusual shell may have set and a user's has not; Python shall keep the modules' bytecode.
+# Variables that are removed: they would change what is measured. Python must cache the modules' bytecode.
 FOREIGN = ("DVC_", "MLFLOW_", "GIT_", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 AUTHOR = ("-c", "user.name=benchmarks", "-c", "user.email=benchmarks@localhost")  # of commits
 
 
 class Project:
-    """Everything that runs writes into ignored folders, so that git finds a clean tree."""
+    """The copy. Everything that runs writes to ignored folders, so that git sees a clean tree."""
 
     def __init__(self, folder: Path, mirror: str, epochs: int | None = None) -> None:
-        """`mirror`: DATA_MIRROR; `epochs`: in place of those in params.yaml."""
+        """`mirror`: value of DATA_MIRROR; `epochs`: overrides train.epochs in params.yaml."""
         self.folder = folder
         kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         self.environment = {
@@ -44,7 +44,7 @@ class Project:
             self.run("git", *command)
 
     def run(self, *command: str, folder: str = ".", terminal: bool = False) -> Sample:
-        """`folder` is meant from the project's root."""
+        """Run and measure a command; `folder` is relative to the project's root."""
         return measure(command, self.folder / folder, self.environment, terminal)
 
     def python(self, *arguments: str, terminal: bool = False) -> Sample:
@@ -54,7 +54,7 @@ class Project:
         return self.python("-m", name, *arguments, terminal=terminal)
 
     def write_params(self, path: str, recipe: str | None, **sections: dict[str, Any]) -> None:
-        """params.yaml's values, in their place those of the file `recipe`, in their place `sections`."""
+        """Write params.yaml's values, overridden by those of the file `recipe`, overridden by `sections`."""
         yaml = YAML(typ="safe", pure=True)
         params = yaml.load(self.folder / "params.yaml")
         for changes in (yaml.load(self.folder / recipe)["params"] if recipe else {}, sections):

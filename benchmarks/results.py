@@ -1,4 +1,4 @@
-"""Medians, ratios, bars, tables: from samples to what is printed and kept."""
+"""Statistics of samples, limits and tables, as they are printed and saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Bar:
-    """What is asked for: `value` must not be above `limit`, or not below where `at_least`."""
+    """A requirement: `value` must be at most `limit`, or at least `limit` if `at_least` is set."""
 
     what: str
     value: float
@@ -38,7 +38,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """What one section of the benchmarks found."""
+    """Results of one section."""
 
     bars: Sequence[Bar]
     tables: Sequence[Table]
@@ -55,7 +55,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Line:
-    """The straight line of least squares, and the largest distance of a point from it as a share of the line there."""
+    """A least-squares line, and the maximum relative deviation of the points from it."""
 
     slope: float
     constant: float
@@ -69,18 +69,18 @@ def line(x: Sequence[float], y: Sequence[float]) -> Line:
 
 
 def ratio(values: Sequence[float], others: Sequence[float]) -> float:
-    """Ratio of the medians."""
+    """Return the ratio of the medians."""
     return median(values) / median(others)
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """`median (min to max)`; of a single value, the value."""
+def summary(values: Sequence[float], digits: int = 2) -> str:
+    """Format as `median (min to max)`, or as the value if there is only one."""
     middle = f"{median(values):.{digits}f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that is readable as text too: the first column to the left, numbers to the right."""
+    """Format an aligned Markdown table: the first column to the left, the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     pads = [str.ljust, *[str.rjust] * (len(widths) - 1)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -89,7 +89,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def document(kept: dict[str, Any]) -> str:
-    """All sections as Markdown: when and where, every bar, then the tables."""
+    """Format all sections as Markdown: date and machine, all bars, then the tables."""
     results = [Result.from_json(found) for found in kept.values()]
     sections: dict[str, list[str]] = {}
     for name, found in kept.items():
@@ -104,6 +104,6 @@ def document(kept: dict[str, Any]) -> str:
 
 
 def bars(kept: dict[str, Any]) -> str:
-    """The bars of all sections as one table; empty where there is none."""
+    """Format the bars of all sections as one table; empty if there are none."""
     rows = [[*bar.row(), str(found["rounds"])] for found in kept.values() for bar in Result.from_json(found).bars]
     return markdown(["what", "measured", "bar", "", "rounds"], rows) if rows else ""

@@ -1,4 +1,4 @@
-"""What is measured. Sections may name the same process, which then runs once a round for all of them."""
+"""The sections. A process that several sections list runs once per round for all of them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from benchmarks.bench import RECIPE, STAGES, Bench, Processes, Samples, Section
 from benchmarks.commands import Commands
 from benchmarks.on_gpu import Replayed, WarmSpeedrun
 from benchmarks.process import Sample
-from benchmarks.replicas import ReplicaLoops, ReplicaStages
-from benchmarks.results import Bar, Result, Table, line, ratio, spread
+from benchmarks.results import Bar, Result, Table, line, ratio, summary
+from benchmarks.several_seeds import SeedLoops, SeedStages
 from benchmarks.sweeping import Sweeping
 
-TUTORIAL_LIMIT = {"cuda": 0.01}  # our loop / tutorial's
-BARE = {"bare_nchw": "bare, NCHW", "bare_nhwc": "bare, channels-last"}  # the plain loop in both memory formats
-LINEAR = 0.05  # largest distance from the fitted line
+TUTORIAL_LIMIT = {"cuda": 0.01}  # our loop / the tutorial's
+BARE = {"bare_nchw": "bare, NCHW", "bare_nhwc": "bare, channels-last"}  # the bare loop in both memory formats
+LINEAR = 0.05  # maximum relative deviation from the fitted line
 
 
 class Contenders(Section):
-    """One epoch of the same net with the same recipe, by our stage and by others."""
+    """One epoch of the same network with the same recipe, by our stage and by other implementations."""
 
     def __init__(self, bench: Bench) -> None:
         self.limit = TUTORIAL_LIMIT.get(bench.device, 0.25)
@@ -32,7 +32,7 @@ class Contenders(Section):
         self.labels = {
             "dataloader_workers": f"dataloader_workers ({workers})",
             **BARE,
-            "bare_kept": "bare, channels-last, freed memory kept as ours does",
+            "bare_kept": "bare, channels-last, keeping freed memory like ours",
         }
         bare = partial(bench.contender, "bare", "data/tutorial/normalized")
         self.processes: Processes = {
@@ -45,7 +45,7 @@ class Contenders(Section):
             "ours": bench.ours,
         }
         if not find_spec("lightning"):
-            bench.say("lightning is not installed and left out: make bench installs it")
+            bench.say("lightning is not installed, skipped: make bench installs it")
             del self.processes["lightning"]
 
     def results(self, samples: Samples) -> Result:
@@ -54,11 +54,11 @@ class Contenders(Section):
         rows = [
             [
                 self.labels.get(name, name),
-                spread(loops[name]),
+                summary(loops[name]),
                 f"{ratio(loops[name], loops[bare]):.2f}",
                 f"{ratio(loops[name], loops['tutorial']):.3f}",
-                spread(wall_seconds(samples[name])),
-                spread([sample.outside_s for sample in samples[name]]),
+                summary(wall_seconds(samples[name])),
+                summary([sample.outside_s for sample in samples[name]]),
                 f"{median(sample.peak_mib for sample in samples[name]):.0f}",
             ]
             for name in self.processes
@@ -80,7 +80,7 @@ class Contenders(Section):
 
 
 class Imports(Section):
-    """What the train stage takes outside its loop, against the imports that it cannot do without."""
+    """Time of the train stage outside its loop, relative to the imports it needs."""
 
     def __init__(self, bench: Bench) -> None:
         self.statements = ("import torch", "import mlflow", "import torch, mlflow")
@@ -90,10 +90,10 @@ class Imports(Section):
     def results(self, samples: Samples) -> Result:
         outside = [sample.outside_s for sample in samples["ours"]]
         torch, mlflow, _ = (median(wall_seconds(samples[name])) for name in self.statements)
-        rows = [[f"`{name}`", spread(wall_seconds(samples[name]))] for name in self.statements]
-        rows.append(["train stage, process - loop", spread(outside)])
+        rows = [[f"`{name}`", summary(wall_seconds(samples[name]))] for name in self.statements]
+        rows.append(["train stage, process - loop", summary(outside)])
         waited = [sample.said["waiting"] for sample in samples["ours"]]
-        rows.append(["of that, waiting for the recorder", spread(waited)])
+        rows.append(["of that, waiting for the recorder", summary(waited)])
         bar = Bar(
             "train stage outside its loop / (import torch + import mlflow)", median(outside) / (torch + mlflow), 2
         )
@@ -102,16 +102,16 @@ class Imports(Section):
 
 COSTS = {
     "waited_s": "the loop waits for reports, progress and checkpoints",
-    "threads_s": "processor time of the threads that write checkpoints and draw progress",
-    "recorder_s": "processor time of the recorder's process",
+    "threads_s": "CPU time of the threads that write checkpoints and draw progress",
+    "recorder_s": "CPU time of the recorder's process",
 }
 
 
 class Recording(Section):
-    """What the loop pays for MLflow, history, checkpoints and progress, estimated and timed.
+    """Overhead of MLflow, history, checkpoints and progress in the loop, estimated and measured.
 
-    The estimate is what it waits, and what others use of the processor meanwhile. The direct ratio is beside it; the
-    difference may be smaller than the one between two loops that are alike.
+    The estimate is the time the loop waits plus the CPU time of other threads and processes meanwhile. The measured
+    ratio can be within the noise between two identical loops.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -120,13 +120,13 @@ class Recording(Section):
     def results(self, samples: Samples) -> Result:
         said = [sample.said for sample in samples["unrecorded"]]
         shares = [sum(figures[cost] for cost in COSTS) / figures["loop_s"] for figures in said]
-        ratios = [figures["loop_s"] / figures["unrecorded_s"] for figures in said]  # of one process each
+        ratios = [figures["loop_s"] / figures["unrecorded_s"] for figures in said]  # one per process
         rows = [
-            ["everything on", spread([figures["loop_s"] for figures in said])],
-            *([words, spread([figures[cost] for figures in said], 3)] for cost, words in COSTS.items()),
-            ["these three / everything on, the estimate", spread(shares, 3)],
-            ["nothing on, mean of before and after", spread([figures["unrecorded_s"] for figures in said])],
-            ["everything on / nothing on, timed", spread(ratios, 3)],
+            ["everything on", summary([figures["loop_s"] for figures in said])],
+            *([words, summary([figures[cost] for figures in said], 3)] for cost, words in COSTS.items()),
+            ["these three / everything on, the estimate", summary(shares, 3)],
+            ["nothing on, mean of before and after", summary([figures["unrecorded_s"] for figures in said])],
+            ["everything on / nothing on, timed", summary(ratios, 3)],
         ]
         bars = [
             Bar("recording's share of our loop, estimated: waiting + its processor time beside", median(shares), 0.02),
@@ -136,7 +136,7 @@ class Recording(Section):
 
 
 class Stages(Section):
-    """Every stage's whole process, and where its time goes: MLflow's share is writing the journal and waiting."""
+    """Time of every stage's process, by part. MLflow's share is `journal` and `waiting`."""
 
     parts = ("imports", "reading", "work", "checkpoints", "journal", "waiting", "writing", "other", "exit")
 
@@ -151,7 +151,7 @@ class Stages(Section):
 
     def results(self, samples: Samples) -> Result:
         rows = [
-            [name, spread(wall_seconds(samples[name]))]
+            [name, summary(wall_seconds(samples[name]))]
             + [f"{median(sample.said.get(part, 0) for sample in samples[name]):.2f}" for part in self.parts]
             for name in self.processes
         ]
@@ -159,7 +159,7 @@ class Stages(Section):
 
 
 class Nothing(Section):
-    """`dvc repro` with nothing to do against the smallest thing that dvc does in a repository."""
+    """`dvc repro` with nothing to do, relative to the cheapest DVC commands in minimal repositories."""
 
     def __init__(self, bench: Bench) -> None:
         run, folder = bench.project.run, bench.project.folder
@@ -167,7 +167,7 @@ class Nothing(Section):
         for other in ("data/empty", "data/smallest"):
             run("git", "init", "-q", other)
             run("dvc", "init", "-q", folder=other)
-            shutil.copy(folder / ".dvc/config", folder / other / ".dvc/config")  # the same settings in all
+            shutil.copy(folder / ".dvc/config", folder / other / ".dvc/config")  # the same settings everywhere
         run("dvc", "stage", "add", "--run", "-n", "only", "-o", "out", "echo > out", folder="data/smallest")
         self.processes: Processes = {
             "dvc repro": partial(run, "dvc", "repro"),
@@ -178,9 +178,9 @@ class Nothing(Section):
     def results(self, samples: Samples) -> Result:
         repro, status, smallest = (wall_seconds(samples[name]) for name in self.processes)
         rows = [
-            ["`dvc repro`, nothing to do", spread(repro)],
-            ["`dvc status`, empty repository", spread(status)],
-            ["`dvc repro`, nothing to do, one stage without dependencies", spread(smallest)],
+            ["`dvc repro`, nothing to do", summary(repro)],
+            ["`dvc status`, empty repository", summary(status)],
+            ["`dvc repro`, nothing to do, one stage without dependencies", summary(smallest)],
         ]
         bar = Bar("dvc repro with nothing to do / dvc status in an empty repository", ratio(repro, status), 1.2)
         return Result([bar], [Table("Nothing to do", ["command", "s"], rows)])
@@ -190,7 +190,7 @@ class Growth(Section):
     """The train stage with more images, and with more epochs."""
 
     def __init__(self, bench: Bench) -> None:
-        # A unit of 0.8 s: the shortest training is to be longer than the noise.
+        # The shortest training takes 0.8 s, well above the noise.
         self.factors, self.images = ((1, 2), 100) if bench.quick else ((1, 2, 4, 8), 15000)
         self.processes: Processes = {}
         self.bytes: dict[str, int] = {}
@@ -220,7 +220,7 @@ class Growth(Section):
                 rows.append(
                     [
                         name,
-                        spread(loop_seconds(samples[name])),
+                        summary(loop_seconds(samples[name])),
                         f"{loop / on_line - 1:+.1%}",
                         f"{loop_peak(samples[name]):.0f}",
                         f"{whole:.0f}",
@@ -238,7 +238,7 @@ class Growth(Section):
 
 
 class Speedrun(Section):
-    """Time to 99.0% of MNIST's test images with one recipe, a new seed each time; the test split is read at the end."""
+    """Time to 99.0% test accuracy on MNIST with one recipe, with a new seed each time; reads the test split last."""
 
     seeds_per_round = 2  # 10 in 5 rounds
 
@@ -288,15 +288,15 @@ SECTIONS: dict[str, type[Section]] = {
     "sweeping": Sweeping,
     "growth": Growth,
     "speedrun": Speedrun,
-    "replica_stages": ReplicaStages,
-    "replica_loops": ReplicaLoops,
+    "replica_stages": SeedStages,  # named as in benchmarks/results
+    "replica_loops": SeedLoops,
     "replayed": Replayed,
     "warm_speedrun": WarmSpeedrun,
 }
 
 
 def best_workers(bench: Bench) -> int:
-    """The DataLoader's best worker count of 1, 2, 4 ... up to the cores."""
+    """The fastest number of DataLoader workers among 1, 2, 4 ... up to the number of cores."""
     counts = [workers for workers in (1, 2, 4, 8, 16) if workers <= max(2, os.cpu_count() or 1)]
     loops = {workers: bench.tutorial(workers).loop_s for workers in counts}
     bench.say("DataLoader workers: " + ", ".join(f"{workers}: {loop:.2f} s" for workers, loop in loops.items()))

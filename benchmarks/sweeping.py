@@ -1,4 +1,4 @@
-"""What a sweep costs beside the experiments themselves: `classifier sweep` against the same `dvc exp run` calls."""
+"""Overhead of a sweep: `classifier sweep` against the same experiments with `dvc exp run`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import count
 from benchmarks.bench import Bench, Processes, Samples, Section
 from benchmarks.process import Sample
 from benchmarks.project import Project
-from benchmarks.results import Bar, Result, Table, ratio, spread
+from benchmarks.results import Bar, Result, Table, ratio, summary
 
 LIMIT = 1.1  # classifier sweep / the same dvc exp run calls
 EXPERIMENTS = 5
@@ -16,18 +16,18 @@ CALLS, SWEEP = f"{EXPERIMENTS} times dvc exp run", f"classifier sweep, {EXPERIME
 
 
 class Sweeping(Section):
-    """Experiments that differ in their seed, one after the other, on the digits as params.yaml has them."""
+    """Experiments with different seeds, run in sequence, on the digits with the values of params.yaml."""
 
-    rounds = 3  # of ten experiments, which take two minutes
+    rounds = 3  # ten experiments each, which take two minutes
 
     def __init__(self, bench: Bench) -> None:
         self.project = Project(bench.project.folder / "data/sweeping", "", epochs=1 if bench.quick else None)
         self.project.run("dvc", "repro", "--quiet")
-        self.seeds = count(1)  # new ones every time: what DVC's cache knows is not trained again
+        self.seeds = count(1)  # always new seeds: DVC does not train cached ones again
         self.processes: Processes = {CALLS: self.calls, SWEEP: self.sweep}
 
     def calls(self) -> Sample:
-        """In the workspace, which is the quickest way that DVC has: `--temp` and `--queue` make a copy each time."""
+        """Run in the workspace, DVC's fastest way: `--temp` and `--queue` make a copy each time."""
         runs = [["dvc", "exp", "run", "--set-param", f"train.seed={seed}"] for seed in self._take()]
         sample = self.project.run("sh", "-c", " && ".join(map(shlex.join, runs)))
         self.project.run("git", "checkout", "--quiet", "--", ".")
@@ -43,5 +43,5 @@ class Sweeping(Section):
     def results(self, samples: Samples) -> Result:
         walls = {name: [sample.wall_s for sample in samples[name]] for name in self.processes}
         value = ratio(walls[SWEEP], walls[CALLS])
-        rows = [[f"`{name}`", spread(wall), f"{ratio(wall, walls[CALLS]):.3f}"] for name, wall in walls.items()]
+        rows = [[f"`{name}`", summary(wall), f"{ratio(wall, walls[CALLS]):.3f}"] for name, wall in walls.items()]
         return Result([Bar(f"{SWEEP} / {CALLS}", value, LIMIT)], [Table("Sweep", ["process", "s", "/ calls"], rows)])

@@ -1,4 +1,4 @@
-"""Fixtures that several modules' tests share."""
+"""Fixtures shared by several test modules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from classifier.device import be_deterministic, set_precision
 from tests.loopback import Answer, LoopbackServer
 from tests.project import Project
 
-# In the background (nohup, &, cron) SIGINT is ignored, and processes inherit that; tests send it.
+# Background jobs (nohup, &, cron) start with SIGINT ignored, and child processes inherit that; tests send SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ def mnist_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project of one epoch, reproduced and committed, once for all processes of a test run; for `copy` alone."""
+    """A project of one epoch, reproduced and committed once per test run. Tests must not change it: `copy` it."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -57,7 +57,7 @@ def trained(one_epoch: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture
 def cuda() -> Iterator[torch.device]:
-    """A GPU, deterministic as the train stage is."""
+    """A GPU with deterministic algorithms, as in the train stage."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     device = torch.device("cuda")
@@ -69,14 +69,14 @@ def cuda() -> Iterator[torch.device]:
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """The CPU, and a GPU where there is one."""
+    """The CPU, and a GPU if there is one."""
     found: torch.device = request.getfixturevalue("cuda") if request.param == "cuda" else torch.device("cpu")
     return found
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LoopbackServer]]:
-    """`serve(answer)` starts a real server on loopback: `.address` is its base address, `.asked` what was asked for."""
+    """`serve(answer)` starts a real server on loopback; `.address` is its base address, `.asked` the requests."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     servers: list[LoopbackServer] = []
 
@@ -91,7 +91,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LoopbackSer
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Iterator[Path]:
-    """An empty project with a store of its own, the current folder."""
+    """An empty project with its own store, as the current folder."""
     from tests.recorded import own_store
 
     with own_store(tmp_path):

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback whose answers a test writes itself."""
+"""A real HTTP server on loopback with test-defined answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class LoopbackServer:
-    """Serves until stop(); `answer(request)` writes each answer, `stopped` is set when a slow one may give up."""
+    """Serves until `stop()`. `answer(request)` writes each response; `stopped` tells slow ones to give up."""
 
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[str] = []
@@ -48,7 +48,7 @@ class LoopbackServer:
             daemon_threads = True
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """Clients that hang up are what the tests are about."""
+                """Ignore clients that disconnect: tests cause that on purpose."""
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.server.server_port}/"
@@ -67,7 +67,7 @@ def send(
     length: int | None = None,
     **headers: str,
 ) -> None:
-    """An answer with `length` as Content-Length, the true one when None, and none at all when negative."""
+    """Send a response with `length` as Content-Length: the true length if None, no such header if negative."""
     request.send_response(status)
     if length is None or length >= 0:
         request.send_header("Content-Length", str(len(body) if length is None else length))
@@ -78,13 +78,13 @@ def send(
 
 
 def reset(request: BaseHTTPRequestHandler) -> None:
-    """Break the connection so that the client sees a reset, not an end."""
+    """Reset the connection instead of closing it."""
     request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     request.connection.close()
 
 
 def closed_address() -> str:
-    """The address of a port where nobody listens."""
+    """The address of a port without a listener."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{listener.getsockname()[1]}/"

@@ -1,4 +1,4 @@
-"""The repository as a person has it: a clone with real git and DVC, run with the variables of a fresh shell."""
+"""A copy of this repository as a user has it, with real git and DVC and the environment of a fresh shell."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ OUTPUTS = {
 }
 
 
-FOREIGN = ("DVC_", "MLFLOW_", "MAKE", "MFLAGS")  # the last two: of a `make test` around the tests
+FOREIGN = ("DVC_", "MLFLOW_", "MAKE", "MFLAGS")  # MAKE and MFLAGS are set by `make test`
 
 
 class Project:
-    """A clone of this repository's working tree, committed, with the variables of a fresh shell."""
+    """A committed copy of this repository's working tree. Commands run with the environment of a fresh shell."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,13 +52,13 @@ class Project:
 
     @classmethod
     def at(cls, folder: Path, output: str = "") -> Self:
-        """The project that another process made in `folder`, with what its last `dvc repro` printed."""
+        """The project that another process created in `folder`; `output` is that of its last `dvc repro`."""
         project = cls.__new__(cls)
         project.folder, project.output = folder, output
         return project
 
     def copy(self, folder: Path) -> Self:
-        """The project with all that it made, moved to `folder`."""
+        """Copy the project with all its outputs to `folder`."""
         shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
         copied = copy(self)
         copied.folder = folder
@@ -66,12 +66,12 @@ class Project:
 
     @property
     def variables(self) -> dict[str, str]:
-        """A fresh shell's, with this interpreter's folder first in PATH."""
+        """The environment of a fresh shell, with this interpreter's folder first in PATH."""
         variables = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         return variables | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{variables['PATH']}"}
 
     def run(self, *command: str, check: bool = True, env: Mapping[str, str] | None = None) -> str:
-        """Standard output and error together."""
+        """Run a command and return its standard output and error."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -92,7 +92,7 @@ class Project:
         self.git("commit", "-q", "-m", message)
 
     def repro(self, check: bool = True, env: Mapping[str, str] | None = None) -> list[str]:
-        """The stages that ran."""
+        """Run `dvc repro` and return the stages that ran."""
         self.output = self.run("dvc", "repro", check=check, env=env)
         return [line.split("'")[1] for line in self.output.splitlines() if line.startswith("Running stage")]
 
@@ -106,7 +106,7 @@ class Project:
         return metrics
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every file that the stages wrote."""
+        """SHA-256 of every output file of the stages."""
         files = [path for out in OUTPUTS for path in (self.folder / out).rglob("*") if path.is_file()]
         return {str(path.relative_to(self.folder)): sha256_of(path) for path in files}
 

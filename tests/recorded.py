@@ -1,4 +1,4 @@
-"""Runs as the stages record them, with small outputs and without training; the store is a real one in SQLite."""
+"""Runs recorded like those of the stages, with small outputs and without training, in a real SQLite store."""
 
 import json
 import os
@@ -25,7 +25,7 @@ METRICS = {"accuracy": 0.9, "n": 57}
 
 @contextmanager
 def own_store(root):
-    """`root` is the current folder and an empty project with a store of its own; MLflow's globals are reset after."""
+    """Make `root` the current folder and an empty project with its own store; resets MLflow's globals afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)
@@ -42,7 +42,7 @@ def forget_store():
 
 @contextmanager
 def written(stage, params):
-    """A stage's record without its recorder (tests/test_recording.py has it): its journal waits."""
+    """A stage's record without its recorder (tests/test_recording.py tests it): the journal stays undelivered."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recording, "start_recorder", lambda journal: subprocess.Popen(["cat"], stdin=subprocess.PIPE))
         with recording.recording(stage, params) as record:
@@ -51,7 +51,7 @@ def written(stage, params):
 
 @contextmanager
 def recorded(stage, params):
-    """As `written`, and delivered here when the stage is over."""
+    """Like `written`, but delivers the journal at the end."""
     try:
         with written(stage, params) as record:
             yield record
@@ -60,7 +60,7 @@ def recorded(stage, params):
 
 
 class Workspace:
-    """Outputs as the stages write them, and the stages' two halves of the record."""
+    """Outputs as the stages write them, and the recording part of train and evaluate."""
 
     def __init__(self, seed=0):
         self.params = file_params()
@@ -76,7 +76,7 @@ class Workspace:
         self.histories, self.test_metrics = {seed: ROWS}, {}
 
     def has_history(self, rows):
-        """In place of ROWS, for each seed."""
+        """Replace ROWS for every seed."""
         self.histories = dict.fromkeys(self.histories, rows)
         write_training(self.training, self.histories, self.meta.seed, 61706)
 
@@ -104,7 +104,7 @@ class Workspace:
 
 
 class ReplicaWorkspace(Workspace):
-    """The same for two seeds."""
+    """A workspace of two seeds."""
 
     def __init__(self):
         super().__init__()

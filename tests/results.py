@@ -1,4 +1,4 @@
-"""Results as runs hold them, put into a real store by MLflow's client, without training."""
+"""Evaluated runs without training, written to a real store with MLflow's client."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ TEST = "a" * 64
 
 @cache
 def empty_store() -> bytes:
-    """MLflow's database after its migrations, which take 1.6 s: once for all tests of a process."""
+    """MLflow's empty database, created once per process because its migrations take 1.6 s."""
     with tempfile.TemporaryDirectory() as folder:
         mlflow.MlflowClient(sqlite_uri(Path(folder) / "mlflow.db")).search_experiments()
         return (Path(folder) / "mlflow.db").read_bytes()
 
 
 def wrong_on(images: Sequence[int]) -> np.ndarray:
-    """Predictions `(40,)` that are right but for these images, which are called the next class."""
+    """Predictions `(40,)` that are right except for these images, which get the next class."""
     predicted = LABELS.copy()
     predicted[list(images)] = (predicted[list(images)] + 1) % 4
     return predicted
@@ -57,7 +57,7 @@ def record(
     predictions: bool = True,
     patch: bytes = b"",
 ) -> str:
-    """An evaluated run of one seed that is wrong on these images; its id. Runs begin one second after the other."""
+    """Record an evaluated run that is wrong on these images and return its id. Start times are one second apart."""
     experiment, client = open_store(), mlflow.MlflowClient()
     start = 1_800_000_000_000 + 1000 * len(client.search_runs([experiment], max_results=1000))
     given = {

@@ -1,4 +1,4 @@
-"""Small real inputs for tests: params as params.yaml has them, and some of the 1,797 digits."""
+"""Small real inputs for tests: the params of params.yaml and subsets of the 1,797 digits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DIGITS = [str(digit) for digit in range(10)]
 
 
 def file_params() -> Params:
-    """params.yaml as it is in the repository."""
+    """Load the repository's params.yaml."""
     return load_params(ROOT / "params.yaml")
 
 
 def train_params(**values: Any) -> TrainParams:
-    """A plain, quick training: one epoch of SGD with momentum, no augmentation; `values` take its place."""
+    """Params of a short training (one epoch of SGD with momentum, no augmentation), overridden by `values`."""
     plain: dict[str, Any] = {
         "seed": 0,
         "epochs": 1,
@@ -57,13 +57,13 @@ def all_digits() -> Split:
 
 
 def digits_split(count: int, start: int = 0) -> Split:
-    """`count` digits in the file's order from number `start`."""
+    """The digits `start` to `start + count`, in the order of the file."""
     digits = all_digits()
     return Split(digits.images[start : start + count], digits.labels[start : start + count])
 
 
 def write_digits(folder: Path, train: int = 100, validation: int = 50, test: int = 57) -> DatasetMeta:
-    """A small `data/normalized` of real digits."""
+    """Write a small `data/normalized` of real digits."""
     ends = {"train": (0, train), "validation": (train, train + validation), "test": (1000, 1000 + test)}
     splits = {name: digits_split(end - start, start) for name, (start, end) in ends.items()}
     meta = DatasetMeta(
@@ -83,11 +83,11 @@ def write_digits(folder: Path, train: int = 100, validation: int = 50, test: int
 
 
 class StoppedError(Exception):
-    """What `stop_after` raises."""
+    """Raised by `stop_after`."""
 
 
 def stop_after(count: int) -> Callable[..., None]:
-    """A training's `report` that ends it at the row with this number."""
+    """Return a `report` callable that stops the training at its `count`-th row."""
     left = iter(range(count - 1, -1, -1))
 
     def report(*row: object) -> None:

@@ -1,6 +1,6 @@
-"""A team's servers, the real ones, on loopback: S3 (moto's), PostgreSQL, MLflow's with passwords.
+"""Real servers on loopback, as a team uses them: S3 (moto), PostgreSQL, and MLflow with authentication.
 
-Each ends with its block, by its own process id; one that a killed test leaves behind ends after LIFE_S.
+Each context manager stops its server by process id. Servers that a killed test leaves behind exit after LIFE_S.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from psycopg2 import sql
 from tests.test_ui import free_port
 
 LIFE_S = 900
-START_S = 240  # for a server to answer, on a busy machine
-POSTGRES_PLACES = "/usr/lib/postgresql/*/bin"  # where Debian has its server programs, out of PATH
+START_S = 240  # time limit for a server to start, on a busy machine
+POSTGRES_PLACES = "/usr/lib/postgresql/*/bin"  # Debian's server programs, which are not in PATH
 
 
 class S3:
-    """An S3 server; `variables` are those with which its clients find it and sign their requests."""
+    """An S3 server; `variables` is the environment that its clients need."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -47,7 +47,7 @@ class S3:
             "AWS_ACCESS_KEY_ID": "team",
             "AWS_SECRET_ACCESS_KEY": self.secret,
             "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_MAX_ATTEMPTS": "1",  # a dead server is dead: a dozen waits in turn would only take time
+            "AWS_MAX_ATTEMPTS": "1",  # no retries: a stopped server does not come back
             "NO_PROXY": "127.0.0.1,localhost",
         }
         self.client = boto3.client(
@@ -65,7 +65,7 @@ class S3:
         return name
 
     def objects(self, bucket: str) -> dict[str, bytes]:
-        """Every object's content by its key."""
+        """Return the content of every object by key."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
         return {key: self.client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
@@ -80,7 +80,7 @@ class S3:
 
 @contextmanager
 def s3_server() -> Iterator[S3]:
-    """Moto's server, in a thread of this process; it keeps its objects in memory."""
+    """Run moto's server in a thread; it keeps its objects in memory."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -93,12 +93,12 @@ def s3_server() -> Iterator[S3]:
 
 
 class Line:
-    """The line to a server: once `cut_after(count)` bytes went towards it, it breaks, and stays so until `mend()`."""
+    """A TCP proxy to a server that breaks after `cut_after(count)` bytes were sent, until `restore()` is called."""
 
     def __init__(self, server: str) -> None:
         host, port = server.rpartition("/")[2].split(":")
         self.server = (host, int(port))
-        self.left: int | None = None  # bytes; None: any number
+        self.left: int | None = None  # bytes; None: unlimited
         self.open: set[socket.socket] = set()
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -112,7 +112,7 @@ class Line:
     def cut_after(self, count: int) -> None:
         self.left = count
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self.left = None
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class Line:
                     threading.Thread(target=self._carry, args=(*ends, server), daemon=True).start()
 
     def _carry(self, source: socket.socket, target: socket.socket, server: socket.socket) -> None:
-        with suppress(OSError):  # the other direction has ended both
+        with suppress(OSError):  # the other direction has closed both
             while data := source.recv(4096):
                 target.sendall(self._allowed(data) if target is server else data)
                 if self.is_cut:
@@ -159,7 +159,7 @@ def _reset(connection: socket.socket) -> None:
 
 
 def postgres_programs(place: str = POSTGRES_PLACES) -> Path:
-    """The folder of `initdb` and `postgres`; FileNotFoundError says how to install them."""
+    """Find the folder of `initdb` and `postgres`. Raises FileNotFoundError, which says how to install them."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
     if versions := sorted(Path("/").glob(f"{place.lstrip('/')}/initdb"), key=lambda path: int(path.parts[-3])):
@@ -168,7 +168,7 @@ def postgres_programs(place: str = POSTGRES_PLACES) -> Path:
 
 
 class Postgres:
-    """A PostgreSQL server on a port of loopback, whose user `mlflow` has a password."""
+    """A PostgreSQL server on loopback, whose user `mlflow` has a password."""
 
     def __init__(self, port: int, password: str) -> None:
         self.port = port
@@ -182,7 +182,7 @@ class Postgres:
         return closing(connection)
 
     def uri(self, database: str) -> str:
-        """Without the password, which PGPASSWORD holds: a command line is seen by every user of a machine."""
+        """URI without the password, which is in PGPASSWORD: command lines are visible to every user of the machine."""
         return f"postgresql+psycopg2://mlflow@127.0.0.1:{self.port}/{database}"
 
     def rows(self, database: str, query: str | sql.Composed) -> list[tuple[Any, ...]]:
@@ -191,7 +191,7 @@ class Postgres:
             return list(cursor.fetchall())
 
     def text(self, database: str) -> str:
-        """Everything that the database's tables hold."""
+        """Return the content of all tables as text."""
         tables = self.rows(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         queries = [sql.SQL("SELECT t::text FROM {} t").format(sql.Identifier(name)) for (name,) in tables]
         return "\n".join(row for query in queries for (row,) in self.rows(database, query))
@@ -199,14 +199,14 @@ class Postgres:
 
 @contextmanager
 def postgres_server() -> Iterator[Postgres]:
-    """A new, empty server with the databases `mlflow` and `mlflow_auth`."""
+    """Run a new server with the empty databases `mlflow` and `mlflow_auth`."""
     programs = postgres_programs()
     postgres = Postgres(free_port(), secrets.token_urlsafe(20))
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         folder = Path(name)
         (folder / "password").write_text(postgres.password)
         user: dict[str, Any] = {}
-        if os.geteuid() == 0:  # which PostgreSQL refuses
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             nobody = pwd.getpwnam("nobody")
             user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             for path in (folder, folder / "password"):
@@ -234,7 +234,7 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 class TrackingServer:
-    """`mlflow server` with passwords: the administrator, and the users that `add_user` makes."""
+    """`mlflow server` with authentication, an administrator and the users added by `add_user`."""
 
     def __init__(self, postgres: Postgres, s3: S3, log: Path) -> None:
         self.postgres = postgres
@@ -257,7 +257,7 @@ class TrackingServer:
             return session.request(method, f"{self.address}/api/2.0/mlflow/{what}", timeout=60, **options)
 
     def variables(self, user: str, password: str | None = None) -> dict[str, str]:
-        """All that a person of the team sets."""
+        """Environment variables that a team member sets."""
         return {
             "MLFLOW_TRACKING_URI": self.address,
             "MLFLOW_TRACKING_USERNAME": user,
@@ -271,13 +271,13 @@ class TrackingServer:
 
 @contextmanager
 def tracking_server(folder: Path, postgres: Postgres, s3: S3) -> Iterator[TrackingServer]:
-    """As README's section on it has it, but for the hosts; its users are ann and bob."""
+    """Run the server that docs/team.md describes, except for the hosts, with the users ann and bob."""
     server = TrackingServer(postgres, s3, folder / "server.log")
     settings = {
-        "default_permission": "EDIT",  # every user may write to every run: they are one team
+        "default_permission": "EDIT",  # every team member may write to every run
         "database_uri": postgres.uri("mlflow_auth"),
         "admin_username": "admin",
-        "auth_cache_ttl_seconds": 60,  # else a password's hash is computed anew with every request: 0.1 s
+        "auth_cache_ttl_seconds": 60,  # otherwise every request hashes the password: 0.1 s
     }
     configuration = folder / "auth.ini"
     configuration.write_text("\n".join(["[mlflow]", *(f"{key} = {value}" for key, value in settings.items())]))
@@ -303,7 +303,7 @@ def tracking_server(folder: Path, postgres: Postgres, s3: S3) -> Iterator[Tracki
 
 @contextmanager
 def model_server(uri: str, log: Path) -> Iterator[str]:
-    """`mlflow models serve` of the model at `uri`; its address."""
+    """Run `mlflow models serve` for the model at `uri`; yields its address."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local"]
     with _process([*command, "--host", "127.0.0.1", "--port", port], log) as up:
@@ -314,7 +314,7 @@ def model_server(uri: str, log: Path) -> Iterator[str]:
 
 @contextmanager
 def _process(command: list[Any], log: Path, stop: int = signal.SIGTERM, **options: Any) -> Iterator[Any]:
-    """Run a server in the block, which gets `up(ask, refusal)`: it waits until `ask()` raises `refusal` no more."""
+    """Run a server during the block; yields `up(ask, refusal)`, which waits until `ask()` stops raising `refusal`."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["timeout", str(LIFE_S), *map(str, command)], stdout=output, stderr=subprocess.STDOUT, **options
@@ -335,9 +335,9 @@ def _process(command: list[Any], log: Path, stop: int = signal.SIGTERM, **option
     try:
         yield up
     finally:
-        process.send_signal(stop)  # which `timeout` hands on
+        process.send_signal(stop)  # forwarded by `timeout`
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # `timeout` leads a group of its own
+            os.killpg(process.pid, signal.SIGKILL)  # `timeout` leads its own process group
             process.wait()

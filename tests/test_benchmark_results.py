@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, spread
+from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, summary
 
 
 def test_ratio_is_that_of_the_medians() -> None:
@@ -12,8 +12,8 @@ def test_ratio_is_that_of_the_medians() -> None:
 
 
 def test_spread_shows_median_and_range() -> None:
-    assert spread([3.0, 1.0, 2.0]) == "2.00 (1.00 to 3.00)"
-    assert spread([1.234], 1) == "1.2"
+    assert summary([3.0, 1.0, 2.0]) == "2.00 (1.00 to 3.00)"
+    assert summary([1.234], 1) == "1.2"
 
 
 def test_line_through_points_on_one() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from shutil import copyfile
 from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -19,13 +20,13 @@ import torchvision
 
 from benchmarks import many_runs
 from benchmarks.bench import take_turns
-from benchmarks.contenders import replayed, replicas, seeds
+from benchmarks.contenders import replayed, seeds, several_seeds
 from benchmarks.data import resize, write_idx
 from benchmarks.on_gpu import OnGpu, Replayed, WarmSpeedrun
 from benchmarks.process import Sample
-from benchmarks.replicas import ReplicaLoops, ReplicaStages, in_turn
 from benchmarks.results import Result, document
 from benchmarks.sections import Contenders, Growth, Imports, Nothing, Recording
+from benchmarks.several_seeds import SeedLoops, SeedStages, in_sequence
 from classifier.data.dataset import read_meta, read_split
 from classifier.runs.comparison import compare
 from classifier.runs.leaderboard import leaderboard
@@ -110,24 +111,24 @@ def test_recording_is_estimated_and_timed() -> None:
     assert result.tables[0].rows[-1][1].startswith("2.000")
 
 
-def test_replicas_are_compared_with_trainings_in_turn_and_on_a_gpu_with_one() -> None:
+def test_several_seeds_are_compared_with_trainings_in_sequence_and_on_a_gpu_with_one() -> None:
     bench = PreparedBench()
     for device, stages, loops, limit in (
         (
             "cpu",
-            ["2 train stages in turn", "1 train stage, 2 replicas"],
-            ["2 trainings in turn in one process", "2 replicas, loops alone"],
+            ["2 train stages in sequence", "1 train stage, 2 seeds"],
+            ["2 trainings in sequence in one process", "2 seeds, loops only"],
             0.75,
         ),
         (
             "cuda",
-            ["1 train stage, 1 seed", "1 train stage, 64 replicas"],
-            ["1 training, loop alone", "64 replicas, loops alone"],
+            ["1 train stage, 1 seed", "1 train stage, 64 seeds"],
+            ["1 training, loop only", "64 seeds, loops only"],
             4,
         ),
     ):
         bench.device = device
-        for section, names in ((ReplicaStages(bench), stages), (ReplicaLoops(bench), loops)):  # type: ignore[arg-type]
+        for section, names in ((SeedStages(bench), stages), (SeedLoops(bench), loops)):  # type: ignore[arg-type]
             assert list(section.processes) == names
             result = section.results({names[0]: [sample(8, 4)], names[1]: [sample(6, 3)]})
             assert [(bar.what, bar.value, bar.limit) for bar in result.bars] == [
@@ -135,11 +136,11 @@ def test_replicas_are_compared_with_trainings_in_turn_and_on_a_gpu_with_one() ->
             ]
 
 
-def test_stages_in_turn_take_the_time_of_all_of_them() -> None:
-    assert in_turn([Sample(2, 3, 50), Sample(4, 5, 40)]) == Sample(6, 8, 50)
+def test_stages_in_sequence_take_the_time_of_all_of_them() -> None:
+    assert in_sequence([Sample(2, 3, 50), Sample(4, 5, 40)]) == Sample(6, 8, 50)
 
 
-def test_every_seed_in_turn_is_a_whole_stage_of_its_own() -> None:
+def test_every_seed_in_sequence_is_a_whole_stage_of_its_own() -> None:
     class Written(PreparedBench):
         project: object
 
@@ -154,7 +155,7 @@ def test_every_seed_in_turn_is_a_whole_stage_of_its_own() -> None:
             return sample(5, 4)
 
     bench = Written()
-    for process in ReplicaStages(bench).processes.values():  # type: ignore[arg-type]
+    for process in SeedStages(bench).processes.values():  # type: ignore[arg-type]
         process()
     assert bench.written == [(0, 1), (1, 1), (0, 2)]
     assert bench.ran == ["stages.train"] * 3
@@ -218,16 +219,16 @@ def said_by(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: obj
     return said
 
 
-def test_trainings_in_turn_keep_the_memory_of_their_steps_as_the_train_stage_does(
+def test_trainings_in_sequence_keep_the_memory_of_their_steps_as_the_train_stage_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_digits(tmp_path / "data")
     calls = []
-    monkeypatch.setattr(replicas, "keep_freed_memory", lambda: calls.append("kept"))
-    train = replicas.train_seeds
-    monkeypatch.setattr(replicas, "train_seeds", lambda *all: (calls.append(all[1].seed), train(*all)))
+    monkeypatch.setattr(several_seeds, "keep_freed_memory", lambda: calls.append("kept"))
+    train = several_seeds.train_seeds
+    monkeypatch.setattr(several_seeds, "train_seeds", lambda *all: (calls.append(all[1].seed), train(*all)))
     params = write_params(tmp_path / "params.yaml")
-    assert said_by(replicas, monkeypatch, "cpu", params, tmp_path / "data", 2, "in_turn")["loop_s"] > 0
+    assert said_by(several_seeds, monkeypatch, "cpu", params, tmp_path / "data", 2, "in_sequence")["loop_s"] > 0
     assert calls == ["kept", 0, 0, 1]  # the first one warms up
 
 
@@ -317,8 +318,8 @@ def test_resize_begins_anew(tmp_path: Path) -> None:
 
 
 def test_copied_runs_have_code_and_predictions_of_their_own(workspace: Path) -> None:
-    (workspace / "classifier").mkdir()
-    (workspace / many_runs.CHANGED).write_text("x = 1\n")
+    (workspace / many_runs.CHANGED.parent).mkdir(parents=True)
+    copyfile(ROOT / many_runs.CHANGED, workspace / many_runs.CHANGED)
     (workspace / ".gitignore").write_text("/*\n!/classifier/\n")
     author = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "--all"], [*author, "commit", "-q", "-m", "start"]):

@@ -127,7 +127,7 @@ def author(s3, line, bucket, tmp_path_factory):
 @pytest.fixture
 def team(s3, line, bucket):
     """The remote on S3, empty."""
-    line.mend()
+    line.restore()
     s3.empty(bucket)
     return Remote("team", lambda: {key.removeprefix("lenet/"): body for key, body in s3.objects(bucket).items()})
 
@@ -161,7 +161,7 @@ def test_a_remote_that_dies_in_a_push_has_whole_files_only_and_a_second_push_fin
     assert line.is_cut
     assert author.returncode != 0
     assert "ERROR: failed to transfer" in output
-    line.mend()
+    line.restore()
     arrived = team.objects()
     assert len(arrived) < len(everything)
     check_whole(arrived)
@@ -218,7 +218,7 @@ def test_a_pull_that_breaks_off_is_finished_by_a_second_one(author, team, line, 
     assert line.is_cut
     assert clone.returncode != 0
     assert clone.hashes().items() < author.hashes().items()
-    line.mend()
+    line.restore()
     clone.dvc("pull")
     assert clone.hashes() == author.hashes()
 

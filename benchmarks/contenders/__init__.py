@@ -1,5 +1,5 @@
-"""Each module is run in a process of its own, prints what it likes, and a line of JSON at the end.
+"""Contenders: each module runs in its own process and prints a line of JSON at the end.
 
-They train the same net (LeNet-5, 61,706 parameters) with the recipe `tutorial-mnist` for one epoch in batches of 100.
-`loop_s` starts with everything imported and a few steps taken on a throwaway net (`stopwatch`), in all of them alike.
+All train the same network (LeNet-5, 61,706 parameters) with the recipe `tutorial-mnist` for one epoch in batches of
+100. `loop_s` excludes imports and a few warm-up steps on a throwaway network (`stopwatch`).
 """

@@ -1,8 +1,8 @@
-"""The floor that a good engineer writes by hand: normalized data in memory, and nothing but steps in the loop.
+"""The lower bound: a hand-written loop with normalized data in memory and nothing but training steps.
 
 python -m benchmarks.contenders.bare DEVICE DATA channels_last|contiguous_format [kept]
 
-`kept` is what our engine does beside: the process keeps the memory that a step frees (`keep_freed_memory`).
+`kept`: the process keeps freed memory, like our engine (`keep_freed_memory`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tutorial's net and DataLoader in a plain Lightning Trainer: its defaults, on one device.
+"""The tutorial's network and DataLoader in a Lightning Trainer with default settings, on one device.
 
 python -m benchmarks.contenders.lightning DEVICE MNIST_ROOT
 """

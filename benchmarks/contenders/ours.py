@@ -1,9 +1,9 @@
-"""The train stage as a user runs it, everything switched on: MLflow, system metrics, history, checkpoints, progress.
+"""The train stage as a user runs it, with MLflow, system metrics, history, checkpoints and progress.
 
     python -m benchmarks.contenders.ours PARAMS DATA MODEL REPORTS
 
-Progress is shown on a terminal alone, so that standard output has to be one. The loop is the stage's whole call of
-`fit`, and `loop_peak_mib` is the peak at its end.
+Standard output must be a terminal, because progress is shown only there. The loop is the stage's whole call of `fit`;
+`loop_peak_mib` is the peak memory at its end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WAITED = ("report", "journal", "checkpoints", "writing")
 
 
 def warm_up(fit: stage.Function, classifier: Any, train: Any, params: Any, device: Any) -> None:
-    """A few steps on a copy, which leave no trace in training: its randomness comes from the seed alone."""
+    """Run a few steps on a copy. They do not affect training, whose randomness depends only on the seed."""
     from classifier.data.dataset import Split
 
     count = WARM_UP * params.batch_size
@@ -36,9 +36,9 @@ def warm_up(fit: stage.Function, classifier: Any, train: Any, params: Any, devic
 
 
 def run(arguments: list[str], with_unrecorded: bool = False) -> dict[str, float]:
-    """The stage's figures, and with those of recording (`benchmarks.contenders.unrecorded`)."""
+    """Return the stage's figures, `with_unrecorded` also those of recording (`benchmarks.contenders.unrecorded`)."""
     figures: dict[str, float] = {}
-    assert sys.stdout.isatty(), "without a terminal there is no progress"
+    assert sys.stdout.isatty(), "standard output is not a terminal: the stage would show no progress"
 
     def timed(clock: stage.Clock, fit: stage.Function) -> stage.Function:
         def timed_fit(
@@ -67,7 +67,7 @@ def run(arguments: list[str], with_unrecorded: bool = False) -> dict[str, float]
 
 
 def costs(clock: stage.Clock) -> dict[str, float]:
-    """What recording has taken until now: seconds that its thread waited, and processor time of those beside it."""
+    """Cost of recording so far: seconds that the loop's thread waited, and CPU time of other threads and processes."""
     others = [thread.ident for thread in threading.enumerate() if thread.ident and thread.ident != clock.thread]
     times = [child.cpu_times() for child in psutil.Process().children()]
     return {
@@ -79,7 +79,7 @@ def costs(clock: stage.Clock) -> dict[str, float]:
 
 @contextmanager
 def nothing_beside() -> Iterator[None]:
-    """While the block runs the progress bar is away and the recorder stands still."""
+    """Hide the progress bar and suspend the recorder during the block."""
     bars = [thread.live for thread in threading.enumerate() if hasattr(thread, "live")]  # rich's
     recorders = psutil.Process().children()
     for bar in bars:

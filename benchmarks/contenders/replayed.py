@@ -1,10 +1,10 @@
-"""What is left when a CUDA graph's replays are taken from our loop, what the same bits twice cost, compiled kernels.
+"""Our loop against mere replays of its CUDA graph, with and without determinism, and with compiled kernels.
 
     python -m benchmarks.contenders.replayed DEVICE PARAMS DATA deterministic|free|compiled
 
-`loop_s` is the loop as in `unrecorded`, `replay_s` are as many replays of its captured step and nothing else. With
-`compiled` the network's kernels, forward and backward, are those that `torch.compile` makes of it, captured in the same
-graph: `compile_s` is what the first step took, and `problem` says why there is none. On a CPU the step is called.
+`loop_s` is the loop as in `unrecorded`; `replay_s` is the same number of replays of its captured step. With `compiled`,
+`torch.compile` generates the network's forward and backward kernels, captured in the same graph; `compile_s` is the
+time of the first step, and `problem` the error if compilation fails. On a CPU, the step is called instead of replayed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     engine = Engine(classifier, params, device)
     try:
         compiled = {"compile_s": first_compiled_step(engine, train)} if kind == "compiled" else {}
-    except Exception as error:  # whatever the compiler says
+    except Exception as error:  # any error of the compiler
         reason = str(error).strip().partition("\n")[0][:200]
         say(problem=f"{type(error).__name__}: {reason}")
         return
@@ -49,12 +49,12 @@ def main() -> None:
             steps.replay()
 
     loop_s = loop_seconds(lambda: run_epochs(steps, validation, lambda seed, row: None, None), device)
-    steps.number.zero_()  # the loop's last batch may be a smaller one, which is not replayed
+    steps.number.zero_()  # the loop's last batch may be smaller; it is not replayed
     say(loop_s=loop_s, replay_s=loop_seconds(replay, device), **compiled)
 
 
 def first_compiled_step(engine: Engine, train: Split) -> float:
-    """Seconds of a step in which the network is compiled; its parameters and the engine's sums are as before."""
+    """Seconds of a step that compiles the network; the engine's state is restored."""
     before, count = engine.state(), engine.params.batch_size
     images, labels = on_device(Split(train.images[:count], train.labels[:count]), engine.device)
     engine.classifier.network.compile()

@@ -1,10 +1,10 @@
-"""Many seeds one after the other in one warm process: what a training takes of the device once everything is there.
+"""Many seeds in sequence in one warm process: device time of a training after warm-up.
 
     python -m benchmarks.contenders.seeds DEVICE PARAMS DATA COUNT
 
-Says `seconds`, those of each seed's loop by the device's own clock, and `accuracies` on the test split, which is read
-at the end. The data lie on the device and its step is captured once; a seed's weights are laid where the ones before
-were, so that it gets the bits of a training of its own.
+Prints `seconds`, the device time of each seed's loop, and `accuracies` on the test split, which is read at the end. The
+data stay on the device and the step is captured once. Each seed's weights are copied into the same tensors, so its
+result is bit-identical to that of a separate training.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from classifier.training.steps import on_device
 def trainings(
     data: Path, meta: DatasetMeta, params: TrainParams, device: torch.device, count: int
 ) -> Iterator[tuple[float, dict[str, Tensor]]]:
-    """Seconds and weights of the seeds 0 to `count` - 1, after one that is not measured."""
+    """Yield seconds and weights of the seeds 0 to `count` - 1, after an unmeasured warm-up."""
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
     engine = Engine(build(meta, 0).to(device), params, device)
     steps = make_steps(engine, train)
     for place, seed in enumerate([0, *range(count)]):
         engine.load(Engine(build(meta, seed).to(device), params, device).state())
-        engine.seeds, steps.planned_epoch = [seed], 0  # what was planned ahead is another seed's
+        engine.seeds, steps.planned_epoch = [seed], 0  # discard what was planned for the previous seed
         seconds = device_seconds(lambda: run_epochs(steps, validation, lambda seed, row: None, None), device)
         if place:
             yield seconds, {name: value.clone() for name, value in engine.classifier.network.state_dict().items()}

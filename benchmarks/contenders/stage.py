@@ -1,9 +1,9 @@
-"""A stage as a user runs it, its time split up from outside: the stage's own code is the one that dvc.yaml runs.
+"""Run a stage exactly as dvc.yaml does and split its time into parts, without changing its code.
 
     python -m benchmarks.contenders.stage STAGE ARGUMENTS...
 
-Says, in seconds of the stage's own thread: `imports`, each part of `PARTS` without what it calls of the others,
-`other`, and `started_at`, the system's monotonic clock when all that began.
+Prints the seconds of the stage's thread in `imports`, in each part of `PARTS` (excluding nested calls of other parts)
+and in `other`, and `started_at`, the monotonic clock at the start.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PARTS = {
         "classifier.training.checkpoint:Checkpoints.save",
         "classifier.training.checkpoint:Checkpoints.wait",
     ],
-    "journal": [  # what MLflow shall get; the recorder is started here as well
+    "journal": [  # events for MLflow; also starts the recorder
         "classifier.recording.run:recording",
         "classifier.recording.run:restore_training",
         "classifier.recording.run:Recording.begin",
@@ -81,7 +81,7 @@ PARTS = {
 
 
 class Clock:
-    """Every moment of one thread belongs to one part: the innermost that has begun and not ended."""
+    """Assigns the time of one thread to parts; nested parts count for the innermost one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -107,7 +107,7 @@ class Clock:
         return before
 
     def timed(self, function: Function, part: str) -> Function:
-        """`function`, counted as `part`; of a context manager entering and leaving count, and what it holds not."""
+        """Wrap `function` so that its time counts as `part`. For a context manager, only entering and leaving count."""
 
         def call(*arguments: Any, **options: Any) -> Any:
             with self.part(part):
@@ -131,13 +131,13 @@ class TimedContext(AbstractContextManager[Any]):
 
 
 class Instruments:
-    """Counts every module's import, and changes functions before anybody can bind them.
+    """A meta path finder that times imports and replaces functions as soon as their module is imported.
 
-    Nothing is imported for it: a stage imports late what takes long, beside the recorder.
+    It imports nothing itself, because stages delay slow imports until the recorder has been started.
     """
 
     def __init__(self, clock: Clock, changes: Mapping[str, Callable[[Function], Function]]) -> None:
-        """`changes`: `module:name` or `module:Class.name` -> what makes the other function of it."""
+        """`changes`: `module:name` or `module:Class.name` -> function that returns the replacement."""
         self.clock, self.changes = clock, changes
         loaded = {address.partition(":")[0] for address in changes} & sys.modules.keys()
         assert not loaded, f"{', '.join(sorted(loaded))} should not have been imported yet"
@@ -167,7 +167,7 @@ class Instruments:
 
 
 def run(name: str, arguments: list[str], fit: Callable[[Clock, Function], Function] | None = None) -> dict[str, Any]:
-    """Run the stage in this process; `fit` makes what shall be called in place of the engine's."""
+    """Run the stage in this process; `fit` returns the replacement of the training loop's `fit`."""
     clock = Clock()
     changes = {
         address: lambda function, part=part: clock.timed(function, part)

@@ -1,4 +1,4 @@
-"""What all contenders share: the same clock, the same warm-up, the same way to report."""
+"""Shared by all contenders: timing, warm-up and output."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch  # the stages download and normalize do without
+    import torch  # the stages download and normalize do not need torch
 
 BATCH = 100  # images
 RATE, MOMENTUM = 0.001, 0.9
-WARM_UP = 5  # steps on a throwaway net: lazy imports and the first calls of every kernel
+WARM_UP = 5  # steps on a throwaway network: lazy imports and the first calls of every kernel
 
 
 def loop_seconds(loop: Callable[[], None], device: torch.device) -> float:
-    """Seconds until `loop` has returned and the device has done its work."""
+    """Seconds until `loop` has returned and the device is idle."""
     wait(device)
     start = time.perf_counter()
     loop()
@@ -25,7 +25,7 @@ def loop_seconds(loop: Callable[[], None], device: torch.device) -> float:
 
 
 def device_seconds(loop: Callable[[], None], device: torch.device) -> float:
-    """As `loop_seconds`, by events on the device where it has them: without what the host does before and after."""
+    """Like `loop_seconds`, but measured with device events on CUDA, which exclude host time before and after."""
     if device.type != "cuda":
         return loop_seconds(loop, device)
     import torch
@@ -46,5 +46,5 @@ def wait(device: torch.device) -> None:
 
 
 def say(**figures: object) -> None:
-    """The line that the parent process reads; it is the last one."""
+    """Print the figures as JSON; the parent process reads this last line."""
     print("\n" + json.dumps(figures), flush=True)

@@ -1,4 +1,4 @@
-"""The classic tutorial's loop: torchvision's data set, PIL transforms, a DataLoader, and `.item()` every step.
+"""The loop of the classic tutorial: torchvision's data set, PIL transforms, a DataLoader and `.item()` in every step.
 
 python -m benchmarks.contenders.tutorial DEVICE MNIST_ROOT WORKERS
 """

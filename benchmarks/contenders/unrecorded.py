@@ -1,12 +1,12 @@
-"""The train stage as in `ours`, and in the same process its loop before and after, with nothing recorded.
+"""The train stage as in `ours`; the same process runs its loop without recording before and after it.
 
     python -m benchmarks.contenders.unrecorded PARAMS DATA MODEL REPORTS
 
-Two processes on the same machine differ by more than recording may cost. `loop_s` is the stage's loop, `unrecorded_s`
-the mean of the two around it: the same net, data and params, rows thrown away, no checkpoints, no progress, the
-recorder at rest. Of the stage's loop `waited_s` goes into reports, progress and checkpoints (the copies of their
-tensors too), as far as the loop waits for them; `threads_s` and `recorder_s` are what the threads that write
-checkpoints and draw the progress bar, and the recorder's process, use of the processor meanwhile.
+A single process is used because two processes differ by more than the cost of recording. `loop_s` is the stage's loop.
+`unrecorded_s` is the mean of the other two: the same network, data and params, with rows discarded, no checkpoints, no
+progress and a suspended recorder. `waited_s` is the part of the stage's loop that waits for reports, progress and
+checkpoints, including the copies of their tensors. `threads_s` and `recorder_s` are the CPU time of the threads that
+write checkpoints and draw progress, and of the recorder's process.
 """
 
 from __future__ import annotations

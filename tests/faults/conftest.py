@@ -1,4 +1,4 @@
-"""The fixture `attack`, and the table of all attacks at the end: printed, and written where FAULTS_RESULTS says."""
+"""The fixture `attack`, and the table of all attacks, which is printed and written to the file FAULTS_RESULTS."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 from tests.faults.attack import PERCENT, SEED, Attack, limit
 
-PROPERTY = "attack"  # of a test's report, so that the figures of pytest-xdist's workers arrive too
+PROPERTY = "attack"  # in the test's report, which pytest-xdist's workers send as well
 FIGURES = pytest.StashKey[dict[str, list[int]]]()  # row -> cases run, cases as expected
 
 
 @pytest.fixture
 def attack(record_property: Callable[[str, Any], None]) -> Iterator[Callable[[str], Attack]]:
-    """`attack(row)` begins a row of the table; a test ends with its `verdict()`."""
+    """`attack(row)` starts a row of the table; the test calls its `verdict()` at the end."""
     begun: list[Attack] = []
 
     def begin(row: str) -> Attack:
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("faults")
             if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(limit(7200)))  # all cases of a row may take long
+                item.add_marker(pytest.mark.timeout(limit(7200)))  # all cases of a row can take long
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,9 +1,9 @@
-"""Damaged and forged files by the thousand, given to each reader: it reads them, or refuses them in one line.
+"""Fuzzes every reader with mutated files: each must be read, or refused in one line.
 
     python -m tests.faults.fuzz SECONDS [SEED]
 
-A forged file carries the right hash, so that the parser behind the hash check is what gets attacked. Prints how many
-were read and refused, and how many a second; keeps what did anything else, and then ends with status 1.
+Mutated files get the right hash, so that they reach the parser behind the hash check. Prints the number of files read
+and refused, and the rate; saves files with any other outcome and then exits with status 1.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tests import tiny_files
 from tests.faults.watch import nothing_happens
 from tests.samples import ROOT, file_params, train_params, write_digits
 
-SLOW_S = 2.0  # seconds; what took longer gets a second turn before it counts, as the machine may be busy
+SLOW_S = 2.0  # slower cases run a second time before they count, because the machine may be busy
 LONGEST_LINE = 1500  # characters
 ROWS = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
 TOKENS = [
@@ -55,7 +55,7 @@ TOKENS = [
 
 @dataclass(frozen=True)
 class Reader:
-    """`content` is a file as it is written, `feed` gives another content to who reads it."""
+    """A reader under test: `content` is a valid file, `feed(content)` gives the reader other content."""
 
     name: str
     content: bytes
@@ -63,7 +63,7 @@ class Reader:
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
-    """One to four edits: bits, bytes, slices, numbers, tokens; mostly near the start, where headers are."""
+    """Apply one to four edits (bits, bytes, slices, numbers, tokens), mostly near the start, where headers are."""
     edited = bytearray(content)
     for _ in range(chance.choice((1, 1, 2, 4))):
         length = len(edited)
@@ -92,7 +92,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 
 
 def with_checksum(content: bytes, **values: Any) -> bytes:
-    """A JSON file with its right checksum; content that is not a JSON object stays as it is."""
+    """Correct the checksum of a JSON file; content that is not a JSON object is returned unchanged."""
     try:
         changed = json.loads(content)
         changed.pop(CHECKSUM, None)
@@ -103,7 +103,7 @@ def with_checksum(content: bytes, **values: Any) -> bytes:
 
 
 def readers(folder: Path) -> list[Reader]:
-    """Every reader of ours, each with a folder of its own."""
+    """All readers of the pipeline, each with its own folder."""
     data, model, training, raw = (folder / name for name in ("data", "model", "training", "raw"))
     meta = write_digits(data)
     write_model(model, {0: build(meta)}, 0, meta)
@@ -181,7 +181,7 @@ def readers(folder: Path) -> list[Reader]:
 
 
 def checkpoint_readers(folder: Path) -> list[Reader]:
-    """A forged checkpoint is loaded into an engine; a damaged one is dropped, which says so and is no error."""
+    """Readers of checkpoints, loaded into an engine. Dropping a corrupt one with a message is not an error."""
     params = train_params()
     engine = Engine(build(write_digits(folder.with_name("checkpointed"))), params, torch.device("cpu"))
     checkpoints = Checkpoints(folder, 1)
@@ -192,7 +192,7 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
     checkpoints.wait()
     (saved,) = folder.glob("*.safetensors")
     content = saved.read_bytes()
-    assert Checkpoints(folder, 1).load(*plan), "the one that is edited is whole"
+    assert Checkpoints(folder, 1).load(*plan), "the unedited checkpoint must load"
 
     def load(checkpoint: bytes) -> None:
         folder.mkdir(exist_ok=True)
@@ -218,7 +218,7 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
 
 
 def outcome(reader: Reader, content: bytes) -> str:
-    """`read` or `refused`; AssertionError for anything else."""
+    """Return `read` or `refused`; raises AssertionError for any other outcome."""
     ended, took = timed(reader, content)
     if took >= SLOW_S:
         ended, took = timed(reader, content)
@@ -227,7 +227,7 @@ def outcome(reader: Reader, content: bytes) -> str:
 
 
 def timed(reader: Reader, content: bytes) -> tuple[str, float]:
-    """As `outcome`, and the seconds that it took."""
+    """Return the outcome and the seconds that it took."""
     started = time.monotonic()
     try:
         reader.feed(content)
@@ -250,7 +250,7 @@ def main(seconds: float, seed: int = 0) -> int:
         folder = Path(name).resolve()
         known = readers(folder)
         for reader in known:
-            assert outcome(reader, reader.content) == "read", f"{reader.name}: its own file is refused"
+            assert outcome(reader, reader.content) == "read", f"{reader.name}: the unedited file is refused"
         started = time.monotonic()
         while time.monotonic() - started < seconds:
             for reader in known:

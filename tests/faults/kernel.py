@@ -1,6 +1,6 @@
-"""The kernel itself refuses: real errors of real system calls, for this process and what it starts.
+"""Makes the kernel refuse system calls of this process and its children, with real errors.
 
-A filter (seccomp) answers for the kernel, without privileges. Linux on x86-64 and ARM alone have it: `can_refuse`.
+Uses an unprivileged seccomp filter, on Linux with x86-64 or ARM only (`can_refuse`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from queue import SimpleQueue
 
 CREATE = os.O_CREAT
-# Name -> (number on x86-64, on ARM; None where there is none), and which argument decides: (index, operator, value).
-ONLY_FILES = (0, ">", 2)  # not standard output and standard error, on which the error is said
+# Name -> (number on x86-64, number on ARM or None, condition on an argument: index, operator, value).
+ONLY_FILES = (0, ">", 2)  # not standard output and error, which report the error
 CALLS: dict[str, tuple[int | None, int | None, tuple[int, str, int] | None]] = {
     "read": (0, 63, ONLY_FILES),
     "getdents64": (217, 61, None),  # to list a folder
@@ -41,10 +41,10 @@ RENAMING = ("rename", "renameat", "renameat2")
 CREATING = ("open", "mkdir", "mkdirat")
 MACHINES = {"x86_64": 0, "aarch64": 1}
 
-KILL, ALLOW, ERROR, ASK = 0x80000000, 0x7FFF0000, 0x00050000, 0x7FC00000  # what a filter may answer; linux/seccomp.h
-EVERY_THREAD, LISTENER = 1, 8  # how it is installed
-RECEIVE, SEND, GO_ON = 0xC0502100, 0xC0182101, 1  # ioctls of the listener, and the answer that lets a call pass
-LOAD, EQUAL, GREATER, ANY, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06  # words of its language; linux/bpf_common.h
+KILL, ALLOW, ERROR, ASK = 0x80000000, 0x7FFF0000, 0x00050000, 0x7FC00000  # return values of a filter; linux/seccomp.h
+EVERY_THREAD, LISTENER = 1, 8  # flags of its installation
+RECEIVE, SEND, GO_ON = 0xC0502100, 0xC0182101, 1  # ioctls of the listener, and the flag that lets a call pass
+LOAD, EQUAL, GREATER, ANY, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06  # BPF instructions; linux/bpf_common.h
 
 
 def can_refuse() -> bool:
@@ -52,7 +52,7 @@ def can_refuse() -> bool:
 
 
 def refuse(*names: str, error: int | None) -> None:
-    """These calls of any thread end with `error` (errno) from now on, or kill the process when it is None."""
+    """From now on these calls of any thread fail with `error` (errno), or kill the process if it is None."""
     answer = KILL if error is None else ERROR | error
     machine = MACHINES[platform.machine()]
     program = []
@@ -72,9 +72,9 @@ def refuse(*names: str, error: int | None) -> None:
 
 
 def ask(answer: Callable[[str, list[str]], int]) -> None:
-    """From now on flushes and renames of this thread, and those that it starts, happen when `answer` allows them.
+    """From now on `answer` decides about flushes and renames of this thread and those that it starts.
 
-    It gets the call's name and its paths, in a thread of its own, and gives the errno to refuse it with, or 0.
+    `answer` runs in its own thread, gets the call's name and paths, and returns the errno to refuse it with, or 0.
     """
     machine = MACHINES[platform.machine()]
     names = {number: name for name in ("fsync", *RENAMING) if (number := CALLS[name][machine]) is not None}
@@ -95,7 +95,7 @@ def ask(answer: Callable[[str, list[str]], int]) -> None:
             error = answer(names[call], paths_of(names[call], values))
             fcntl.ioctl(handle, SEND, struct.pack("QqiI", number, 0, -error, 0 if error else GO_ON))
 
-    threading.Thread(target=listen, daemon=True).start()  # before the filter, which does not hold for it
+    threading.Thread(target=listen, daemon=True).start()  # before the filter, which must not apply to it
     asked = [word for number in names for word in ((EQUAL, 0, 1, number), (RETURN, 0, 0, ASK))]
     listener.put(_install([(LOAD, 0, 0, 0), *asked, (RETURN, 0, 0, ALLOW)], LISTENER))
 
@@ -116,15 +116,15 @@ def _install(program: list[tuple[int, int, int, int]], flags: int = EVERY_THREAD
 
 
 def small_disk(folder: str, size: int) -> None:
-    """Mount a file system of `size` bytes, in a name space that ends with this process; OSError where that is refused.
+    """Mount a file system of `size` bytes in a mount namespace of this process. Raises OSError if not permitted.
 
-    Without being root a user name space of its own is asked for.
+    Without root, it also creates a user namespace.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     user, mounts = 0x10000000, 0x00020000  # CLONE_NEWUSER, CLONE_NEWNS
     if libc.unshare(mounts) and libc.unshare(user | mounts):
         raise OSError(ctypes.get_errno(), "no name space of mounts")
-    private = 0x4000 | 0x40000  # MS_REC | MS_PRIVATE: nobody else sees what is mounted here
+    private = 0x4000 | 0x40000  # MS_REC | MS_PRIVATE: the mount is invisible to other processes
     if libc.mount(b"none", b"/", None, private, None):
         raise OSError(ctypes.get_errno(), "no private mounts")
     if libc.mount(b"small", folder.encode(), b"tmpfs", 0, f"size={size},mode=0777".encode()):

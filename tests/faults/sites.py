@@ -1,10 +1,11 @@
-"""Every place where the pipeline writes, each with every error that a disk can give; forked from one warm process.
+"""Every place where the pipeline writes, with every fault of a disk; cases are forked from one warm process.
 
-    python -m tests.faults.sites CASES    (JSON: [[site, fault], ...]; a line of JSON comes out for each)
+    python -m tests.faults.sites CASES    (JSON: [[site, fault], ...]; prints a line of JSON per case)
 
-A case, on a small file system of its own: the site writes version 1; the fault strikes while it writes version 2, in a
-process of its own that must end in one line and with status 1 (or killed); version 1 is still what is read; then the
-site writes version 2 undisturbed, and the files are those of a disk that never failed, nothing temporary among them.
+A case runs on its own small file system. The site writes version 1. The fault occurs while another process writes
+version 2; that process must exit with one line and status 1 (or be killed), and version 1 must still be readable. Then
+the site writes version 2 without a fault, and the files must equal those of a disk that never failed, without
+temporary files.
 """
 
 from __future__ import annotations
@@ -51,22 +52,22 @@ from tests.faults.kernel import CREATING, RENAMING, WRITING, ask, can_refuse, re
 from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
 
 DISK = 16 << 20  # bytes
-Strike = Callable[[], None]  # called where the fault is to begin
+Strike = Callable[[], None]  # called where the fault starts
 ROW = Row(10, 1, 320, 0.1, 2.3, 2.2, 2.1, 0.5)
-LATER = {"fsync": 3, "rename": 2}  # of a second file: the flushes of files and of their folder take turns
-PLAN = (9, 1, 1)  # epochs of a training, its steps in each, and in a window
+LATER = {"fsync": 3, "rename": 2}  # the call of the second file: flushes of files and of their folder alternate
+PLAN = (9, 1, 1)  # epochs, steps per epoch, steps per window
 
 
 @dataclass(frozen=True)
 class Site:
-    """`write(folder, version, strike)`; `read(folder)` is what the next stage would find there."""
+    """A place that writes: `write(folder, version, strike)`; `read(folder)` returns what the next stage would read."""
 
     write: Callable[[Path, int, Strike], None]
     read: Callable[[Path], Any]
-    without: tuple[str, ...] = ()  # faults that do not reach it, by their first word: it renames or flushes nothing
-    cleans: bool = False  # after a kill the next start removes what it left
-    appends: bool = False  # what was written before an error may count
-    several: bool = False  # more than one file is written: a later one may fail alone
+    without: tuple[str, ...] = ()  # faults that do not apply, by their first word, e.g. it renames nothing
+    cleans: bool = False  # the next start removes what a killed process left
+    appends: bool = False  # data written before an error may remain
+    several: bool = False  # writes several files: only a later one may fail
 
 
 def whole(folder: Path, version: int) -> bytes:
@@ -151,7 +152,7 @@ def read_the_report(folder: Path) -> Any:
 
 
 def evaluation(folder: Path, version: int, strike: Strike) -> None:
-    """Its json, csv, parquet and png files, all by write_atomic into a new folder."""
+    """Its JSON, CSV, Parquet and PNG files, written with write_atomic to a new folder."""
     digits = digits_split(20, start=version)
     random = np.random.default_rng(version)
     logits = torch.from_numpy(random.normal(size=(20, 10)))
@@ -162,7 +163,7 @@ def evaluation(folder: Path, version: int, strike: Strike) -> None:
 
 
 def training(folder: Path, version: int, strike: Strike) -> None:
-    """As a training that is killed after its `version`-th checkpoint."""
+    """A training that is killed after its `version`-th checkpoint."""
     with suppress(KeyboardInterrupt), checkpointed("0" * 64, 1) as work:
         checkpoints = work.of_seed(0)
         assert checkpoints
@@ -183,7 +184,7 @@ def read_the_checkpoint(folder: Path) -> Any:
 
 
 def run_key(folder: Path, version: int, strike: Strike) -> None:
-    """The first thing that is written to a checkpoint's folder."""
+    """The first file of a checkpoint's folder."""
     if version == 2:
         strike()
         with suppress(KeyboardInterrupt), checkpointed("1" * 64, 1):
@@ -191,7 +192,7 @@ def run_key(folder: Path, version: int, strike: Strike) -> None:
 
 
 def owner(folder: Path, version: int, strike: Strike) -> None:
-    """The owner's mark, in a folder that stays."""
+    """The owner's mark, in a folder that is kept."""
     strike()
     assert claim(folder / "out") is not None
 
@@ -242,7 +243,7 @@ def address(folder: Path, version: int, strike: Strike) -> None:
 
 
 def replica(folder: Path, version: int, strike: Strike) -> None:
-    """What a process that trains some of several seeds does; its errors go to its parent as JSON."""
+    """A worker process that trains some of several seeds; it reports errors to its parent as JSON."""
     write_digits(folder / "data")
     (folder / "weights").mkdir(exist_ok=True)
     params = train_params(seed=version).model_dump()
@@ -274,7 +275,7 @@ SITES = {
     "journal's copy": Site(lambda *arguments: keep(*arguments, text=False), read_the_events, ("rename", "flush")),
     "journal's text": Site(lambda *arguments: keep(*arguments, text=True), read_the_events, ("rename", "flush")),
     "journal's folder": Site(new_journal, lambda folder: None, ("rename", "flush", "write", "short", "full")),
-    # Its mark takes the place that the one before gives free, and cut off it only says less.
+    # Its mark overwrites a released one in place; a truncated mark only holds less information.
     "owner's mark": Site(owner, lambda folder: None, ("rename", "flush", "short", "full"), cleans=True),
     "recipe's values": Site(recipe_values, lambda folder: (folder / "params.yaml").read_bytes()),
     "store's address": Site(address, lambda folder: None),
@@ -283,7 +284,7 @@ SITES = {
 
 
 def fill(folder: Path) -> None:
-    """Until nothing is left; with a file beside, which is removed for the next start."""
+    """Fill the disk with an extra file, which is removed before the next start."""
     for size in (1 << 16, 1):
         with (folder / "filler").open("ab", buffering=0) as file, suppress(OSError):
             while file.write(bytes(size)):
@@ -291,20 +292,20 @@ def fill(folder: Path) -> None:
 
 
 def shorten(folder: Path) -> None:
-    """The next write that makes a file larger than any is written in part, and the rest refused."""
+    """The next write beyond the largest file's size is written in part, and the rest is refused."""
     appended = folder / "out/events.jsonl"
     limit = appended.stat().st_size + 10 if appended.exists() and not (folder / "source").exists() else 10
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def full(folder: Path) -> None:
-    """What `fill` did before; where no small disk may be mounted, the kernel says so of an empty one."""
+    """A full disk: `fill` has filled it, or the kernel reports ENOSPC if a small disk could not be mounted."""
     if not (folder / "filler").exists():
         refuse(*WRITING, error=errno.ENOSPC)
 
 
 def refuse_later(call: str) -> None:
-    """EIO for one such call alone, after a first file was written whole."""
+    """EIO for a single call, after a first file was written completely."""
     numbers = count(1)
     ask(lambda name, paths: errno.EIO if name.startswith(call) and next(numbers) == LATER[call] else 0)
 
@@ -322,7 +323,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "later flush: EIO": lambda folder: refuse_later("fsync"),
     "later rename: EIO": lambda folder: refuse_later("rename"),
 }
-# Functions that write -> the site that meets them. A test reads the code for those that are missing here.
+# Functions that write -> the site that covers them. A test searches the code for missing ones.
 MET = {
     "classifier.training.checkpoint:Checkpoints._write": "checkpoint",
     "classifier.training.checkpoint:checkpointed": "checkpoint's run key",
@@ -350,7 +351,7 @@ MET = {
     "classifier.sources.transfer:fetch": "download's file",
     "classifier.commands.recipe:recipe": "recipe's values",
 }
-# Functions that write and that no site meets -> why.
+# Functions that write and are not covered by a site -> the reason.
 NOT_MET = {
     "classifier.repository.clones:Clone.reset": "a sweep's own clone, which is made anew",
     "classifier.repository.clones:Clone.start": "a log, written by the process that is started",
@@ -369,7 +370,7 @@ NOT_MET = {
 
 
 def all_cases() -> list[tuple[str, str]]:
-    """Every site with every fault that reaches it on this machine."""
+    """Every site with every fault that applies to it on this machine."""
     found = []
     for name, site in SITES.items():
         for fault in FAULTS:
@@ -380,7 +381,7 @@ def all_cases() -> list[tuple[str, str]]:
 
 
 def in_a_process(act: Callable[[], None]) -> tuple[int, str]:
-    """Exit status (negative: a signal) and standard error of `act` as a command's main."""
+    """Run `act` like a command in a child process; returns its exit status (negative: a signal) and standard error."""
     reading, writing = os.pipe()
     if not (process := os.fork()):
         os.close(reading)
@@ -404,13 +405,13 @@ def in_a_process(act: Callable[[], None]) -> tuple[int, str]:
 
 
 def names(folder: Path) -> list[str]:
-    """Without what is named by the time, a process or a hash, and without the locks, which stay."""
+    """File names, without locks and without names that contain a time, a process id or a hash."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.name not in ("filler", "lock"))
     return sorted(re.sub(r"[0-9a-f]{16,}|\d+", "N", str(path)) for path in paths)
 
 
 def check(name: str, fault: str, place: Path) -> None:
-    """One case, in this process, which has a small disk of its own; AssertionError says what went wrong."""
+    """Run one case in this process, which has its own small disk. Raises AssertionError."""
     site = SITES[name]
     mounted = True
     try:
@@ -440,15 +441,15 @@ def check(name: str, fault: str, place: Path) -> None:
         assert said.count("\n") == 1, f"not one line: {said}"
         if fault == "full disk":
             assert re.search(r"/\S+ cannot be written: the disk is full \(.*\d bytes free\)", said), said
-    assert site.appends or site.read(folder) == before, "what was there before is not what is read now"
+    assert site.appends or site.read(folder) == before, "version 1 is no longer what is read"
     assert (ended := write(folder, 2)) == (0, ""), f"the next start: {ended}"
     now, then = names(folder), names(clean)
     assert now == then, f"{sorted(set(now) ^ set(then))} is left over"
-    assert site.appends or site.read(folder) == of_clean(site, clean, folder), "the next start wrote something else"
+    assert site.appends or site.read(folder) == of_clean(site, clean, folder), "the next start wrote different content"
 
 
 def of_clean(site: Site, clean: Path, folder: Path) -> Any:
-    """What is read of the undisturbed folder, under the other's name."""
+    """Read the undisturbed folder under the other's name."""
     folder.rename(folder.with_name("done"))
     clean.rename(folder)
     found = site.read(folder)

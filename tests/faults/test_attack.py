@@ -1,4 +1,4 @@
-"""The count of the attacks themselves: a case that goes wrong is counted and named, and so is none at all."""
+"""The counting of attacks: failed cases are counted and named, and an attack without cases fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_cases():
 """
 
 
-def test_a_case_that_goes_wrong_is_counted_and_named_and_the_next_one_is_tried():
+def test_a_failed_case_is_counted_and_named_and_the_next_one_runs():
     row = Attack("row")
     with row.case("first"):
         raise OSError("broken")
@@ -39,7 +39,7 @@ def test_a_case_that_goes_wrong_is_counted_and_named_and_the_next_one_is_tried()
         row.verdict()
 
 
-def test_the_end_of_the_tests_own_time_ends_it_and_counts(tmp_path):
+def test_a_timeout_of_the_test_ends_it_and_counts_as_a_failed_case(tmp_path):
     path = tmp_path / "test_sleeper.py"
     path.write_text(SLEEPER)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "1", f"--rootdir={ROOT}", path]
@@ -50,12 +50,12 @@ def test_the_end_of_the_tests_own_time_ends_it_and_counts(tmp_path):
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(100, 7200), (50, 3600), (1, 600)])
-def test_the_limit_of_time_follows_the_share_of_the_cases(monkeypatch, percent, expected):
+def test_the_time_limit_follows_the_percentage_of_cases(monkeypatch, percent, expected):
     monkeypatch.setattr(module, "PERCENT", percent)
     assert limit(7200) == expected
 
 
-def test_no_case_is_no_success():
+def test_an_attack_without_cases_fails():
     with pytest.raises(AssertionError, match="no case was run"):
         Attack("row").verdict()
 
@@ -66,5 +66,5 @@ def test_percent_of_the_cases(monkeypatch, percent, full, expected):
     assert cases(full) == expected
     chosen = Attack("row").some(range(full))
     assert (len(chosen), chosen) == (expected, sorted(set(chosen)))
-    assert chosen == Attack("row").some(range(full)), "the same seed, the same choice"
+    assert chosen == Attack("row").some(range(full)), "the same seed gives the same selection"
     assert len(Attack("row").some(range(full), least=3)) == max(3, expected)

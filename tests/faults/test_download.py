@@ -1,4 +1,4 @@
-"""Mirrors that break off, lie, redirect or dawdle: refused before anything parses the file, and the next is asked."""
+"""Mirrors that abort, alter, redirect or delay files are refused before parsing, and the next mirror is tried."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def body(content: bytes, length: int | None = None) -> Answer:
 
 
 def cut(percent: int, told: bool) -> Answer:
-    """With a Content-Length that says how long it should be, or without."""
+    """A truncated body, with the full Content-Length or without one."""
     return body(CONTENT[: len(CONTENT) * percent // 100], len(CONTENT) if told else -1)
 
 
@@ -67,7 +67,7 @@ def redirect(address: str, request: BaseHTTPRequestHandler) -> None:
 
 
 def attacks(plain: str) -> list[tuple[str, Answer, bool, str]]:
-    """Name, answer, whether over TLS, and what the reason must say: 100 of them."""
+    """100 attacks: name, answer, whether over TLS, and a part of the expected reason."""
     found: list[tuple[str, Answer, bool, str]] = []
     for percent in range(0, 100, 5):
         found.append((f"cut at {percent}%", cut(percent, True), False, "IncompleteRead"))
@@ -94,7 +94,7 @@ def attacks(plain: str) -> list[tuple[str, Answer, bool, str]]:
     return found
 
 
-def test_a_bad_mirror_is_refused_and_the_next_is_asked(attack, serve: Callable, tmp_path, monkeypatch, capsys):
+def test_a_bad_mirror_is_refused_and_the_next_is_tried(attack, serve: Callable, tmp_path, monkeypatch, capsys):
     row = attack("download: cut, flipped, longer, shorter, HTML, redirect to http, a byte a second, reset")
     context, authority = _certificate(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
@@ -108,13 +108,13 @@ def test_a_bad_mirror_is_refused_and_the_next_is_asked(attack, serve: Callable, 
             started = time.monotonic()
             with pytest.raises(OSError, match=r"images\.gz could not be fetched") as caught:
                 fetch(FILE, alone, [bad.address, dead], deadline_s=DEADLINE_S, retries=0)
-            assert time.monotonic() - started < 2 * DEADLINE_S + MARGIN_S, "the deadline was not kept"
+            assert time.monotonic() - started < 2 * DEADLINE_S + MARGIN_S, "the deadline was exceeded"
             said = str(caught.value)
             assert reason in said, said
             assert "\n" not in said, said
             assert f"{dead}: Connection refused" in said, said
-            assert not alone.exists(), "something was left"
-            assert good.asked == [], "it was asked where a redirect led"
+            assert not alone.exists(), "a file is left"
+            assert good.asked == [], "the redirect was followed"
             assert fetch(FILE, helped, [bad.address, good.address], deadline_s=DEADLINE_S, retries=0) == good.address
             assert {path.name: path.read_bytes() for path in helped.iterdir()} == {"images.gz": CONTENT}
             assert reason in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Machines and shells that are not as one's own: the whole pipeline works there, with the same bytes."""
+"""Unusual machines and shells: the whole pipeline works there and gives the same bytes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ time.time = lambda: _time() - 86400 * (_time() > _start + 1)
 time.time_ns = lambda: _time_ns() - 86400 * 10**9 * (_time() > _start + 1)
 '''
 SHORT = {"epochs": 1, "checkpoint_every": 5}
-WHOLE = PERCENT > 10  # the pipeline; its first two stages, which need no 40 s, in `make test`
+WHOLE = PERCENT > 10  # run the whole pipeline; `make test` runs the first two stages, to save 40 s
 HASHED = ("data/raw", "data/normalized", "models/classifier", "reports/train", "reports/evaluate")
 
 
 def foreign_locale() -> str:
-    """One that this machine has beside English and C; C where there is none, as in a bare container."""
+    """A locale of this machine other than English and C; C if there is none, as in a minimal container."""
     if not shutil.which("locale"):
         return "C"
     listed = subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split()
@@ -47,12 +47,12 @@ LOCALE = foreign_locale()
 
 @dataclass
 class Shell:
-    """What a condition changes before the pipeline is started in `folder`."""
+    """What a condition changes before the pipeline runs in `folder`."""
 
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
     umask: int = 0o022
-    pipe: bool = False  # standard output is a pipe of 4 KiB that nobody hurries to read
+    pipe: bool = False  # standard output is a pipe of 4 KiB with a slow reader
 
 
 def clock_jumps_back(shell: Shell) -> None:
@@ -69,7 +69,7 @@ def other_time_zone(shell: Shell) -> None:
 
 
 def other_locale(shell: Shell) -> None:
-    """C is ASCII, which Python takes for UTF-8 (PEP 540)."""
+    """C is ASCII, which Python treats as UTF-8 (PEP 540)."""
     shell.variables |= {"LC_ALL": LOCALE, "LANG": "tr_TR.UTF-8"}
 
 
@@ -78,7 +78,7 @@ def strict_umask(shell: Shell) -> None:
 
 
 def read_only_home(shell: Shell) -> None:
-    """/proc, where not even root may make a file."""
+    """/proc, where even root cannot create files."""
     shell.variables["HOME"] = "/proc"
 
 
@@ -104,7 +104,7 @@ CONDITIONS: dict[str, Callable[[Shell], None]] = {
 
 
 def test_the_pipeline_works_there_with_the_same_bytes(attack, tmp_path):
-    """All of them together; at more than 10% of the cases some alone too, and at 100% each."""
+    """All conditions together; at more than 10% of the cases also single ones, at 100% each of them."""
     row = attack(f"clock, time zone, locale {LOCALE}, umask, home, path, standard output")
     expected = outcome(tmp_path / "plain", [])
     for number, name in enumerate(["all together", *(row.some(list(CONDITIONS)) if WHOLE else [])]):
@@ -115,7 +115,7 @@ def test_the_pipeline_works_there_with_the_same_bytes(attack, tmp_path):
 
 
 def outcome(place: Path, conditions: list[Callable[[Shell], None]]) -> dict[str, str]:
-    """The pipeline in a new project under these conditions: the hashes of all that it writes."""
+    """Run the pipeline in a new project under these conditions and return the hashes of its outputs."""
     place.mkdir()
     shell = Shell(Project(place / "project").folder)
     shorten(shell.folder)
@@ -135,7 +135,7 @@ def outcome(place: Path, conditions: list[Callable[[Shell], None]]) -> dict[str,
 
 
 def assert_recorded(folder: Path) -> None:
-    """MLflow has the one run, ended, with all its metrics."""
+    """MLflow has exactly one run, finished, with all its metrics."""
     assert not list(folder.glob(".pipeline/journal/*-*"))
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
         assert store.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
@@ -153,12 +153,12 @@ def shorten(folder: Path) -> None:
 
 
 def run(shell: Shell, *target: str) -> tuple[int, str]:
-    """`dvc repro` there; what it said."""
+    """Run `dvc repro` there; returns its exit status and output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "LC_"))}
     variables = kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"} | shell.variables
     reading, writing = os.pipe()
     if shell.pipe:
-        fcntl.fcntl(writing, 1031, 4096)  # F_SETPIPE_SZ, which Python names from 3.10 on and on Linux alone
+        fcntl.fcntl(writing, 1031, 4096)  # F_SETPIPE_SZ, which Python defines on Linux only
     command = ["dvc", "repro", *target]
     process = subprocess.Popen(
         command, cwd=shell.folder, env=variables, stdout=writing, stderr=writing, umask=shell.umask
@@ -173,7 +173,7 @@ def run(shell: Shell, *target: str) -> tuple[int, str]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Of all outputs that are promised to be the same bytes; DVC's lock knows them too."""
+    """Hashes of all outputs that must be byte-identical; dvc.lock holds them too."""
     lock = YAML(typ="safe").load(folder / "dvc.lock")
     assert set(lock["stages"]) == {"download", "normalize", *(("train", "evaluate") if WHOLE else ())}
     paths = (path for output in HASHED for path in sorted((folder / output).rglob("*")) if path.is_file())

@@ -1,4 +1,4 @@
-"""Archives in place of a data set, as if their checksum were the published one: read in memory, within a limit."""
+"""Hostile archives in place of a data set, as if their checksum were valid: read in memory, within a limit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from classifier.data.formats import parse
 from tests import tiny_files
 from tests.faults.watch import nothing_happens
 
-LIMIT = 160 << 20  # bytes of memory; a batch may have 32 MiB, and is there as bytes, array and images
+LIMIT = 160 << 20  # bytes of memory; a batch may have 32 MiB and exists as bytes, array and images
 NAME = "cifar-10-batches-bin/data_batch_1.bin"
-BOMB = 200 << 20  # bytes of zeros, 1,000 times as many as are sent
+BOMB = 200 << 20  # bytes of zeros, 1,000 times the compressed size
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, **values: object) -> bytes:
@@ -30,13 +30,13 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, **values: ob
 
 
 def archive(*members: bytes) -> dict[str, bytes]:
-    """Members of ours in front of a sound archive."""
+    """A valid archive with these members in front."""
     good = gzip.decompress(tiny_files.cifar10(2)["cifar-10-binary.tar.gz"])
     return {"cifar-10-binary.tar.gz": gzip.compress(b"".join(members) + good, 1)}
 
 
 def bomb(head: bytes, size: int = BOMB) -> dict[str, bytes]:
-    """`size` zeros behind `head`."""
+    """A member `head` followed by `size` zeros."""
     stream = io.BytesIO()
     with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as file:
         file.write(head)
@@ -55,11 +55,11 @@ def idx(head: bytes) -> dict[str, bytes]:
 
 
 def attacks() -> dict[str, tuple[str, dict[str, bytes], bool]]:
-    """Name -> data set, its files, and whether they must be refused: a stray member may be passed over."""
+    """Name -> data set, its files, and whether they must be refused; stray members may be ignored."""
     cifar = {
         **{f"{name!r} beside": (archive(member(name)), False) for name in ("../x", "/tmp/x", "a/../../x", "./x", "..")},
-        "a name of ours with ..": (archive(member(f"../{NAME}")), False),
-        "an absolute name of ours": (archive(member(f"/{NAME}")), False),
+        "a batch's name with ..": (archive(member(f"../{NAME}")), False),
+        "a batch's name, absolute": (archive(member(f"/{NAME}")), False),
         "a backslash": (archive(member("..\\x")), False),
         **{
             f"a {word} in place of a batch": (archive(ours(kind=kind, linkname="/etc/passwd")), True)

@@ -1,4 +1,4 @@
-"""Forged model directories and checkpoints, hashes and seals included: refused in one line, and nothing runs."""
+"""Forged model directories and checkpoints with valid hashes and checksums: refused in one line, nothing executed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ HASH = "0" * 64
 
 
 class Payload:
-    """What a pickle in disguise would do when it is loaded."""
+    """A payload that a disguised pickle would execute when loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ("touch ran",)
 
 
 def packed(header: object, body: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file with any header."""
+    """A safetensors file with an arbitrary header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
@@ -60,7 +60,7 @@ def disguised() -> dict[str, bytes]:
 
 
 def containers() -> dict[str, bytes]:
-    """What the format itself forbids."""
+    """Files that violate the format."""
     one = {"dtype": "F32", "shape": [10], "data_offsets": [0, 40]}
     return {
         "empty": b"",
@@ -88,7 +88,7 @@ def containers() -> dict[str, bytes]:
 
 
 def tensors(good: bytes) -> dict[str, bytes]:
-    """Well-formed files of other tensors."""
+    """Valid files with wrong tensors."""
     changes: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
         "none": lambda state: state.clear(),
         "one missing": lambda state: state.pop("fc3.bias"),
@@ -164,7 +164,7 @@ def test_a_forged_model_directory(attack, tmp_path: Path, monkeypatch):
 
 
 def test_a_forged_checkpoint(attack, tmp_path: Path, monkeypatch, capsys):
-    """Under the name that its hash asks for, of a training of two steps: dropped, or refused with what to remove."""
+    """Each has the right name for its hash: it is dropped, or refused with the path to remove."""
     row = attack("hostile checkpoint")
     monkeypatch.chdir(tmp_path)
     meta, folder = write_digits(tmp_path / "data"), tmp_path / "checkpoints"
@@ -217,7 +217,7 @@ def test_a_forged_checkpoint(attack, tmp_path: Path, monkeypatch, capsys):
     folder.mkdir()
     path = folder / f"000000000001-{sha256(save(good, header))}.safetensors"
     path.write_bytes(save(good, header))
-    resume()  # what the others are made of
+    resume()  # the unedited checkpoint is valid
     path.unlink()
     for name, content in row.some(list(forged.items())):
         path = folder / f"000000000001-{sha256(content)}.safetensors"
@@ -227,12 +227,12 @@ def test_a_forged_checkpoint(attack, tmp_path: Path, monkeypatch, capsys):
         check(row, name, caught)
         path.unlink(missing_ok=True)
         weights = engine.state()
-        assert all(torch.equal(value, weights[name]) for name, value in state.items()), "it was loaded in part"
+        assert all(torch.equal(value, weights[name]) for name, value in state.items()), "it was partially loaded"
     row.verdict()
 
 
 def check(row: Any, name: str, caught: Any) -> None:
-    """One line of a sensible length; nothing ran."""
+    """The message is one line of reasonable length, and nothing was executed."""
     if said := str((getattr(caught, "_excinfo", None) and caught.value) or ""):
         with row.case(f"{name}: what it says"):
             row.run -= 1
@@ -242,7 +242,7 @@ def check(row: Any, name: str, caught: Any) -> None:
 
 
 def test_the_fuzzer_finds_nothing(attack, capsys):
-    """Each case is a second of its own seed; `python -m tests.faults.fuzz 3600` is the hour."""
+    """Each case is one second with its own seed; `python -m tests.faults.fuzz 3600` runs for an hour."""
     row = attack("fuzzed files of every format, seconds")
     for second in row.some(range(20)):
         with row.case(second):

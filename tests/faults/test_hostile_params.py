@@ -1,4 +1,4 @@
-"""params.yaml as an attacker writes it: refused in under two seconds; nothing is executed and no file touched."""
+"""Hostile params.yaml: refused within two seconds; nothing is executed and no file changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT = (ROOT / "params.yaml").read_text()
 PARAMS = parse_params(TEXT, Path("params.yaml"))
 VALUES = [(stage, key) for stage, section in YAML(typ="safe").load(TEXT).items() for key in section if stage != "sweep"]
 SLOW_S = 2.0
-DEEP = (100, 1000, 2000, 10_000)  # levels, far more than are allowed
+DEEP = (100, 1000, 2000, 10_000)  # levels, far above the limit
 RUNS = "touch ran"
 HOSTILE = [
     *(f"$({RUNS})", f"`{RUNS}`", f"; {RUNS}", f"| {RUNS}", "${HOME}", f"'; {RUNS}; '", f"\\n{RUNS}\\n"),
@@ -39,8 +39,8 @@ HOSTILE = [
     *("[" * levels + "]" * levels for levels in DEEP),
     *("*unknown", "&a [*a]", "&a {b: *a}", "'unfinished", '"\\ud800"', '"\\0"', "\x00", "\x07", "\ufeff", "%TAG ! x"),
 ]
-# Mirrors and names are free text: that it is never run or opened is what is tested of them, below.
-ANY_SIZE = {"seed", "log_every", "checkpoint_every"}  # a large number is as good as any
+# Mirrors and names are free text, tested below: they are never executed or opened.
+ANY_SIZE = {"seed", "log_every", "checkpoint_every"}  # any large number is valid
 FREE = {("download", "mirror"), ("promote", "model")}
 
 
@@ -53,7 +53,7 @@ def with_value(stage: str, key: str, value: str) -> str:
 
 
 def bomb(kind: str) -> str:
-    """Nine levels of nine references: 400 million items when written out."""
+    """Nine levels of nine references: 400 million items when expanded."""
     opening, closing, item = ("[", "]", "{}") if kind == "list" else ("{", "}", "k{number}: {reference}")
     lines = [f"a0: &a0 {opening}{'x' if kind == 'list' else 'x: 1'}{closing}"]
     for level in range(1, 10):
@@ -79,7 +79,7 @@ def whole_files() -> Iterator[str]:
     for levels in DEEP:
         yield from (opening * levels for opening in ("[", "{", "- ", "? ", "- ? ", "[\n", "{\n"))
         yield TEXT + "deep: " + "[" * levels
-    for levels in (50, 100, 250):  # more would be too many bytes
+    for levels in (50, 100, 250):  # more would exceed the size limit
         for line in ("a:", "-", "? a"):
             yield "".join(" " * level + line + "\n" for level in range(levels))
     yield "<<: [*a, *b]\n" + TEXT
@@ -100,7 +100,7 @@ def hostile_files() -> list[str]:
 
 
 def refused(path: Path) -> tuple[str, float]:
-    """What was said, and how many seconds that took."""
+    """Return the message and the seconds that it took."""
     started = time.monotonic()
     with nothing_happens(), pytest.raises((ValueError, OSError)) as caught:
         load_params(path)
@@ -168,7 +168,7 @@ FEW = settings(max_examples=cases(1000), deadline=None, suppress_health_check=li
 @FEW
 @given(place=st.sampled_from(VALUES), value=trees)
 @example(place=("train", "epochs"), value=10**9)
-def test_any_value_is_used_as_it_stands_or_refused_by_its_name(place, value):
+def test_any_value_is_used_unchanged_or_refused_with_its_key(place, value):
     stage, key = place
     tree = PARAMS.model_dump()
     tree[stage][key] = value
@@ -192,8 +192,8 @@ def test_any_text_is_params_or_a_clear_error(text, at):
     assert said.startswith("params.yaml")
 
 
-def test_nothing_asks_for_memory_that_no_machine_has():
-    """The largest of everything that is allowed together: what an epoch plans for is bounded by the data, not by it."""
+def test_the_largest_values_together_do_not_exhaust_memory():
+    """Memory of an epoch is bounded by the data, not by the params."""
     largest = {"train.epochs": 100_000, "train.batch_size": 65_536, "train.seeds": 1024, "train.log_every": 10**18}
     params = load_params(ROOT / "params.yaml").override(largest)
     assert params.train.epochs * params.train.seeds < 2**31

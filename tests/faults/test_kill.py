@@ -1,4 +1,4 @@
-"""`dvc repro` is killed at any moment, with all it started or alone, or its stage; begun again it ends as ever."""
+"""`dvc repro` with all its processes, DVC only or a stage only is killed at any time; a rerun gives the same bytes."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Victim(Project):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.groups: list[int] = []  # of all that was started
+        self.groups: list[int] = []  # process groups of everything that was started
         self.edit_params("epochs: 20", "epochs: 2")
         self.edit_params("checkpoint_every: 500", "checkpoint_every: 1")
         self.commit("quick")
 
     def begin_anew(self) -> None:
-        """Without outputs and DVC's cache; the store, the journals and what DVC noted for itself stay."""
+        """Remove the outputs and DVC's cache; keep the store, the journals and DVC's temporary files."""
         for name in (*OUTPUTS, ".dvc/cache"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "dvc.lock").unlink(missing_ok=True)
 
     def start(self) -> subprocess.Popen[bytes]:
-        """As `make repro` does, in a process group of its own."""
+        """Start what `make repro` runs, in its own process group."""
         output = (self.folder / "output.log").open("ab")
         with output:
             process = subprocess.Popen(
@@ -60,11 +60,11 @@ class Victim(Project):
         return process
 
     def end(self) -> None:
-        """Start it once more; now it must end well."""
+        """Run it again; this time it must succeed."""
         assert self.start().wait(timeout=300) == 0, self.log()[-3000:]
 
     def stop(self) -> None:
-        """Whatever still runs, of a case that went wrong."""
+        """Kill everything that a failed case left running."""
         for group in self.groups:
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
@@ -78,7 +78,7 @@ class Victim(Project):
         ]
 
     def stage(self, process: subprocess.Popen[bytes]) -> psutil.Process | None:
-        """The stage that runs now, or the next one; None when the pipeline ends before."""
+        """The running stage or the next one; None if the pipeline ends first."""
         while process.poll() is None:
             for found, words in commands():
                 if any(word.startswith("stages.") for word in words) and "-c" not in words:
@@ -98,7 +98,7 @@ def commands() -> list[tuple[psutil.Process, list[str]]]:
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """Reproduced once without any kill: `.expected` and the seconds that it took."""
+    """Reproduced once without a kill, for `.expected` and its duration."""
     victim = Victim(tmp_path_factory.mktemp("victim"))
     begin = time.monotonic()
     victim.end()
@@ -114,12 +114,12 @@ def checkpoint_is_written(project: Path) -> bool:
 
 
 def mlflow_is_written(project: Path) -> bool:
-    """SQLite keeps what it overwrites beside the database until the transaction is over."""
+    """SQLite keeps a rollback journal next to the database until the transaction ends."""
     return (project / "mlflow.db-journal").exists()
 
 
 def lock_is_written(project: Path) -> bool:
-    """DVC opens it for writing, which empties it, and fills it again."""
+    """DVC opens it for writing, which empties it, and then writes it again."""
     try:
         return (project / "dvc.lock").stat().st_size == 0
     except FileNotFoundError:
@@ -130,7 +130,7 @@ def lock_is_cut_off(project: Path) -> bool:
     return (project / "dvc.lock").exists() and not reads(project / "dvc.lock")
 
 
-MOMENTS = {  # what is seen while the write is going on, and of one that was broken off
+MOMENTS = {  # name -> whether a write is in progress, and whether one was interrupted
     "checkpoint": (checkpoint_is_written, checkpoint_is_written),
     "MLflow": (mlflow_is_written, mlflow_is_written),
     "dvc.lock": (lock_is_written, lock_is_cut_off),
@@ -138,7 +138,7 @@ MOMENTS = {  # what is seen while the write is going on, and of one that was bro
 
 
 def kill(process: subprocess.Popen[bytes], recorders: list[psutil.Process]) -> None:
-    """Everything at once, and wait until nothing of it runs; recorders are no part of the group."""
+    """Kill everything at once and wait until it has ended; recorders do not belong to the process group."""
     for recorder in recorders:
         with suppress(psutil.NoSuchProcess):
             recorder.kill()
@@ -152,12 +152,12 @@ def kill(process: subprocess.Popen[bytes], recorders: list[psutil.Process]) -> N
 
 
 def kill_inside(victim: Victim, process: subprocess.Popen[bytes], moment: str, skip: int) -> bool:
-    """Kill when the moment comes for the time `skip` + 1; False when that left no write half done, or never came."""
+    """Kill at the `skip` + 1-th such moment; False if it never came or the kill interrupted no write."""
     going_on, broken_off = MOMENTS[moment]
     recorders: list[psutil.Process] = []
     over = threading.Event()
 
-    def look_for_recorders() -> None:  # beforehand: it takes longer than the moment lasts
+    def look_for_recorders() -> None:  # in advance: this takes longer than the moment lasts
         while not over.wait(0.1):
             recorders[:] = victim.recorders()
 
@@ -171,7 +171,7 @@ def kill_inside(victim: Victim, process: subprocess.Popen[bytes], moment: str, s
                 if not skip:
                     kill(process, list(recorders))
                     if moment == "MLflow":
-                        kill_recorders(victim)  # those that were not known yet
+                        kill_recorders(victim)  # those started since
                     return broken_off(victim.folder)
                 skip -= 1
     finally:
@@ -188,22 +188,22 @@ def kill_recorders(victim: Victim) -> None:
 
 
 def check(victim: Victim) -> None:
-    """The bytes are the expected ones, nothing temporary is left, and MLflow has one whole run of every training."""
+    """The bytes are as expected, no temporary files are left, and MLflow has one complete run per training."""
     assert victim.hashes() == victim.expected
     left = [path for path in (victim.folder / ".pipeline").rglob("*") if path.name.endswith(".tmp")]
     left += (victim.folder / ".pipeline/checkpoints").glob("*-*")
     left += [path for out in DETERMINED for path in (victim.folder / out).parent.glob(".*.new")]
     assert not left
     end = time.monotonic() + 60
-    while victim.recorders():  # of stages that were killed
-        assert time.monotonic() < end, "a recorder goes on for ever"
+    while victim.recorders():  # recorders of killed stages
+        assert time.monotonic() < end, "a recorder does not end"
         time.sleep(0.1)
     assert not [path for word in ("removed", "old") for path in victim.folder.rglob(f".*.{word}")]
     assert "everything is recorded" in victim.run(sys.executable, "-m", "classifier", "sync")
     doubled = victim.query("SELECT key FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1 LIMIT 5")
     assert not [key for (key,) in doubled if not key.startswith("system/")]
     assert not victim.query("SELECT run_uuid FROM runs WHERE status = 'RUNNING'")
-    # Training goes on in the run that it began: none is left without a model, none was made twice.
+    # Training resumes in the run that it started: no run is left without a model, and none is duplicated.
     models = "SELECT run_uuid FROM tags WHERE key = 'model.weights_sha256'"
     assert not victim.query(f"SELECT run_uuid, status FROM runs WHERE run_uuid NOT IN ({models})")
     assert not victim.query("SELECT value FROM tags WHERE key = 'run.key' GROUP BY value HAVING count(*) > 1")
@@ -217,9 +217,9 @@ def check(victim: Victim) -> None:
 
 
 def test_killed_at_random_times(victim, attack):
-    """Six or so fall into each run of the pipeline; a recorder dies with every third.
+    """About six kills per run of the pipeline; every third also kills the recorder.
 
-    Of four kills two are of everything, one is of DVC alone, whose stage goes on without it, and one of the stage.
+    Of four kills, two are of everything, one of DVC only, whose stage continues without it, and one of the stage only.
     """
     row = attack("SIGKILL at random times: of `dvc repro` and all it started, of DVC alone, of the stage alone")
     kills = max(1, round(70 * PERCENT / 100))
@@ -234,7 +234,7 @@ def test_killed_at_random_times(victim, attack):
                 alone = {2: "DVC", 3: "stage"}.get(number % 4)
                 stage = victim.stage(process) if alone else None
                 if process.poll() is not None:
-                    break  # it ended before: there is nothing left to do
+                    break  # it ended first
                 number += 1
                 if alone == "DVC":
                     process.kill()
@@ -254,7 +254,7 @@ def test_killed_at_random_times(victim, attack):
 
 
 def test_a_stage_that_outlives_dvc_is_waited_for(victim):
-    """DVC is killed alone inside training; begun again, it trains only when the stage before has ended."""
+    """Only DVC is killed during training; a rerun trains only after the earlier stage has ended."""
     victim.begin_anew()
     process = victim.start()
     while not list(victim.folder.glob(".pipeline/checkpoints/*/seed-0/*.safetensors")):
@@ -277,7 +277,7 @@ def test_a_stage_that_outlives_dvc_is_waited_for(victim):
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_inside_a_write(victim, attack, moment):
-    """Counted is what was inside: afterwards the write is found half done."""
+    """Counts only kills that interrupted a write."""
     row = attack(f"SIGKILL inside the writing of {moment}")
     kills = max(1, round(10 * PERCENT / 100))
     times: Counter[bool] = Counter()
@@ -288,21 +288,21 @@ def test_killed_inside_a_write(victim, attack, moment):
             times[kill_inside(victim, victim.start(), moment, skip)] += 1
             victim.end()
             check(victim)
-        assert times[False] < 20, f"the moment never came, or was missed: {moment}"
+        assert times[False] < 20, f"no write of {moment} was interrupted"
     row.run = times[True]
     row.verdict()
 
 
 def venv_of(folder: Path) -> None:
-    """What `make setup` would make there, from this interpreter's."""
+    """Create what `make setup` would, from this interpreter's environment."""
     (folder / ".venv").mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         (folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
     (folder / ".venv/.installed").write_text(f"{folder}\n")
 
 
-def test_make_repro_mends_what_dvc_left_cut_off_and_says_so(victim):
-    """The real `make repro`: dvc.lock cut off in several ways, and a lock whose process's number another one has."""
+def test_make_repro_repairs_what_a_killed_dvc_left_and_says_so(victim):
+    """The real `make repro`, with truncated dvc.lock files and a lock whose process id was reused."""
     victim.begin_anew()
     victim.end()
     venv_of(victim.folder)
@@ -314,7 +314,7 @@ def test_make_repro_mends_what_dvc_left_cut_off_and_says_so(victim):
     committed = "dvc.lock was truncated when DVC was killed: restored from the last commit"
     stale = f".dvc/tmp/rwlock was held by process {os.getppid()}, which is gone: removed"
     assert "dvc.lock" in victim.run("dvc", "repro", check=False)
-    assert victim.returncode != 0, "dvc repro alone can go on"
+    assert victim.returncode != 0, "dvc repro alone succeeds"
     for content, line in ((half, anew), (b"", committed), (half, committed), (whole + b"stages: [\0", committed)):
         if line == committed and not victim.git("ls-files", "dvc.lock"):
             victim.commit("results")

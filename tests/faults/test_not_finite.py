@@ -1,4 +1,4 @@
-"""NaN or Inf in data, loss or gradients: training stops before the update, says where and keeps the last good state."""
+"""NaN or Inf in data, loss or gradients: training stops before the update and keeps the last good checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS = EPOCHS * IMAGES // BATCH
 
 
 class Poison:
-    """Changes what flows through a real network at one step, and keeps the weights as they are before its update."""
+    """Inserts a value into a real network at one step, and saves the weights before its update."""
 
     def __init__(self, classifier: Classifier, kind: str, step: int, value: float) -> None:
         self.classifier, self.kind, self.at, self.value = classifier, kind, step, value
@@ -48,7 +48,7 @@ class Poison:
         (images,) = arguments
         if self._now("data"):
             images = images.clone()
-            images[0] = self.value  # a whole image: a single -Inf may lose to its neighbours in the pooling
+            images[0] = self.value  # a whole image: max pooling could drop a single -Inf
         return (images,)
 
     def _logits(self, module: Any, arguments: tuple[Tensor], logits: Tensor) -> Tensor:
@@ -86,11 +86,11 @@ def test_training_stops_before_the_update_and_keeps_the_last_good_state(attack, 
             checkpoints = Checkpoints(folder, params.checkpoint_every)
             with pytest.raises(DivergedError) as caught:
                 fit(classifier, train, validation, params, torch.device("cpu"), lambda seed, row: None, checkpoints)
-            checkpoints.wait()  # as the process does at its end
+            checkpoints.wait()  # like the process at its exit
             epoch = (step - 1) // (IMAGES // BATCH) + 1
             assert f"not finite at step {step} (epoch {epoch}), stopped before its update" in str(caught.value)
             now = classifier.network.state_dict()
-            assert all(torch.equal(value, now[name]) for name, value in poison.before.items()), "it was updated"
+            assert all(torch.equal(value, now[name]) for name, value in poison.before.items()), "weights were updated"
             kept = Checkpoints(folder, params.checkpoint_every).load(
                 EPOCHS, STEPS // EPOCHS, min(params.log_every, STEPS // EPOCHS)
             )

@@ -1,4 +1,4 @@
-"""Two `dvc repro` at once, experiments beside one: one waits or says who is at work; the bytes are the same."""
+"""Concurrent `dvc repro` and experiments: one waits or names the other process; the bytes are the same."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tests.faults.attack import limit
 from tests.project import OUTPUTS, Project
 
 pytestmark = pytest.mark.timeout(limit(10_800))
-GIVES_WAY = (  # in what words
-    r"'.+' is busy, it is being blocked by",  # DVC: of a file that another one reads or writes
-    r"Unable to acquire lock",  # DVC: of the repository
-    r"waiting for process \d+, which does the same in this folder",  # a stage of ours
+GIVES_WAY = (  # messages of the process that waits or stops
+    r"'.+' is busy, it is being blocked by",  # DVC: a file that another process reads or writes
+    r"Unable to acquire lock",  # DVC: the repository
+    r"waiting for process \d+, which does the same in this folder",  # a stage of the pipeline
 )
 EXPERIMENT = ("-S", "train.seed=1")
 KINDS = ("dvc repro", "dvc exp run --temp", "dvc repro", "dvc exp run --temp", "dvc queue start")
 
 
 class Pair(Project):
-    """One short epoch; `.expected` are the hashes of what it makes, `.lock` is the dvc.lock of the experiment alone."""
+    """A project of one short epoch; `.expected` are its outputs' hashes, `.lock` is its dvc.lock."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -49,13 +49,13 @@ class Pair(Project):
             )
 
     def lock_of(self, experiment: str) -> str:
-        """The dvc.lock that it made; empty when there is no such experiment."""
+        """The experiment's dvc.lock; empty if there is no such experiment."""
         found = self.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
         references = [name for name in found if name.endswith(f"/{experiment}")]
         return self.git("show", f"{references[0]}:dvc.lock") if references else ""
 
     def wait_for_queue(self) -> str:
-        """Until its worker has nothing to do; what `dvc queue status` says then."""
+        """Wait until the queue is empty; returns the last `dvc queue status`."""
         end = time.monotonic() + 300
         while re.search(r"\b(Queued|Running)\b", status := self.run("dvc", "queue", "status")):
             assert time.monotonic() < end, status
@@ -107,12 +107,12 @@ def test_two_at_once(project: Pair, attack, tmp_path: Path):
             if kind != "dvc repro":
                 made = project.lock_of(name)
                 assert made == project.lock or (not made and gave_way(said[-1])), f"{made}\n{said[-1]}"
-            project.repro()  # what the one that gave way did not do
+            project.repro()  # whatever the process that stopped left undone
             assert project.hashes() == project.expected
             assert not list(project.folder.glob(".pipeline/checkpoints/*-*"))
     row.verdict()
 
 
 @pytest.mark.parametrize("said", ["ERROR: dvc.lock is not valid", "failed to lock", "the lockfile is corrupted"])
-def test_an_error_that_speaks_of_a_lock_is_no_giving_way(said):
+def test_other_errors_about_locks_do_not_count_as_giving_way(said):
     assert not gave_way(said)

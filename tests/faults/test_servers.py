@@ -1,4 +1,4 @@
-"""The tracking server is away, dies, answers 500 or nothing: training ends with the same bytes, nothing is lost."""
+"""The tracking server is down, dies, answers 500 or hangs: training gives the same bytes, and no data is lost."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ARGUMENTS = ["params.yaml", "data/normalized", "models/classifier", "reports/tra
 
 
 class Line:
-    """A TCP line to the tracking server on a port that stays, in one of several conditions.
+    """A TCP proxy to the tracking server on a fixed port, in one of several conditions.
 
-    `away`: nobody listens; `dies`: as `away` once so many bytes have come back; `fails`: every answer is status 500;
-    `hangs`: it takes requests and never answers; `well`.
+    `away`: connections are refused; `dies`: like `away` after a number of bytes have come back; `fails`: every response
+    has status 500; `hangs`: requests are accepted and never answered; `well`: requests are forwarded.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -50,7 +50,7 @@ class Line:
 
     def close(self) -> None:
         if self.listener:
-            self.listener.shutdown(socket.SHUT_RDWR)  # which wakes accept
+            self.listener.shutdown(socket.SHUT_RDWR)  # wakes accept
             self.listener.close()
             self.listener = None
 
@@ -95,7 +95,7 @@ class Line:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A real tracking server; its port."""
+    """The port of a real tracking server."""
     folder = tmp_path_factory.mktemp("server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -120,7 +120,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def line(server, workspace, monkeypatch):
-    """The line to the server, as the store of a project with small data."""
+    """A proxy to the server, as the store of a project with small data."""
     line = Line(server)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", line.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
@@ -158,7 +158,7 @@ def test_training_never_fails_and_nothing_is_lost(line, workspace, attack, monke
             train(ARGUMENTS)
             assert hashes(workspace) == expected
             waiting = len(waiting_journals())
-            assert waiting == 1 or condition == "dies"  # which may come after the last byte
+            assert waiting == 1 or condition == "dies"  # it may die after the last byte
             line.be("well")
             tracking.deliver_waiting()
             assert not waiting_journals()
@@ -173,16 +173,16 @@ def test_training_never_fails_and_nothing_is_lost(line, workspace, attack, monke
 
 
 def is_of(run, number):
-    """Of the experiment of this case."""
+    """Whether the run belongs to this case's experiment."""
     return tracking.mlflow.get_experiment(run.info.experiment_id).name.split()[-1] == str(number)
 
 
 @pytest.mark.skipif(PERCENT < 100, reason="measures time: only make faults does, on a quiet machine")
 def test_training_is_not_slowed_by_a_server_that_hangs(line, workspace, attack, monkeypatch):
-    """Six turns of a training of some seconds, beside a server that is well and one that hangs: medians.
+    """Compares medians of six trainings of a few seconds, alternating between a responding and a hanging server.
 
-    Of the optimizer's steps alone, without the start and end of the stage, which may wait for the recorder; MLflow's
-    requests have the time that they have by default.
+    Measures the optimizer steps only, without the start and end of the stage, which may wait for the recorder. MLflow's
+    requests have their default timeout.
     """
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
     from classifier.training import loop as training

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end every stage at once; what was there before stays, and it goes on where it stood."""
+"""SIGINT and SIGTERM end every stage at once; earlier outputs stay, and a rerun resumes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.loopback import LoopbackServer
 from tests.project import OUTPUTS, Project
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
-AT_ONCE_S = 15  # the patience of a stage that was stopped, 5 s, and as much again on a crowded machine
+AT_ONCE_S = 15  # a stopped stage waits up to 5 s; a busy machine needs more
 COMMANDS = {
     "download": "params.yaml data/raw",
     "normalize": "params.yaml data/raw data/normalized",
@@ -36,7 +36,7 @@ def project(tmp_path_factory):
 
 
 def trickle(request):
-    """A server that has the files, and takes for ever."""
+    """A server that sends the files extremely slowly."""
     request.send_response(200)
     request.send_header("Content-Length", "1000000")
     request.end_headers()
@@ -47,18 +47,18 @@ def trickle(request):
 
 
 def begun(project: Project, stage: str, process: subprocess.Popen[bytes]) -> bool:
-    """The stage is in the middle of its work."""
+    """Whether the stage is in the middle of its work."""
     folder = project.folder
     if stage == "train":
         return len(list(folder.glob(".pipeline/checkpoints/*/seed-0/*.safetensors"))) >= 2
     if stage == "evaluate":
         return any(folder.glob(".pipeline/journal/*-evaluate/events.jsonl"))
     owners = folder.glob(f".pipeline/stages/{stage}-*/lock")
-    return any(f":{process.pid}:" in owner.read_text() for owner in owners)  # one that was stopped may leave its mark
+    return any(f":{process.pid}:" in owner.read_text() for owner in owners)  # a stopped stage may leave its mark
 
 
 def stopped(project: Project, stage: str, number: signal.Signals) -> tuple[int, float]:
-    """Start the stage, signal it in the middle of its work, and return its status and the seconds it then took."""
+    """Start the stage, signal it in the middle of its work, and return its status and the seconds until it ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", f"stages.{stage}", *COMMANDS[stage].split()],
         cwd=project.folder,
@@ -76,12 +76,12 @@ def stopped(project: Project, stage: str, number: signal.Signals) -> tuple[int, 
     begin = time.monotonic()
     process.communicate(timeout=60)
     seconds = time.monotonic() - begin
-    assert not living_of(process.pid), "something of it runs on"
+    assert not living_of(process.pid), "a process of the stage still runs"
     return process.returncode, seconds
 
 
 def living_of(session: int) -> list[psutil.Process]:
-    """Processes of the stage's session; the recorder has its own."""
+    """Processes of the stage's session; the recorder has its own session."""
     found = []
     for each in psutil.process_iter(["status"]):
         try:
@@ -105,7 +105,7 @@ def run_stage(project: Project, stage: str) -> None:
 
 
 def of_model(project: Project) -> dict[str, str]:
-    """SHA-256 of what train wrote."""
+    """SHA-256 of the outputs of train."""
     files = [path for out in ("models", "reports/train") for path in (project.folder / out).rglob("*")]
     return {str(path): sha256_of(path) for path in files if path.is_file()}
 

@@ -1,4 +1,4 @@
-"""A disk that is full, broken or forbidden, at every place where the pipeline writes."""
+"""A full, failing or read-only disk at every place where the pipeline writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.faults.sites import MET, NOT_MET, SITES, all_cases
 from tests.samples import ROOT
 
 
-def test_every_write_fails_in_one_line_and_leaves_what_was_there(attack):
+def test_every_failed_write_prints_one_line_and_keeps_earlier_files(attack):
     row = attack("disk full, EIO, EACCES, short write, killed, at every write of ours")
     command = [sys.executable, "-m", "tests.faults.sites", json.dumps(row.some(all_cases()))]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -36,9 +36,9 @@ def writes(call: ast.Call) -> bool:
     match name.rpartition(".")[2]:
         case "open" | "fdopen":
             return any(set(mode) & set("wax+") and set(mode) <= set("wax+bt") for mode in constants)
-        case "rename" | "replace":  # a path's have one argument; a text's have two, a table's have names
+        case "rename" | "replace":  # a path's method has one argument, a string's two, a table's keyword arguments
             return "." in name and len(call.args) == 1 and not call.keywords
-        case "to_csv" | "to_parquet":  # without a path they give text or bytes
+        case "to_csv" | "to_parquet":  # without a path they return text or bytes
             return bool(call.args)
         case last:
             return name == "os.write" or last in WRITERS
@@ -49,7 +49,7 @@ def is_text(node: ast.AST) -> bool:
 
 
 def places(tree: ast.AST, names: tuple[str, ...] = ()) -> Iterator[str]:
-    """The functions in which something is written, each with its classes and functions around it."""
+    """Qualified names of the functions that write."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Call) and writes(node):
             yield ".".join(names)
@@ -57,7 +57,7 @@ def places(tree: ast.AST, names: tuple[str, ...] = ()) -> Iterator[str]:
         yield from places(node, inner)
 
 
-def test_every_function_that_writes_is_met_by_a_site_or_says_why_not():
+def test_every_function_that_writes_is_covered_by_a_site_or_listed_with_a_reason():
     found = set()
     for path in (path for package in ("classifier", "stages") for path in (ROOT / package).rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -75,10 +75,10 @@ def test_every_function_that_writes_is_met_by_a_site_or_says_why_not():
         *("os.fdopen(handle, 'wb')", "table.to_csv(path)", "save_file(tensors, path)"),
     ],
 )
-def test_the_test_sees_each(line):
+def test_every_way_to_write_is_found(line):
     assert list(places(ast.parse(f"class A:\n    def b(self):\n        {line}\n"))) == ["A.b"]
 
 
-def test_what_it_lets_pass():
+def test_calls_that_do_not_write_are_ignored():
     lines = ("path.open('rb')", "path.open()", "'a'.replace('b', 'c')", "table.rename(columns={})", "table.to_csv()")
     assert not list(places(ast.parse("\n".join(lines))))

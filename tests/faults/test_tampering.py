@@ -1,4 +1,4 @@
-"""Outputs that were changed with size, time and mode kept: DVC trusts them, the stage that reads them does not."""
+"""Outputs changed with size, time and mode preserved: DVC accepts them, and the stage that reads them refuses them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EDITS: dict[str, Callable[[int], int]] = {
 
 @contextmanager
 def changed(path: Path, at: int) -> Iterator[None]:
-    """One bit of one byte is another, and neither size nor time nor mode says so."""
+    """Flip one bit and preserve size, time and mode."""
     content, status = path.read_bytes(), path.stat()
     edited = bytearray(content)
     edited[at] ^= 1
@@ -52,7 +52,7 @@ def changed(path: Path, at: int) -> Iterator[None]:
 
 
 def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
-    """Every file that a later stage reads, and that stage, as far as it needs the file."""
+    """Every file that a later stage reads, and the part of that stage that reads it."""
     raw, data, model, training = (folder / name for name in ("raw", "normalized", "model", "training"))
     params_path = str(ROOT / "params.yaml")
     download.main([params_path, str(raw)])
@@ -86,9 +86,9 @@ def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
 
 def test_every_stage_verifies_what_it_reads_and_names_the_file(attack, workspace, monkeypatch):
     row = attack("an output changed, size, time and mode kept")
-    nobody = ["cat"]  # in place of the recorder: what a stage says to MLflow is not what is tested
+    idle = ["cat"]  # in place of the recorder, which is not tested here
     monkeypatch.setattr(
-        recording_module, "start_recorder", lambda journal: subprocess.Popen(nobody, stdin=subprocess.PIPE)
+        recording_module, "start_recorder", lambda journal: subprocess.Popen(idle, stdin=subprocess.PIPE)
     )
     found = outputs(workspace)
     for (path, read), edit in row.some([(each, edit) for each in found for edit in EDITS]):
@@ -126,14 +126,14 @@ def test_a_served_model_verifies_its_files_too(attack, tmp_path):
     row.verdict()
 
 
-STAGES = {  # a folder -> the stage that makes it, and the one that reads it, with its arguments
+STAGES = {  # folder -> the stage that writes it, the stage that reads it, and its arguments
     "data/raw": ("download", "normalize", "params.yaml data/raw data/normalized"),
     "data/normalized": ("normalize", "train", "params.yaml data/normalized models/classifier reports/train"),
 }
 
 
 def test_dvc_trusts_what_the_next_stage_refuses(attack, tmp_path):
-    """A workspace file with its time kept, and cached ones: DVC has nothing to say of either."""
+    """Files in the workspace and in the cache: DVC reports neither."""
     row = attack("DVC trusts a changed file, in the workspace and in its cache; the next stage does not")
     project = Project(tmp_path)
     project.run("dvc", "repro", "normalize")
@@ -150,7 +150,7 @@ def test_dvc_trusts_what_the_next_stage_refuses(attack, tmp_path):
         with row.case(f"cache: {name}, {edit}"), changed(cached, at):
             path.unlink()
             project.run("dvc", "checkout", str(Path(name).parent))
-            assert path.read_bytes() == cached.read_bytes(), "restored as good"
+            assert path.read_bytes() == cached.read_bytes(), "it was not restored"
             assert_refused(project, name, maker, reader, arguments)
         path.unlink(missing_ok=True)
         project.run("dvc", "checkout", str(Path(name).parent))
@@ -158,7 +158,7 @@ def test_dvc_trusts_what_the_next_stage_refuses(attack, tmp_path):
 
 
 def cached_file(project: Project, path: Path) -> Path:
-    """Where DVC keeps the content of an output's file."""
+    """Path of an output file's content in DVC's cache."""
     cache = project.folder / ".dvc/cache/files/md5"
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     return cache / md5[:2] / md5[2:]

@@ -1,4 +1,4 @@
-"""Nothing is executed and nothing is written: Python itself tells of each attempt (its audit events)."""
+"""Checks with Python's audit events that nothing is executed and nothing is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXECUTION = {
 CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
-_seen: list[str] | None = None  # None while nobody watches
+_seen: list[str] | None = None  # None while not watching
 _within: Path | None = None
 
 
@@ -26,7 +26,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event in EXECUTION:
         _seen.append(f"{event} {arguments!r:.200}")
     elif event in CHANGES or (event == "open" and (arguments[2] or 0) & WRITING):
-        path = arguments[0]  # a number where the file was open before
+        path = arguments[0]  # a number if the file was already open
         if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # relative to an open folder, as rmtree has it
             path = Path(f"/proc/self/fd/{arguments[1]}").resolve() / path
         inside = _within and isinstance(path, str | os.PathLike) and Path(path).absolute().is_relative_to(_within)
@@ -36,10 +36,10 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def nothing_happens(but_within: Path | None = None) -> Iterator[None]:
-    """AssertionError when the block, in this thread or another, ran something or changed a file elsewhere."""
+    """Raise AssertionError if the block, in any thread, executes something or changes a file outside `but_within`."""
     global _seen, _within
     if not getattr(sys, "faults_are_watched", False):
-        sys.addaudithook(_hook)  # which stays for good
+        sys.addaudithook(_hook)  # a hook cannot be removed
         sys.faults_are_watched = True  # type: ignore[attr-defined]
     _seen, _within = [], but_within
     try:

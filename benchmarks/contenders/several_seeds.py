@@ -1,9 +1,9 @@
-"""Several seeds, as `train.seeds` trains them or one run after the other, each with the whole machine.
+"""Several seeds, trained together with `train.seeds` or in sequence, each with the whole machine.
 
-    python -m benchmarks.contenders.replicas DEVICE PARAMS DATA COUNT together|in_turn
+    python -m benchmarks.contenders.several_seeds DEVICE PARAMS DATA COUNT together|in_sequence
 
-The loop is everything from the data's files to trained models; in turn there is one process, which starts once and
-keeps the memory that a step frees, as the train stage and the processes of replicas do.
+The loop is everything from the data's files to trained models. In sequence, a single process trains all seeds and keeps
+freed memory, like the train stage and its worker processes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def main() -> None:
     be_deterministic(device)
     keep_freed_memory()
 
-    def train(first: int, replicas: int) -> None:
-        wanted = params.model_copy(update={"seed": first, "seeds": replicas})
+    def train(first: int, seeds: int) -> None:
+        wanted = params.model_copy(update={"seed": first, "seeds": seeds})
         train_seeds(data, wanted, device, lambda seed, row: None)
 
-    train(0, 1)  # warm: lazy imports and the first calls of every kernel
+    train(0, 1)  # warm up: lazy imports and the first calls of every kernel
 
     def loop() -> None:
         if together:
