@@ -23,16 +23,17 @@ def git(*arguments):
     return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def begin_project():
-    """The current folder becomes a repository with a params.yaml whose limits small models can keep."""
+def begin_project(top="."):
+    """The current folder becomes a project with limits that small models can keep; `top` becomes its repository."""
     text = (ROOT / "params.yaml").read_text()
     for line in text.splitlines():
         key = line.strip().partition(":")[0]
         if key in LIMITS:
             text = text.replace(line, f"  {key}: {LIMITS[key]}")
     Path("params.yaml").write_text(text)
+    Path("dvc.yaml").write_text("artifacts:\n  classifier:\n    path: models/classifier\n")
     Path(".gitignore").write_text("/.pipeline/\n/data/\n/models/\n/reports/\n/mlflow.db*\n/mlartifacts/\n")
-    git("init", "-q")
+    git("init", "-q", str(top))
     git("add", "-A")
     git("commit", "-qm", "begin")
 

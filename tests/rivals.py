@@ -20,10 +20,8 @@ WRITES = [
     "create_registered_model",
     "_create_model_version",
     "set_logged_model_tags",
-    "set_registered_model_tag",
-    "set_registered_model_alias",
     "set_model_version_tag",
-    "delete_registered_model",
+    "set_registered_model_alias",
 ]
 
 
@@ -38,19 +36,24 @@ def die_before(writes, root, name, work, *arguments):
     """In a process of its own, which is killed when it begins its write to the registry with this number."""
     enter(root)
     open_store()
+    stop_before(writes, lambda: os.kill(os.getpid(), signal.SIGKILL), setattr)
+    getattr(Registry(name), work)(*arguments)
+
+
+def stop_before(writes, stop, patch):
+    """Call `stop` in place of the write to the registry with this number; `patch` is setattr or monkeypatch's."""
     left = iter(range(writes, -1, -1))
 
     def counted(method):
         def call(*args, **kwargs):
             if next(left) == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                stop()
             return method(*args, **kwargs)
 
         return call
 
     for write in WRITES:
-        setattr(mlflow.MlflowClient, write, counted(getattr(mlflow.MlflowClient, write)))
-    getattr(Registry(name), work)(*arguments)
+        patch(mlflow.MlflowClient, write, counted(getattr(mlflow.MlflowClient, write)))
 
 
 def race(root, name, rounds, barrier, answers, own):
@@ -59,7 +62,7 @@ def race(root, name, rounds, barrier, answers, own):
     open_store()
     for number in range(rounds):
         registry = Registry(f"{name}-{number}")
-        champion = registry.aliases().get("champion")
+        champion = registry.champion()
         barrier.wait(60)
         try:
             answers.put((number, registry.promote(*own, champion), None))

@@ -63,32 +63,35 @@ def test_promote_refuse_roll_back(runs, cli):
     assert "promoted: version 1 is classifier@champion\n" in printed
     status, printed = cli(runs["two"][:8])
     assert status == 0
-    assert "promoted: version 2 is classifier@champion, version 1 is @previous\n" in printed
+    assert "promoted: version 2 is classifier@champion, in place of version 1\n" in printed
     assert "to release it, commit the dvc.lock that holds this model" in printed
 
     before = registered()
     status, printed = cli(runs["bad"])
     assert status == 1
     lines = printed.splitlines()
-    start = lines.index(f"run {runs['bad']} is not promoted, nothing was changed:")
+    start = lines.index(f"run {runs['bad']} was not promoted, nothing was changed:")
     assert [line.partition(" is ")[0].strip() for line in lines[start + 1 :]] == [
         "the lower bound of its test accuracy",
         "its expected calibration error",
         "it",  # is worse than the champion
     ]
-    assert cli(runs["three"], "--dry-run")[1].endswith(f"{runs['three']} would be promoted; nothing was changed\n")
+    assert cli(runs["three"], "--dry-run")[1].endswith(f"{runs['three']} passes the checks; nothing was changed\n")
     status, printed = cli(runs["two"])
     assert status == 0
-    assert printed.startswith("nothing to do: version 2, with this run's weights, is classifier@champion already\n")
+    assert printed.startswith(
+        "nothing to do: version 2, which has this run's weights, is classifier@champion already\n"
+    )
     assert registered() == before
 
     assert cli("--rollback") == (
         0,
-        "rolled back: version 1 is classifier@champion again, version 2 is @previous\n",
+        "rolled back: version 1 is classifier@champion again, in place of version 2\n",
     )
     with pytest.raises(ValueError, match="was itself rolled back"):
         cli("--rollback")
-    assert Registry("classifier").aliases() == {"champion": "1", "previous": "2"}
+    registry = Registry("classifier")
+    assert (registry.champion(), registry.replaced()) == ("1", "2")
 
 
 def test_json(runs, cli):
@@ -102,11 +105,12 @@ def test_json(runs, cli):
         "outcome": "promoted",
         "version": "1",
         "release": [],
+        "release_problem": "commit the dvc.lock that holds this model, then run this command again",
         "model": "classifier",
         "champion": "1",
-        "previous": None,
+        "replaced": None,
     }
-    assert [(check["gate"], check["passed"]) for check in checks] == [
+    assert [(check["check"], check["passed"]) for check in checks] == [
         ("accuracy_low", True),
         ("calibration_error", True),
         ("latency_ms", True),
@@ -155,7 +159,7 @@ def test_as_a_process(runs):
 
 
 def test_of_two_commands_at_once_one_wins_and_the_other_says_so(runs, cli):
-    """Both have passed the gate before either moves an alias; three rounds, from the same champion each time."""
+    """Both have passed the checks before either moves the alias; three rounds, from the same champion each time."""
     rounds = 3
     cli(runs["three"])
     start, gate, answers = PROCESSES.Barrier(3), PROCESSES.Barrier(2), PROCESSES.Queue()
@@ -171,8 +175,8 @@ def test_of_two_commands_at_once_one_wins_and_the_other_says_so(runs, cli):
         start.wait(60)
         outcomes = dict(answers.get(timeout=60) for _ in range(2))
         (won,) = (run_id for run_id, outcome in outcomes.items() if outcome == "promoted")
-        champion = registry.aliases()["champion"]
-        assert registry.aliases() == {"champion": champion, "previous": "1"}
+        champion = registry.champion()
+        assert registry.replaced() == "1"
         assert registry.version(champion).run_id == won
         del outcomes[won]
         assert list(outcomes.values()) == [

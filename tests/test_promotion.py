@@ -1,12 +1,17 @@
-"""What the gate lets pass, and what it says of the rest: real models and runs in a real store."""
+"""Which runs pass the promotion checks, and the reasons for the others: real models and runs in a real store."""
 
 import math
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 
+from classifier.project.files import sha256_of
 from classifier.runs.promotion import comparison, consider, limits, median_latency_ms, model_of, releasing, unfit
 from classifier.runs.registry import Registry
 from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
@@ -73,8 +78,8 @@ def test_worse_than_the_champion_is_a_matter_of_significance():
         check = comparison(table([False] * wrong + [True] * (20 - wrong)), good, "3", 0.05)
         assert (check.value, check.passed) == (p, passed)
     assert check.reason == (
-        "it is worse than the champion, version 3 (6 images right there alone, 0 here alone): "
-        "McNemar's p-value is 0.03125, allowed is at least 0.05, or better than version 3"
+        "it is worse than the champion, version 3 (6 images only the champion predicts right, "
+        "0 only this run): McNemar's p-value is 0.03125, allowed is at least 0.05, or better than version 3"
     )
     better = comparison(good, table([False] * 20), "3", 0.05)
     assert better.passed
@@ -101,7 +106,9 @@ def test_every_reason_is_told(runs):
     assert calibration.endswith(", allowed is at most 0.01")
     assert latency.startswith("its time for one image in ms is ")
     assert latency.endswith(", allowed is at most 0.0001")
-    assert worse.startswith("it is worse than the champion, version 1 (12 images right there alone, 0 here alone)")
+    assert worse.startswith(
+        "it is worse than the champion, version 1 (12 images only the champion predicts right, 0 only"
+    )
 
 
 def test_a_little_worse_than_the_champion_may_be_chance(runs):
@@ -141,13 +148,12 @@ def test_a_champion_without_predictions_is_a_problem_unless_the_limits_suffice(r
     assert consider(get_run(runs["good"]), registry, PARAMS, limits_alone=True).reasons == []
 
 
-def test_a_version_carries_lineage_metrics_and_what_the_gate_measured(runs):
+def test_a_version_carries_lineage_metrics_and_what_the_checks_measured(runs):
     run = get_run(runs["good"])
     verdict = consider(run, Registry("classifier"), PARAMS)
     tags = verdict.tags
     for name in ("git.commit", "git.dirty", "dvc.data", "dvc.model", WEIGHTS_TAG, "data.test_sha256"):
         assert tags.pop(name) == run.data.tags[name]
-    assert tags.pop("promotion.judged_against") == "none"
     measured = {name.removeprefix("promotion."): tags.pop(name) for name in list(tags) if name.startswith("promotion.")}
     assert measured == {check.name: repr(check.value) for check in verdict.checks}
     assert tags == {name: repr(value) for name, value in run.data.metrics.items() if name.startswith("test/")}
@@ -189,7 +195,7 @@ def test_what_is_no_candidate_is_told_in_one_line(runs):
 
     assert "was not evaluated" in unfit(changed(good, tags={EVALUATED_TAG: None}))
     assert unfit(changed(good, tags={"dvc.model": None, "git.commit": None})) == (
-        "it does not say the commit that made it (tag git.commit), DVC's hash of the model (tag dvc.model)"
+        "it does not record the commit that made it (tag git.commit), DVC's hash of the model (tag dvc.model)"
     )
     without = changed(good)
     assert unfit(without) is None
@@ -207,27 +213,76 @@ def test_a_model_that_was_broken_off_does_not_count(runs):
 
 def test_another_model_than_the_evaluated_one_is_refused(workspace):
     candidate = Candidate(0)
-    with pytest.raises(ValueError, match=f"the run's model has weights {candidate.meta.weights_sha256}, evaluated"):
+    with pytest.raises(ValueError, match=f"the run's model has weights {candidate.meta.weights_sha256}, but weights 0"):
         median_latency_ms(candidate.model, "0" * 64)
 
 
-def test_a_release_tags_the_commit_that_holds_the_model(workspace):
-    begin_project()
+@pytest.mark.parametrize(("folder", "artifact"), [(".", "classifier"), ("teams/vision", "teams/vision=classifier")])
+def test_a_release_tags_the_commit_that_holds_the_model(workspace, monkeypatch, folder, artifact):
+    """Under the artifact's name in dvc.yaml, whatever the registered model is called."""
+    enter(workspace / folder, monkeypatch)
+    begin_project(workspace)
     candidate = Candidate(0)
     run = get_run(candidate.record())
-    assert releasing(run, "classifier", "3") == []
+    with pytest.raises(ValueError, match=r"^commit the dvc.lock that holds this model, then run this command again$"):
+        releasing(run, "3", "digits")
     git("add", "dvc.lock")
     git("commit", "-qm", "trained")
     commit = git("rev-parse", "--short", "HEAD")
     Candidate(1)
     git("commit", "-qam", "trained again")
-    tag, push, push_tag = releasing(run, "classifier", "3")
-    assert tag == f'git tag -a classifier@v3.0.0 -m "Version 3 of classifier, MLflow run {run.info.run_id}" {commit}'
-    assert (push, push_tag) == ("dvc push --all-tags", "git push origin classifier@v3.0.0")
+    tag, push, push_tag = releasing(run, "3", "digits")
+    assert tag == f'git tag -a {artifact}@v3.0.0 -m "Version 3 of digits, MLflow run {run.info.run_id}" {commit}'
+    assert (push, push_tag) == ("dvc push --all-tags", f"git push origin {artifact}@v3.0.0")
     assert not run.data.tags["git.commit"].startswith(commit)
+
+
+def test_a_release_of_a_project_in_a_subfolder_is_found_by_dvc(workspace, monkeypatch):
+    def dvc(*arguments):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True, text=True)
+
+    folder = workspace / "teams/vision"
+    enter(folder, monkeypatch)
+    begin_project(workspace)
+    with Path("dvc.yaml").open("a") as pipeline:
+        pipeline.write("stages:\n  train:\n    cmd: 'true'\n    outs: [models/classifier]\n")
+    dvc("init", "--quiet", "--subdir")
+    candidate = Candidate(0)
+    dvc("commit", "--quiet", "--force", "train")
+    run = get_run(candidate.record())
+    git("add", "-A")
+    git("commit", "-qm", "trained")
+    tag, _, _ = releasing(run, "1", "classifier")
+    git(*shlex.split(tag)[1:])
+    monkeypatch.chdir(workspace)
+    monkeypatch.delenv("DVC_ROOT")
+    dvc("artifacts", "get", ".", "teams/vision:classifier", "--rev", "v1.0.0", "--out", "artifact")
+    dvc("get", ".", "teams/vision/models/classifier", "--rev", "teams/vision=classifier@v1.0.0", "--out", "got")
+    for out in ("artifact", "got"):
+        assert sha256_of(Path(out) / "weights.safetensors") == candidate.meta.weights_sha256
+
+
+def enter(folder, monkeypatch):
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.chdir(folder)
+
+
+def test_what_keeps_dvc_from_finding_a_release_is_said(workspace, monkeypatch):
+    enter(workspace / "my models", monkeypatch)
+    begin_project(workspace)
+    run = get_run(Candidate(0).record())
+    git("add", "dvc.lock")
+    git("commit", "-qm", "trained")
+    with pytest.raises(ValueError, match=r"^rename the folder my models: DVC reads git tags of folders named with"):
+        releasing(run, "1", "classifier")
+    Path("dvc.yaml").write_text("artifacts:\n  other:\n    path: other\n")
+    with pytest.raises(ValueError, match=r"^name the model in dvc.yaml: an entry of artifacts with the path models/cl"):
+        releasing(run, "1", "classifier")
 
 
 def test_without_git_there_is_nothing_to_release(workspace, monkeypatch):
     run = get_run(Candidate(0).record())
     monkeypatch.setenv("PATH", str(workspace))
-    assert releasing(run, "classifier", "3") == []
+    with pytest.raises(ValueError, match=r"^install git$"):
+        releasing(run, "3", "classifier")

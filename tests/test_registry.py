@@ -1,19 +1,14 @@
 """The registry's versions and aliases in a real store; who moves them are real processes, some of which are killed."""
 
-import json
 import signal
-import threading
-from dataclasses import asdict
 
 import mlflow
 import pytest
 
-from classifier.project.ownership import mark
-from classifier.runs import registry as module
-from classifier.runs.registry import PREVIOUS, PROMOTED_TAG, ROLLED_BACK_TAG, Move, Registry
+from classifier.runs.registry import AT_TAG, Registry
 from classifier.tracking.delivery import open_store
 from tests.recorded import own_store
-from tests.rivals import PROCESSES, die_before, race
+from tests.rivals import PROCESSES, die_before, race, stop_before
 
 
 @pytest.fixture(scope="module")
@@ -44,39 +39,46 @@ def model(number):
 
 
 def state(registry):
-    """Aliases, the number of versions, and whether the lock is gone."""
+    """The champion, the version that it replaced, and the number of versions."""
     versions = registry.client.search_model_versions(f"name = '{registry.name}'")
-    locks = registry.client.search_registered_models(f"name = '{registry.lock}'")
-    return registry.aliases(), len(versions), not locks
+    return registry.champion(), registry.replaced(), len(versions)
 
 
-def test_a_name_that_nobody_used_has_no_aliases(registry):
-    registry.settle()
-    assert state(registry) == ({}, 0, True)
+def promoted(registry, *numbers):
+    """Promote models with these numbers one after the other; the models."""
+    models = [model(number) for number in numbers]
+    for each in models:
+        registry.promote(*each, registry.champion())
+    return models
 
 
-def test_promotions_move_champion_and_previous(registry, capsys):
+def test_a_name_that_nobody_used_has_no_champion(registry):
+    assert state(registry) == (None, None, 0)
+
+
+def test_a_version_says_which_one_it_replaced(registry, capsys):
     models = [model(number) for number in range(3)]
     assert registry.promote(*models[0], None) == "1"
-    assert state(registry) == ({"champion": "1"}, 1, True)
+    assert state(registry) == ("1", None, 1)
     assert registry.promote(*models[1], "1") == "2"
     assert registry.promote(*models[2], "2") == "3"
-    assert state(registry) == ({"champion": "3", "previous": "2"}, 3, True)
-    version = registry.version("3")
-    assert version.tags.pop(PROMOTED_TAG) > registry.version("2").tags[PROMOTED_TAG]
-    assert version.tags == models[2][1]
+    assert state(registry) == ("3", "2", 3)
+    tags = registry.version("3").tags
+    assert tags.pop(AT_TAG) > registry.version("2").tags[AT_TAG]
+    assert tags == models[2][1] | {"promotion.replaces": "2", "promotion.way": "promoted"}
     assert registry.run_of("3").info.run_id == mlflow.get_logged_model(models[2][0]).source_run_id
+    assert [model.name for model in registry.client.search_registered_models(f"name LIKE '{registry.name}%'")] == [
+        registry.name
+    ]
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_model_keeps_its_version(registry):
-    one, two = model(1), model(2)
-    registry.promote(*one, None)
-    registry.promote(*two, "1")
+    one, _ = promoted(registry, 1, 2)
     assert registry.promote(*one, "2") == "1"
-    assert state(registry) == ({"champion": "1", "previous": "2"}, 2, True)
+    assert state(registry) == ("1", "2", 2)
     assert registry.promote(*one, "1") == "1"
-    assert state(registry) == ({"champion": "1", "previous": "2"}, 2, True)
+    assert state(registry) == ("1", "2", 2)
 
 
 def test_the_same_weights_on_other_test_images_are_another_version(registry):
@@ -92,36 +94,60 @@ def test_a_promotion_that_was_judged_against_another_champion_changes_nothing(re
     registry.promote(*one, None)
     with pytest.raises(ValueError, match=r"^version 1 became .*@champion in the meantime: nothing was changed"):
         registry.promote(*two, None)
-    assert state(registry) == ({"champion": "1"}, 1, True)
+    assert state(registry) == ("1", None, 1)
 
 
-def test_rolling_back_lets_both_change_places_once(registry):
-    one, two = model(1), model(2)
-    registry.promote(*one, None)
-    registry.promote(*two, "1")
+def test_a_champion_that_moves_while_a_version_is_registered_stays(registry):
+    """As on a server, where another machine's promotion knows nothing of this project's lock."""
+
+    class Slow(Registry):
+        def _register(self, model_id, tags):
+            self.client.set_registered_model_alias(self.name, "champion", "1")
+            return super()._register(model_id, tags)
+
+    promoted(registry, 1, 2)
+    with pytest.raises(ValueError, match=r"^version 1 became .*@champion in the meantime: nothing was changed"):
+        Slow(registry.name).promote(*model(3), "2")
+    assert registry.champion() == "1"
+
+
+def test_rolling_back_makes_the_replaced_version_the_champion_once(registry):
+    _, two = promoted(registry, 1, 2)
     registry.roll_back()
-    assert state(registry) == ({"champion": "1", "previous": "2"}, 2, True)
-    assert registry.version("2").tags[ROLLED_BACK_TAG] > registry.version("2").tags[PROMOTED_TAG]
-    run_id = registry.run_of("2").info.run_id
-    with pytest.raises(
-        ValueError, match=rf"was itself rolled back at .*, so version 1 stays: classifier promote {run_id}"
-    ):
+    assert state(registry) == ("1", "2", 2)
+    refusal = (
+        rf"version 2 was itself rolled back at 20.*, so version 1 stays .*: classifier promote {run_of(registry, '2')} "
+    )
+    with pytest.raises(ValueError, match=refusal):
         registry.roll_back()
-    assert state(registry) == ({"champion": "1", "previous": "2"}, 2, True)
+    assert state(registry) == ("1", "2", 2)
 
     registry.promote(*two, "1")  # someone wants it nevertheless
-    assert state(registry) == ({"champion": "2", "previous": "1"}, 2, True)
+    assert state(registry) == ("2", "1", 2)
     registry.roll_back()
-    assert registry.aliases() == {"champion": "1", "previous": "2"}
+    assert state(registry) == ("1", "2", 2)
+
+
+def test_after_a_rollback_the_next_promotion_can_be_rolled_back(registry):
+    promoted(registry, 1, 2)
+    registry.roll_back()
+    promoted(registry, 3)
+    assert state(registry) == ("3", "1", 3)
+    registry.roll_back()
+    assert state(registry) == ("1", "3", 3)
 
 
 def test_there_must_be_something_to_roll_back_to(registry):
-    with pytest.raises(ValueError, match="has no @previous to go back to"):
+    with pytest.raises(ValueError, match="@champion replaced no version: classifier promote RUN_ID promotes a run"):
         registry.roll_back()
-    registry.promote(*model(1), None)
-    with pytest.raises(ValueError, match="has no @previous to go back to"):
+    promoted(registry, 1)
+    with pytest.raises(ValueError, match="@champion replaced no version"):
         registry.roll_back()
-    assert state(registry) == ({"champion": "1"}, 1, True)
+    assert state(registry) == ("1", None, 1)
+
+
+def run_of(registry, number):
+    return registry.run_of(number).info.run_id
 
 
 def test_a_version_whose_run_is_gone_has_none(registry):
@@ -130,115 +156,104 @@ def test_a_version_whose_run_is_gone_has_none(registry):
     assert registry.run_of("1") is None
 
 
-def hold(registry, **tags):
-    registry.client.create_registered_model(registry.lock, tags)
-
-
-def dead():
-    """The mark of a process of this machine that ended long ago."""
-    return mark().rpartition(":")[0] + ":0.00"
-
-
-def test_the_lock_of_another_machine_is_waited_for(registry):
-    one = model(1)
-    hold(registry, holder="elsewhere:1:1.00")
-    thread = threading.Timer(0.5, lambda: registry.client.delete_registered_model(registry.lock))
-    thread.start()
-    assert registry.promote(*one, None) == "1"
-    assert not thread.is_alive()
-
-
-def test_what_another_machine_left_is_finished_after_a_while(registry, monkeypatch):
-    monkeypatch.setattr(module, "DEAD_S", 0.3)
+def old_registry(registry, champion, previous, **tags):
+    """Two versions as commit 31cce96 promoted them: @previous is an alias, and a rollback is a tag of what it undid."""
     for number in (1, 2):
-        registry.promote(*model(number), str(number - 1) if number > 1 else None)
-    registry.client.set_registered_model_alias(registry.name, PREVIOUS, "2")  # it came so far
-    hold(registry, **move("elsewhere:1:1.00", "1", "2", "2", ROLLED_BACK_TAG))
-    registry.settle()
-    assert state(registry) == ({"champion": "1", "previous": "2"}, 2, True)
-    assert registry.version("2").tags[ROLLED_BACK_TAG] == "2026"
+        model_id, given = model(number)
+        mlflow.register_model(f"models:/{model_id}", registry.name, tags=given | {"promotion.at": f"2026-11-0{number}"})
+    registry.client.set_registered_model_alias(registry.name, "champion", champion)
+    registry.client.set_registered_model_alias(registry.name, "previous", previous)
+    for tag, value in tags.items():
+        registry.client.set_model_version_tag(registry.name, previous, f"promotion.{tag}", value)
 
 
-def move(holder, *where):
-    """What the lock of `holder` notes."""
-    return {"holder": holder, "move": json.dumps(asdict(Move(*where, "2026")) | {"holder": holder})}
+def test_versions_that_an_older_pipeline_promoted_are_rolled_back(registry):
+    old_registry(registry, "2", "1")
+    assert state(registry) == ("2", "1", 2)
+    registry.roll_back()
+    assert state(registry) == ("1", "2", 2)
+    assert registry._aliases() == {"champion": "1", "previous": "2"}
+    promoted(registry, 3)
+    assert state(registry) == ("3", "1", 3)
+    assert registry._aliases() == {"champion": "3", "previous": "1"}
 
 
-def test_a_left_move_to_a_version_that_was_deleted_is_dropped(registry):
-    registry.promote(*model(1), None)
-    hold(registry, **move(dead(), "9", "1", "9", PROMOTED_TAG))
-    registry.settle()
-    assert state(registry) == ({"champion": "1"}, 1, True)
+def test_what_an_older_pipeline_rolled_back_stays_so(registry):
+    old_registry(registry, "1", "2", rolled_back_at="2026-11-03")
+    with pytest.raises(ValueError, match="version 2 was itself rolled back at 2026-11-03, so version 1 stays"):
+        registry.roll_back()
+    assert state(registry) == ("1", "2", 2)
 
 
-def test_a_note_of_one_who_lost_the_lock_is_not_carried_out(registry):
-    """It saw the lock as its own, and wrote into that of another who died without a note."""
-    registry.promote(*model(1), None)
-    registry.promote(*model(2), "1")
-    hold(registry, **move("elsewhere:1:1.00", "1", "2", "2", ROLLED_BACK_TAG) | {"holder": dead()})
-    registry.settle()
-    assert state(registry) == ({"champion": "2", "previous": "1"}, 2, True)
+class Killed(BaseException):
+    """Ends the work as a kill does: the code under test catches and cleans up nothing."""
 
 
-def test_who_lost_the_lock_changes_nothing(registry):
-    class Slow(Registry):
-        def version_of(self, weights, test_data):  # meanwhile it was taken for dead
-            self.client.delete_registered_model(self.lock)
-            hold(self, holder="elsewhere:1:1.00")
-            return super().version_of(weights, test_data)
+@pytest.fixture
+def killed(registry, monkeypatch):
+    """`killed(writes, work, *arguments)`: whether the registry's method ended at its write with this number."""
 
-    registry.promote(*model(1), None)
-    with pytest.raises(ValueError, match="another promotion went first: nothing was changed"):
-        Slow(registry.name).promote(*model(2), "1")
-    assert registry.aliases() == {"champion": "1"}
-    assert registry.client.get_registered_model(registry.lock).tags["holder"] == "elsewhere:1:1.00"
+    def stop():
+        raise Killed
 
+    def killed(writes, work, *arguments):
+        with monkeypatch.context() as patch:
+            stop_before(writes, stop, patch.setattr)
+            try:
+                getattr(registry, work)(*arguments)
+            except Killed:
+                return True
+        return False
 
-def test_a_model_that_has_the_locks_name_is_left_alone(registry):
-    registry.client.create_registered_model(registry.lock)
-    with pytest.raises(ValueError, match="is in the way"):
-        registry.promote(*model(1), None)
-    assert registry.client.get_registered_model(registry.lock).tags == {}
+    return killed
 
 
-def killed(registry, root, writes, work, *arguments):
-    process = PROCESSES.Process(target=die_before, args=(writes, str(root), registry.name, work, *arguments))
+def test_a_promotion_whose_process_is_killed_has_changed_nothing(registry, root):
+    promoted(registry, 1)
+    two = model(2)
+    process = PROCESSES.Process(target=die_before, args=(6, str(root), registry.name, "promote", *two, "1"))
     process.start()
     process.join(60)
-    return process.exitcode == -signal.SIGKILL
+    assert process.exitcode == -signal.SIGKILL
+    assert state(registry) == ("1", None, 2)
+    assert registry.promote(*two, "1") == "2"
+    assert state(registry) == ("2", "1", 2)
 
 
-@pytest.mark.parametrize("writes", range(10))
-def test_a_promotion_killed_anywhere_is_finished_or_forgotten(registry, root, writes):
-    """The lock, model, version, its link, note, two aliases, tag, lock: nine writes, and a tenth that never comes."""
-    one, two, three = model(1), model(2), model(3)
-    registry.promote(*one, None)
-    assert killed(registry, root, writes, "promote", *two, "1") == (writes < 9)
-    assert registry.aliases()["champion"] in "12"
+@pytest.mark.parametrize("writes", range(8))
+def test_a_promotion_killed_anywhere_has_changed_nothing(registry, killed, writes):
+    """The model, version, its link, three tags, and the alias: seven writes, and an eighth that never comes."""
+    promoted(registry, 1, 2)
+    three = model(3)
+    assert killed(writes, "promote", *three, "2") == (writes < 7)
+    assert state(registry) == (("3", "2", 3) if writes == 7 else ("2", "1", 3 if writes > 1 else 2))
 
-    registry.settle()
-    aliases, versions, unlocked = state(registry)
-    assert unlocked
-    noted = writes > 4
-    assert aliases == ({"champion": "2", "previous": "1"} if noted else {"champion": "1"})
-    assert versions == (2 if writes > 2 else 1)
-    if versions == 2:
-        assert (PROMOTED_TAG in registry.version("2").tags) == noted
-
-    number = registry.promote(*(three if noted else two), aliases["champion"])
-    assert registry.aliases() == {"champion": number, "previous": aliases["champion"]}
-    assert state(registry)[1] == (3 if noted else 2)  # what was registered before it was killed is not made again
+    promoted(registry, 4 if writes == 7 else 3)
+    assert state(registry) == (("4", "3", 4) if writes == 7 else ("3", "2", 3))  # a version is not made twice
 
 
-@pytest.mark.parametrize("writes", range(1, 6))
-def test_a_rollback_killed_anywhere_is_finished_or_forgotten(registry, root, writes):
-    registry.promote(*model(1), None)
-    registry.promote(*model(2), "1")
-    assert killed(registry, root, writes, "roll_back")
-    registry.settle()
-    before, after = {"champion": "2", "previous": "1"}, {"champion": "1", "previous": "2"}
-    assert state(registry) == (before if writes == 1 else after, 2, True)
-    assert (ROLLED_BACK_TAG in registry.version("2").tags) == (writes > 1)
+@pytest.mark.parametrize("writes", range(5))
+def test_a_repeated_promotion_killed_anywhere_has_changed_nothing(registry, killed, writes):
+    """Of a version that was rolled back: three tags and the alias."""
+    _, two = promoted(registry, 1, 2)
+    registry.roll_back()
+    assert killed(writes, "promote", *two, "1") == (writes < 4)
+    if writes == 4:
+        assert state(registry) == ("2", "1", 2)
+    else:
+        assert state(registry) == ("1", "2", 2)
+        with pytest.raises(ValueError, match="version 2 was itself rolled back"):
+            registry.roll_back()
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_a_rollback_killed_anywhere_has_changed_nothing(registry, killed, writes):
+    promoted(registry, 1, 2)
+    assert killed(writes, "roll_back") == (writes < 4)
+    if writes < 4:
+        assert state(registry) == ("2", "1", 2)
+        registry.roll_back()
+    assert state(registry) == ("1", "2", 2)
 
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(registry, root):
@@ -246,9 +261,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(registry, root
     names = [Registry(f"{registry.name}-{number}") for number in range(rounds)]
     for number, each in enumerate(names):
         if number % 2:  # in every other round there is a champion
-            each.promote(*model(0), None)
-        if number % 4 > 1:  # and a lock that a killed process left
-            hold(each, holder=dead())
+            promoted(each, 0)
     barrier, answers = PROCESSES.Barrier(2), PROCESSES.Queue()
     racers = [
         PROCESSES.Process(target=race, args=(str(root), registry.name, rounds, barrier, answers, model(number)))
@@ -265,5 +278,4 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(registry, root
         (won,) = (version for at, version, _ in found if at == number and version)
         (said,) = (error for at, _, error in found if at == number and error)
         assert said == f"version {won} became {each.name}@champion in the meantime: nothing was changed, run it again"
-        before = {"previous": "1"} if number % 2 else {}
-        assert state(each) == ({"champion": won, **before}, 1 + number % 2, True)
+        assert state(each) == (won, "1" if number % 2 else None, 1 + number % 2)

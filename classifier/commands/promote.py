@@ -1,4 +1,4 @@
-"""Make a run's model the champion of MLflow's model registry, if it passes the gate in params.yaml, or roll back."""
+"""Make a run's model the champion of MLflow's model registry if it passes the promotion checks, or roll back."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ if TYPE_CHECKING:
 
 def promote(
     run_id: Annotated[str | None, typer.Argument(help="id of a run, or its beginning", show_default=False)] = None,
-    rollback: Annotated[bool, typer.Option("--rollback", help="let @champion and @previous change places")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what the gate says, and change nothing")] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="make the version that @champion replaced the champion again")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="run the checks and change nothing")] = False,
     limits_alone: Annotated[
         bool,
         typer.Option(
-            "--limits-alone", help="promote also where the champion's test data are others, or its predictions gone"
+            "--limits-alone",
+            help="promote even if the champion cannot be compared with: other test data, or its predictions deleted",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Make a run's model the champion if it passes the checks.
+    """Make a run's model the champion if it passes the promotion checks.
 
-    The champion is the alias @champion in MLflow's model registry, the checks are the section promote of params.yaml.
-
-    The champion before it becomes @previous, and --rollback undoes that. A run that does not pass changes nothing: each
-    reason is printed, and the exit status is 1. A run whose model is the champion already changes nothing either, with
-    status 0.
+    The champion is the alias @champion in MLflow's model registry. The limits are in params.yaml, section promote.
+    --rollback undoes the last promotion. A run that fails a check changes nothing: each reason is printed, and the
+    exit status is 1. If the run's model is the champion already, nothing changes, and the exit status is 0.
 
     Example: classifier promote 3f2a91c0
     """
@@ -47,22 +48,21 @@ def promote(
         raise UserError("expected the id of a run, or --rollback without it: classifier promote RUN_ID")
     params = load_params(Path("params.yaml")).promote
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for two small files
-    # Seconds of imports, which a wrong command line need not wait for.
-    from classifier.runs.registry import CHAMPION, PREVIOUS, Registry, reported
+    from classifier.runs.registry import (  # here: takes seconds, and a wrong command line fails at once
+        Registry,
+        reported,
+    )
     from classifier.tracking.delivery import open_store
 
     open_store()
     with reported():
         registry = Registry(params.model)
-        if not dry_run:
-            registry.settle()
         if run_id is None:
             registry.roll_back()
             answer: dict[str, Any] = {"outcome": "rolled back"}
         else:
             answer = _promoted(run_id, registry, params, dry_run, limits_alone)
-        aliases = registry.aliases()
-    answer |= {"model": params.model, CHAMPION: aliases.get(CHAMPION), PREVIOUS: aliases.get(PREVIOUS)}
+        answer |= {"model": params.model, "champion": registry.champion(), "replaced": registry.replaced()}
     if as_json:
         print(json.dumps(answer, indent=2))
     else:
@@ -88,13 +88,16 @@ def _promoted(
     else:
         version = registry.promote(verdict.model_id, verdict.tags, verdict.champion)
         answer |= {"outcome": "promoted", "version": version}
-    return answer | {"release": releasing(verdict.run, params.model, answer["version"])}
+    try:
+        return answer | {"release": releasing(verdict.run, answer["version"], params.model)}
+    except ValueError as error:
+        return answer | {"release": [], "release_problem": str(error)}
 
 
 def _described(verdict: Verdict) -> dict[str, Any]:
     checks = [
         {
-            "gate": check.name,
+            "check": check.name,
             "value": check.value if math.isfinite(check.value) else None,
             "allowed": check.allowed,
             "passed": check.passed,
@@ -109,25 +112,25 @@ def _show(answer: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     if answer.get("checks"):
-        table = Table("gate", "value", "allowed", "", box=None)
+        table = Table("check", "value", "allowed", "", box=None)
         for check in answer["checks"]:
             value = "none" if check["value"] is None else f"{check['value']:.4g}"
-            table.add_row(check["gate"], value, check["allowed"], "ok" if check["passed"] else "no")
+            table.add_row(check["check"], value, check["allowed"], "passed" if check["passed"] else "failed")
         Console().print(table)
-    champion, previous = f"{answer['model']}@champion", answer["previous"]
+    champion, replaced = f"{answer['model']}@champion", answer["replaced"]
     match answer["outcome"]:
         case "refused":
-            print("\n  ".join([f"run {answer['run_id']} is not promoted, nothing was changed:", *answer["reasons"]]))
+            print("\n  ".join([f"run {answer['run_id']} was not promoted, nothing was changed:", *answer["reasons"]]))
         case "passed":
-            print(f"run {answer['run_id']} would be promoted; nothing was changed")
+            print(f"run {answer['run_id']} passes the checks; nothing was changed")
         case "unchanged":
-            print(f"nothing to do: version {answer['version']}, with this run's weights, is {champion} already")
+            print(f"nothing to do: version {answer['version']}, which has this run's weights, is {champion} already")
         case "promoted":
-            replaced = f", version {previous} is @previous" if previous else ""
-            print(f"promoted: version {answer['version']} is {champion}{replaced}")
+            place = f", in place of version {replaced}" if replaced else ""
+            print(f"promoted: version {answer['version']} is {champion}{place}")
         case "rolled back":
-            print(f"rolled back: version {answer['champion']} is {champion} again, version {previous} is @previous")
+            print(f"rolled back: version {answer['champion']} is {champion} again, in place of version {replaced}")
     if answer.get("release"):
         print("\n  ".join(["to release it:", *answer["release"]]))
     elif "release" in answer:
-        print("to release it, commit the dvc.lock that holds this model, then run this command again")
+        print(f"to release it, {answer['release_problem']}")

@@ -1,8 +1,9 @@
-"""The gate before @champion: what a run must have, reach and not fall behind, with a reason for each "no"."""
+"""Promotion checks: lineage, limits and the comparison with the champion, with a reason for each that fails."""
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import subprocess
 import time
@@ -14,16 +15,18 @@ from tempfile import TemporaryDirectory
 import mlflow
 import pandas as pd
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
+from ruamel.yaml import YAML
 
 from classifier.data.dataset import SIZE
 from classifier.errors import UserError
 from classifier.params import PromoteParams
+from classifier.project.lineage import project_root
 from classifier.runs.reading import PARENT_TAG, SWEEP, TEST_TAG, is_sweep, predictions
-from classifier.runs.registry import CHAMPION, Registry
+from classifier.runs.registry import Registry
 from classifier.runs.significance import paired
 from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 
-LINEAGE = {  # tags that every version carries, and what they say
+LINEAGE = {  # tags that every version has, and what they hold
     "git.commit": "the commit that made it",
     "dvc.data": "DVC's hash of the data",
     "dvc.model": "DVC's hash of the model",
@@ -32,12 +35,13 @@ LINEAGE = {  # tags that every version carries, and what they say
 }
 OPTIONAL_LINEAGE = ("git.dirty", "dvc.exp.name", "dvc.exp.baseline")
 MODEL = "data/classifier"  # the model directory in what MLflow logged
+DIRECTORY = "models/classifier"  # in the project
 WARM_UP, TIMED = 20, 200  # single images
 
 
 @dataclass(frozen=True)
 class Check:
-    """One gate: a value, what params.yaml allows, and whether it passed."""
+    """One promotion check: a value, what params.yaml allows, and whether it passed."""
 
     name: str
     meaning: str
@@ -52,14 +56,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of a run. Nothing was changed yet."""
+    """The result of all promotion checks of a run. They change nothing."""
 
     run: Run
-    champion: str | None  # the version that is @champion
+    champion: str | None  # the version that is @champion and was compared with
     model_id: str = ""  # of the run's logged model
     checks: Sequence[Check] = ()
-    problem: str | None = None  # why it cannot be measured or compared at all
-    already: bool = False  # the champion has these weights, evaluated on the same images
+    problem: str | None = None  # why the run cannot be measured or compared
+    already: bool = False  # the champion has these weights, evaluated on the same test split
 
     @property
     def reasons(self) -> list[str]:
@@ -68,23 +72,22 @@ class Verdict:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What its version will carry: lineage, every test metric, and what the gate measured."""
+        """The tags of its version: lineage, every test metric, and what the checks measured."""
         tags, metrics = self.run.data.tags, self.run.data.metrics
         return (
             {name: tags[name] for name in (*LINEAGE, *OPTIONAL_LINEAGE) if name in tags}
             | {name: repr(value) for name, value in metrics.items() if name.startswith("test/")}
             | {f"promotion.{check.name}": repr(check.value) for check in self.checks}
-            | {"promotion.judged_against": self.champion or "none"}
         )
 
 
 def consider(run: Run, registry: Registry, params: PromoteParams, *, limits_alone: bool = False) -> Verdict:
-    """Measure the run against the limits, and compare it with the champion where there is one.
+    """Check the run against the limits, and compare it with the champion if there is one.
 
-    A champion that it cannot be compared with, evaluated on another test split or without predictions by now, is a
-    problem, unless `limits_alone` is allowed to suffice. OSError when the run's own model or predictions are gone.
+    A champion that was evaluated on another test split, or whose predictions were deleted, cannot be compared with:
+    that is a problem unless `limits_alone` is set. Raises OSError when the run's own model or predictions are gone.
     """
-    champion = registry.aliases().get(CHAMPION)
+    champion = registry.champion()
     problem, model = unfit(run), model_of(run)
     if problem or model is None:
         return Verdict(run, champion, problem=problem or "its model is not in MLflow, or was deleted there")
@@ -112,7 +115,7 @@ def consider(run: Run, registry: Registry, params: PromoteParams, *, limits_alon
 
 
 def unfit(run: Run) -> str | None:
-    """Why a run cannot be considered at all; None when it can."""
+    """Why a run cannot be checked; None when it can."""
     tags, status = run.data.tags, run.info.status
     if SEED_TAG in tags:
         return f"it is one replica of run {tags.get(PARENT_TAG)}, which has the model: promote that one"
@@ -126,19 +129,19 @@ def unfit(run: Run) -> str | None:
     if tags.get(EVALUATED_TAG) != "true":
         return "it was not evaluated: dvc repro evaluates what was trained"
     if missing := [f"{what} (tag {name})" for name, what in LINEAGE.items() if name not in tags]:
-        return f"it does not say {', '.join(missing)}"
+        return f"it does not record {', '.join(missing)}"
     return None
 
 
 def model_of(run: Run) -> LoggedModel | None:
-    """What MLflow logged as the run's model; one that was broken off does not count."""
+    """The run's logged model; an incomplete one does not count."""
     query = f"source_run_id = '{run.info.run_id}'"
     found = mlflow.search_logged_models([run.info.experiment_id], query, output_format="list")
     return next((model for model in found if model.status == LoggedModelStatus.READY), None)
 
 
 def predictions_of(version: str, registry: Registry) -> pd.DataFrame | None:
-    """The predictions of the run that made a version; None when they are gone."""
+    """The predictions of the run that made a version; None when they were deleted."""
     try:
         return predictions(run) if (run := registry.run_of(version)) else None
     except FileNotFoundError:
@@ -146,7 +149,7 @@ def predictions_of(version: str, registry: Registry) -> pd.DataFrame | None:
 
 
 def limits(metrics: Mapping[str, float], latency_ms: float, params: PromoteParams) -> list[Check]:
-    """The gates that need no champion. A metric that is missing or NaN passes none."""
+    """The checks that need no champion. A metric that is missing or NaN fails its check."""
     accuracy = metrics.get("test/accuracy_low", math.nan)
     error = metrics.get("test/expected_calibration_error", math.nan)
     return [
@@ -162,29 +165,29 @@ def _limit(name: str, meaning: str, value: float, *, least: float = -math.inf, m
 
 
 def comparison(ours: pd.DataFrame, theirs: pd.DataFrame, champion: str, level: float) -> Check:
-    """McNemar's exact test on the predictions of both: fails where ours is worse with a p-value below `level`."""
+    """McNemar's exact test on the predictions of both: fails when ours are worse with a p-value below `level`."""
     alone = paired(ours, theirs)
     worse = alone.second_alone > alone.first_alone
     meaning = (
-        f"it is worse than the champion, version {champion} ({alone.second_alone} images right there alone, "
-        f"{alone.first_alone} here alone): McNemar's p-value"
+        f"it is worse than the champion, version {champion} ({alone.second_alone} images only the champion predicts "
+        f"right, {alone.first_alone} only this run): McNemar's p-value"
     )
     allowed = f"at least {level:g}, or better than version {champion}"
     return Check("mcnemar_p", meaning, alone.p, allowed, not worse or alone.p >= level)
 
 
 def median_latency_ms(folder: Path, weights: str) -> float:
-    """Median milliseconds of one image alone through the model directory, pixels to logits, on one thread of this CPU.
+    """Median time of a single image through the model directory, pixels to logits, on one thread of this CPU.
 
-    UserError when it does not hold the weights with this SHA-256.
+    Raises UserError when the directory does not hold the weights with this SHA-256.
     """
-    import torch  # takes 2 s, which --help and --rollback need not wait for
+    import torch  # takes 2 s; --help and --rollback do not need it
 
     from classifier.networks.model_dir import read_model, read_model_meta
 
     meta = read_model_meta(folder)
     if meta.weights_sha256 != weights:
-        raise UserError(f"the run's model has weights {meta.weights_sha256}, evaluated were {weights}")
+        raise UserError(f"the run's model has weights {meta.weights_sha256}, but weights {weights} were evaluated")
     classifier, threads = read_model(folder), torch.get_num_threads()
     image = torch.zeros((1, meta.channels, SIZE, SIZE), dtype=torch.uint8)
     seconds = []
@@ -200,19 +203,43 @@ def median_latency_ms(folder: Path, weights: str) -> float:
     return 1000 * statistics.median(seconds[WARM_UP:])
 
 
-def releasing(run: Run, model: str, version: str) -> list[str]:
-    """Commands that hand a version on under the tag `<model>@v<version>.0.0`, as DVC and GTO read it.
+def releasing(run: Run, version: str, registered: str) -> list[str]:
+    """Commands that release a version of the `registered` model under a git tag, as `dvc artifacts get` reads it.
 
-    The tag goes to the first commit whose dvc.lock holds the model: the run's own commit was there before the model.
-    Empty when the current branch has no such commit, or when there is no git to ask.
+    The tag goes to the first commit whose dvc.lock holds the model; the run's own commit is older than its model.
+    Raises UserError, which says what is missing, when the current branch has no such commit, or DVC would not find
+    the tag.
     """
-    digest = run.data.tags["dvc.model"]
-    search = ["git", "log", "--reverse", "--format=%h", "-S", digest, "--", "dvc.lock"]
-    try:
-        found = subprocess.run(search, capture_output=True, text=True).stdout.split()  # noqa: S603, nothing of a person's
-    except FileNotFoundError:
-        return []
-    if not found:
-        return []
-    tag, message = f"{model}@v{version}.0.0", f"Version {version} of {model}, MLflow run {run.info.run_id}"
+    root = project_root()
+    search = ["log", "--reverse", "--format=%h", "-S", run.data.tags["dvc.model"], "--", "dvc.lock"]
+    if not (found := _git(root, *search).split()):
+        raise UserError("commit the dvc.lock that holds this model, then run this command again")
+    tag = f"{_artifact(root)}@v{version}.0.0"
+    message = f"Version {version} of {registered}, MLflow run {run.info.run_id}"
     return [f'git tag -a {tag} -m "{message}" {found[0]}', "dvc push --all-tags", f"git push origin {tag}"]
+
+
+def _artifact(root: Path) -> str:
+    """The name of the model's artifact in git tags, whatever its name in MLflow's registry.
+
+    It is a key of `artifacts` in dvc.yaml. DVC puts the project's folder in the repository before it, and finds neither
+    if it has other characters than these.
+    """
+    artifacts = (YAML(typ="safe", pure=True).load(root / "dvc.yaml") or {}).get("artifacts") or {}
+    name = next((name for name, artifact in artifacts.items() if artifact.get("path") == DIRECTORY), None)
+    if name is None:
+        raise UserError(f"name the model in dvc.yaml: an entry of artifacts with the path {DIRECTORY}")
+    folder = _git(root, "rev-parse", "--show-prefix").strip().rstrip("/")
+    if not re.fullmatch("[a-zA-Z0-9-_./]*", folder):
+        raise UserError(f"rename the folder {folder}: DVC reads git tags of folders named with A-Z, a-z, 0-9, - _ .")
+    return f"{folder}={name}" if folder else name
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)  # noqa: S603, S607
+    except FileNotFoundError:
+        raise UserError("install git") from None
+    if done.returncode:
+        raise UserError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout

@@ -1,21 +1,21 @@
-"""MLflow's model registry: versions of one registered model, its aliases @champion and @previous, and who moves them.
+"""MLflow's model registry: the versions of one registered model, its alias @champion, and who moves it.
 
-What makes two promotions at once safe on every store is that creating a registered model succeeds for one caller alone:
-NAME.promotion exists while aliases move. It notes where they go, so that a move which its process did not survive is
-finished by the next one. (A file lock would end at the machine, and keep no note.) A team's server lets nobody delete
-what another user made, so that the lock of another's dead process is renamed.
+Moving the alias is the commit point of a promotion and of a rollback. All that a version has to say for it, such as the
+version that it replaces, is written before, and counts only while that version is the champion. A process that is
+killed therefore leaves the old champion or the new one, and nothing to repair.
+
+Of two promotions in one project the first wins, because a file lock lets one move the alias at a time: the other finds
+another champion than it was compared with, and changes nothing. MLflow cannot move an alias on condition. On a server,
+two machines that move it within the milliseconds between the last look and the move both succeed, and the later one is
+the champion; rolling back then leads to the version that both were compared with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
-import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import mlflow
@@ -26,52 +26,48 @@ from mlflow.exceptions import MlflowException
 
 from classifier.errors import UserError
 from classifier.project.lineage import project_root
-from classifier.project.ownership import is_living, mark
 from classifier.runs.reading import TEST_TAG
 from classifier.tracking.delivery import WEIGHTS_TAG
 from classifier.tracking.errors import explained
 
-CHAMPION, PREVIOUS = "champion", "previous"  # aliases
-PROMOTED_TAG, ROLLED_BACK_TAG = "promotion.at", "promotion.rolled_back_at"  # of a version: the last time, UTC
-HOLDER_TAG, MOVE_TAG = "holder", "move"  # of the lock
-ABSENT, PRESENT = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"  # MLflow's codes
-FORBIDDEN = "PERMISSION_DENIED"
-DEAD_S = 30.0  # seconds after which the lock of another machine's process, or of one that hangs, is that of a dead one
-PATIENCE_S = 120.0  # seconds for the promotions of this project that go first
-
-
-@dataclass(frozen=True)
-class Move:
-    """Where the aliases go, and the tag that a version gets for it."""
-
-    champion: str
-    previous: str | None
-    version: str
-    tag: str
-    at: str
+CHAMPION = "champion"  # the alias
+# Tags of a version: how it last became the champion.
+REPLACES_TAG = "promotion.replaces"  # the champion before it, or NOTHING
+WAY_TAG = "promotion.way"  # PROMOTED or ROLLED_BACK
+AT_TAG = "promotion.at"  # UTC
+NOTHING, PROMOTED, ROLLED_BACK = "none", "promoted", "rolled back"
+# Stores written before there was REPLACES_TAG have an alias for it, and a tag of the version that was rolled back.
+OLD_PREVIOUS, OLD_ROLLED_BACK_TAG = "previous", "promotion.rolled_back_at"
+ABSENT = "RESOURCE_DOES_NOT_EXIST"  # MLflow's code
+PATIENCE_S = 120.0  # seconds to wait for other promotions of this project
 
 
 class Registry:
-    """The versions and aliases of the registered model `name`, which need not exist yet."""
+    """The versions of the registered model `name`, which need not exist yet."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lock = f"{name}.promotion"
         self.client = mlflow.MlflowClient()
 
-    def aliases(self) -> dict[str, str]:
-        """Alias -> version, of one moment."""
-        with _unless(ABSENT):
-            return {alias: str(number) for alias, number in self.client.get_registered_model(self.name).aliases.items()}
-        return {}
+    def champion(self) -> str | None:
+        """The version that is @champion."""
+        return self._aliases().get(CHAMPION)
+
+    def replaced(self) -> str | None:
+        """The version that @champion replaced."""
+        aliases = self._aliases()
+        if (champion := aliases.get(CHAMPION)) is None:
+            return None
+        replaced = self.version(champion).tags.get(REPLACES_TAG) or aliases.get(OLD_PREVIOUS)
+        return None if replaced == NOTHING else replaced
 
     def version(self, number: str) -> ModelVersion:
         return self.client.get_model_version(self.name, number)
 
     def run_of(self, number: str) -> Run | None:
-        """The run that made a version; None when it is gone for good, or was never named."""
+        """The run that made a version; None when it was deleted for good, or was never named."""
         if run_id := self.version(number).run_id:
-            with _unless(ABSENT):
+            with _unless_absent():
                 return self.client.get_run(run_id)
         return None
 
@@ -82,139 +78,80 @@ class Registry:
         return next((version for version in found if version.tags.get(TEST_TAG) == test_data), None)
 
     def promote(self, model_id: str, tags: Mapping[str, str], judged_against: str | None) -> str:
-        """Make the logged model @champion, with `tags` for a new version, and the champion @previous; the version.
+        """Make the logged model @champion, with `tags` for a new version; the version.
 
-        A model that has a version already keeps it, with its tags. `judged_against` is the champion's version that the
-        gate compared with. UserError, with nothing changed, when @champion moved since then.
+        A model that has a version already keeps it, with its tags. `judged_against` is the version that was the
+        champion during the promotion checks. Raises UserError, with nothing changed, when @champion moved since then.
         """
-        with self._moving(judged_against):
+        with self._lock():
+            self._expect(judged_against)
             known = self.version_of(tags[WEIGHTS_TAG], tags[TEST_TAG])
             number = str(known.version) if known else self._register(model_id, tags)
             if number != judged_against:
-                self._note(Move(number, judged_against, number, PROMOTED_TAG, _now()))
+                self._move(number, judged_against, PROMOTED)
         return number
 
     def roll_back(self) -> None:
-        """Let @champion and @previous change places.
+        """Make the version that @champion replaced the champion again.
 
-        UserError when there is no @previous, when it was rolled back itself (a second person in the same alarm must
-        not bring the bad version back), or when @champion moved in this moment.
+        Raises UserError when there is none, when @champion is the result of a rollback itself (two people who react
+        to the same alarm must not undo each other's), or when it moved in this moment.
         """
-        champion = self.aliases().get(CHAMPION)
-        with self._moving(champion):
-            previous = self.aliases().get(PREVIOUS)
-            if champion is None or previous is None:
+        with self._lock():
+            champion, replaced = self.champion(), self.replaced()
+            if champion is None or replaced is None:
+                raise UserError(f"{self.name}@{CHAMPION} replaced no version: classifier promote RUN_ID promotes a run")
+            if since := self._rolled_back_at(champion, replaced):
                 raise UserError(
-                    f"{self.name} has no @{PREVIOUS} to go back to: classifier promote RUN_ID promotes a run"
+                    f"version {replaced} was itself rolled back at {since}, so version {champion} stays "
+                    f"{self.name}@{CHAMPION}: classifier promote {self.version(replaced).run_id} promotes it again"
                 )
-            version = self.version(previous)
-            if (since := version.tags.get(ROLLED_BACK_TAG, "")) > version.tags.get(PROMOTED_TAG, ""):
-                raise UserError(
-                    f"version {previous}, {self.name}@{PREVIOUS}, was itself rolled back at {since}, so version "
-                    f"{champion} stays: classifier promote {version.run_id} makes it the champion nevertheless"
-                )
-            self._note(Move(previous, champion, champion, ROLLED_BACK_TAG, _now()))
+            self._move(replaced, champion, ROLLED_BACK)
 
-    def settle(self) -> None:
-        """Wait for whoever moves aliases now, and finish what a process that was killed left."""
-        if self._lock_tags() is not None:
-            with self._alone():
-                pass
+    def _rolled_back_at(self, champion: str, replaced: str) -> str | None:
+        """When the champion took the place of the version that it replaced by a rollback; None when it did not."""
+        tags, old_tags = self.version(champion).tags, self.version(replaced).tags
+        if WAY_TAG in tags:
+            return tags[AT_TAG] if tags[WAY_TAG] == ROLLED_BACK else None
+        since = old_tags.get(OLD_ROLLED_BACK_TAG, "")
+        return since if since > old_tags.get(AT_TAG, "") else None
+
+    def _move(self, number: str, replaces: str | None, way: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for tag, value in {REPLACES_TAG: replaces or NOTHING, WAY_TAG: way, AT_TAG: now}.items():
+            self.client.set_model_version_tag(self.name, number, tag, value)
+        self._expect(replaces)
+        self.client.set_registered_model_alias(self.name, CHAMPION, number)
+        if replaces and OLD_PREVIOUS in self._aliases():  # only the user who made a model may delete its aliases
+            self.client.set_registered_model_alias(self.name, OLD_PREVIOUS, replaces)
+
+    def _expect(self, expected: str | None) -> None:
+        if (champion := self.champion()) != expected:
+            now = f"version {champion} became" if champion else "nobody is"
+            raise UserError(f"{now} {self.name}@{CHAMPION} in the meantime: nothing was changed, run it again")
 
     def _register(self, model_id: str, tags: Mapping[str, str]) -> str:
-        """A new version. A process that is killed after it leaves a version without alias, which the next one takes."""
+        """A new version. If this process is killed, the next promotion of the same model finds and uses it."""
         with contextlib.redirect_stderr(io.StringIO()):  # MLflow says there what the command says better
             return str(mlflow.register_model(f"models:/{model_id}", self.name, tags=dict(tags)).version)
 
-    @contextmanager
-    def _moving(self, expected: str | None) -> Iterator[None]:
-        """As _alone; UserError when another version than `expected` is the champion by now."""
-        with self._alone():
-            if (champion := self.aliases().get(CHAMPION)) != expected:
-                now = f"version {champion} became" if champion else "nobody is"
-                raise UserError(f"{now} {self.name}@{CHAMPION} in the meantime: nothing was changed, run it again")
-            yield
+    def _aliases(self) -> dict[str, str]:
+        with _unless_absent():
+            return {alias: str(number) for alias, number in self.client.get_registered_model(self.name).aliases.items()}
+        return {}
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the lock in the block; the move that the block notes is carried out at its end."""
+    def _lock(self) -> Iterator[None]:
+        """One process of this project at a time."""
         folder = project_root() / ".pipeline"
         folder.mkdir(exist_ok=True)
-        # On this machine one at a time, lest two find the same dead process's lock and one removes the other's new one.
         with FileLock(folder / "promotion.lock", timeout=PATIENCE_S):
-            holder, seen, since = mark(), "", time.monotonic()
-            while not self._take(holder):
-                if (other := self._holder()) != seen:
-                    seen, since = other, time.monotonic()
-                if other and (not is_living(other) or time.monotonic() - since > DEAD_S):
-                    self._release(other)
-                else:
-                    time.sleep(0.1)
-            try:
-                yield
-            finally:
-                self._release(holder)
-
-    def _take(self, holder: str) -> bool:
-        with _unless(PRESENT, ABSENT):  # absent: it was there, and when MLflow looked for more it was gone
-            self.client.create_registered_model(
-                self.lock, {HOLDER_TAG: holder}, "exists while @champion is being moved"
-            )
-            return True
-        return False
-
-    def _note(self, move: Move) -> None:
-        """Tell who comes after us what to finish. From here on the move happens, whatever becomes of this process."""
-        if self._holder() != mark():
-            raise UserError(f"this took over {DEAD_S:g} s, and another promotion went first: nothing was changed")
-        note = asdict(move) | {HOLDER_TAG: mark()}  # should the lock become another's at this moment
-        self.client.set_registered_model_tag(self.lock, MOVE_TAG, json.dumps(note))
-
-    def _release(self, holder: str) -> None:
-        """Carry out what the holder noted, if anything, and remove the lock; nothing when it is another's by now."""
-        tags = self._lock_tags() or {}
-        if tags.get(HOLDER_TAG) != holder:
-            return
-        note = json.loads(tags.get(MOVE_TAG, "{}"))
-        if note.pop(HOLDER_TAG, None) == holder:
-            with _unless(ABSENT):  # a version that someone deleted meanwhile
-                self._carry_out(Move(**note))
-        with _unless(ABSENT):  # on another machine somebody found it dead too
-            self._remove_lock()
-
-    def _remove_lock(self) -> None:
-        """One that another user made can only be moved out of the way."""
-        try:
-            self.client.delete_registered_model(self.lock)
-        except MlflowException as error:
-            if error.error_code != FORBIDDEN:
-                raise
-            self.client.rename_registered_model(self.lock, f"{self.lock}.{uuid.uuid4().hex[:8]}.gone")
-
-    def _carry_out(self, move: Move) -> None:
-        """Doing it again changes nothing."""
-        self.client.set_registered_model_alias(self.name, CHAMPION, move.champion)
-        if move.previous:
-            self.client.set_registered_model_alias(self.name, PREVIOUS, move.previous)
-        self.client.set_model_version_tag(self.name, move.version, move.tag, move.at)
-
-    def _holder(self) -> str:
-        """Who holds the lock; empty when nobody does. UserError when a model of that name is no lock."""
-        if (tags := self._lock_tags()) is None:
-            return ""
-        if HOLDER_TAG not in tags:
-            raise UserError(f"the registered model {self.lock} is in the way, whose name promotions need: rename it")
-        return tags[HOLDER_TAG]
-
-    def _lock_tags(self) -> dict[str, str] | None:
-        with _unless(ABSENT):
-            return dict(self.client.get_registered_model(self.lock).tags)
-        return None
+            yield
 
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """What MLflow refuses or does not answer, as an OSError of one line."""
+    """Turn what MLflow refuses or does not answer into an OSError of one line."""
     try:
         yield
     except MlflowException as error:
@@ -222,14 +159,10 @@ def reported() -> Iterator[None]:
 
 
 @contextmanager
-def _unless(*codes: str) -> Iterator[None]:
-    """Pass over MLflow's errors with these codes."""
+def _unless_absent() -> Iterator[None]:
+    """Pass over MLflow's error that something does not exist."""
     try:
         yield
     except MlflowException as error:
-        if error.error_code not in codes:
+        if error.error_code != ABSENT:
             raise
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
