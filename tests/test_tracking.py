@@ -168,11 +168,11 @@ def test_the_model_is_logged_with_the_code_of_its_stage_whenever_it_is_delivered
     with recorded("train", outputs.params) as record:
         record.begin("key", {})
         record.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
-        with (record.journal.folder / "files/model-code/classifier/serving.py").open("a") as code:
+        with (record.journal.folder / "files/model-code/classifier/serving/pyfunc.py").open("a") as code:
             code.write("# as it was then\n")
     (output,) = get_run(record.id).outputs.model_outputs
     logged = Path(mlflow.artifacts.download_artifacts(f"models:/{output.model_id}"))
-    assert (logged / "code/classifier/serving.py").read_text().endswith("# as it was then\n")
+    assert (logged / "code/classifier/serving/pyfunc.py").read_text().endswith("# as it was then\n")
 
 
 def test_nothing_logged_is_a_pickle(workspace):

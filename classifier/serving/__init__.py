@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def _load_pyfunc(folder: str) -> ServedClassifier:
-    """What MLflow calls to load a stored model, which names this package; torch is imported only then."""
+    """What MLflow calls to load a model: every stored model names `classifier.serving` as its loader."""
     from pathlib import Path
 
     from classifier.serving.pyfunc import ServedClassifier

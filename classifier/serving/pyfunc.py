@@ -1,7 +1,4 @@
-"""The model as MLflow serves it: raw pixels in, class names and probabilities out.
-
-A stored model names this module: MLflow imports `classifier.serving.pyfunc` and calls `_load_pyfunc`.
-"""
+"""The model as MLflow serves it: raw pixels in, class names and probabilities out."""
 
 from __future__ import annotations
 
@@ -16,10 +13,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from classifier.data.dataset import SIZE
+from classifier.errors import UserError
 from classifier.networks.model_dir import read_model, read_model_meta
 
 
-class InputError(MlflowException, ValueError):
+class InputError(MlflowException, UserError):
     """Images that the model does not take. MLflow's server answers with status 400 and this message alone."""
 
     def __init__(self, message: str) -> None:
