@@ -1,12 +1,15 @@
 """The board, from runs in a real store."""
 
+import io
 import json
 import subprocess
 import sys
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from scipy.stats import t
 
 from classifier.commands.leaderboard import show
@@ -127,7 +130,7 @@ def test_holm_counts_the_tests():
     record(0, [0])
     for number in range(3):
         record(0, range(1, 9), params={"train.epochs": str(number + 3)})
-    assert {entry.verdict for entry in board().entries[1:]} == {"no real difference"}
+    assert {entry.verdict for entry in board().entries[1:]} == {"not significant"}
     assert board().entries[1].p_corrected == pytest.approx(3 * mcnemar(8, 1))
 
 
@@ -247,15 +250,21 @@ class Tags(HTMLParser):
 def test_the_page_fetches_nothing_and_escapes_what_it_shows():
     record(0)
     record(0, [1], params={"train.epochs": "<script>alert(1)</script>"})
-    found = Tags(page(board()))
+    text = page(board())
+    found = Tags(text)
     assert "script" not in found.tags
     assert "<script>alert(1)</script>" in found.text
-    assert not {"src", "srcset", "action"} & {name for name, _ in found.attributes}
+    assert not {"srcset", "action"} & {name for name, _ in found.attributes}
+    (source,) = (value for name, value in found.attributes if name == "src")
+    kind, _, picture = source.partition(",")
+    assert kind == "data:image/png;base64"
+    assert Image.open(io.BytesIO(b64decode(picture))).size == (8 * 150, round(1.44 * 150))
     assert {value for name, value in found.attributes if name == "href"} == {"data:,"}
-    assert "url(" not in page(board())
-    assert "@import" not in page(board())
+    assert "url(" not in text
+    assert "@import" not in text
     assert found.tags.count("tr") == 3
-    assert found.tags.count("svg") == 2
+    assert found.tags.count("details") == 2
+    assert page(board()) == text
 
 
 def cli(*arguments):
@@ -285,7 +294,7 @@ def test_the_command_says_in_one_line_that_there_is_nothing(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     said = cli("leaderboard")
     assert (said.returncode, said.stdout) == (1, "")
-    assert said.stderr == "leaderboard: no evaluated run: dvc repro makes one\n"
+    assert said.stderr == "leaderboard: the experiment 'classifier' has no run, dvc repro makes one\n"
 
 
 def test_values_are_shown_as_they_are(capsys):

@@ -7,6 +7,7 @@ import mlflow
 import pytest
 
 from classifier.runs.reading import all_runs, find_run, frame, keeper, predictions
+from classifier.tracking.delivery import open_store
 from tests.results import TEST, empty_store, record, wrong_on
 
 
@@ -34,9 +35,39 @@ def test_a_beginning_that_none_has_names_the_newest_runs():
 
 
 def test_an_empty_store_is_said():
-    with pytest.raises(ValueError, match="no run's id begins with '000000': there is none, run dvc repro"):
+    said = "the experiment 'classifier' has no run, dvc repro makes one"
+    with pytest.raises(ValueError, match=f"^no run's id begins with '000000'; {said}$"):
         find_run("000000")
-    assert all_runs().empty
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        all_runs()
+
+
+def test_a_run_of_an_experiment_that_was_renamed_is_found_and_its_experiment_named(capsys):
+    run = record(0)
+    mlflow.MlflowClient().rename_experiment(open_store(), "all digits")
+    for wanted in (run, run[:8]):
+        assert find_run(wanted).info.run_id == run
+        assert capsys.readouterr() == ("", f"run {run} is in the experiment 'all digits'\n")
+    hint = "the experiment 'classifier' has no run, dvc repro makes one; 'all digits' has: set MLFLOW_EXPERIMENT_NAME="
+    with pytest.raises(ValueError, match=f"^{hint}'all digits'$"):
+        all_runs()
+    new = record(1)  # in the new experiment of the old name
+    assert find_run(new).info.run_id == new
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_that_was_deleted_alone_or_with_its_experiment_can_be_restored():
+    run, client = record(0), mlflow.MlflowClient()
+    client.delete_run(run)
+    with pytest.raises(ValueError, match=f"^run {run} was deleted: mlflow runs restore --run-id {run}$"):
+        find_run(run[:8])
+    client.restore_run(run)
+    experiment = open_store()
+    client.rename_experiment(experiment, "old")
+    client.delete_experiment(experiment)
+    command = f"mlflow experiments restore -x {experiment}"
+    with pytest.raises(ValueError, match=f"^run {run} was deleted with the experiment 'old': {command}$"):
+        find_run(run)
 
 
 @pytest.mark.parametrize("prefix", ["", "12345", "a%%%%%%", "../../etc"])

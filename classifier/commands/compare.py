@@ -87,6 +87,8 @@ def show(comparison: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from classifier.runs.reading import short
+
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
     names = _names(comparison)
 
@@ -102,7 +104,7 @@ def show(comparison: Comparison) -> None:
 
     def differences(title: str, found: Sequence[Difference]) -> None:
         if found:
-            tabulate(title, ["", *names], [[each.name, *map(_short, each.values)] for each in found])
+            tabulate(title, ["", *names], [[each.name, *map(short, each.values)] for each in found])
         else:
             same(title)
 
@@ -155,14 +157,6 @@ def show(comparison: Comparison) -> None:
 
 def _names(comparison: Comparison) -> list[str]:
     return [str(run)[:8] for run in comparison.runs.index]
-
-
-def _short(value: str | None) -> str:
-    """A hash by its beginning, as git has it."""
-    if value is None:
-        return "-"
-    digits = value.removesuffix(".dir")
-    return digits[:12] if len(digits) >= 32 and set(digits) <= set("0123456789abcdef") else value
 
 
 def _number(value: object, form: str) -> str:

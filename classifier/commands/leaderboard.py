@@ -60,30 +60,16 @@ def leaderboard(
 
 
 def show(board: Board, top: int = 0) -> None:
-    """The board as a table, of `top` rows; 0 for all."""
+    """Print the board as a table, of `top` rows; 0 for all."""
     from rich.console import Console
     from rich.table import Table
 
-    from classifier.runs.leaderboard_page import shown, verdict
-
-    table = Table("", "n", "accuracy", "std", "95% interval", box=None, header_style="bold")
-    for name in (*board.columns, "parameters", "train, s", "against the best", "run"):
-        table.add_column(name.removeprefix("train."), overflow="fold")
-    for place, entry in enumerate(board.entries[: top or None], start=1):
-        known = entry.low is not None and entry.high is not None
-        table.add_row(
-            str(place) if entry.test_data == board.test_data else "-",
-            str(len(entry.results)),
-            f"{entry.mean:.2%}",
-            "-" if entry.std is None else f"{100 * entry.std:.2f}",
-            f"{100 * entry.low:.2f} to {100 * entry.high:.2f}" if known else "-",  # type: ignore[operator]
-            *(shown(name, entry.value(name)) for name in board.columns),
-            f"{entry.parameters:,}" if entry.parameters else "-",
-            f"{entry.trained_s:.1f}" if entry.trained_s is not None else "-",
-            verdict(entry),
-            entry.run[:8],
-            style="bold" if entry.best else "dim" if entry.test_data != board.test_data else None,
-        )
+    rows = board.table()
+    table = Table("", box=None, header_style="bold")
+    for name in rows:
+        table.add_column(str(name).removeprefix("train."), overflow="fold")
+    for entry, values in list(zip(board.entries, rows.itertuples(), strict=True))[: top or None]:
+        table.add_row(*values, style="bold" if entry.best else None if board.ranks(entry) else "dim")
     Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
     if top and len(board.entries) > top:
         print(f"{len(board.entries) - top} more rows: classifier leaderboard --top 0")

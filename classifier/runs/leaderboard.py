@@ -22,7 +22,7 @@ from classifier.errors import UserError
 from classifier.project.files import sha256
 from classifier.project.lineage import project_root
 from classifier.repository.code_diff import Code, code_ids
-from classifier.runs.reading import PARENT_TAG, artifact, read_predictions
+from classifier.runs.reading import PARENT_TAG, artifact, read_predictions, short
 from classifier.runs.significance import holm, paired
 from classifier.tracking.delivery import EVALUATED_TAG
 from classifier.training.summary import interval
@@ -88,7 +88,7 @@ class Entry:
         if self.p_corrected is None:
             return self.problem or "not compared"
         if self.p_corrected >= LEVEL:
-            return "no real difference"
+            return "not significant"
         return "better" if (self.here_alone or 0) > (self.best_alone or 0) else "worse"
 
     def summary(self, columns: Iterable[str]) -> dict[str, Any]:
@@ -115,8 +115,29 @@ class Entry:
         }
 
     def value(self, column: str) -> str:
-        """What the board shows of a param, or of `data` or `code`; "-" where its runs had no such param."""
+        """A param, `data` or `code`; "-" when the runs do not have this param."""
         return {"data": self.data, "code": self.code}.get(column) or self.params.get(column, "-")
+
+    def shown(self, columns: Iterable[str]) -> dict[str, str]:
+        """The entry as text, by column."""
+        known = self.low is not None and self.high is not None
+        tested = self.p_corrected is not None
+        return {
+            "n": str(len(self.results)),
+            "accuracy": f"{self.mean:.2%}",
+            "std": "-" if self.std is None else f"{100 * self.std:.2f}",
+            "95% interval": f"{100 * self.low:.2f} to {100 * self.high:.2f}" if known else "-",  # type: ignore[operator]
+            **{name: short(self.value(name)) for name in columns},
+            "parameters": f"{self.parameters:,}" if self.parameters else "-",
+            "training, s": "-" if self.trained_s is None else f"{self.trained_s:.1f}",
+            "against the best": self.verdict
+            + (f", p {_p_value(self.p_corrected)} ({self.here_alone} : {self.best_alone})" if tested else ""),  # type: ignore[arg-type]
+            "run": self.run[:8],
+        }
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 @dataclass(frozen=True)
@@ -126,6 +147,15 @@ class Board:
     entries: Sequence[Entry]
     columns: Sequence[str]  # params that differ between entries, and `data` and `code` where these do
     test_data: str
+
+    def table(self) -> pd.DataFrame:
+        """A row of text per entry; the index is its place, "-" for an entry on another test split."""
+        places = [str(at) if self.ranks(entry) else "-" for at, entry in enumerate(self.entries, start=1)]
+        return pd.DataFrame([entry.shown(self.columns) for entry in self.entries], places)
+
+    def ranks(self, entry: Entry) -> bool:
+        """Whether the entry is on the board's test split."""
+        return entry.test_data == self.test_data
 
     def summary(self) -> dict[str, Any]:
         """As JSON."""

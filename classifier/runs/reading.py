@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import gc
 import io
+import re
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +20,7 @@ from urllib.request import url2pathname
 
 import mlflow
 import pandas as pd
-from mlflow.entities import DatasetInput, Run
+from mlflow.entities import DatasetInput, Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from classifier.errors import UserError
@@ -36,31 +39,70 @@ PREDICTIONS = "evaluate/predictions.parquet"
 
 
 def all_runs() -> pd.DataFrame:
-    """Every run of the experiment that was not deleted, the newest first, as `frame` has them."""
+    """Every run of the experiment, the newest first, as `frame` has them. Raises UserError when there is none."""
     experiment = open_store()
     with _without_collector():
-        return frame(mlflow.search_runs([experiment], output_format="list"))  # pages of 10,000
+        if runs := mlflow.search_runs([experiment], output_format="list"):  # pages of 10,000
+            return frame(runs)
+    raise UserError(no_runs(experiment))
 
 
 def find_run(prefix: str) -> Run:
-    """The run whose id is `prefix` or begins with it; UserError names what else it could be."""
+    """The run whose id is `prefix` or begins with it.
+
+    Runs of the project's experiment go first. One of another experiment is found too, and a line on stderr names it: an
+    experiment may have been renamed. Raises UserError, which names the candidates, when there is none or several, and
+    says how to restore a run that was deleted, alone or with its experiment.
+    """
     wanted = prefix.strip().lower()
     if len(wanted) < SHORTEST or not wanted.isalnum():
         raise UserError(f"{prefix!r} is no run: allowed are a run's id or at least its first {SHORTEST} characters")
-    experiment = open_store()
-    found = mlflow.search_runs(
-        [experiment], f"attributes.run_id LIKE '{wanted}%'", max_results=SHOWN + 1, output_format="list"
-    )
+    own = open_store()
+    if not (found := _beginning_with(wanted, [own])):
+        experiments = {each.experiment_id: each for each in mlflow.search_experiments(view_type=ViewType.ALL)}
+        everywhere = _beginning_with(wanted, [*experiments], ViewType.ALL)
+        found = [run for run in everywhere if not _deleted(run) and not _deleted(experiments[run.info.experiment_id])]
+        if everywhere and not found:
+            raise UserError(_restoring(everywhere[0], experiments[everywhere[0].info.experiment_id]))
+        if len(found) == 1:
+            name = experiments[found[0].info.experiment_id].name
+            print(f"run {found[0].info.run_id} is in the experiment {name!r}", file=sys.stderr)
     if not found:
-        newest = mlflow.search_runs([experiment], max_results=3, output_format="list")
-        known = "; the newest are " + ", ".join(map(_described, newest)) if newest else ": there is none, run dvc repro"
-        raise UserError(f"no run's id begins with {prefix!r}{known}")
+        newest = mlflow.search_runs([own], max_results=3, output_format="list")
+        known = "the newest are " + ", ".join(map(_described, newest)) if newest else no_runs(own)
+        raise UserError(f"no run's id begins with {prefix!r}; {known}")
     if len(found) > 1:
         more = " and more" if len(found) > SHOWN else ""
         raise UserError(
             f"{prefix!r} begins several ids: {', '.join(map(_described, found[:SHOWN]))}{more}; add characters"
         )
     return found[0]
+
+
+def no_runs(own: str) -> str:
+    """What to say when the experiment with this id has no run: which experiment has, if there is one."""
+    experiments = {each.experiment_id: each.name for each in mlflow.search_experiments()}
+    newest = mlflow.search_runs([*experiments], max_results=1, output_format="list")
+    name = experiments.get(newest[0].info.experiment_id) if newest else None
+    hint = f"; {name!r} has: set MLFLOW_EXPERIMENT_NAME={shlex.quote(name)}" if name else ""
+    return f"the experiment {experiments[own]!r} has no run, dvc repro makes one{hint}"
+
+
+def _beginning_with(prefix: str, experiments: list[str], view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    query = f"attributes.run_id LIKE '{prefix}%'"
+    return list(mlflow.search_runs(experiments, query, view, SHOWN + 1, output_format="list"))
+
+
+def _deleted(entity: Run | Experiment) -> bool:
+    stage = entity.info.lifecycle_stage if isinstance(entity, Run) else entity.lifecycle_stage
+    return bool(stage == LifecycleStage.DELETED)
+
+
+def _restoring(run: Run, experiment: Experiment) -> str:
+    if _deleted(experiment):
+        command = f"mlflow experiments restore -x {experiment.experiment_id}"
+        return f"run {run.info.run_id} was deleted with the experiment {experiment.name!r}: {command}"
+    return f"run {run.info.run_id} was deleted: mlflow runs restore --run-id {run.info.run_id}"
 
 
 def keeper(run: Run) -> Run:
@@ -118,6 +160,14 @@ def artifact(address: str, path: str) -> bytes:
             return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()
         except MlflowException as error:
             raise OSError(f"{uri} cannot be read: {str(error).splitlines()[0][:300]}") from None
+
+
+def short(value: str | None) -> str:
+    """A hash by its first 12 digits, any other value whole, None as "-"."""
+    if value is None:
+        return "-"
+    digits = value.removesuffix(".dir")
+    return digits[:12] if re.fullmatch("[0-9a-f]{32,}", digits) else value
 
 
 def frame(runs: Sequence[Run]) -> pd.DataFrame:
