@@ -108,7 +108,7 @@ def test_json(runs, cli):
         "release_problem": "commit the dvc.lock that holds this model, then run this command again",
         "model": "classifier",
         "champion": "1",
-        "replaced": None,
+        "previous": None,
     }
     assert [(check["check"], check["passed"]) for check in checks] == [
         ("accuracy_low", True),

@@ -62,7 +62,7 @@ def promote(
             answer: dict[str, Any] = {"outcome": "rolled back"}
         else:
             answer = _promoted(run_id, registry, params, dry_run, limits_alone)
-        answer |= {"model": params.model, "champion": registry.champion(), "replaced": registry.replaced()}
+        answer |= {"model": params.model, "champion": registry.champion(), "previous": registry.replaced()}
     if as_json:
         print(json.dumps(answer, indent=2))
     else:
@@ -117,7 +117,7 @@ def _show(answer: Mapping[str, Any]) -> None:
             value = "none" if check["value"] is None else f"{check['value']:.4g}"
             table.add_row(check["check"], value, check["allowed"], "passed" if check["passed"] else "failed")
         Console().print(table)
-    champion, replaced = f"{answer['model']}@champion", answer["replaced"]
+    champion, previous = f"{answer['model']}@champion", answer["previous"]
     match answer["outcome"]:
         case "refused":
             print("\n  ".join([f"run {answer['run_id']} was not promoted, nothing was changed:", *answer["reasons"]]))
@@ -126,10 +126,10 @@ def _show(answer: Mapping[str, Any]) -> None:
         case "unchanged":
             print(f"nothing to do: version {answer['version']}, which has this run's weights, is {champion} already")
         case "promoted":
-            place = f", in place of version {replaced}" if replaced else ""
+            place = f", in place of version {previous}" if previous else ""
             print(f"promoted: version {answer['version']} is {champion}{place}")
         case "rolled back":
-            print(f"rolled back: version {answer['champion']} is {champion} again, in place of version {replaced}")
+            print(f"rolled back: version {answer['champion']} is {champion} again, in place of version {previous}")
     if answer.get("release"):
         print("\n  ".join(["to release it:", *answer["release"]]))
     elif "release" in answer:
