@@ -197,6 +197,8 @@ def test_what_is_no_candidate_is_told_in_one_line(runs):
     assert unfit(changed(good, tags={"dvc.model": None, "git.commit": None})) == (
         "it does not record the commit that made it (tag git.commit), DVC's hash of the model (tag dvc.model)"
     )
+    nothing = {"git.commit": None, "git.problem": "git is not installed"}
+    assert unfit(changed(good, tags=nothing)) == "it does not record its commit: git is not installed"
     without = changed(good)
     assert unfit(without) is None
     (reason,) = consider(without, Registry("classifier"), PARAMS).reasons
@@ -275,7 +277,7 @@ def test_what_keeps_dvc_from_finding_a_release_is_said(workspace, monkeypatch):
     run = get_run(Candidate(0).record())
     git("add", "dvc.lock")
     git("commit", "-qm", "trained")
-    with pytest.raises(ValueError, match=r"^rename the folder my models: DVC reads git tags of folders named with"):
+    with pytest.raises(ValueError, match=r"^rename the folder or the artifact in my models=classifier: "):
         releasing(run, "1", "classifier")
     Path("dvc.yaml").write_text("artifacts:\n  other:\n    path: other\n")
     with pytest.raises(ValueError, match=r"^name the model in dvc.yaml: an entry of artifacts with the path models/cl"):
@@ -285,5 +287,5 @@ def test_what_keeps_dvc_from_finding_a_release_is_said(workspace, monkeypatch):
 def test_without_git_there_is_nothing_to_release(workspace, monkeypatch):
     run = get_run(Candidate(0).record())
     monkeypatch.setenv("PATH", str(workspace))
-    with pytest.raises(ValueError, match=r"^install git$"):
+    with pytest.raises(ValueError, match=r"^git is not installed$"):
         releasing(run, "3", "classifier")

@@ -214,20 +214,6 @@ def test_an_experiment_that_was_deleted_is_named_with_the_command_that_brings_it
     assert tracking.open_store() == get_run(run_id).info.experiment_id
 
 
-def test_a_run_of_another_experiment_is_found_and_its_experiment_named(monkeypatch):
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "first name")
-    run_id = a_run()
-    client, experiment = mlflow.MlflowClient(), get_run(run_id).info.experiment_id
-    client.rename_experiment(experiment, "its other name")
-    where = f"run {run_id} is in the experiment 'its other name'"
-    assert list(tracking.elsewhere(run_id[:8])) == [f"{where}: set MLFLOW_EXPERIMENT_NAME='its other name'"]
-    client.delete_experiment(experiment)
-    assert list(tracking.elsewhere(run_id)) == [
-        f"{where}, which was deleted: mlflow experiments restore -x {experiment}"
-    ]
-    assert list(tracking.elsewhere("0" * 8)) == []
-
-
 @pytest.mark.slow
 def test_processes_that_start_together_on_a_fresh_store_all_succeed(workspace):
     script = "from classifier.tracking.delivery import open_store; print(open_store())"

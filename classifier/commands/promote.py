@@ -90,7 +90,7 @@ def _promoted(
         answer |= {"outcome": "promoted", "version": version}
     try:
         return answer | {"release": releasing(verdict.run, answer["version"], params.model)}
-    except ValueError as error:
+    except UserError as error:
         return answer | {"release": [], "release_problem": str(error)}
 
 

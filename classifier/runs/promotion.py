@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from classifier.data.dataset import SIZE
 from classifier.errors import UserError
 from classifier.params import PromoteParams
 from classifier.project.lineage import project_root
+from classifier.repository.git import Repository, git_line
 from classifier.runs.reading import PARENT_TAG, SWEEP, TEST_TAG, is_sweep, predictions
 from classifier.runs.registry import Registry
 from classifier.runs.significance import paired
@@ -128,6 +128,8 @@ def unfit(run: Run) -> str | None:
         return f"it is {status}, allowed is FINISHED" + (f" ({error})" if error else "")
     if tags.get(EVALUATED_TAG) != "true":
         return "it was not evaluated: dvc repro evaluates what was trained"
+    if "git.commit" not in tags and "git.problem" in tags:
+        return f"it does not record its commit: {tags['git.problem']}"
     if missing := [f"{what} (tag {name})" for name, what in LINEAGE.items() if name not in tags]:
         return f"it does not record {', '.join(missing)}"
     return None
@@ -210,9 +212,8 @@ def releasing(run: Run, version: str, registered: str) -> list[str]:
     Raises UserError, which says what is missing, when the current branch has no such commit, or DVC would not find
     the tag.
     """
-    root = project_root()
-    search = ["log", "--reverse", "--format=%h", "-S", run.data.tags["dvc.model"], "--", "dvc.lock"]
-    if not (found := _git(root, *search).split()):
+    root, digest = project_root(), run.data.tags["dvc.model"]
+    if not (found := git_line(root, "log", "--reverse", "--format=%h", "-S", digest, "--", "dvc.lock").split()):
         raise UserError("commit the dvc.lock that holds this model, then run this command again")
     tag = f"{_artifact(root)}@v{version}.0.0"
     message = f"Version {version} of {registered}, MLflow run {run.info.run_id}"
@@ -229,17 +230,9 @@ def _artifact(root: Path) -> str:
     name = next((name for name, artifact in artifacts.items() if artifact.get("path") == DIRECTORY), None)
     if name is None:
         raise UserError(f"name the model in dvc.yaml: an entry of artifacts with the path {DIRECTORY}")
-    folder = _git(root, "rev-parse", "--show-prefix").strip().rstrip("/")
-    if not re.fullmatch("[a-zA-Z0-9-_./]*", folder):
-        raise UserError(f"rename the folder {folder}: DVC reads git tags of folders named with A-Z, a-z, 0-9, - _ .")
-    return f"{folder}={name}" if folder else name
-
-
-def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)  # noqa: S603, S607
-    except FileNotFoundError:
-        raise UserError("install git") from None
-    if done.returncode:
-        raise UserError(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout
+    artifact = Repository.of(root).artifact(name)
+    if not re.fullmatch("[a-zA-Z0-9-_./=]+", artifact):
+        raise UserError(
+            f"rename the folder or the artifact in {artifact}: DVC reads git tags of a-z, A-Z, 0-9, - _ . /"
+        )
+    return artifact

@@ -13,7 +13,6 @@ import re
 import shlex
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
 from importlib.metadata import version
 from tempfile import TemporaryDirectory
 
@@ -31,7 +30,6 @@ from mlflow.entities import (
     Metric,
     Param,
     RunTag,
-    ViewType,
 )
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
@@ -422,21 +420,3 @@ def _usable(experiment: Experiment) -> str:
             f"mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
-
-
-def elsewhere(prefix: str) -> Iterator[str]:
-    """For each run of other experiments, deleted ones too, whose id begins with `prefix`: how to get at it."""
-    here = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    others = {
-        experiment.experiment_id: experiment
-        for experiment in mlflow.search_experiments(view_type=ViewType.ALL)
-        if experiment.name != here or experiment.lifecycle_stage == LifecycleStage.DELETED
-    }
-    query = f"attributes.run_id LIKE '{prefix}%'"
-    for run in mlflow.search_runs([*others], query, run_view_type=ViewType.ALL, output_format="list") if others else []:
-        experiment = others[run.info.experiment_id]
-        said = f"run {run.info.run_id} is in the experiment {experiment.name!r}"
-        if experiment.lifecycle_stage == LifecycleStage.DELETED:
-            yield f"{said}, which was deleted: mlflow experiments restore -x {experiment.experiment_id}"
-        else:
-            yield f"{said}: set MLFLOW_EXPERIMENT_NAME={shlex.quote(experiment.name)}"
