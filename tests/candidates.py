@@ -10,6 +10,7 @@ import numpy as np
 
 from classifier.evaluation.metrics import Predictions, evaluate, prediction_table
 from classifier.recording.run import restore_training
+from classifier.repository.lockfile import hash_of
 from classifier.tracking.delivery import open_store
 from tests.recorded import Workspace, own_store, recorded
 from tests.samples import ROOT, write_digits
@@ -64,8 +65,7 @@ class Candidate(Workspace):
         predictions = Predictions(labels, log_probabilities, self.meta.class_names)
         prediction_table(predictions).to_parquet(self.reports / "predictions.parquet")
         self.metrics = evaluate(predictions, 0.95, 15)
-        self.digest = f"{self.meta.weights_sha256[:32]}.dir"
-        lock = f"stages:\n  train:\n    outs:\n    - path: models/classifier\n      md5: {self.digest}\n"
+        lock = f"stages:\n  train:\n    outs:\n    - path: models/classifier\n      md5: {hash_of(self.model)}\n"
         Path("dvc.lock").write_text(lock)
 
     def record(self):
