@@ -2,6 +2,7 @@
 
 import errno
 
+import psutil
 import pytest
 
 from classifier.recording.journal import Journal, new_journal, waiting_journals
@@ -116,3 +117,16 @@ def test_a_journal_comes_after_those_that_wait_though_the_clock_was_set_back(wor
     assert [journal.folder for journal in waiting_journals()] == [first.folder, second.folder]
     for journal in (first, second):
         journal.remove()
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="Linux counts the bytes that a process reads")
+def test_looking_for_new_events_or_for_the_begin_reads_no_old_ones(journal):
+    """A recorder looks every five seconds, and a journal may hold a million points."""
+    journal.append("begin", key="a")
+    journal.events.write_bytes(journal.events.read_bytes() + b'{"do": "metrics", "time": 0}\n' * 1_000_000)
+    offset = journal.events.stat().st_size
+    journal.append("end")
+    before = psutil.Process().io_counters().read_chars
+    assert [event["do"] for event in journal.read(offset)[0]] == ["end"]
+    assert journal.begin()["key"] == "a"
+    assert psutil.Process().io_counters().read_chars - before < 100_000  # of 28 million

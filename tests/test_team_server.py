@@ -259,7 +259,13 @@ def test_a_database_without_a_server_gets_no_addresses_of_this_machine(server, w
     assert get_run(line.split()[-1]).info.artifact_uri.startswith(f"{place}/")
     kept = [key for key in server.s3.objects(server.bucket) if key.startswith("direct/")]
     assert [key for key in kept if key.endswith("weights.safetensors")]
-    assert str(workspace) not in server.postgres.text("direct")
+    query = (
+        "SELECT artifact_location FROM experiments WHERE name <> 'Default' "  # which MLflow creates, and no run is in
+        "UNION SELECT artifact_uri FROM runs UNION SELECT artifact_location FROM logged_models"
+    )
+    addresses = [address for (address,) in server.postgres.rows("direct", query)]
+    assert len(addresses) == 3
+    assert all(address.startswith(place) for address in addresses)
     forget_store()
 
 

@@ -1,9 +1,9 @@
-"""What the stages tell MLflow: one run per execution of the pipeline, begun by train and completed by evaluate.
+"""What the stages record in MLflow: one run per execution of the pipeline, begun by train and completed by evaluate.
 
-Stages hardly wait for MLflow. They write a journal (`classifier.recording.journal`). The recorder, a second process
-(`python -m classifier.tracking.recorder`), imports mlflow and delivers the journal as it grows, beside the work.
-DVC's outputs know nothing of runs: evaluate's run is found by the hash of the weights, and made from params and history
-when there is none (weights from the cache, a deleted store).
+While it works a stage does not wait for MLflow: it writes a journal (`classifier.recording.journal`), which a second
+process, the recorder (`python -m classifier.tracking.recorder`), delivers as it grows. DVC's outputs do not refer to
+runs: evaluate finds its run by the hash of the weights, and creates it from params and history when there is none
+(weights from the cache, a deleted store).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SECONDS = "train/seconds"  # of training (`Row.seconds` of `classifier.training.
 
 
 class Outputs(TypedDict):
-    """What tells a run of given weights and params that exists from one that is still to be recorded."""
+    """Outputs of given weights and params: a run with these tags and metrics already records them."""
 
     tags: dict[str, str]
     metrics: dict[str, float]  # of the test, without `test/`
@@ -201,9 +201,10 @@ class Recording:
         self.journal.append("tags", tags={"evaluated": "true", "dvc.model": hash_of(model)})
 
     def end(self, status: str, error: str | None) -> None:
-        """Close the journal and wait while the recorder progresses; it says itself what it could not deliver.
+        """Close the journal and wait for the recorder as long as it makes progress.
 
-        A stage that was stopped waits for some seconds only, and leaves its recorder at work.
+        After a signal it waits for STOPPING_S at most, and the recorder goes on alone. What cannot be delivered is
+        said by the recorder itself.
         """
         if self.log:
             self.journal.keep_text("\n".join(self.log) + "\n", f"logs/{self.stage}.txt")

@@ -60,13 +60,13 @@ SERVING_PACKAGES = ["numpy", "pandas", "pydantic", "safetensors", "torch"]
 
 
 class Delivery:
-    """Puts one journal's events into the store, from the first on."""
+    """Delivers one journal's events to the store, in order."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.offset = 0  # in the journal, in bytes: what lies before it has arrived
         self.run_id = ""
-        self.made_here = False  # the run was made by this journal
+        self.made_here = False  # this journal created the run
         self.seeds: dict[int, str] = {}  # the nested runs' ids
         self.described: set[int] = set()  # nested runs whose params have arrived
         self.waiting: dict[str, list[Metric]] = defaultdict(list)  # by run id
@@ -78,11 +78,11 @@ class Delivery:
         self.ended = False
 
     def advance(self) -> None:
-        """Deliver what was written since the last time."""
+        """Deliver the events that were written since the last call."""
         events, offset = self.journal.read(self.offset)
         for event in events:
             if not self.run_id and event["do"] != "begin":
-                continue  # of a stage that ended before it began its run
+                continue  # the stage ended before its run began
             if self.overtaken and self.evaluates and event["do"] != "end":
                 continue
             if not event.get("restored") or self.made_here:
@@ -203,7 +203,7 @@ class Delivery:
         self.client.log_artifacts(self.run_id, str(self.journal.folder / "files" / event["path"]), event["path"])
 
     def _model(self, event: Event) -> None:
-        """Once: one that was broken off is completed, or the run would list both."""
+        """Log the model once: an upload that was interrupted is completed, lest the run list two models."""
         filter_string = f"source_run_id = '{self.run_id}'"
         found = list(self.client.search_logged_models([self.experiment], filter_string))
         name, params = "classifier", {name: str(value) for name, value in self.params.items()}
@@ -240,7 +240,7 @@ class Delivery:
             return
         if event["error"]:
             self.client.set_tag(self.run_id, "error", event["error"])
-        elif "error" in self.run.data.tags:  # of an earlier try
+        elif "error" in self.run.data.tags:  # of an earlier attempt
             self.client.delete_tag(self.run_id, "error")
         for run_id in (*self.seeds.values(), self.run_id):
             self.client.set_terminated(run_id, event["status"], event["time"])
