@@ -62,15 +62,9 @@ def _table(findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from classifier.runs.reading import short
+
     table = Table("what", "name", "recorded", "reproduced", box=None)
     for each in findings:
-        table.add_row(each.kind, each.name, _short(each.recorded), _short(each.reproduced))
+        table.add_row(each.kind, each.name, short(each.recorded), short(each.reproduced))
     Console(markup=False, emoji=False, highlight=False).print(table)
-
-
-def _short(value: str | None) -> str:
-    """A hash by its beginning, as git has it."""
-    if value is None:
-        return "none"
-    digits = value.removesuffix(".dir")
-    return digits[:12] if len(digits) >= 32 and set(digits) <= set("0123456789abcdef") else value
