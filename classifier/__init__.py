@@ -1,1 +1,1 @@
-"""The library under the stages: params, datasets, model, training engine, evaluation, tracking."""
+"""The library that the stages and the command line use, one folder per topic. Begin with `params`."""

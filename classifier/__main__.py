@@ -9,8 +9,8 @@ from classifier.project.cli import run
 
 
 def main() -> None:
-    """Run a command; an error that a person can cure is one line."""
-    gc.disable()  # most commands are short, and looking for cycles among mlflow's modules takes a third of a second
+    """Run a command. Errors that the user can fix are printed as one line."""
+    gc.disable()  # most commands are short, and collecting garbage among mlflow's modules takes a third of a second
     run(call, name="classifier")
 
 

@@ -140,7 +140,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
     assert names(tmp_path) == ["far", "folder"]
 
 
-def test_only_ordinary_files_of_an_allowed_size_are_read(tmp_path):
+def test_only_regular_files_of_an_allowed_size_are_read(tmp_path):
     (tmp_path / "file").write_bytes(b"12345")
     assert read_file(tmp_path / "file", 5) == b"12345"
     with pytest.raises(ValueError, match="file has 5 bytes: allowed are 4"):
@@ -149,7 +149,7 @@ def test_only_ordinary_files_of_an_allowed_size_are_read(tmp_path):
     (tmp_path / "zero").symlink_to("/dev/zero")
     for path in (tmp_path, tmp_path / "pipe", tmp_path / "zero"):
         for read in (sha256_of, lambda path: read_file(path, 5)):
-            with pytest.raises(ValueError, match="is not an ordinary file"):
+            with pytest.raises(ValueError, match="is not a regular file"):
                 read(path)
 
 

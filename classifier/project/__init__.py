@@ -1,4 +1,4 @@
-"""What every process needs: files written whole, checksummed JSON, locks, lineage, how a command starts and fails.
+"""Foundations of every process: atomic files, checksummed JSON, locks, the project's root, start and exit of commands.
 
 Begin with `files` and `cli`.
 """

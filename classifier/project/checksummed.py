@@ -1,14 +1,14 @@
-"""JSON files that hold a checksum of themselves: the manifests and descriptions beside a stage's files.
+"""JSON files with a checksum of themselves: the manifest.json or meta.json of a stage's output.
 
-DVC compares sizes and times, and of a read-only file in its cache not even those. So whoever reads an output verifies
-it: each file against the SHA-256 in the output's manifest.json or meta.json, and that file against its own checksum,
-the key `seal`. Models carry theirs to wherever they are served, where there is no dvc.lock. A checksum detects
-corruption and careless edits; it is not a signature: dvc.lock, which git keeps, shows a file that was changed together
-with its checksum.
+DVC compares sizes and times, and for read-only files in its cache not even those. Therefore every reader of an output
+verifies it: each file against the SHA-256 in the output's manifest.json or meta.json, and that file against its own
+checksum, the key `seal`. Served models, which have no dvc.lock, verify theirs too. A checksum detects corruption and
+accidental edits; it is not a signature. dvc.lock, which git tracks, reveals a file that was changed together with its
+checksum.
 
-The key `format` numbers the versions of a file's fields. A file without it has format 1. To change the fields of a
-`Checksummed`, append a function to its `UPGRADES` that turns the values of the last format into those of the new one:
-files of every earlier format can then still be read.
+The key `format` is the version of a file's fields; a file without it has format 1. To change the fields of a
+`Checksummed`, append a function to `UPGRADES` that converts the values of the last format to the new one. Files of all
+earlier formats stay readable.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from classifier.project.files import json_bytes, read_file, sha256, write_atomic
 
 CHECKSUM = "seal"
 FORMAT = "format"
-LARGEST = 1 << 24  # bytes; a model of 10,000 classes has some 200,000
+LARGEST = 1 << 24  # bytes; the meta.json of a model with 10,000 classes has about 200,000
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Checksummed(BaseModel):
-    """The fields of such a file."""
+    """Base class of the fields of a checksummed file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -40,7 +40,7 @@ class Checksummed(BaseModel):
 
     @classmethod
     def newest_format(cls) -> int:
-        """The format that is written, and the last that can be read."""
+        """The format that is written, and the newest that can be read."""
         return 1 + len(cls.UPGRADES)
 
 
@@ -48,16 +48,16 @@ Form = TypeVar("Form", bound=Checksummed)
 
 
 def write_checksummed(path: Path, content: Checksummed) -> None:
-    """Equal values are equal bytes. Raises UserError for NaN and Inf."""
+    """Write `content` with its checksum. Equal values give equal bytes. Raises ValueError for NaN and Inf."""
     number = content.newest_format()
     values = content.model_dump() | ({FORMAT: number} if number > 1 else {})
     write_atomic(path, json_bytes({**values, CHECKSUM: _checksum(values)}))
 
 
 def read_checksummed(path: Path, form: type[Form], stage: str) -> Form:
-    """What `write_checksummed` wrote, by this version of the project or an earlier one.
+    """Read and verify a file that this version of the project or an earlier one wrote.
 
-    Raises FileNotFoundError and UserError that name the file and `stage`, which writes it again.
+    Raises FileNotFoundError or UserError, naming the file and the `stage` that rewrites it.
     """
     try:
         content = read_file(path, LARGEST)
@@ -91,12 +91,12 @@ def read_checksummed(path: Path, form: type[Form], stage: str) -> Form:
             f"{corrupt} ({error.error_count()} problems), the first: "
             f"{where:.200}: {reprlib.repr(first['input']):.200}: {first['msg']:.200}: {again}"
         ) from None
-    except (KeyError, AttributeError, TypeError):  # in an upgrade, of values that no version wrote
+    except (KeyError, AttributeError, TypeError):  # in an upgrade, for values that no version wrote
         raise UserError(f"{corrupt}: {again}") from None
 
 
 def newer_format(number: int, newest: int) -> str:
-    """The refusal of a file that a newer version of the project wrote."""
+    """The message about a file that a newer version of the project wrote."""
     return (
         f"was written by a newer version of this project, in format {number} (this version reads formats up to "
         f"{newest}): update the project"
@@ -104,5 +104,5 @@ def newer_format(number: int, newest: int) -> str:
 
 
 def _checksum(values: Mapping[str, Any]) -> str:
-    """SHA-256 of everything else in the file, in the one form in which it is written."""
+    """SHA-256 of all other values, serialized as they are written."""
     return sha256(json_bytes(values))

@@ -1,4 +1,4 @@
-"""How a stage or a command ends: silently, or with one clear line and a non-zero exit status."""
+"""Runs the main function of a stage or command: errors become one line and a non-zero exit status."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from classifier.project.ownership import owning
 
 
 def run(main: Callable[[list[str]], None], name: str) -> None:
-    """Call `main` with the command line; an error that a person can cure is one line that begins with `name`.
+    """Call `main` with the command line; errors that the user can fix become one line that starts with `name`.
 
-    Those are UserError, OSError and a lack of memory. Errors of the program itself keep their traceback.
+    These are UserError, OSError and running out of memory. Other exceptions are bugs and keep their traceback.
     """
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwind, as SIGINT does
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwind, like SIGINT
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
@@ -35,18 +35,18 @@ def run(main: Callable[[list[str]], None], name: str) -> None:
         print(f"{name}: out of memory: {lack}: {key}close other programs", file=sys.stderr)
         sys.exit(1)
     finally:
-        gc.freeze()  # before it ends Python would look for cycles among all that torch and mlflow hold: 1 s
+        gc.freeze()  # spares the garbage collection of torch's and mlflow's objects at exit: 1 s
 
 
 def out_of_memory(error: Exception) -> str | None:
-    """What could not be allocated and what is free, in one line; None for any other error.
+    """Describe in one line what could not be allocated and what is free; None for any other error.
 
     PyTorch raises OutOfMemoryError for a GPU and RuntimeError for the CPU, NumPy and Python raise MemoryError.
     """
     text = " ".join(str(error).split())
     if re.search("can't allocate memory|out of memory|ALLOC_FAILED", text):
         text = text.rpartition("DefaultCPUAllocator: ")[2]
-        # What remains: the size asked for, and the GPU's size and free memory. Advice for programmers goes.
+        # Keep the requested size and the GPU's total and free memory; drop advice for programmers.
         text = re.split(r" (?:Error code|Including|Of the allocated|CUDA kernel errors|If reserved)\b", text)[0]
     elif not isinstance(error, MemoryError):
         return None
@@ -59,9 +59,9 @@ def out_of_memory(error: Exception) -> str | None:
 
 
 def run_stage(main: Callable[[list[str]], None]) -> None:
-    """As `run`, one process at a time per stage and working folder. `--help` prints the stage's docstring.
+    """Like `run`, but only one process at a time per stage and working folder. `--help` prints the stage's docstring.
 
-    A stage outlives a `dvc repro` that was killed, and the next one starts it again beside itself.
+    A stage outlives a killed `dvc repro`, and the next `dvc repro` starts the stage again; it waits for the first one.
     """
     stage = Path(sys.argv[0]).stem
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -77,7 +77,7 @@ def run_stage(main: Callable[[list[str]], None]) -> None:
 
 
 def paths(arguments: list[str], *names: str) -> list[Path]:
-    """The command line as paths, one for each name; UserError says what is expected."""
+    """Parse the arguments as paths, one per name. Raises UserError, naming what is expected."""
     if len(arguments) != len(names):
         expected = " ".join(name.upper() for name in names) or "no arguments"
         raise UserError(f"expected {expected}, got {len(arguments)}: {' '.join(arguments)}")

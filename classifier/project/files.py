@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written under a temporary name, flushed to disk, then renamed."""
+"""Atomic files and folders: written under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from classifier.errors import UserError
 
 
 class NoSpaceError(OSError):
-    """The disk, or the user's share of it, is full. `errno` is that of the system's own error."""
+    """The disk is full or the user's quota is used up. `errno` is that of the original error."""
 
     def __init__(self, path: Path, size: int | None, number: int) -> None:
         existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
@@ -32,11 +32,11 @@ class NoSpaceError(OSError):
 
 @contextmanager
 def needing_space(path: Path, size: int | None = None) -> Iterator[None]:
-    """Raise NoSpaceError with the file, the bytes that it needs and those that are free when the disk is full."""
+    """Convert errors of a full disk to NoSpaceError, which names the file, the bytes needed and the bytes free."""
     try:
         yield
     except NoSpaceError:
-        raise  # of a file inside
+        raise  # already converted, for a file inside
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -44,9 +44,9 @@ def needing_space(path: Path, size: int | None = None) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: bytes, *, verify: bool = False) -> None:
-    """Write `content` under `path`, or leave `path` as it was. Creates the folder when it is missing.
+    """Write `content` to `path`, or leave `path` unchanged on failure. Creates the folder if needed.
 
-    With `verify` it is read back and compared before it gets its name: OSError when the disk holds something else.
+    With `verify`, the content is read back before the file is renamed; raises OSError if it differs.
     """
     with needing_space(path, len(content)):
         _write_atomic(path, content, verify)
@@ -69,10 +69,10 @@ def _write_atomic(path: Path, content: bytes, verify: bool) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a finished and flushed file its final name, with the permissions the umask asks for.
+    """Rename a complete, flushed file to its final name, with the permissions of the umask.
 
-    When the folder's flush fails, which comes last, the new file stands whole already and OSError is raised: a power
-    cut may still bring the one before back.
+    The last step flushes the folder. If that fails, OSError is raised although the new file is in place: after a power
+    failure, the previous file may be back.
     """
     apply_umask(temporary)
     temporary.replace(path)
@@ -88,7 +88,7 @@ def _flush_folder(path: Path) -> None:
 
 
 def apply_umask(path: Path) -> None:
-    """The permissions of an ordinary new file; a temporary one is made for its owner's eyes alone."""
+    """Set the permissions of an ordinary new file; temporary files are readable by their owner only."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
@@ -96,13 +96,14 @@ def apply_umask(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, *subfolders: str) -> Iterator[Path]:
-    """A new folder to write into: when the block ends it takes the place of `path`, which stays as it was till then.
+    """Yield a new folder to write into, which replaces `path` when the block ends.
 
-    When the block raises, nothing is left of it; what a process that was killed left is removed the next time. When the
-    last flush fails, OSError is raised though the new folder stands, as in `publish`. A folder inside `path` that is
-    none of `subfolders` raises UserError first: no stage writes one, so `path` is another place.
+    If the block raises, the new folder is removed and `path` is unchanged; the next call removes what a killed process
+    left. If the last flush fails, OSError is raised although the new folder is in place, as in `publish`. Raises
+    UserError if `path` contains a folder other than `subfolders`: no stage writes such a folder, so `path` is probably
+    wrong.
     """
-    path = path.resolve() if path.is_symlink() else path  # the link stays
+    path = path.resolve() if path.is_symlink() else path  # keep the link
     new, old = (path.with_name(f".{path.name}.{word}") for word in ("new", "old"))
     if old.exists() and not path.exists():  # killed between the two renames below
         old.rename(path)
@@ -139,33 +140,33 @@ def _remove(folder: Path) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON with sorted keys, so that equal values are equal bytes; NaN and Inf raise UserError."""
+    """Serialize as JSON with sorted keys, so that equal values give equal bytes. Raises ValueError for NaN and Inf."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """As json_bytes has it."""
+    """Write `json_bytes(value)`."""
     write_atomic(path, json_bytes(value))
 
 
 def read_file(path: Path, largest: int) -> bytes:
-    """The bytes of an ordinary file; UserError when it has more than `largest`, or is a pipe, which never ends."""
-    if (size := ordinary_size(path)) > largest:
+    """Read a regular file. Raises UserError if it has more than `largest` bytes or is not a regular file."""
+    if (size := regular_size(path)) > largest:
         raise UserError(f"{path} has {size:,} bytes: allowed are {largest:,}")
     return path.read_bytes()
 
 
-def ordinary_size(path: Path) -> int:
-    """Bytes of a file; UserError when it is none but a folder, a pipe or a device."""
+def regular_size(path: Path) -> int:
+    """Size of a file in bytes. Raises UserError unless `path` is a regular file."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path} is not an ordinary file")
+        raise UserError(f"{path} is not a regular file")
     return status.st_size
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of an ordinary file's bytes, 64 hexadecimal digits."""
-    ordinary_size(path)
+    """SHA-256 of a regular file, 64 hexadecimal digits."""
+    regular_size(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

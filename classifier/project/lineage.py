@@ -13,31 +13,31 @@ PROJECT_FILES = ("dvc.yaml", "params.yaml")  # in a project's root
 
 
 def project_root() -> Path:
-    """The project that all runs belong to.
+    """The root of the project that runs belong to.
 
-    A sweep, whose experiments run in clones, names it in PIPELINE_ROOT. DVC names it in DVC_ROOT, also where an
-    experiment runs in a temporary folder. Otherwise it is the project that holds the current folder, or, outside a
-    project, the current folder itself.
+    Sweeps, whose experiments run in clones, set it in PIPELINE_ROOT. DVC sets it in DVC_ROOT, also for experiments in a
+    temporary folder. Otherwise it is the project that contains the current folder or, outside a project, the current
+    folder.
     """
     return named_root() or find_root(Path.cwd()) or Path.cwd()
 
 
 def named_root() -> Path | None:
-    """The project that the environment names."""
+    """The project's root according to the environment."""
     root = os.environ.get("PIPELINE_ROOT") or os.environ.get("DVC_ROOT")
     return Path(root).resolve() if root else None
 
 
 def find_root(start: Path) -> Path | None:
-    """The project that holds the folder `start`: the nearest folder upwards with `.dvc`, as DVC itself looks for it.
+    """The project that contains `start`: like DVC, the nearest folder upwards with `.dvc`.
 
-    Without DVC's folder it is the nearest one with `dvc.yaml` and `params.yaml`; None when there is neither.
+    Without one, the nearest folder with `dvc.yaml` and `params.yaml`; None if there is neither.
     """
     return _nearest(start, ".dvc") or _nearest(start, *PROJECT_FILES)
 
 
 def command_folder() -> Path:
-    """Where commands work: the nearest folder upwards with `dvc.yaml` and `params.yaml`, else the project's root.
+    """The folder in which commands run: the nearest upwards with `dvc.yaml` and `params.yaml`, or the project root.
 
     Raises UserError outside a project.
     """
@@ -56,7 +56,7 @@ def _nearest(start: Path, *names: str) -> Path | None:
 
 
 def user_name() -> str:
-    """The user's name, or number: in a container the number may have no name."""
+    """The user's name, or the numeric id if it has no name, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # OSError since Python 3.13
@@ -64,6 +64,6 @@ def user_name() -> str:
 
 
 def experiment_tags() -> dict[str, str]:
-    """Name and baseline of DVC's experiment; empty in a plain `dvc repro`."""
+    """Name and baseline of the DVC experiment; empty in a plain `dvc repro`."""
     names = {"dvc.exp.name": "DVC_EXP_NAME", "dvc.exp.baseline": "DVC_EXP_BASELINE_REV"}
     return {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}

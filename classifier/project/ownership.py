@@ -1,7 +1,7 @@
-"""Which living process owns a folder: training's checkpoints, a journal, a stage's outputs.
+"""Ownership of folders by running processes: checkpoints, journals, outputs of a stage.
 
-The owner holds a lock of the kernel's on a file in the folder, and however a process ends, its locks end with it. A
-process that is started with the handle among its `pass_fds` owns the folder too, until both have ended.
+The owner holds a kernel lock (flock) on a file in the folder, which is released however the process ends. A child
+process that inherits the handle (`pass_fds`) shares ownership until both have ended.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import psutil
 
 from classifier.project.files import needing_space
 
-LOCK = "lock"  # the file in the folder; it holds the owner's mark, for people
+LOCK = "lock"  # the locked file; contains the owner's mark, for people
 
 
 def claim(folder: Path) -> int | None:
-    """Make `folder` this process's own, creating it if need be: the handle to `release`, None when another owns it."""
+    """Take ownership of `folder`, creating it if needed. Returns a handle to `release`, or None if it is owned."""
     with needing_space(folder / LOCK):
         return _claim(folder)
 
@@ -36,7 +36,7 @@ def _claim(folder: Path) -> int | None:
         try:
             handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            continue  # the folder was removed meanwhile
+            continue  # the folder was removed in the meantime
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(handle, folder / LOCK):
@@ -49,18 +49,18 @@ def _claim(folder: Path) -> int | None:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its folder was removed meanwhile
+        os.close(handle)  # the folder was removed in the meantime
 
 
 def release(handle: int) -> None:
-    """Give up what `claim` gave."""
+    """Release ownership; `handle` is the one that `claim` returned."""
     os.close(handle)
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder that is this process's own, at once for everybody else.
+    """Remove a folder that this process owns, atomically for other processes.
 
-    With it goes what others left beside it that were killed while they did the same; several may be at it at once.
+    Also removes what processes left that were killed while removing a folder here. Concurrent calls are safe.
     """
     with suppress(FileNotFoundError):
         folder.rename(folder.with_name(f".{uuid.uuid4().hex}.removed"))
@@ -69,7 +69,7 @@ def remove(folder: Path) -> None:
 
 
 def owner_of(folder: Path) -> str:
-    """The mark of the process that owns `folder`, or owned it last; empty when it says none."""
+    """The mark of the current or last owner of `folder`; empty if there is none."""
     try:
         return (folder / LOCK).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def owner_of(folder: Path) -> str:
 
 @contextmanager
 def owning(folder: Path) -> Iterator[None]:
-    """Own `folder` in the block; while another process owns it, wait, and say for which. The folder goes in the end."""
+    """Own `folder` during the block and remove it afterwards. Waits for another owner and prints which one it is."""
     said = ""
     while (handle := claim(folder)) is None:
         if (owner := owner_of(folder)) and owner != said:
@@ -96,13 +96,13 @@ def owning(folder: Path) -> Iterator[None]:
 
 
 def mark(process: psutil.Process | None = None) -> str:
-    """`host:pid:start`: a process id comes again; with host and start it is one of a kind."""
+    """`host:pid:start`, which is unique, unlike a process id alone."""
     process = process or psutil.Process()
     return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
 
 
 def is_living(owner: str) -> bool:
-    """Whether the process that left this mark still runs; of another host nobody can know, so it does."""
+    """Whether the process with this mark is running. Processes of other hosts are assumed to be."""
     host, _, rest = owner.partition(":")
     if host != socket.gethostname():
         return bool(rest)
