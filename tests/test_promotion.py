@@ -177,7 +177,7 @@ def test_what_is_no_candidate_is_told_in_one_line(runs):
     client = mlflow.MlflowClient()
 
     replica = changed(good, tags={SEED_TAG: "3", "mlflow.parentRunId": good.info.run_id})
-    assert unfit(replica) == f"it is one replica of run {good.info.run_id}, which has the model: promote that one"
+    assert unfit(replica) == f"it is one seed of run {good.info.run_id}, which has the model: promote that one"
 
     parent = client.create_run(good.info.experiment_id)
     changed(good, tags={"mlflow.parentRunId": parent.info.run_id})

@@ -6,7 +6,7 @@ from contextlib import closing
 import mlflow
 import pytest
 
-from classifier.runs.reading import all_runs, find_run, frame, keeper, predictions
+from classifier.runs.reading import all_runs, find_run, frame, predictions, run_with_files
 from classifier.tracking.delivery import open_store
 from tests.results import TEST, empty_store, record, wrong_on
 
@@ -93,18 +93,16 @@ def test_predictions_are_the_table_that_evaluate_wrote():
 
 def test_predictions_of_a_replica_are_its_parents_if_it_was_chosen():
     parent, other, chosen = replicas()
-    assert keeper(find_run(chosen)).info.run_id == parent
+    assert run_with_files(find_run(chosen)).info.run_id == parent
     assert len(predictions(find_run(chosen))) == 40
-    message = (
-        f"run {other} is the replica of seed 4; the predictions that are kept, in run {parent}, are those of seed 5"
-    )
+    message = f"run {other} has seed 4; its parent, run {parent}, keeps the predictions of seed 5 only"
     with pytest.raises(FileNotFoundError, match=message):
         predictions(find_run(other))
 
 
 def test_a_sweep_does_not_stand_for_its_runs():
     run = find_run(record(0, tags={"mlflow.parentRunId": record(1)}))
-    assert keeper(run) is run
+    assert run_with_files(run) is run
 
 
 def test_a_replica_has_its_parents_data_and_tags():
@@ -113,8 +111,8 @@ def test_a_replica_has_its_parents_data_and_tags():
     assert set(rows["test_data"]) == {TEST}
     assert rows["replica_of"].dropna().to_dict() == {other: parent, chosen: parent}
     assert rows["seed"].to_dict() == {parent: "5", other: "4", chosen: "5"}
-    assert set(rows["address"]) == {rows.loc[parent, "address"]}
-    assert rows["keeper"].notna().to_dict() == {parent: True, other: False, chosen: True}
+    assert set(rows["artifact_uri"]) == {rows.loc[parent, "artifact_uri"]}
+    assert rows["predictions_uri"].notna().to_dict() == {parent: True, other: False, chosen: True}
     assert rows.loc[chosen, "tags.git.commit"] == "c" * 40
     assert rows.loc[chosen, "trained_s"] == 2.5
 

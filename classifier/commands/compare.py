@@ -1,4 +1,4 @@
-"""Show what differs between recorded runs, and on which images they disagree."""
+"""Compare recorded runs, and show the images on which they disagree."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def compare(
 
     Params, code, data, environment, results by class and single images are compared.
 
-    Each run is compared with the first. The code is the commit and what was uncommitted, taken together. Written are
-    curves.png, all curves over each other; disagreements.csv, every image of which the runs do not say the same;
-    disagreements.png, where the test split is in the workspace or in DVC's cache; code.diff, where code differs.
+    Each run is compared with the first. The code is the commit with its uncommitted changes. Written are curves.png,
+    the curves of all runs; disagreements.csv, the images that the runs predict differently; disagreements.png, if the
+    test split is in the workspace or in DVC's cache; code.diff, if code differs.
 
     Runs on different test data are refused, with both digests.
 

@@ -1,4 +1,4 @@
-"""Show every recorded result, seeds together, the best first, and which difference is real."""
+"""Rank every recorded result, seeds together, with the significance of each difference."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ def leaderboard(
 ) -> None:
     """Rank all recorded results, and test their differences.
 
-    A row is all runs that differ in nothing but the seed: the same params, data and code (stages/, classifier/ and
-    dvc.yaml, committed or not). What changes neither model nor accuracy does not count: train.seed, replicas, log_every
-    and checkpoint_every, mirrors and retries of download, the section evaluate, and the machine. Replicas count as
-    their seeds do, a seed that was repeated counts once, a sweep's own run not at all.
+    A row is all runs that differ only in the seed: they have the same params, data and code (stages/, classifier/ and
+    dvc.yaml, committed or not). Params that change neither the model nor its accuracy do not count: train.seed,
+    seeds, log_every and checkpoint_every, mirrors and retries of download, and the section evaluate. A seed that was
+    repeated counts once.
 
-    Shown are n seeds, the mean of their test accuracy, its standard deviation and 95% interval (Student's t), the
-    params that differ, the network's parameters, seconds of training (mean). "Against the best" is McNemar's exact
-    test on the stored predictions, of each row's median run (the next one where its predictions are gone; the median
-    replica on validation, where only its predictions are kept), with Holm's correction for all tests of the board; in
-    brackets the images that only this one and only the best gets right. It takes the models as they are; what other
-    seeds would give is the interval's matter.
+    Columns: n seeds, the mean of their test accuracy, its standard deviation and 95% interval (Student's t), the params
+    that differ, the network's parameters, mean seconds of training. "Against the best" is McNemar's exact test on the
+    predictions of each row's median run, or of the next one that has predictions, with Holm's correction for all tests
+    of the board. In brackets are the numbers of images that only this run and only the best one predicts right. The
+    test compares two models; the interval says what other seeds would give.
 
-    Rows on another test split than the newest run's stand below, not compared.
+    Rows on another test split than the newest run's are at the bottom, not compared.
 
     Example: classifier leaderboard --html reports/leaderboard.html
     """

@@ -1,4 +1,4 @@
-"""What differs between recorded runs: params, code, data, environment, results, and single images."""
+"""Compare recorded runs: params, code, data, environment, results, and single images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from classifier.project.lineage import project_root
 from classifier.repository.code_diff import Code, code_diff
 from classifier.repository.dvc import cache, listing_in, place_in
 from classifier.repository.lockfile import read_lock
-from classifier.runs.reading import artifact, frame, keeper, read_predictions
+from classifier.runs.reading import artifact, frame, read_predictions, run_with_files
 from classifier.runs.significance import Disagreement, holm, paired
 
 CURVES = ("train/running_loss", "validation/loss", "validation/accuracy")
@@ -33,7 +33,7 @@ Curve = Sequence[tuple[int, float]]  # step, value
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing of which the runs hold different values; None where a run has none."""
+    """A value that differs between the runs; None where a run has none."""
 
     name: str
     values: Sequence[str | None]  # in the runs' order
@@ -41,7 +41,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """What turns the first run's code into another's: git's diff, or why it is not known."""
+    """Git's diff from the first run's code to another's, or why it is not known."""
 
     diff: str
     problem: str | None = None
@@ -59,18 +59,18 @@ class Change:
 
 @dataclass(frozen=True)
 class Results:
-    """What the runs made of the same test images."""
+    """The predictions of the runs on the same test images, compared."""
 
     class_names: Sequence[str]
     per_class: pd.DataFrame  # name, images, accuracy_<k> of the k-th run
-    disagreements: pd.DataFrame  # index, label, predicted_<k>, probability_<k>: a row per image, the surest first
+    disagreements: pd.DataFrame  # a row per image: index, label, predicted_<k>, probability_<k>
     alone: Sequence[Disagreement]  # the first run with each other one
-    p_corrected: Sequence[float]  # their p-values by Holm, for as many as they are
+    p_corrected: Sequence[float]  # their p-values with Holm's correction
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of two or more runs, in the order in which they were named."""
+    """Two or more runs, in the order in which they were named."""
 
     runs: pd.DataFrame  # rows as `runs.frame` has them
     params: Sequence[Difference]
@@ -107,13 +107,12 @@ class Comparison:
 def compare(runs: Sequence[Run]) -> Comparison:
     """All that differs between two or more runs.
 
-    UserError when they are fewer, the same, or belong to different test data: then their results say nothing about
-    each other.
+    Raises UserError when they are fewer, not distinct, or were evaluated on different test data.
     """
     ids = [run.info.run_id for run in runs]
     if len(ids) < 2 or len(set(ids)) < len(ids):
         raise UserError(f"expected two or more different runs, got {', '.join(ids) or 'none'}")
-    known = {run.info.run_id: run for run in [*runs, *map(keeper, runs)]}
+    known = {run.info.run_id: run for run in [*runs, *map(run_with_files, runs)]}
     rows = frame(list(known.values())).loc[ids]
     _refuse_other_test_data(rows["test_data"])
     results, problems = _results(rows)
@@ -122,7 +121,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
         runs=rows,
         params=_differences(rows, "params."),
         data=_differences(rows.rename(columns={"data": "is.data", "data_name": "is.data set"}), "is."),
-        environment=[*_differences(rows, "tags.env."), *_packages(list(rows["address"]))],
+        environment=[*_differences(rows, "tags.env."), *_packages(list(rows["artifact_uri"]))],
         code=code,
         curves=[_curves(run) for run in ids],
         results=results,
@@ -177,7 +176,7 @@ def _code(row: pd.Series[Any]) -> Code:
         raise UserError(
             f"run {row.name} was recorded without its commit ({why if isinstance(why, str) else 'unknown'})"
         )
-    return Code(commit, artifact(row["address"], "code/uncommitted.diff") if dirty else b"")
+    return Code(commit, artifact(row["artifact_uri"], "code/uncommitted.diff") if dirty else b"")
 
 
 def _curves(run: str) -> dict[str, Curve]:
@@ -189,10 +188,10 @@ def _curves(run: str) -> dict[str, Curve]:
 def _results(rows: pd.DataFrame) -> tuple[Results | None, list[str]]:
     """The results, or None and why."""
     tables, problems = [], []
-    for run, address in rows["keeper"].items():
+    for run, address in rows["predictions_uri"].items():
         try:
             if not isinstance(address, str):
-                raise FileNotFoundError("it is a replica, of which only the chosen one's are kept")
+                raise FileNotFoundError("only those of the chosen seed were kept")
             tables.append(read_predictions(address))
         except FileNotFoundError as error:
             problems.append(f"run {run} has no predictions: {error}")
@@ -200,7 +199,7 @@ def _results(rows: pd.DataFrame) -> tuple[Results | None, list[str]]:
             problems.append(f"run {run}: its predictions cannot be read: {error}")
     if problems:
         return None, problems
-    names = _class_names(rows["keeper"].iloc[0], tables[0])
+    names = _class_names(rows["predictions_uri"].iloc[0], tables[0])
     alone = [paired(tables[0], table) for table in tables[1:]]
     corrected = holm([each.p for each in alone])
     return Results(names, per_class(tables, names), disagreements(tables), alone, corrected), []
@@ -215,7 +214,7 @@ def _class_names(address: str, table: pd.DataFrame) -> list[str]:
 
 
 def per_class(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) -> pd.DataFrame:
-    """Name, images and each run's accuracy_<k> of every class that has images: the share that is predicted as it."""
+    """Name, images and each run's accuracy_<k> of every class that has images."""
     labels = tables[0]["label"]
     right = pd.DataFrame({f"accuracy_{k}": table["predicted"] == labels for k, table in enumerate(tables)})
     classes = right.groupby(labels)
@@ -225,7 +224,7 @@ def per_class(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) -> pd.
 
 
 def disagreements(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The images of which the runs do not all say the same; those first of which they are surest, taken together."""
+    """The images that the runs predict differently, by the sum of their probabilities, highest first."""
     probabilities = [table.filter(regex=PROBABILITIES).to_numpy() for table in tables]
     columns = {"index": tables[0]["index"], "label": tables[0]["label"]}
     for k, (table, of_table) in enumerate(zip(tables, probabilities, strict=True)):
@@ -240,7 +239,7 @@ def disagreements(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def find_test_images(rows: pd.DataFrame) -> np.ndarray:
     """The test split's images `(N, C, 32, 32) uint8`, from the workspace or DVC's cache.
 
-    FileNotFoundError, with the command that brings them, when neither has them.
+    Raises FileNotFoundError, with the command that fetches them, when neither has them.
     """
     wanted, data = rows["test_data"].iloc[0], str(rows["data"].iloc[0])
     root = project_root()
@@ -255,7 +254,7 @@ def find_test_images(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _places(root: Path, data: str) -> Iterator[Path]:
-    """Where the test split of a folder with the hash `data` may lie: in the workspace, then in DVC's cache."""
+    """Where the test split of a folder with the hash `data` may be: in the workspace, then in DVC's cache."""
     yield root / DATA / "test.safetensors"
     if data.endswith(".dir"):
         folder = cache(root)

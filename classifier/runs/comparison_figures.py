@@ -1,4 +1,4 @@
-"""The pictures of a comparison: curves over each other, and the images on which runs disagree."""
+"""The pictures of a comparison: the runs' curves, and the images on which they disagree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Curve = Sequence[tuple[int, float]]  # step, value
 
 @png
 def curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
-    """A panel for each curve that any run has, against the optimizer steps, all runs in it.
+    """A panel per metric with the curves of all runs, over the optimizer steps.
 
     runs: label -> MLflow's name of a metric -> its points.
     """
@@ -57,12 +57,12 @@ def curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
 def disagreements(
     images: np.ndarray, table: pd.DataFrame, runs: Sequence[str], class_names: Sequence[str], total: int
 ) -> Figure:
-    """The images of `table`, out of `total`, with their label and what each run says of them; what is right is green.
+    """The images of `table`, out of `total`, with their label and each run's prediction; right ones are green.
 
     images: `(N, C, 32, 32) uint8` in 0..255, C 1 (gray) or 3 (RGB), a row of `table` each. table: label, and
     predicted_<k> and probability_<k> of the k-th of `runs`.
     """
-    # Everything is placed in pixels of the picture, so that each image pixel is a whole number of them.
+    # Positions are in pixels of the picture, so that an image pixel is a whole number of them.
     gap, line, margin, header = 24, 24, 36, 100
     caption = 34 + line * len(runs)
     columns = min(max(len(table), 1), COLUMNS)
@@ -72,9 +72,9 @@ def disagreements(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     title = f"{total:,} images on which the runs disagree" if total != 1 else "The image on which the runs disagree"
-    shown = f", the {len(table)} of which they are surest" if len(table) < total else ""
+    shown = f", the {len(table)} with the highest probabilities" if len(table) < total else ""
     axes.text(margin, 46, title + shown, size=12, weight="bold")
-    axes.text(margin, 76, "what each run says, in this order: " + ", ".join(runs), size=8, color=MUTED)
+    axes.text(margin, 76, "predictions in this order: " + ", ".join(runs), size=8, color=MUTED)
     for place, (image, row) in enumerate(zip(images, table.to_dict("records"), strict=True)):
         left = margin + place % columns * (SIZE + gap)
         top = header + place // columns * (SIZE + caption + gap)

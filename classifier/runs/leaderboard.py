@@ -1,8 +1,8 @@
-"""Every recorded result on one board: seeds together as a group, how sure its mean is, and which difference is real.
+"""The leaderboard: runs that differ only in the seed as one entry, with a confidence interval and a paired test.
 
-A group is what differs in nothing but the seed: the same params, data and code. Params that change neither the model
-nor its accuracy do not count (`INCIDENTAL`), nor does the environment. The code is stages/, classifier/ and dvc.yaml,
-committed or not (`classifier.repository.code_diff`): a commit of other files, dvc.lock among them, makes no new group.
+The runs of an entry have the same params, data and code. Params that change neither the model nor its accuracy do not
+count (`INCIDENTAL`), nor does the environment. The code is stages/, classifier/ and dvc.yaml, committed or not
+(`classifier.repository.code_diff`); a commit of other files, such as dvc.lock, makes no new entry.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from classifier.training.summary import interval
 
 INCIDENTAL = (  # beginnings of params' names
     "train.seed",
-    "train.seeds",  # one of several seeds has the bits of the same seed alone
+    "train.seeds",  # a seed trained among several gives the same bits as alone
     "train.log_every",
     "train.checkpoint_every",
     "download.mirror",
@@ -37,8 +37,8 @@ INCIDENTAL = (  # beginnings of params' names
     "download.retries",
     "evaluate.",
 )
-LEVEL = 0.05  # of the tests together
-READERS = 8  # files at once, for stores that are far away
+LEVEL = 0.05  # of all tests together
+READERS = 8  # files that are read at once, for remote stores
 ACCURACY = "metrics.test/accuracy"
 CODE_TAG, DIRTY_TAG = "tags.git.code", "tags.git.dirty"
 Row = dict[Hashable, Any]
@@ -55,28 +55,28 @@ class Result:
 
 @dataclass(frozen=True)
 class Entry:
-    """A group on the board. `run` stands for it: that of median accuracy, or the next one with its predictions."""
+    """A row of the board. `run` represents it: the one of median accuracy, or the next one that has predictions."""
 
     run: str
-    results: Sequence[Result]  # by seed; of a seed that was repeated the newest
+    results: Sequence[Result]  # by seed; of a repeated seed the newest
     mean: float  # test accuracy
-    std: float | None  # None for a single seed, as the interval is
+    std: float | None  # None for a single seed, like the interval
     low: float | None  # 95% interval of the mean, by Student's t
     high: float | None
     trained_s: float | None  # mean
     params: Mapping[str, str] = field(repr=False)
     data: str
-    code: str  # the commit, and a mark where code was changed since, as in `0c74e83+1f3a9d20`
-    code_id: str = field(repr=False)  # equal where the code is, whatever the commit
+    code: str  # the commit, with a suffix for uncommitted changes: `0c74e83+1f3a9d20`
+    code_id: str = field(repr=False)  # equal if the code is, whatever the commit
     test_data: str  # what entries must share to be compared
-    address: str = field(repr=False)
-    keeper: str | None = field(repr=False)
-    # Of the group's other runs run, code, address and keeper, the nearest to the median first.
+    artifact_uri: str = field(repr=False)
+    predictions_uri: str | None = field(repr=False)
+    # run, code, artifact_uri and predictions_uri of the entry's other runs, the nearest to the median first.
     next_ones: Sequence[Mapping[str, Any]] = field(repr=False)
     parameters: int | None = None  # of the network
     best: bool = False
-    best_alone: int | None = None  # test images that only the best entry's run gets right
-    here_alone: int | None = None  # that only this one's does
+    best_alone: int | None = None  # test images that only the best entry's run predicts right
+    here_alone: int | None = None  # that only this entry's run does
     p: float | None = None  # McNemar's
     p_corrected: float | None = None  # by Holm, for the number of tests on the board
     problem: str | None = None  # why it was not compared with the best
@@ -142,7 +142,7 @@ def _p_value(p: float) -> str:
 
 @dataclass(frozen=True)
 class Board:
-    """Entries on the same test split by their mean, best first; then those on another one."""
+    """Entries on the board's test split, the highest mean first; then those on other test splits."""
 
     entries: Sequence[Entry]
     columns: Sequence[str]  # params that differ between entries, and `data` and `code` where these do
@@ -164,9 +164,9 @@ class Board:
 
 
 def leaderboard(runs: pd.DataFrame, sweep: str | None = None, test_data: str | None = None) -> Board:
-    """The board of all runs (`runs.all_runs`), or of those of a `sweep`, which is the id of its parent run.
+    """The board of all runs (`reading.all_runs`), or of those of a `sweep`, which is the id of its parent run.
 
-    The test split is the newest result's, or that whose digest begins with `test_data`. UserError when there is
+    The test split is the newest result's, or that whose digest begins with `test_data`. Raises UserError when there is
     nothing to show.
     """
     rows = results(runs, sweep)
@@ -181,10 +181,7 @@ def leaderboard(runs: pd.DataFrame, sweep: str | None = None, test_data: str | N
 
 
 def results(runs: pd.DataFrame, sweep: str | None = None) -> pd.DataFrame:
-    """The rows that are the result of one seed, newest first.
-
-    A parent of replicas is the same result as one of them, and a sweep is the parent of results.
-    """
+    """The rows that are the result of one seed, newest first: neither the parents of seeds nor sweeps."""
     if runs.empty:
         return runs
     needed = (ACCURACY, f"tags.{EVALUATED_TAG}", f"tags.{PARENT_TAG}", "tags.git.commit")
@@ -203,18 +200,19 @@ def groups(rows: pd.DataFrame) -> list[Entry]:
     rows["group"] = rows.groupby([*params, "data", "code_id", "test_data"], dropna=False, sort=False).ngroup()
     rows = rows.drop_duplicates(["group", "seed"]).sort_values(ACCURACY)  # of the same seed the newest stands first
     together = rows.groupby("group")
-    spreads = together[ACCURACY].agg(["count", "mean", "std"])
-    spreads["low"], spreads["high"] = interval(spreads["mean"], spreads["std"], spreads["count"], highest=1)
-    spreads["trained_s"] = together["trained_s"].mean()
+    summaries = together[ACCURACY].agg(["count", "mean", "std"])
+    low, high = interval(summaries["mean"], summaries["std"], summaries["count"], highest=1)
+    summaries["low"], summaries["high"] = low, high
+    summaries["trained_s"] = together["trained_s"].mean()
     members = defaultdict(list)
     for row in rows.rename_axis("run").reset_index().to_dict("records"):
         members[row["group"]].append(row)
-    return [_entry(members[number], spread, params) for number, spread in spreads.to_dict("index").items()]
+    return [_entry(members[number], summary, params) for number, summary in summaries.to_dict("index").items()]
 
 
-def _entry(rows: Sequence[Row], spread: Mapping[Hashable, float], params: Sequence[str]) -> Entry:
-    """`rows`: by accuracy."""
-    candidates = [row for row in rows if isinstance(row["keeper"], str)] or rows
+def _entry(rows: Sequence[Row], summary: Mapping[Hashable, float], params: Sequence[str]) -> Entry:
+    """`rows`: sorted by accuracy."""
+    candidates = [row for row in rows if isinstance(row["predictions_uri"], str)] or rows
     middle = (len(candidates) - 1) // 2  # the lower one of two
     nearest = sorted(range(len(candidates)), key=lambda place: abs(place - middle))
     median, *others = (candidates[place] for place in nearest)
@@ -222,15 +220,15 @@ def _entry(rows: Sequence[Row], spread: Mapping[Hashable, float], params: Sequen
     return Entry(
         run=median["run"],
         results=sorted(results, key=lambda result: (len(result.seed), result.seed)),
-        **{name: None if math.isnan(value) else value for name, value in spread.items() if name != "count"},  # type: ignore[arg-type]
+        **{name: None if math.isnan(value) else value for name, value in summary.items() if name != "count"},  # type: ignore[arg-type]
         params={name.removeprefix("params."): median[name] for name in params if isinstance(median[name], str)},
         data=median["data"],
         code=median["code"],
         code_id=median["code_id"],
         test_data=median["test_data"],
-        address=median["address"],
-        keeper=median["keeper"],
-        next_ones=[{name: row[name] for name in ("run", "code", "address", "keeper")} for row in others],
+        artifact_uri=median["artifact_uri"],
+        predictions_uri=median["predictions_uri"],
+        next_ones=[{name: row[name] for name in ("run", "code", "artifact_uri", "predictions_uri")} for row in others],
     )
 
 
@@ -242,12 +240,12 @@ def _with_code(rows: pd.DataFrame) -> pd.DataFrame:
     """With the columns `code` and `code_id` of an entry."""
     rows = rows.assign(**{name: None for name in (CODE_TAG, DIRTY_TAG) if name not in rows})
     commits, dirty, tags = rows["tags.git.commit"].fillna("none"), rows[DIRTY_TAG] == "true", rows[CODE_TAG]
-    untagged = list(dict.fromkeys(rows.loc[dirty & tags.isna(), "address"]))  # runs from before the tag existed
+    untagged = list(dict.fromkeys(rows.loc[dirty & tags.isna(), "artifact_uri"]))  # runs from before the tag existed
     with ThreadPoolExecutor(READERS) as pool:
         patches = dict(zip(untagged, pool.map(_patch, untagged), strict=True))
     codes = [
         Code(commit, patches[address] if address in patches and changed else b"")
-        for commit, address, changed in zip(commits, rows["address"], dirty, strict=True)
+        for commit, address, changed in zip(commits, rows["artifact_uri"], dirty, strict=True)
     ]
     every = [*codes, *map(Code, commits)]
     known = {code: sha256(code.commit.encode() + code.decisive_patch) for code in every}
@@ -272,8 +270,8 @@ def _counted(entries: Sequence[Entry]) -> list[Entry]:
 
     def count(entry: Entry) -> int | None:
         try:
-            return int(json.loads(artifact(entry.address, "train/metrics.json"))["parameters"])
-        except (OSError, ValueError, KeyError):  # runs of before it was written
+            return int(json.loads(artifact(entry.artifact_uri, "train/metrics.json"))["parameters"])
+        except (OSError, ValueError, KeyError):  # runs of versions that did not record it
             return None
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -282,15 +280,15 @@ def _counted(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _compared(entries: Sequence[Entry], test_data: str) -> list[Entry]:
-    """With McNemar's test of each entry's run against the best one's, on the same images."""
+    """With McNemar's test of each entry's run against the best entry's, on the same images."""
 
     def read(entry: Entry) -> tuple[Entry, pd.DataFrame | str]:
         if entry.test_data != test_data:
             return entry, "other test data"
         for standing in [entry, *(replace(entry, **other) for other in entry.next_ones)]:
             with suppress(OSError, ValueError, KeyError):
-                if standing.keeper is not None:
-                    return standing, read_predictions(standing.keeper, ["label", "predicted"])
+                if standing.predictions_uri is not None:
+                    return standing, read_predictions(standing.predictions_uri, ["label", "predicted"])
         return entry, "no predictions"
 
     with ThreadPoolExecutor(READERS) as pool:

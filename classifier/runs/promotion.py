@@ -118,7 +118,7 @@ def unfit(run: Run) -> str | None:
     """Why a run cannot be checked; None when it can."""
     tags, status = run.data.tags, run.info.status
     if SEED_TAG in tags:
-        return f"it is one replica of run {tags.get(PARENT_TAG)}, which has the model: promote that one"
+        return f"it is one seed of run {tags.get(PARENT_TAG)}, which has the model: promote that one"
     if WEIGHTS_TAG not in tags and is_sweep(run):
         return f"it {SWEEP} promote"
     if status == "RUNNING":

@@ -1,7 +1,7 @@
-"""Recorded runs, read back: all of them as a table, one by the beginning of its id, and the files that they keep.
+"""Recorded runs read back: all of them as a table, one by the beginning of its id, and a run's files.
 
-A run is MLflow's own `mlflow.entities.Run`. A replica, the nested run of one seed, stands for its parent in everything
-that the parent alone has: data, code, files.
+A run is MLflow's own `mlflow.entities.Run`. Where several seeds were trained together, each seed has a nested run. Its
+data, code and files are those of its parent.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from classifier.params import upgraded
 from classifier.recording.run import SECONDS
 from classifier.tracking.delivery import SEED_TAG, open_store
 
-SHORTEST = 6  # characters that name a run
+SHORTEST = 6  # characters of a run's id
 SHOWN = 10  # candidates in a message
 PARENT_TAG = "mlflow.parentRunId"
-CHOSEN_TAG = "replicas.chosen_seed"  # whose model and predictions the parent of replicas has
+CHOSEN_TAG = "replicas.chosen_seed"  # of a run of several seeds: the one whose model and predictions it has
 DATA_TAG = "dvc.data"
 TEST_TAG = "data.test_sha256"
 SWEEP = "is a sweep, the parent of runs, without a model of its own: classifier leaderboard shows which to"
@@ -105,14 +105,14 @@ def _restoring(run: Run, experiment: Experiment) -> str:
     return f"run {run.info.run_id} was deleted: mlflow runs restore --run-id {run.info.run_id}"
 
 
-def keeper(run: Run) -> Run:
-    """The run that keeps this one's files and says where it comes from: a replica's parent, else itself."""
-    parent = _replica_of(run)
+def run_with_files(run: Run) -> Run:
+    """The run that has this one's files and lineage: the parent of a seed's nested run, else the run itself."""
+    parent = _parent_of_seed(run)
     return mlflow.get_run(parent) if parent else run
 
 
 def is_sweep(run: Run) -> bool:
-    """Whether it is the parent of runs that stand for themselves, rather than of replicas."""
+    """Whether the run is the parent of whole runs, rather than of the nested runs of seeds."""
     query = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
     children = mlflow.search_runs([run.info.experiment_id], query, max_results=1, output_format="list")
     return any(SEED_TAG not in child.data.tags for child in children)
@@ -121,37 +121,37 @@ def is_sweep(run: Run) -> bool:
 def predictions(run: Run) -> pd.DataFrame:
     """The predictions on the test split (`reports/evaluate/predictions.parquet`): index, label, predicted, p_0 ...
 
-    FileNotFoundError when the run has none, or is a replica other than the one whose predictions its parent keeps.
+    Raises FileNotFoundError when the run has none, or is the nested run of a seed whose predictions were not kept.
     """
-    parent = keeper(run)
+    parent = run_with_files(run)
     if parent is not run and parent.data.tags.get(CHOSEN_TAG) != run.data.tags[SEED_TAG]:
         chosen = parent.data.tags.get(CHOSEN_TAG, "none")
         raise FileNotFoundError(
-            f"run {run.info.run_id} is the replica of seed {run.data.tags[SEED_TAG]}; the predictions that are kept, "
-            f"in run {parent.info.run_id}, are those of seed {chosen}"
+            f"run {run.info.run_id} has seed {run.data.tags[SEED_TAG]}; its parent, run {parent.info.run_id}, keeps "
+            f"the predictions of seed {chosen} only"
         )
     return read_predictions(parent.info.artifact_uri)
 
 
-def read_predictions(address: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """The predictions below a run's artifact address; all columns, or those named."""
+def read_predictions(artifact_uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The predictions of a run by its artifact URI; all columns, or those named."""
     from pyarrow.parquet import ParquetFile  # pandas' own reader takes three times as long for so small a file
 
-    table = ParquetFile(io.BytesIO(artifact(address, PREDICTIONS))).read(
+    table = ParquetFile(io.BytesIO(artifact(artifact_uri, PREDICTIONS))).read(
         columns=list(columns) if columns else None, use_threads=False
     )
     return pd.DataFrame({name: table[name].to_numpy() for name in table.column_names})
 
 
-def artifact(address: str, path: str) -> bytes:
-    """A file's content below a run's artifact address, wherever that is.
+def artifact(artifact_uri: str, path: str) -> bytes:
+    """The content of a run's file.
 
-    FileNotFoundError when there is no such file, OSError when its store cannot be reached.
+    Raises FileNotFoundError when there is no such file, OSError when its store cannot be reached.
     """
-    url = urlsplit(address)
+    url = urlsplit(artifact_uri)
     if url.scheme in ("", "file"):
         return (Path(url2pathname(url.path)) / path).read_bytes()
-    uri = f"{address}/{path}"
+    uri = f"{artifact_uri}/{path}"
     with tempfile.TemporaryDirectory() as folder:
         try:
             names = [file.path for file in mlflow.artifacts.list_artifacts(artifact_uri=uri.rpartition("/")[0])]
@@ -171,20 +171,20 @@ def short(value: str | None) -> str:
 
 
 def frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row per run, with its id as the index. What a run lacks is None or NaN. Columns:
+    """A row per run, with its id as the index. Missing values are None or NaN. Columns:
 
-    - name, status, start (milliseconds since 1970), trained_s (seconds that training took; None for a run that was made
-      from outputs, or before they were recorded), address (of its artifacts; a replica's are its parent's)
-    - replica_of: the parent's id; seed: of the parent of replicas, that of the model that it carries
+    - name, status, start (milliseconds since 1970), trained_s (seconds of training; None for a run that was made from
+      outputs, or by a version that did not record it), artifact_uri (for a seed's nested run that of its parent)
+    - replica_of: for a seed's nested run the parent's id; seed: for a run of several seeds that of its model
     - data: DVC's hash; data_name; test_data: what two runs must share to be compared, the SHA-256 of the test split, or
-      `data` where no run of this data says it (runs of before it was recorded)
-    - keeper: address of the artifacts that hold its predictions; None for a replica that was not chosen
+      `data` if no run of this data recorded it
+    - predictions_uri: the artifact URI of the run with its predictions; None if they were not kept
     - params.<name> (under today's names) and tags.<name> (text), metrics.<name> (the last value)
 
-    A replica has its parent's data and tags where it has none of its own.
+    A seed's nested run has its parent's data and tags where it has none of its own.
     """
     known = {run.info.run_id: run for run in runs}
-    rows = pd.DataFrame([_row(run, known.get(_replica_of(run) or "")) for run in runs], [*known])
+    rows = pd.DataFrame([_row(run, known.get(_parent_of_seed(run) or "")) for run in runs], [*known])
     for column in ("data", f"tags.{TEST_TAG}", "seed"):
         if column not in rows:
             rows[column] = None
@@ -196,11 +196,11 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _row(run: Run, parent: Run | None) -> dict[str, object]:
     info, tags, params = run.info, run.data.tags, upgraded(run.data.params)
-    address, has_predictions = info.artifact_uri, True
+    artifact_uri, has_predictions = info.artifact_uri, True
     seed = tags.get(CHOSEN_TAG, params.get("train.seed"))
     inputs = _datasets(run)
     if parent:
-        address, has_predictions = parent.info.artifact_uri, parent.data.tags.get(CHOSEN_TAG) == tags[SEED_TAG]
+        artifact_uri, has_predictions = parent.info.artifact_uri, parent.data.tags.get(CHOSEN_TAG) == tags[SEED_TAG]
         seed = tags[SEED_TAG]
         inputs = inputs or _datasets(parent)
         tags = {**parent.data.tags, **tags}
@@ -209,12 +209,12 @@ def _row(run: Run, parent: Run | None) -> dict[str, object]:
         "status": info.status,
         "start": info.start_time,
         "trained_s": run.data.metrics.get(SECONDS),
-        "address": address,
-        "replica_of": _replica_of(run),
+        "artifact_uri": artifact_uri,
+        "replica_of": _parent_of_seed(run),
         "seed": seed,
         "data": tags.get(DATA_TAG, inputs[0].dataset.digest if inputs else None),
         "data_name": inputs[0].dataset.name if inputs else None,
-        "keeper": address if has_predictions else None,
+        "predictions_uri": artifact_uri if has_predictions else None,
         **{f"params.{name}": value for name, value in params.items()},
         **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
         **{f"tags.{name}": value for name, value in tags.items()},
@@ -225,8 +225,8 @@ def _datasets(run: Run) -> list[DatasetInput]:
     return list(run.inputs.dataset_inputs) if run.inputs else []
 
 
-def _replica_of(run: Run) -> str | None:
-    """The parent's id; a sweep is the parent of its runs too, but they stand for themselves."""
+def _parent_of_seed(run: Run) -> str | None:
+    """The parent's id of a seed's nested run. A sweep is the parent of its runs too, but these are whole runs."""
     return run.data.tags.get(PARENT_TAG) if SEED_TAG in run.data.tags else None
 
 
@@ -236,7 +236,7 @@ def _described(run: Run) -> str:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """1,000 runs are 200,000 small objects, none of them garbage: looking for it takes two thirds of the time."""
+    """1,000 runs are 200,000 small objects without garbage; the collector would take two thirds of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Whether a difference is real: McNemar's paired test, and Holm's correction for several of them."""
+"""Significance of differences: McNemar's paired test, and Holm's correction for several tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from classifier.errors import UserError
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Two models on the same images: how many only the one and only the other gets right, and McNemar's p-value."""
+    """Two models on the same images: how many only the first and only the second predicts right; McNemar's p-value."""
 
     first_alone: int
     second_alone: int
@@ -22,9 +22,9 @@ class Disagreement:
 
 
 def mcnemar(first_alone: int, second_alone: int) -> float:
-    """Two-sided p-value of McNemar 1947, exact: images that only one of two models gets right are a fair coin's tosses.
+    """Two-sided p-value of McNemar's exact test (1947) for images that only one of two models predicts right.
 
-    Exact for 3 images as for 3,000; without any such image it is 1.
+    Under the null hypothesis each of them is a toss of a fair coin. Without such images the p-value is 1.
     """
     tosses, fewer = first_alone + second_alone, min(first_alone, second_alone)
     if fewer < 0:
@@ -33,7 +33,7 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
 
 
 def paired(first: pd.DataFrame, second: pd.DataFrame) -> Disagreement:
-    """McNemar's test on two tables of predictions (columns label, predicted), a row per image, the same images in both.
+    """McNemar's test on two tables of predictions of the same images: a row per image, columns label and predicted.
 
     UserError when they are not of the same images.
     """
@@ -46,9 +46,9 @@ def paired(first: pd.DataFrame, second: pd.DataFrame) -> Disagreement:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for how many they are: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """p-values with the correction of Holm 1979, "A simple sequentially rejective multiple test procedure".
 
-    Comparing one of them with 0.05 keeps the chance of any false alarm among all of them below 5%.
+    If each is compared with 0.05, the probability of one or more false positives is at most 5%.
     """
     corrected, least = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
