@@ -21,7 +21,6 @@ KNOWN = {"name": "a", "version": "1.0", "id": "PYSEC-0", "fix_versions": ["1.1"]
 @pytest.fixture
 def lock(tmp_path: Path) -> Path:
     (tmp_path / ".dvc").mkdir()  # a project, for the command
-    (tmp_path / ".dvc").mkdir()  # a project, for the command
     path = tmp_path / "requirements.lock"
     path.write_text(f"six==1.16.0 --hash=sha256:{'0' * 64}\n")
     return path

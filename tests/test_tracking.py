@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from classifier.recording.journal import waiting_journals
+from classifier.repository.lockfile import hash_of
 from classifier.tracking import delivery as tracking
 from classifier.training.history import Row
 from tests.recorded import (
@@ -130,22 +131,8 @@ def test_the_data_set_is_an_input_with_name_source_and_digest():
     (dataset,) = get_run(outputs.train()).inputs.dataset_inputs
     assert dataset.dataset.name == "digits"
     assert json.loads(dataset.dataset.source) == {"url": "https://example.org/digits"}
-    assert dataset.dataset.digest == outputs.data_meta.sha256["train"][:32]  # without dvc.lock
+    assert dataset.dataset.digest == hash_of(outputs.data)
     assert [(tag.key, tag.value) for tag in dataset.tags] == [("mlflow.data.context", "training")]
-
-
-def test_dvcs_hashes_of_data_and_model_come_from_dvc_lock():
-    outputs = Workspace()
-    lock = "schema: '2.0'\nstages:\n  normalize:\n    outs:\n    - path: data/normalized\n      md5: {}\n"
-    Path("dvc.lock").write_text(
-        lock.format("0123.dir") + "  train:\n    outs:\n    - path: models/classifier\n      md5: 4567.dir\n"
-    )
-    run_id = outputs.train()
-    assert "dvc.model" not in get_run(run_id).data.tags  # while train runs, the lock holds the model before
-    outputs.evaluate()
-    run = get_run(run_id)
-    assert run.data.tags["dvc.data"] == run.inputs.dataset_inputs[0].dataset.digest == "0123.dir"
-    assert run.data.tags["dvc.model"] == "4567.dir"
 
 
 def test_the_model_takes_raw_pixels_and_returns_names_and_probabilities():
