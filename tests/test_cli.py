@@ -1,6 +1,7 @@
 """Errors that a person can cure are one line, signals unwind, faults of the program keep their traceback."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,16 @@ def test_one_clear_line(error):
     process = run(f"raise {error}")
     out, err = process.communicate()
     assert (process.returncode, out, err) == (1, "", "train: x: 3, allowed is 1\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [("28, 'No space left', '/tmp/a'", "/tmp/a cannot be written: the disk is full"), ("122, 'Quota'", "disk quota")],
+    ids=["file", "quota"],
+)
+def test_a_full_disk_is_said_with_what_is_free_whoever_wrote(error, said):
+    err = run(f"raise OSError({error})").communicate()[1]
+    assert re.fullmatch(rf"train: (?=/).*{said}.* \([\d,]+ bytes free\)\n", err)
 
 
 @pytest.mark.parametrize(

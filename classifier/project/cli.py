@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from classifier.errors import UserError
-from classifier.project.files import sha256
+from classifier.project.files import needing_space, sha256
 from classifier.project.lineage import project_root
 from classifier.project.ownership import owning
 
@@ -22,7 +22,8 @@ def run(main: Callable[[list[str]], None], name: str) -> None:
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwind, like SIGINT
     try:
-        main(sys.argv[1:])
+        with needing_space(Path.cwd()):  # a full disk is said with what is free, whoever wrote
+            main(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, OSError) as error:

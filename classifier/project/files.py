@@ -40,7 +40,9 @@ def needing_space(path: Path, size: int | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise NoSpaceError(path, size, error.errno) from None
+        raise NoSpaceError(
+            Path(error.filename) if size is None and error.filename else path, size, error.errno
+        ) from None
 
 
 def write_atomic(path: Path, content: bytes, *, verify: bool = False) -> None:
