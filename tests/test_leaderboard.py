@@ -294,7 +294,7 @@ def test_the_command_says_in_one_line_that_there_is_nothing(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     said = cli("leaderboard")
     assert (said.returncode, said.stdout) == (1, "")
-    assert said.stderr == "leaderboard: the experiment 'classifier' has no run, dvc repro makes one\n"
+    assert said.stderr == "classifier: the experiment 'classifier' has no run, dvc repro makes one\n"
 
 
 def test_values_are_shown_as_they_are(capsys):

@@ -154,7 +154,7 @@ def test_as_a_process(runs):
     assert promoted.stdout.endswith("run this command again\n")
     unknown = run("0123456789")
     assert (unknown.returncode, unknown.stdout) == (1, "")
-    assert unknown.stderr.startswith("promote: no run's id begins with '0123456789'; the newest are ")
+    assert unknown.stderr.startswith("classifier: no run's id begins with '0123456789'; the newest are ")
     assert unknown.stderr.count("\n") == 1
 
 
