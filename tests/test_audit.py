@@ -26,7 +26,7 @@ def lock(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_index_that_cannot_be_reached_is_said_and_is_no_success(lock, monkeypatch):
+def test_an_unreachable_index_is_reported_and_is_not_a_success(lock, monkeypatch):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, closed_address())
     found, problem = vulnerabilities((lock,))
@@ -40,27 +40,27 @@ def test_a_missing_lock_is_named(tmp_path):
         vulnerabilities((tmp_path / "requirements.lock",))
 
 
-def test_a_vulnerability_is_named_with_the_version_that_mends_it():
+def test_a_vulnerability_is_named_with_the_version_that_fixes_it():
     shown = text([KNOWN, KNOWN | {"fix_versions": []}], "", {"a": "MIT"})
     assert shown.splitlines()[:3] == [
-        "a 1.0: PYSEC-0, mended in 1.1",
-        "a 1.0: PYSEC-0, mended in no version yet",
+        "a 1.0: PYSEC-0, fixed in 1.1",
+        "a 1.0: PYSEC-0, fixed in no version yet",
         "known vulnerabilities: 2 of requirements.lock, requirements-uv.lock, requirements-bench.lock",
     ]
-    assert "could not be looked up: no network" in text([], "no network", {"a": "MIT"})
+    assert "could not be checked: no network" in text([], "no network", {"a": "MIT"})
 
 
 @pytest.mark.parametrize(
     ("answer", "status", "says"),
     [
         ({"vulns": []}, 0, "known vulnerabilities: 0 of requirements.lock, requirements-uv.lock, requirements-bench"),
-        ({"vulns": [{"id": "PYSEC-0", "fix_versions": ["1.1"]}]}, 1, "six 1.16.0: PYSEC-0, mended in 1.1"),
-        ({"skip_reason": "not found"}, 2, "could not be looked up: the index knows nothing of 1 of 1 packages (six)"),
-        (None, 2, "known vulnerabilities: could not be looked up: no route to the index"),
+        ({"vulns": [{"id": "PYSEC-0", "fix_versions": ["1.1"]}]}, 1, "six 1.16.0: PYSEC-0, fixed in 1.1"),
+        ({"skip_reason": "not found"}, 2, "could not be checked: the index does not know 1 of 1 packages (six)"),
+        (None, 2, "known vulnerabilities: could not be checked: no route to the index"),
     ],
 )
-def test_the_exit_status_says_what_is_known(lock, answer, status, says):
-    """What pip-audit prints, printed by a module of its name: the index cannot be made to know something."""
+def test_the_exit_status_tells_the_result(lock, answer, status, says):
+    """A module named pip_audit prints what pip-audit would, because the index's answers cannot be controlled."""
     for path in LOCKS:
         (lock.parent / path).write_bytes(lock.read_bytes())
     printed = {"dependencies": [{"name": "six", "version": "1.16.0", **(answer or {})}]}
@@ -76,7 +76,7 @@ def test_the_exit_status_says_what_is_known(lock, answer, status, says):
     assert says in ended.stdout
 
 
-def test_every_lock_is_looked_up():
+def test_every_lock_is_checked():
     assert {path.name for path in LOCKS} == {path.name for path in ROOT.glob("requirements*.lock")}
 
 

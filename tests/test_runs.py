@@ -72,7 +72,7 @@ def test_a_run_that_was_deleted_alone_or_with_its_experiment_can_be_restored():
 
 @pytest.mark.parametrize("prefix", ["", "12345", "a%%%%%%", "../../etc"])
 def test_what_is_no_beginning_of_an_id_is_refused(prefix):
-    with pytest.raises(ValueError, match="is no run: allowed are a run's id or at least its first 6 characters"):
+    with pytest.raises(ValueError, match="is not a run's id: allowed is an id or at least its first 6 characters"):
         find_run(prefix)
 
 

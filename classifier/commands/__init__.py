@@ -1,1 +1,1 @@
-"""What a person types: `classifier NAME`, a module each. Begin with `application`, which finds them."""
+"""The commands of the command line `classifier NAME`, one module each. Begin with `application`, which loads them."""

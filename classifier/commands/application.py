@@ -1,4 +1,4 @@
-"""`classifier COMMAND ...`: one Typer application, which imports a command's module when that command is needed."""
+"""`classifier COMMAND ...`: a Typer application that imports the module of a command only when it is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from classifier.errors import UserError
 from classifier.project.lineage import command_folder
 
-COMMANDS = (  # in the order in which a newcomer meets them
+COMMANDS = (  # in the order of --help
     "results",
     "ui",
     "recipe",
@@ -37,7 +37,7 @@ STYLE: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pre
 
 
 class Commands(TyperGroup):
-    """Each command is the function of that name in the module of that name."""
+    """Loads commands lazily: each is the function of its name in the module of its name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -51,7 +51,7 @@ class Commands(TyperGroup):
 
 
 def in_project(function: Callable[..., None]) -> Callable[..., None]:
-    """Run a command in the project that holds the current folder; paths on its command line count from that folder."""
+    """Run a command in the project that contains the current folder; relative paths start at the current folder."""
 
     @wraps(function)
     def run(**values: Any) -> None:
@@ -78,14 +78,14 @@ def classifier(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the versions and exit.")
     ] = False,
 ) -> None:
-    """Train image classifiers with DVC and MLflow, and look at, compare, repeat and promote what was trained.
+    """Train image classifiers with DVC and MLflow, and show, compare, reproduce and promote the results.
 
-    Training itself is `dvc repro`. `classifier COMMAND --help` explains a command, with an example.
+    `dvc repro` runs the training. `classifier COMMAND --help` describes a command, with an example.
     """
 
 
 def call(arguments: list[str]) -> None:
-    """Run the command that `arguments` name, or print the help; raises UserError when the command line is wrong."""
+    """Run the command in `arguments`, or print the help. Raises UserError if the command line is invalid."""
     arguments = arguments or ["--help"]
     try:
         status = application(arguments, prog_name="classifier", standalone_mode=False)
@@ -99,4 +99,4 @@ def call(arguments: list[str]) -> None:
     except typer.Abort:
         raise KeyboardInterrupt from None
     if status:
-        sys.exit(status)  # 130 after Ctrl-C, which Typer makes of it
+        sys.exit(status)  # 130 after Ctrl-C, set by Typer

@@ -1,4 +1,4 @@
-"""Look the locked dependencies up among the known vulnerabilities, and list the licences of what is installed.
+"""Check the locked dependencies for known vulnerabilities and list the licences of the installed packages.
 
 Example: classifier audit --json
 """
@@ -16,19 +16,18 @@ from typing import Annotated, Any
 import typer
 
 LOCKS = tuple(Path(f"requirements{of}.lock") for of in ("", "-uv", "-bench"))
-TIMEOUT_S = 15  # seconds for each answer of the index
+TIMEOUT_S = 15  # seconds per request to the index
 
 
 def audit(
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
-    licences_only: Annotated[bool, typer.Option("--licences", help="do not ask the index")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    licences_only: Annotated[bool, typer.Option("--licences", help="list the licences only")] = False,
 ) -> None:
-    """Check dependencies for vulnerabilities, and list licences.
+    """Check dependencies for known vulnerabilities and list their licences.
 
-    Every pinned version is looked up among PyPI's known vulnerabilities, with pip-audit.
+    Checks every locked version with pip-audit.
 
-    Ends with status 1 when a vulnerability is known, and with 2 when the index could not be asked: then nothing is
-    known, which is not the same as nothing found.
+    Exit status 0: no known vulnerabilities, 1: some were found, 2: the check could not be completed.
 
     Example: classifier audit --json
     """
@@ -45,13 +44,13 @@ def audit(
 
 
 def vulnerabilities(locks: tuple[Path, ...]) -> tuple[list[dict[str, Any]], str]:
-    """What is known of the pinned set, a dictionary each, and why it could not be asked; empty when it could."""
+    """Return the known vulnerabilities of the locked versions, and why the check is incomplete; empty if it is not."""
     for lock in locks:
         if not lock.exists():
             raise FileNotFoundError(f"{lock} does not exist: make lock")
     arguments = [argument for lock in locks for argument in ("--requirement", str(lock))]
     options = ["--disable-pip", "--require-hashes", "--format", "json", "--progress-spinner", "off"]
-    ended = subprocess.run(  # noqa: S603, arguments of our own
+    ended = subprocess.run(  # noqa: S603, fixed arguments
         [sys.executable, "-m", "pip_audit", *arguments, *options, "--timeout", str(TIMEOUT_S)],
         capture_output=True,
         text=True,
@@ -68,11 +67,11 @@ def vulnerabilities(locks: tuple[Path, ...]) -> tuple[list[dict[str, Any]], str]
         for known in each.get("vulns", [])
     ]
     some = f"{', '.join(unknown[:3])}{' and others' if unknown[3:] else ''}"
-    return found, f"the index knows nothing of {len(unknown)} of {len(answers)} packages ({some})" if unknown else ""
+    return found, f"the index does not know {len(unknown)} of {len(answers)} packages ({some})" if unknown else ""
 
 
 def licence_of(package: Distribution) -> str:
-    """As its metadata says: the SPDX expression, else the classifiers, else the first line of the free text."""
+    """The licence in the metadata: the SPDX expression, the classifiers or the first line of the free text."""
     metadata = package.metadata
     if "License-Expression" in metadata:
         return metadata["License-Expression"]
@@ -84,13 +83,13 @@ def licence_of(package: Distribution) -> str:
 
 
 def text(found: list[dict[str, Any]], problem: str, licences: dict[str, str]) -> str:
-    """For people: the vulnerabilities first, then the packages, and the licences by how many have them."""
+    """Format the vulnerabilities, the packages with their licences, and the number of packages per licence."""
     lines = []
     for each in found:
         fixed = ", ".join(each["fix_versions"]) or "no version yet"
-        lines.append(f"{each['name']} {each['version']}: {each['id']}, mended in {fixed}")
+        lines.append(f"{each['name']} {each['version']}: {each['id']}, fixed in {fixed}")
     if problem:
-        lines.append(f"known vulnerabilities: could not be looked up: {problem}")
+        lines.append(f"known vulnerabilities: could not be checked: {problem}")
     else:
         lines.append(f"known vulnerabilities: {len(found)} of {', '.join(map(str, LOCKS))}")
     width = max(map(len, licences))

@@ -1,4 +1,4 @@
-"""Remove for good the runs that were deleted in MLflow."""
+"""Permanently remove the runs that were deleted in MLflow."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import typer
 def gc(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Remove for good the runs that were deleted in MLflow, with their files and their models.
+    """Permanently remove the runs that were deleted in MLflow, with their files and models.
 
-    A run that was deleted in the UI can be restored, and so keeps its files until then; `mlflow gc` alone leaves its
-    model. When a registered version is of a deleted run, nothing is removed.
+    A run that was deleted in the UI keeps its files, so that it can be restored; `mlflow gc` alone does not remove its
+    model. Nothing is removed if a deleted run belongs to a registered model version.
 
     Example: classifier gc
     """
     from classifier.runs.registry import reported
-    from classifier.tracking.garbage import collect  # mlflow takes seconds, which --help need not wait for
+    from classifier.tracking.garbage import collect  # slow: mlflow
 
     with reported():
         collected = collect()
     if as_json:
         print(json.dumps(asdict(collected), indent=2))
     else:
-        print(f"removed for good: {len(collected.runs)} runs, {len(collected.models)} models")
+        print(f"permanently removed: {len(collected.runs)} runs, {len(collected.models)} models")

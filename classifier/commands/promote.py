@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def promote(
-    run_id: Annotated[str | None, typer.Argument(help="id of a run, or its beginning", show_default=False)] = None,
+    run_id: Annotated[
+        str | None, typer.Argument(help="id of a run, or its first characters", show_default=False)
+    ] = None,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="make the version that @champion replaced the champion again")
     ] = False,
@@ -48,10 +50,7 @@ def promote(
         raise UserError("expected the id of a run, or --rollback without it: classifier promote RUN_ID")
     params = load_params(Path("params.yaml")).promote
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for two small files
-    from classifier.runs.registry import (  # here: takes seconds, and a wrong command line fails at once
-        Registry,
-        reported,
-    )
+    from classifier.runs.registry import Registry, reported  # slow: mlflow
     from classifier.tracking.delivery import open_store
 
     open_store()

@@ -1,4 +1,4 @@
-"""Put a recipe's values into params.yaml, keeping its comments, and say what changed."""
+"""Write a recipe's values to params.yaml, keeping its comments, and print the changes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ PARAMS, RECIPES = Path("params.yaml"), Path("recipes")
 
 
 def recipe(
-    name: Annotated[str | None, typer.Argument(help="a file of recipes/, without .yaml", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="name of a file in recipes/, without .yaml", show_default=False)
+    ] = None,
 ) -> None:
-    """Put a recipe's values into params.yaml.
+    """Write a recipe's values to params.yaml.
 
-    Comments, order and spacing stay; each change is printed.
+    Keeps comments, order and spacing, and prints each change.
 
     Example: classifier recipe mnist
     """
@@ -32,7 +34,7 @@ def recipe(
         given = f"{name!r} is not a recipe" if name else "expected the name of one recipe"
         raise UserError(f"{given}; allowed are {', '.join(names)}, as in classifier recipe {names[0]}")
     found = YAML(typ="safe", pure=True).load(RECIPES / f"{name}.yaml")
-    load_params(PARAMS)  # a damaged file is named before anything is put into it
+    load_params(PARAMS)  # refuse an invalid file before changing it
     text, changes = apply(PARAMS.read_text(encoding="utf-8"), found["params"])
     parse_params(text, PARAMS)
     write_atomic(PARAMS, text.encode())
@@ -41,9 +43,9 @@ def recipe(
 
 
 def apply(text: str, values: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
-    """The YAML `text` with the recipe's `values` in it, and a line for each key that changed.
+    """Return the YAML `text` with the recipe's `values`, and a line for each changed key.
 
-    Only the values' own characters are replaced, so comments, order and spacing stay as they are.
+    Replaces only the characters of the values, so comments, order and spacing are kept.
     """
     yaml = YAML(typ="safe", pure=True)
     before = yaml.load(text)
@@ -58,7 +60,7 @@ def apply(text: str, values: dict[str, dict[str, Any]]) -> tuple[str, list[str]]
         if before[section][key] != value
     ]
     replacements = [(spans[section][key], value) for section, key, value in changed]
-    for (start, end), value in sorted(replacements, key=lambda item: -item[0][0]):  # from the end: places stay valid
+    for (start, end), value in sorted(replacements, key=lambda item: -item[0][0]):  # from the end: positions stay valid
         text = f"{text[:start]} {_written(value)}{text[end:]}"
     lines = [
         f"  {section}.{key}: {_written(before[section][key])} -> {_written(value)}" for section, key, value in changed
@@ -67,12 +69,12 @@ def apply(text: str, values: dict[str, dict[str, Any]]) -> tuple[str, list[str]]
 
 
 def _span(text: str, key: Any, value: Any) -> tuple[int, int]:
-    """Where a key's value stands: from behind its colon to its last character; an empty value takes no place."""
+    """Start and end of a key's value, from after the colon to its last character; an empty value has no length."""
     start = text.index(":", key.end_mark.index) + 1
     end = value.end_mark.index if value.end_mark.index > value.start_mark.index else start
-    return start, start + len(text[start:end].rstrip())  # a block list's node reaches up to the next key
+    return start, start + len(text[start:end].rstrip())  # a block list's node extends to the next key
 
 
 def _written(value: Any) -> str:
-    """As YAML 1.2 on one line; the names that params.yaml allows need no quotes."""
+    """Format a value as one line of YAML 1.2; the strings that params.yaml allows need no quotes."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""Put the workspace's outputs into MLflow when no run has them: after `dvc pull`, or restored from DVC's run cache."""
+"""Record the workspace's outputs in MLflow if no run has them: after `dvc pull`, or from DVC's run cache."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import typer
 def record(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Put the workspace's outputs into MLflow if no run has them.
+    """Record the workspace's outputs in MLflow if no run has them.
 
-    They came with `dvc pull` into a fresh clone, or were restored from DVC's run cache.
+    Use it after `dvc pull` in a fresh clone, or when DVC restored outputs from its run cache.
 
-    Params and code are those that dvc.lock names, whatever params.yaml says today. Twice gives one run. Outputs other
-    than those of dvc.lock are refused.
+    Params and code are taken from dvc.lock, not from the current params.yaml. Repeating the command creates no further
+    run. Outputs that differ from dvc.lock are refused.
 
     Example: classifier record
     """
-    import classifier.runs.restoring as restoring  # mlflow takes seconds, which --help need not wait for
+    import classifier.runs.restoring as restoring  # slow: mlflow
     from classifier.runs.registry import reported
 
     with reported():

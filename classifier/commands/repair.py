@@ -1,4 +1,4 @@
-"""Repair what a killed DVC left behind and does not repair itself; `make repro` does so first.
+"""Repair what a killed DVC leaves behind and does not repair itself. `make repro` does this first.
 
 Example: classifier repair
 """
@@ -11,7 +11,7 @@ from classifier.repository.repair import repair as repair_project
 def repair() -> None:
     """Repair what a killed DVC left behind.
 
-    A truncated dvc.lock is restored from the last commit, stale locks are removed. Prints nothing when all is well.
+    Restores a truncated dvc.lock from the last commit and removes stale locks. Prints nothing if all is well.
 
     Example: classifier repair
     """

@@ -1,4 +1,4 @@
-"""Execute a recorded run again, from nothing but its id, and say whether it gives the same bytes."""
+"""Reproduce a recorded run from its id and check that it gives the same bytes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    run_id: Annotated[str, typer.Argument(help="id of a run, or its beginning")],
-    keep: Annotated[bool, typer.Option("--keep", help="keep the checkout, and say where it is")] = False,
+    run_id: Annotated[str, typer.Argument(help="id of a run, or its first characters")],
+    keep: Annotated[bool, typer.Option("--keep", help="keep the checkout and print its path")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Repeat a recorded run in a temporary checkout, and compare everything with the record.
+    """Reproduce a recorded run in a temporary checkout and compare all results with the record.
 
-    Commit, uncommitted changes and params come from the run, the data by DVC's hash from cache or remote, else
-    downloaded again and verified. Training and evaluation run without caches. A failed run has to fail with the same
-    error. Exit status 0: byte-identical; 1: something differs, which a table shows, or is missing from the record.
+    The run provides commit, uncommitted changes and params. The data come from DVC's cache or a remote by their hash,
+    or are downloaded again and verified. Training and evaluation run without caches. A failed run must fail with the
+    same error. Exit status 0: byte-identical; 1: something differs, which a table shows, or is missing in the record.
 
     Example: classifier reproduce 147127b4
     """
-    import classifier.runs.reproduction as reproduction  # mlflow takes seconds, which --help need not wait for
+    import classifier.runs.reproduction as reproduction  # slow: mlflow
     from classifier.runs.reading import find_run
     from classifier.runs.registry import reported
 
@@ -39,7 +39,7 @@ def reproduce(
 
 
 def _show(verdict: Verdict) -> None:
-    """The verdict in a line, and differences as a table."""
+    """Print the verdict in one line and the differences as a table."""
     for line in verdict.warnings:
         print(f"warning: {line}")
     if not verdict.differences:

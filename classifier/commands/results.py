@@ -1,4 +1,4 @@
-"""Say how good the model in the workspace is, where everything lies, and how to look at it."""
+"""Show the accuracy of the workspace's model, where its files are, and how to view its run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MODEL, REPORTS = Path("models/classifier"), Path("reports/evaluate")
 def results(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show how good the trained model is and where its files are.
+    """Show the trained model's accuracy and where its files are.
 
     Example: classifier results
     """
-    from classifier.networks.model_dir import read_model_meta  # torch takes seconds, which --help need not wait for
+    from classifier.networks.model_dir import read_model_meta  # slow: torch
 
     meta = read_model_meta(MODEL)
     file = REPORTS / "metrics.json"
@@ -32,11 +32,11 @@ def results(
         found = {"dataset": meta.dataset, "seed": meta.seed, "model": str(MODEL), "metrics": metrics}
         print(json.dumps(found, indent=2) if as_json else said)
     except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"{file} is damaged ({error}): run dvc repro -f evaluate") from None
+        raise UserError(f"{file} is corrupt ({error}): run dvc repro -f evaluate") from None
 
 
 def text(metrics: dict[str, float], dataset: str, seed: int) -> str:
-    """What a person wants to know, and where to look further."""
+    """Format accuracy, paths and the next command."""
     low, high, level = metrics["accuracy_low"], metrics["accuracy_high"], metrics["confidence"]
     lines = [
         "",
@@ -48,6 +48,6 @@ def text(metrics: dict[str, float], dataset: str, seed: int) -> str:
     ]
     if "accuracy_mean" in metrics:
         mean, low, high = (metrics[f"accuracy_mean{end}"] for end in ("", "_low", "_high"))
-        lines.insert(2, f"all replicas   {mean:.2%} on average (95% interval {low:.2%} to {high:.2%})")
-        lines.insert(3, f"               the model is the median one on validation, seed {seed}")
+        lines.insert(2, f"all seeds      {mean:.2%} on average (95% interval {low:.2%} to {high:.2%})")
+        lines.insert(3, f"               the model is seed {seed}, the median on validation")
     return "\n".join(lines)

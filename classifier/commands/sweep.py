@@ -1,4 +1,4 @@
-"""Run DVC experiments over a grid of parameters, or let Optuna search, and end with the leaderboard."""
+"""Run DVC experiments over a grid of params or an Optuna search, then show the leaderboard."""
 
 from __future__ import annotations
 
@@ -36,19 +36,21 @@ SHOWN = 20  # rows of the leaderboard
 
 def sweep(
     values: Annotated[
-        list[str] | None, typer.Argument(help="KEY=VALUE,VALUE or KEY=FIRST..LAST; all combinations are tried")
+        list[str] | None, typer.Argument(help="KEY=VALUE,VALUE or KEY=FIRST..LAST; runs all combinations")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="experiments at a time; each has cores / jobs threads")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", help="number of parallel experiments; each uses cores / jobs threads")
+    ] = 1,
     search: Annotated[
-        int | None, typer.Option("--search", help="let Optuna run this many trials, in the ranges of sweep.search")
+        int | None, typer.Option("--search", help="number of Optuna trials in the ranges of sweep.search")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run failed experiments again")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would run, and run nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the experiments and run nothing")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Run experiments over a grid of parameters, or search.
+    """Run experiments over a grid of params or an Optuna search.
 
-    Optuna searches. The leaderboard is printed at the end.
+    Prints the leaderboard at the end.
 
     Every experiment is a DVC experiment (dvc exp show, dvc exp apply NAME) and a run in MLflow, below the sweep's own
     run. A failed experiment is recorded with its error. The workspace stays as it is.
@@ -67,14 +69,14 @@ def sweep(
     params = load_params(PARAMS)
     points = grid(values or [], params)
     check(params, points, bool(values), jobs, search)
-    # Seconds of imports, which a wrong command line need not wait for.
+    # Imported here: they take seconds, which an invalid command line does not need.
     from classifier.repository.clones import Baseline, stop_processes
     from classifier.runs.registry import reported
     from classifier.sweeps import running as sweeping
     from classifier.sweeps.record import Record, sweep_key
 
     gc.freeze()
-    gc.enable()  # a sweep is no short process
+    gc.enable()  # a sweep runs for a long time
     baseline = Baseline.of(project_root())
     key = sweep_key([params.sweep.model_dump(), points] if search else points, params)
     name = f"sweep-{key[:8]}"
@@ -87,7 +89,7 @@ def sweep(
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
     with owning(folder / "owner"):
-        stop_processes(sweeping.clones_of(folder))  # of a sweep that was killed
+        stop_processes(sweeping.clones_of(folder))  # left by a killed sweep
         with reported():
             record.begin(shlex.join(["classifier", *sys.argv[1:]]))
         plan = plan_of(params, points, search, name, folder)
@@ -99,7 +101,7 @@ def sweep(
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 done = len(work.results)
                 say(f"{name}: stopped, {done} of {len(plan.names)} done; run the same command to continue")
-            with suppress(OSError):  # a store that is unreachable
+            with suppress(OSError):  # the store is unreachable
                 record.end("KILLED")
             raise
         complete = all(outcome.status != "killed" for _, outcome in work.results)
@@ -109,7 +111,7 @@ def sweep(
 
 
 def check(params: Params, points: Sequence[Point], given: bool, jobs: int, search: int | None) -> None:
-    """Raises UserError when the command line leaves nothing to run."""
+    """Raise UserError if the command line leaves nothing to run."""
     for option, number in (("--jobs", jobs), ("--search", search)):
         if number is not None and number < 1:
             raise UserError(f"{option} {number}; allowed is 1 or more")
@@ -130,17 +132,17 @@ def plan_of(params: Params, points: Sequence[Point], search: int | None, name: s
 
     if search is None:
         return Grid(points, name)
-    from classifier.sweeps.search import Search  # here: Optuna takes a second
+    from classifier.sweeps.search import Search  # imported here: Optuna takes a second
 
     return Search(params, points[0], search, name, folder / "study.db")
 
 
 class Lines:
-    """Reports on standard error: a line when an experiment starts, and one when it ends."""
+    """Prints a line to standard error when an experiment starts, and one when it ends."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.total, self.began = sweep, len(sweep.plan.names), time.monotonic()
-        self.here = 0  # experiments that ended while this watched
+        self.here = 0  # experiments that ended in this process
         already = f", {sweep.already} of them done already" if sweep.already else ""
         speed = f"{len(sweep.workers)} at a time, threads {sweep.threads}"
         logs = f"logs in {os.path.relpath(sweep.logs)}"
@@ -171,7 +173,7 @@ def counted(number: int) -> str:
 
 
 def described(outcome: Outcome) -> str:
-    """An outcome in a few words. Of results only those of the validation split: the test's would invite a choice."""
+    """Describe an outcome briefly. Shows validation results only, so that the test split selects no model."""
     if outcome.status != "finished":
         reason = re.sub(r"^\w+Error: ", "", outcome.error or "")  # the exception's name is in MLflow
         return f"{outcome.status}: {reason}"
@@ -188,7 +190,7 @@ def show_plan(
     retry_failed: bool,
     as_json: bool,
 ) -> None:
-    """What would run, and what is done already."""
+    """Print what would run and what is already done."""
     from classifier.repository.clones import applicable_experiments, experiment_arguments
     from classifier.sweeps.experiments import Experiment, Grid, shown, trial_names
     from classifier.sweeps.record import is_done, outcome_of
@@ -215,7 +217,7 @@ def show_plan(
 
 
 def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
-    """What became of every experiment, the leaderboard of those that finished, and the best on validation."""
+    """Print every experiment's outcome, the leaderboard of the finished ones and the best one on validation."""
     from classifier.commands.leaderboard import show
     from classifier.runs.leaderboard import leaderboard, results
     from classifier.runs.reading import all_runs
@@ -251,7 +253,7 @@ def print_json(
     board: Board | None = None,
     best: Best | None = None,
 ) -> None:
-    """One shape, for a sweep and for a dry run. An experiment that is still to run has no status."""
+    """Print JSON in the same form for a sweep and a dry run. Experiments that have not run yet have no status."""
     nothing: dict[str, Any] = {"status": None, "run_id": None, "error": None, "seconds": None, "metrics": {}}
     answer = {
         "sweep": record.name,
@@ -267,7 +269,7 @@ def print_json(
 
 
 def show_others(others: Sequence[tuple[Experiment, Outcome]]) -> None:
-    """Experiments that failed or were killed, a line each, with their error."""
+    """Print a line with the error for each experiment that failed or was killed."""
     for experiment, outcome in others:
         run = f"; run {outcome.run_id[:8]}" if outcome.run_id else ""
         print(f"{experiment.name}  {experiment}  {described(outcome)}{run}")

@@ -1,4 +1,4 @@
-"""Record in MLflow what had to wait; the next stage does so too."""
+"""Deliver waiting journals to MLflow, as the next stage does too."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import typer
 
 def sync(
     moved_from: Annotated[
-        str, typer.Option("--from", help="record what is for the store at this address in the store in use too")
+        str, typer.Option("--from", help="also deliver what was recorded for the store at this address")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Record in MLflow what it did not take while a stage ran.
+    """Deliver to MLflow what could not be delivered while a stage ran.
 
-    Each run, and each part of one, arrives once.
+    Nothing is recorded twice.
 
-    Exit status 1: something is not yet recorded, and a line says where it is and why.
+    Exit status 1: something could not be delivered; a line says where it is and why.
 
     Example: classifier sync
     """
-    from classifier.tracking.delivery import deliver_waiting  # mlflow takes seconds, which --help need not wait for
+    from classifier.tracking.delivery import deliver_waiting  # slow: mlflow
 
     delivered, left = deliver_waiting(moved_from)
     if as_json:

@@ -1,4 +1,4 @@
-"""Open the MLflow UI on this project's runs, for this machine alone."""
+"""Start the MLflow UI with this project's runs, on this machine only."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import typer
 from classifier.recording.store import shown_uri, store_uri
 
 
-def ui(port: Annotated[int, typer.Argument(help="of 127.0.0.1", min=1, max=65535)] = 5000) -> None:
-    """Open the MLflow UI on this project's runs.
+def ui(port: Annotated[int, typer.Argument(help="port on 127.0.0.1", min=1, max=65535)] = 5000) -> None:
+    """Start the MLflow UI with this project's runs.
 
-    It listens on 127.0.0.1 alone; Ctrl-C ends it.
+    It listens on 127.0.0.1 only; Ctrl-C stops it.
 
     Example: classifier ui 5001
     """
@@ -28,16 +28,14 @@ def ui(port: Annotated[int, typer.Argument(help="of 127.0.0.1", min=1, max=65535
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise OSError(
-                f"port {port}: {error.strerror}; take another, as in make ui PORT={port % 65535 + 1}"
-            ) from None
-    from classifier.tracking import delivery  # mlflow takes seconds, which --help need not wait for
+            raise OSError(f"port {port}: {error.strerror}; use another port: make ui PORT={port % 65535 + 1}") from None
+    from classifier.tracking import delivery  # slow: mlflow
 
     experiment = delivery.open_store()
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes in place of ten
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes instead of ten
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
-    # The plain address opens on pages for language models.
+    # The root address opens pages for language models.
     page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
     print(f"in a few seconds: http://127.0.0.1:{port}/{page}", flush=True)
-    os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(port)])  # noqa: S606, arguments of our own
+    os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(port)])  # noqa: S606, fixed arguments

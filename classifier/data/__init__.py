@@ -1,1 +1,1 @@
-"""The canonical form of a data set and the way into it: formats, splits, statistics. Begin with `dataset`."""
+"""The canonical form of data sets, and the conversion to it: formats, splits, statistics. Begin with `dataset`."""

@@ -22,7 +22,7 @@ from classifier.project.files import sha256, sha256_of, write_atomic
 
 SIZE = 32  # pixels, height and width
 SPLITS = ("train", "validation", "test")
-SMALLEST_STD = 1e-9  # division by less may give Inf; the std of pixels that differ at all is larger
+SMALLEST_STD = 1e-9  # division by less can give Inf; the std of pixels that are not all equal is larger
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ def write_meta(folder: Path, meta: DatasetMeta) -> None:
 
 
 def read_meta(folder: Path) -> DatasetMeta:
-    """Raises FileNotFoundError when it is missing, UserError unless `write_meta` wrote it."""
+    """Read meta.json. Raises FileNotFoundError if it is missing, UserError unless `write_meta` wrote it."""
     return read_checksummed(folder / "meta.json", DatasetMeta, "normalize")
 
 
 def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
     """Read a split after verifying its bytes against meta.json.
 
-    The arrays map the file instead of copying it: processes that train at the same time share its memory.
+    The arrays are memory-mapped, so that processes that train at the same time share the memory.
     """
     path = folder / f"{name}.safetensors"
     try:

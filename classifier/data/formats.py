@@ -1,7 +1,7 @@
-"""Parsers of the original files: bytes in, arrays out; nothing is unpacked to disk and nothing is executed.
+"""Parsers of the original files, from bytes to arrays. Nothing is extracted to disk or executed.
 
-Every parser takes the file's name for its messages and raises UserError with the file and the index of the image or
-row. Of a compressed file at most one byte more than its header announces is decompressed.
+Every parser takes the file's name for its messages, and raises UserError with the file and the index of the image or
+row. Decompression stops one byte after the size that the header announces.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from classifier.data.cifar import read_archive
 from classifier.errors import UserError
 
 Array = npt.NDArray[np.uint8]
-Labelled = tuple[Array, Array]  # images in the source's own shape, labels (N,)
+Labelled = tuple[Array, Array]  # images in the source's shape, labels (N,)
 
-CLASSES = 10  # of every set here
+CLASSES = 10  # of every data set here
 LARGEST_COUNT = 1_000_000  # images
 DIGITS_BYTES = 1 << 20  # of digits.csv, which has 466,120
 
 
 def parse(dataset: str, files: Mapping[str, bytes]) -> tuple[Labelled, Labelled | None]:
-    """The training images and, where the source has any, the test images, each in the file's order.
+    """Parse the training images and, if the source has any, the test images, in the order of the files.
 
     `digits`: (N, 8, 8) in 0..16; `cifar10`: (N, 3, 32, 32) in 0..255; the others: (N, 28, 28) in 0..255.
     """
@@ -114,7 +114,7 @@ def _check_labels(name: str, labels: Array) -> None:
 
 
 def _decompress(name: str, file: Any, size: int) -> bytes:
-    """At most `size` bytes of a compressed file."""
+    """Decompress at most `size` bytes."""
     try:
         content: bytes = file.read(size)
     except (OSError, EOFError, zlib.error) as error:

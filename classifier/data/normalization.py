@@ -1,4 +1,4 @@
-"""From a source's arrays to the canonical form of `classifier.data.dataset`: sizes, splits, statistics."""
+"""Converts a source's arrays to the canonical form of `classifier.data.dataset`: sizes, splits, statistics."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def make_splits(
 ) -> dict[str, Split]:
     """The splits of `classifier.data.dataset.SPLITS`, each in the source's order.
 
-    The source's own test images are the test split, whole. Without any, `params.test_fraction` of every class is held
-    out; of what is left for training, `params.validation_fraction` of every class, and at least one image unless the
-    fraction is 0. UserError names a class that would be left without training images.
+    The source's test images, if any, are the test split. Otherwise `params.test_fraction` of every class is held out.
+    `params.validation_fraction` of the remaining images of every class is held out for validation, at least one image
+    unless the fraction is 0. Raises UserError for a class that would have no training images.
     """
     generator = np.random.Generator(np.random.PCG64(params.seed))
     everything = Split(canonical_images(training[0]), training[1].astype(np.int64))
@@ -83,16 +83,16 @@ def choose_by_class(
                 f"class {name!r} has {len(members)} images: {count} to hold out and at least one for training are "
                 "needed; lower normalize.test_fraction or normalize.validation_fraction, or add images"
             )
-        # Not permutation(): the stream of random() is the one that NumPy keeps from release to release.
+        # Not permutation(): NumPy guarantees only the stream of random() across releases.
         order = np.argsort(generator.random(len(members)), kind="stable")
         chosen.append(members[order[:count]])
     return np.sort(np.concatenate(chosen))
 
 
 def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every channel of (N, C, 32, 32), on pixels scaled to 0..1, or those of params.
+    """Mean and standard deviation per channel of (N, C, 32, 32), of pixels scaled to 0..1, or those of params.
 
-    UserError when params have another number of channels, and when all pixels of a channel are equal.
+    Raises UserError if params have a different number of channels, or if all pixels of a channel are equal.
     """
     channels = images.shape[1]
     given = {"normalize.mean": params.mean, "normalize.std": params.std}
@@ -115,7 +115,7 @@ def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], li
 
 
 def counts(labels: Labels, class_names: Sequence[str]) -> list[int]:
-    """Images of each class."""
+    """Number of images per class."""
     return [int(count) for count in np.bincount(labels, minlength=len(class_names))]
 
 
@@ -124,7 +124,7 @@ def _take(split: Split, indices: npt.NDArray[np.intp]) -> Split:
 
 
 def _mean_and_std(channel: Images) -> tuple[float, float]:
-    """In integers until the last division: exact, and independent of order and machine."""
+    """Computed in integers up to the last division: exact, and independent of order and machine."""
     histogram = np.zeros(256, np.int64)
     for start in range(0, len(channel), 4096):  # bincount makes 8 bytes of every pixel
         histogram += np.bincount(channel[start : start + 4096].ravel(), minlength=256)

@@ -1,1 +1,1 @@
-"""Networks, the classifier around one, its directory on disk, and inference. Begin with `model`."""
+"""Networks, the classifier that wraps one, its directory on disk, and inference. Begin with `model`."""

@@ -1,7 +1,7 @@
-"""LeNet-5 and the classifier around it, which takes raw pixels.
+"""LeNet-5, and the classifier that wraps it and takes raw pixels.
 
-PyTorch's three levels meet here: tensors in (`images`), modules that hold the weights (`LeNet5`), and a forward
-pass that autograd can differentiate (`training.py` does).
+It shows PyTorch's three levels: tensors (`images`), modules that hold the weights (`LeNet5`), and a forward pass that
+autograd differentiates (`classifier.training.engine`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from classifier.networks.rows import RowConvolutions
 class LeNet5(nn.Module):
     """LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B.
 
-    As the PyTorch tutorial has it: ReLU for tanh, 2x2 max pooling for trained subsampling, a full C3 layer and a
-    linear output. 61,706 parameters for one channel and ten classes.
+    Like in the PyTorch tutorial, with ReLU instead of tanh, 2x2 max pooling instead of trained subsampling, a C3
+    layer that is connected to all maps of S2, and a linear output. 61,706 parameters for one channel and ten classes.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -36,7 +36,7 @@ class LeNet5(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images `(N, C, 32, 32)` float -> logits `(N, classes)`."""
         if self.training and images.device.type == "cpu":
-            x = self.rows(self.conv1, self.conv2, images)  # sooner there
+            x = self.rows(self.conv1, self.conv2, images)  # faster on a CPU
         else:
             x = self._convolve(images)
         x = relu(self.fc1(x.flatten(1)))  # (N, 120)
@@ -51,13 +51,13 @@ class LeNet5(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A network with its normalization, so that training and serving both start from raw pixels."""
+    """A network with its normalization, so that training and serving both take raw pixels."""
 
     scale: Tensor
     offset: Tensor
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        """`mean` and `std` per channel, on pixels scaled to 0..1."""
+        """`mean` and `std` per channel, of pixels scaled to 0..1."""
         super().__init__()
         self.network = network
         std_, mean_ = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (std, mean))
@@ -75,5 +75,5 @@ class Classifier(nn.Module):
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Trained values in `module`."""
+    """Number of parameters in `module`."""
     return sum(parameter.numel() for parameter in module.parameters())

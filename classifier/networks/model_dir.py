@@ -1,8 +1,8 @@
-"""The model directory, `models/classifier/`: everything that evaluation and serving need, without pickle.
+"""The model directory, `models/classifier/`: everything that evaluation and serving need, without pickles.
 
 - `weights.safetensors`: the network's parameters, float32.
 - `meta.json`: `ModelMeta`, with a checksum (`classifier.project.checksummed`).
-- `replicas/seed-<seed>.safetensors`: the weights of every seed, where several were trained.
+- `replicas/seed-<seed>.safetensors`: the weights of every seed, if several were trained.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from classifier.project.checksummed import read_checksummed, write_checksummed
 from classifier.project.files import read_file, replacing, sha256, write_atomic
 
 LARGEST = 1 << 28  # bytes of weights
-NETWORK = "lenet5"  # the only one so far
+NETWORK = "lenet5"
 
 
 class ModelMeta(PixelStatistics):
@@ -32,13 +32,13 @@ class ModelMeta(PixelStatistics):
     architecture: str  # NETWORK
     dataset: str
     seed: int  # of weights.safetensors, the median of the seeds on validation
-    # Seed -> SHA-256 of its weights, where several were trained.
+    # Seed -> SHA-256 of its weights, if several were trained.
     replicas: dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Sha256]
     weights_sha256: Sha256
 
 
 def build(meta: DatasetMeta | ModelMeta, seed: int = 0) -> Classifier:
-    """A new classifier for this data, with PyTorch's default initialization, which depends on `seed` alone."""
+    """A new classifier for this data with PyTorch's default initialization, which depends only on `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = LeNet5(meta.channels, len(meta.class_names))
@@ -46,9 +46,9 @@ def build(meta: DatasetMeta | ModelMeta, seed: int = 0) -> Classifier:
 
 
 def write_model(folder: Path, models: Mapping[int, Classifier], chosen: int, data: DatasetMeta) -> ModelMeta:
-    """Write the model of the seed `chosen` and meta.json, and the models of all seeds if there are several.
+    """Write meta.json and the model of the seed `chosen`, and the models of all seeds if there are several.
 
-    The same models give the same bytes.
+    Equal models give equal bytes.
     """
     weights = {seed: _bytes_of(classifier) for seed, classifier in models.items()}
     several = weights if len(weights) > 1 else {}
@@ -80,7 +80,7 @@ def _bytes_of(classifier: Classifier) -> bytes:
 
 
 def read_model_meta(folder: Path) -> ModelMeta:
-    """Raises FileNotFoundError when meta.json is missing, UserError unless `write_model` wrote it."""
+    """Read meta.json. Raises FileNotFoundError if it is missing, UserError unless `write_model` wrote it."""
     path = folder / "meta.json"
     meta = read_checksummed(path, ModelMeta, "train")
     if meta.architecture != NETWORK:
@@ -92,13 +92,13 @@ def read_model_meta(folder: Path) -> ModelMeta:
 
 
 def read_model(folder: Path) -> Classifier:
-    """The classifier in evaluation mode. Verifies the weights' hash, names, shapes, types and finiteness."""
+    """Read the classifier, in evaluation mode. Verifies the weights' hash, names, shapes, types and finiteness."""
     meta = read_model_meta(folder)
     return _read_weights(folder / "weights.safetensors", meta.weights_sha256, meta)
 
 
 def read_models(folder: Path) -> dict[int, Classifier]:
-    """The models of several seeds, verified as in `read_model`; empty when a single one was trained."""
+    """Read the models of several seeds, verified as in `read_model`; empty if a single one was trained."""
     meta = read_model_meta(folder)
     return {int(seed): _read_weights(_of_seed(folder, seed), known, meta) for seed, known in meta.replicas.items()}
 

@@ -1,1 +1,1 @@
-"""What a stage has to say to MLflow, written to a journal; nothing here imports mlflow. Begin with `run`."""
+"""Records a stage's results in a journal for MLflow, without importing mlflow. Begin with `run`."""

@@ -1,7 +1,7 @@
-"""One process at a time delivers a project's journals to MLflow, in their order; the others see whether it progresses.
+"""Ensures that one process at a time delivers a project's journals to MLflow, and shows its progress to the others.
 
-The lock is `.pipeline/delivery/lock`. While a process holds it, the lock's time of modification moves on whenever that
-process has read files or computed, so an upload that takes long is told from a store that does not answer.
+The lock is `.pipeline/delivery/lock`. Its owner updates the lock's modification time whenever it has read files or
+computed, so that others can distinguish a long upload from a store that does not respond.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from classifier.project.lineage import project_root
 from classifier.project.ownership import LOCK, claim, owner_of, release
 
 DELIVERY = Path(".pipeline/delivery")  # in the project's root
-PATIENCE_S = 60.0  # without progress, after which nobody waits for the deliverer any longer
-BEAT_S = 5.0  # between two looks at one's own progress; in it, progress is at least:
+PATIENCE_S = 60.0  # without progress, after which other processes stop waiting
+BEAT_S = 5.0  # between checks of this process's progress; progress is at least:
 BYTES, CPU_S = 65536, 0.1  # bytes read or seconds computed
 
 
 class Progress:
-    """The progress of whichever process delivers, as another process sees it."""
+    """The delivering process's progress, as seen by another process."""
 
     def __init__(self) -> None:
         self.seen = self._time()
         self.since = time.monotonic()
 
     def stalled_s(self) -> float:
-        """Seconds since the last progress that was seen."""
+        """Seconds since the last observed progress."""
         if (now := self._time()) != self.seen:
             self.seen, self.since = now, time.monotonic()
         return time.monotonic() - self.since
@@ -46,9 +46,9 @@ class Progress:
 
 @contextmanager
 def delivering() -> Iterator[None]:
-    """Be the project's deliverer in the block.
+    """Deliver exclusively for the project during the block.
 
-    While another process is, wait as long as it progresses. Raises OSError when it does not, and says which it is.
+    Waits for another delivering process while it makes progress. Raises OSError, naming that process, if it does not.
     """
     folder, progress = project_root() / DELIVERY, Progress()
     while (handle := claim(folder)) is None:
@@ -82,7 +82,7 @@ def _beat(lock: Path, done: threading.Event) -> None:
 
 
 def _work() -> tuple[int, float]:
-    """Bytes that this process has read, where the system counts them, and seconds that it has computed."""
+    """Bytes that this process has read, if the system counts them, and its CPU seconds."""
     process = psutil.Process()
     read = process.io_counters().read_chars if psutil.LINUX else 0
     times = process.cpu_times()

@@ -1,23 +1,23 @@
-"""A stage's journal: what it reports to MLflow, written to disk first, so that an unreachable server loses nothing.
+"""A stage's journal: everything it reports to MLflow, written to disk first, so that no data is lost without a server.
 
-A journal is a folder in `.pipeline/journal/` of the project's root: `events.jsonl`, one event a line, append-only, and
-`files/`, copies of the files to upload. `classifier.recording.run` writes it, `classifier.tracking.delivery` delivers
-and then removes it. Events, each with `do` and `time` (ms since 1970):
+A journal is a folder in `.pipeline/journal/` of the project's root. It holds `events.jsonl`, append-only with one event
+per line, and `files/`, copies of the files to upload. `classifier.recording.run` writes it,
+`classifier.tracking.delivery` delivers and then removes it. Events, each with `do` and `time` (ms since 1970):
 
-- `begin`: `format` (`FORMAT`; 1 where it is missing), `stage`, `key` (the run's, see `classifier.tracking.delivery`),
-  `weights` (those that are evaluated), `outputs` (of `classifier record`: which a run may have already), `store`,
+- `begin`: `format` (`FORMAT`; 1 if missing), `stage`, `key` (the run's, see `classifier.tracking.delivery`),
+  `weights` (that are evaluated), `outputs` (for `classifier record`; a run may already have them), `store`,
   `experiment`, `name`, `user`, `params`, `tags`
-- `metrics`: `seed` (None for the run itself, else of its nested run), `step`, `values`
+- `metrics`: `seed` (None for the run itself, otherwise that of a nested run), `step`, `values`
 - `tags`: `tags`
 - `data`: `name`, `digest`, `source`, `profile`
-- `files`: `path`, below `files/` and below the run's artifacts alike
-- `model`: `path` below `files/`, `code` that can load it likewise, `channels`, `class_names`
+- `files`: `path`, both below `files/` and below the run's artifacts
+- `model`: `path` below `files/`, `code` (path of its code, also below `files/`), `channels`, `class_names`
 - `end`: `status`, `error`
 
 An event with `restored: true` counts only if this journal created the run.
 
-When the events change, `FORMAT` goes up by one, and the delivery goes on reading the earlier ones: a journal may wait
-while the project is updated.
+When the events change, increase `FORMAT` and keep reading earlier formats, because a journal may wait while the project
+is updated.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """One stage's journal. Its name begins with the time, so sorted journals are in order.
+    """The journal of one stage. Names begin with the time, so that sorted journals are in order.
 
-    The process that writes it owns it (`handle` is the lock). Once that process is gone, whoever delivers claims it.
+    The writing process owns it (`handle` is the lock). After that process has ended, the delivering process claims it.
     """
 
     def __init__(self, folder: Path, handle: int | None = None) -> None:
         self.folder = folder
         self.handle = handle
         self.events = folder / "events.jsonl"
-        self.begun = folder / "begun"  # a file that the recorder creates: the run exists, or cannot be created now
+        self.begun = folder / "begun"  # created by the recorder when the run exists or cannot be created now
 
     def append(self, do: str, **values: Any) -> None:
-        """Add an event in a single write; the end is flushed to disk."""
+        """Append an event in a single write; the event `end` is also flushed to disk."""
         event = {"do": do, "time": round(time.time() * 1000), **values}
-        line = f"\n{json.dumps(event)}\n".encode()  # on a new line, in case the line before was cut off
+        line = f"\n{json.dumps(event)}\n".encode()  # starts on a new line, because the previous line may be truncated
         with needing_space(self.events, len(line)), self.events.open("ab", buffering=0) as file:
             if file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -80,7 +80,7 @@ class Journal:
             target.write_bytes(content)
 
     def read(self, offset: int = 0) -> tuple[list[Event], int]:
-        """The complete events from byte `offset` on, and the offset after them. A line that was cut off is no event."""
+        """Return the complete events from byte `offset` on, and the offset after them. Truncated lines are ignored."""
         try:
             with self.events.open("rb") as file:
                 file.seek(offset)
@@ -91,7 +91,7 @@ class Journal:
         return [event for line in whole.splitlines() if (event := _parse(line))], offset + len(whole)
 
     def begin(self) -> Event | None:
-        """The event with which the run begins; None while there is none. Reads no further than that."""
+        """Return the event `begin`, or None if there is none yet. Reads no further."""
         try:
             with self.events.open("rb") as file:
                 lines = (line for line in file if line.endswith(b"\n"))
@@ -104,7 +104,7 @@ class Journal:
         self.release()
 
     def release(self) -> None:
-        """Leave the journal to whoever delivers it."""
+        """Release ownership, so that another process can deliver the journal."""
         if self.handle is not None:
             release(self.handle)
             self.handle = None
@@ -118,7 +118,7 @@ def _parse(line: bytes) -> Event | None:
 
 
 def new_journal(stage: str) -> Journal:
-    """An empty journal of this project that this process owns; the last in order even if the clock was set back."""
+    """Create an empty journal that this process owns. It is the last in order, even if the clock was set back."""
     while True:
         times = [waiting.folder.name.partition("-")[0] for waiting in waiting_journals()]
         newest = max((int(each) for each in times if each.isdecimal()), default=0)
@@ -128,6 +128,6 @@ def new_journal(stage: str) -> Journal:
 
 
 def waiting_journals() -> list[Journal]:
-    """All journals of the project that are not delivered yet, oldest first."""
+    """All undelivered journals of the project, oldest first."""
     folder = project_root() / JOURNALS
     return [Journal(path) for path in sorted(folder.glob("*-*"))]

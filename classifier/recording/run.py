@@ -1,9 +1,9 @@
-"""What the stages record in MLflow: one run per execution of the pipeline, begun by train and completed by evaluate.
+"""Records the stages in MLflow: one run per execution of the pipeline, created by train and completed by evaluate.
 
-While it works a stage does not wait for MLflow: it writes a journal (`classifier.recording.journal`), which a second
-process, the recorder (`python -m classifier.tracking.recorder`), delivers as it grows. DVC's outputs do not refer to
-runs: evaluate finds its run by the hash of the weights, and creates it from params and history when there is none
-(weights from the cache, a deleted store).
+Stages do not wait for MLflow while they work. They write a journal (`classifier.recording.journal`), which a second
+process, the recorder (`python -m classifier.tracking.recorder`), delivers as it grows. DVC's outputs contain no run
+ids: evaluate finds its run by the hash of the weights, and creates it from params and history if there is none, because
+the weights came from the cache or the store was deleted.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Outputs(TypedDict):
 
 
 class Recording:
-    """A stage's side of its run."""
+    """The record of a stage: everything it reports to its run."""
 
     def __init__(self, stage: str, params: Params) -> None:
         self.stage = stage
         self.params = params
-        self.log: list[str] = []  # the console's lines
+        self.log: list[str] = []  # lines of the console
         self.journal = new_journal(stage)
         self.recorder = start_recorder(self.journal)
 
@@ -71,10 +71,10 @@ class Recording:
         code: GitState | None = None,
         outputs: Outputs | None = None,
     ) -> None:
-        """Say which run this is: that with this key, or one that awaits the evaluation of `weights`, or a new one.
+        """Select the run: the one with this key, one that waits for the evaluation of `weights`, or a new one.
 
-        `code` is the working folder's unless it is given. With `outputs`, which exist already, a run that has them is
-        not recorded again.
+        `code` defaults to that of the working folder. With `outputs`, which already exist, a run that has them is not
+        recorded again.
         """
         tags, state = experiment_tags(), code or git_state()
         tags |= {f"env.{name}": value for name, value in environment.items()}
@@ -109,8 +109,8 @@ class Recording:
         self.journal.append("files", path="code", restored=weights is not None)
 
     def log_data(self, folder: Path, meta: DatasetMeta, *, restored: bool = False) -> None:
-        """The data set as an input of the run: its name, its home and DVC's hash as the digest."""
-        digest = hash_of(folder)  # of what the stage reads: it need not be what dvc.lock says
+        """Record the data set as an input of the run: its name, its home and DVC's hash as the digest."""
+        digest = hash_of(folder)  # of what the stage reads, which may differ from dvc.lock
         sizes = {split: sum(counts) for split, counts in meta.counts.items()}
         source, profile = json.dumps({"url": meta.source}), json.dumps(sizes)
         self.journal.append("data", name=meta.name, digest=digest, source=source, profile=profile, restored=restored)
@@ -118,15 +118,15 @@ class Recording:
         self.journal.append("tags", tags=tags, restored=restored)
 
     def settle(self) -> None:
-        """Let the recorder begin the run, for some seconds at most: the processor time of that is not training's."""
+        """Wait a few seconds at most until the recorder has created the run, which would slow down training."""
         end = time.monotonic() + SETTLING_S
         while not self.journal.begun.exists() and self.recorder.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
 
     def log_row(self, seed: int, row: Row, seconds: float | None = None, *, restored: bool = False) -> None:
-        """A window's values against the step; of several replicas each has a nested run.
+        """Record a row of the history at its step. Each of several seeds has its own nested run.
 
-        `seconds`: what training took so far, recorded at the epoch's end.
+        `seconds`: training time so far, recorded at the end of each epoch.
         """
         at_end = None if row.train_loss is None else seconds
         self._log_row(seed if self.params.train.seeds > 1 else None, row, at_end, restored)
@@ -151,11 +151,11 @@ class Recording:
         *,
         restored: bool = False,
     ) -> None:
-        """What train wrote: the reports, and the model (loaded by `classifier.serving`) with its hash as the mark.
+        """Record the reports and the model of train; the model's hash is a tag, and `classifier.serving` loads it.
 
-        The best of the validation curves, which MLflow does not tell from the last, stands at the step where it was.
-        Of several replicas the run carries the chosen one's curves, mean, deviation and interval over all, and the
-        `seconds` that all took together.
+        The best value of each validation curve is recorded at its step, because MLflow shows only the last value. For
+        several seeds, the run has the curves of the chosen one; mean, deviation and interval over all seeds; and the
+        `seconds` of all seeds together.
         """
         tags = {"model.weights_sha256": meta.weights_sha256}
         self._log_best(None, histories[meta.seed], restored)
@@ -172,9 +172,11 @@ class Recording:
             tags["replicas.chosen_seed"] = str(meta.seed)
         self.journal.keep(reports, "train")
         self.journal.append("files", path="train", restored=restored)
-        for name in ("weights.safetensors", "meta.json"):  # without the other replicas
+        for name in ("weights.safetensors", "meta.json"):  # without the other seeds
             self.journal.keep(model / name, f"model/classifier/{name}")
-        self.journal.keep(PACKAGE, "model-code/classifier")  # which can load it, whenever it is delivered
+        self.journal.keep(
+            PACKAGE, "model-code/classifier"
+        )  # the code that loads it, kept because delivery may be later
         self.journal.append(
             "model",
             path="model/classifier",
@@ -192,7 +194,7 @@ class Recording:
         reports: Path,
         model: Path,
     ) -> None:
-        """What evaluate wrote, each replica's test metrics, and DVC's hash of the model."""
+        """Record the outputs of evaluate, the test metrics of each seed, and DVC's hash of the model."""
         for seed, values in [*of_replicas.items(), (None, metrics)]:
             named = {f"test/{name}": value for name, value in values.items()}
             self.journal.append("metrics", seed=seed, step=0, values=named)
@@ -201,10 +203,10 @@ class Recording:
         self.journal.append("tags", tags={"evaluated": "true", "dvc.model": hash_of(model)})
 
     def end(self, status: str, error: str | None) -> None:
-        """Close the journal and wait for the recorder as long as it makes progress.
+        """Close the journal and wait for the recorder while it makes progress.
 
-        After a signal it waits for STOPPING_S at most, and the recorder goes on alone. What cannot be delivered is
-        said by the recorder itself.
+        After a signal it waits for STOPPING_S at most, and the recorder continues on its own. The recorder itself
+        reports what it cannot deliver.
         """
         if self.log:
             self.journal.keep_text("\n".join(self.log) + "\n", f"logs/{self.stage}.txt")
@@ -229,7 +231,7 @@ class Recording:
 
 
 def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
-    """The process that delivers `journal`; in a session of its own, so that it outlives a stage that is killed."""
+    """Start the process that delivers `journal`, in its own session, so that it outlives a killed stage."""
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(  # noqa: S603, arguments of our own
         [sys.executable, "-m", "classifier.tracking.recorder", str(journal.folder)],
@@ -242,7 +244,8 @@ def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def recording(stage: str, params: Params) -> Iterator[Recording]:
-    """A stage's run; it ends FINISHED, KILLED (a signal) or FAILED, the last two with the error as a tag."""
+    """Record a stage during the block. Its run ends as FINISHED, KILLED (by a signal) or FAILED, the latter two with
+    the error as a tag."""
     record = Recording(stage, params)
     try:
         yield record
@@ -250,7 +253,7 @@ def recording(stage: str, params: Params) -> Iterator[Recording]:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         record.log += traceback.format_exception(error)
         message = f"{type(error).__name__}: {error}"[:5000]
-        with suppress(OSError):  # a full disk: the first error is the one to tell
+        with suppress(OSError):  # on a full disk, report the first error only
             record.end("KILLED" if stopped else "FAILED", message)
         raise
     record.end("FINISHED", None)
@@ -259,7 +262,7 @@ def recording(stage: str, params: Params) -> Iterator[Recording]:
 def restore_training(
     record: Recording, data: Path, data_meta: DatasetMeta, model: Path, meta: ModelMeta, reports: Path
 ) -> None:
-    """What the run of a training would hold, for a run that has to be made from its outputs."""
+    """Record what the run of a training would hold, for a run that must be created from its outputs."""
     record.journal.append("tags", tags={"train.restored": "true"}, restored=True)
     record.log_data(data, data_meta, restored=True)
     seeds = [int(seed) for seed in meta.replicas]

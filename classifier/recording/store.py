@@ -1,8 +1,8 @@
-"""Where MLflow's store is: the store's address, the folder of its artifacts, and the note of where it was last used.
+"""The location of MLflow's store: its address, the folder of its artifacts, and a note of its last place.
 
-A store is a server, a database server or a SQLite file. Only a SQLite file has artifacts on this machine by default: in
-`mlartifacts` of the project that holds the file, or beside a file that no project holds. MLflow stores absolute
-addresses of artifacts, so a note beside the file (`mlflow.db.home`) says in which folder they were last right.
+A store is a tracking server, a database server or a SQLite file. By default, only a SQLite file has its artifacts on
+this machine: in `mlartifacts` of the project that contains the file, or next to a file outside of projects. MLflow
+stores absolute artifact addresses; a note next to the file (`mlflow.db.home`) names the folder for which they are right.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SQLITE = "sqlite:///"
 
 
 def store_uri() -> str:
-    """The address of the store: MLFLOW_TRACKING_URI, else the database in the project's root.
+    """The address of the store: MLFLOW_TRACKING_URI or, by default, the database in the project's root.
 
-    A relative path counts from that root: an experiment's working folder is a temporary one.
+    Relative paths start at that root, because an experiment's working folder is temporary.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -31,7 +31,7 @@ def store_uri() -> str:
     if database := database_of(uri):
         _, separator, options = uri.partition("?")
         return f"{sqlite_uri(database)}{separator}{options}"
-    if ":" not in uri and not uri.startswith("databricks"):  # a folder, MLflow's old kind of store
+    if ":" not in uri and not uri.startswith("databricks"):  # a folder, MLflow's former kind of store
         return (project_root() / uri).as_uri()
     return _normalized(uri)
 
@@ -44,8 +44,8 @@ def default_uri() -> str:
 def sqlite_uri(path: Path) -> str:
     """The address of an absolute path's SQLite database.
 
-    SQLAlchemy decodes the path. MLflow does not before it creates the folder of the database: with every `/` behind the
-    first decisive character encoded too, the folder that it sees is one that exists.
+    SQLAlchemy decodes the path, but MLflow does not before it creates the database's folder. Every `/` after the first
+    special character is encoded too, so that the folder that MLflow sees exists.
     """
     first = re.search(r"[%?#]", str(path))
     plain = str(path)[: str(path).rfind("/", 0, first.start()) + 1] if first else str(path)
@@ -53,7 +53,7 @@ def sqlite_uri(path: Path) -> str:
 
 
 def database_of(uri: str) -> Path | None:
-    """The absolute path of a SQLite database; None for every other store."""
+    """The absolute path of a SQLite database; None for other stores."""
     scheme, separator, path = uri.partition(":///")
     path = unquote(path.partition("?")[0])
     if not separator or scheme.partition("+")[0] != "sqlite" or path in ("", ":memory:"):
@@ -67,23 +67,23 @@ def artifacts_of(database: Path) -> str:
 
 
 def home_of(database: Path) -> Path:
-    """What is moved or copied together with a SQLite database: the project that holds it, else its folder."""
+    """The folder that is moved or copied together with a SQLite database: its project, or the folder it is in."""
     root = project_root()
     return find_root(database.parent) or (root if database.is_relative_to(root) else database.parent)
 
 
 def note_of(database: Path) -> Path:
-    """The file that says where a SQLite database's home was when its artifacts' addresses were last right."""
+    """The note of the home for which the artifact addresses of a SQLite database are correct."""
     return database.with_name(f"{database.name}.home")
 
 
 def shown_uri() -> str:
-    """The store's address without a user's name and password."""
+    """The store's address without user name and password."""
     return without_passwords(store_uri())
 
 
 def known_store() -> str:
-    """The store as a journal names it: a database in the project by its path from the root, so that both may move."""
+    """The store's name in journals; a database in the project is relative to the root, so that both can be moved."""
     database, root = database_of(store_uri()), project_root()
     if database and database.is_relative_to(root):
         return f"{SQLITE}./{database.relative_to(root)}"
@@ -91,7 +91,7 @@ def known_store() -> str:
 
 
 def is_known_store(name: str) -> bool:
-    """Whether a journal's name of its store means the store in use."""
+    """Whether the store's name in a journal refers to the store in use."""
     return _normalized(name) == known_store()
 
 
@@ -101,7 +101,7 @@ def without_passwords(text: str) -> str:
 
 
 def _normalized(uri: str) -> str:
-    """A server's address in one form: the host in lower case, no slash at the end."""
+    """Normalize a server's address: host in lower case, no trailing slash."""
     if not uri.lower().startswith(("http://", "https://")):
         return uri
     parts = urlsplit(uri)

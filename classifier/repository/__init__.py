@@ -1,1 +1,1 @@
-"""What git and DVC know of the project: its code, dvc.lock, checkouts and clones. Begin with `git` and `lockfile`."""
+"""The project in git and DVC: its code, dvc.lock, checkouts and clones. Begin with `git` and `lockfile`."""

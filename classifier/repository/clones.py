@@ -1,8 +1,8 @@
-"""DVC experiments beside the workspace: `dvc exp run` in clones of it.
+"""DVC experiments outside the workspace: `dvc exp run` in clones of the repository.
 
-`dvc exp run --temp` and `--queue` put the workspace's changes into git's stash for a moment, where a kill leaves them.
-A clone leaves the workspace alone, and a killed one is simply made again. It borrows git's objects and DVC's cache, so
-that making it takes a fraction of a second, and it keeps the data from one experiment to the next.
+`dvc exp run --temp` and `--queue` briefly stash the workspace's changes, and a kill leaves them in git's stash. A clone
+does not touch the workspace, and can be recreated after a kill. It shares git's objects and DVC's cache, so that
+creating it takes a fraction of a second, and it keeps the data between experiments.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from classifier.repository.git import Repository, git, git_line
 from classifier.repository.lockfile import Lock
 from classifier.repository.worktree import check_out
 
-ENDING_S = 20  # for a stage to record how it ended
-ROOT_VARIABLE = "PIPELINE_ROOT"  # (classifier.project.lineage); the processes of clones have it
+ENDING_S = 20  # time for a stage to record its end
+ROOT_VARIABLE = "PIPELINE_ROOT"  # see classifier.project.lineage; set for all processes in clones
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The workspace as it was when the clones were made: what all experiments start from."""
+    """The workspace's state when the clones were created; all experiments start from it."""
 
     root: Path  # the project's
     repository: Repository
     commit: str
     diff: bytes
-    changed: Sequence[str]  # paths below the root of what is not as in the commit, whether the diff has it or not
+    changed: Sequence[str]  # paths below the root that differ from the commit, including those not in the diff
 
     @classmethod
     def of(cls, root: Path) -> Baseline:
-        """Raises UserError when the project has no commit."""
+        """Capture the current state. Raises UserError if the project has no commit."""
         state = git_state()
         if state.commit is None:
             raise UserError(f"DVC's experiments start from a commit: {state.problem}")
@@ -64,7 +64,7 @@ class Baseline:
 
 
 class Clone:
-    """One worker's; made anew by `make`."""
+    """The clone of one worker."""
 
     def __init__(self, baseline: Baseline, folder: Path) -> None:
         self.baseline = baseline
@@ -78,10 +78,10 @@ class Clone:
         share_cache(self.baseline.root, self.project)
 
     def reset(self) -> None:
-        """Restore the baseline; what git ignores, the data above all, stays.
+        """Restore the baseline; files that git ignores, such as the data, are kept.
 
-        The diff is what runs record, without data, secrets and dvc.lock. Experiments may need them: what was changed
-        is copied too.
+        The recorded diff leaves out data, secrets and dvc.lock. Experiments may need them, so all changed files are
+        copied too.
         """
         check_out(self.baseline.repository, self.folder, self.baseline.commit, self.baseline.diff)
         for name in self.baseline.changed:
@@ -95,9 +95,9 @@ class Clone:
                 shutil.copy2(source, target, follow_symlinks=False)
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-        """`dvc ARGUMENTS` in the project, in a session of its own: Ctrl-C is for the one who started it."""
+        """Start `dvc ARGUMENTS` in the clone, in its own session, so that Ctrl-C reaches only this process."""
         with log.open("ab") as output:
-            return subprocess.Popen(  # noqa: S603, arguments of our own
+            return subprocess.Popen(  # noqa: S603, arguments of this project
                 dvc_command(*arguments),
                 cwd=self.project,
                 env={**dvc_environment(), ROOT_VARIABLE: str(self.baseline.root), **environment},
@@ -108,7 +108,7 @@ class Clone:
             )
 
     def collect(self, name: str) -> None:
-        """Bring DVC's experiments of this name, which may be a pattern, into the project's repository."""
+        """Fetch DVC's experiments with this name or pattern into the project's repository."""
         found = git_line(self.folder, "for-each-ref", "--format=+%(refname):%(refname)", experiment_refs(name))
         if found:
             options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--stdin"]
@@ -116,16 +116,16 @@ class Clone:
 
 
 def applicable_experiments(root: Path, pattern: str) -> set[str]:
-    """The names, of this pattern, of DVC's experiments whose outputs are in the cache, as `dvc exp apply` needs them.
+    """Names of the DVC experiments that match the pattern and whose outputs are in the cache, as `dvc exp apply` needs.
 
-    After `dvc gc -w` an experiment is still there, but applying it would fail and delete the workspace's outputs.
+    After `dvc gc -w`, an experiment still exists, but applying it would fail and delete the workspace's outputs.
     """
     found = git_line(root, "for-each-ref", "--format=%(refname)", experiment_refs(pattern)).split()
     folder = cache(root)
-    quick = YAML(typ="safe")  # in C. It takes 1e-5 for text, but reads hashes as DVC writes them
+    quick = YAML(typ="safe")  # the C parser reads 1e-5 as text, but it reads DVC's hashes correctly
     names = set()
     for reference in found:
-        with suppress(ValueError):  # an experiment without dvc.lock, which is not one of ours
+        with suppress(ValueError):  # an experiment without dvc.lock, from another tool
             lock = Lock(quick.load(git(root, "show", f"{reference}:./dvc.lock"))["stages"])
             if all(_is_cached(md5, folder) for md5 in lock.outputs.values()):
                 names.add(reference.rpartition("/")[2])
@@ -146,7 +146,7 @@ def experiment_arguments(name: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    """As JSON, from which DVC reads the same value; a plain word without quotes."""
+    """Format a value for --set-param: JSON, which DVC parses to the same value, or a plain word without quotes."""
     plain = (
         isinstance(value, str) and value.isidentifier() and value.lower() not in ("true", "false", "null", "nan", "inf")
     )
@@ -154,7 +154,7 @@ def _written(value: Any) -> str:
 
 
 def stop_processes(folder: Path) -> None:
-    """Terminate the processes in the clones in `folder`, also those that a killed one left; kill what does not end."""
+    """Terminate all processes in the clones in `folder`, including those of a killed sweep; kill what does not end."""
     for process in _processes(folder):
         with suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -167,7 +167,7 @@ def stop_processes(folder: Path) -> None:
 
 
 def _processes(folder: Path) -> Iterator[psutil.Process]:
-    """Those that run in `folder` and descend from `Clone.start`."""
+    """Processes that run in `folder` and descend from `Clone.start`."""
     for process in psutil.process_iter():
         try:
             if Path(process.cwd()).is_relative_to(folder) and ROOT_VARIABLE in process.environ():

@@ -1,4 +1,4 @@
-"""The code of a run: the commit, and what was changed since."""
+"""The code of a run: the commit and the uncommitted changes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path, PurePath
 
 from classifier.repository.git import GitError, Repository, Scratch
 
-DECISIVE = ("stages", "classifier", "dvc.yaml")  # the code that makes a result
-LARGEST_NEW_FILE = 1 << 20  # bytes of a file that git does not track; a larger one is data rather than code
-LARGEST_NEW_FILES = 5 << 20  # bytes of all of them together
-SOURCES = {  # suffixes, and names without one, of files that git does not track and a run may need
+DECISIVE = ("stages", "classifier", "dvc.yaml")  # the code that determines a result
+LARGEST_NEW_FILE = 1 << 20  # bytes of an untracked file; larger ones are data rather than code
+LARGEST_NEW_FILES = 5 << 20  # bytes of all untracked files together
+SOURCES = {  # suffixes, or names without a suffix, of untracked files that a run may need
     *(".py", ".pyi", ".pyx", ".ipynb", ".yaml", ".yml", ".toml", ".json", ".cfg", ".ini", ".txt", ".md", ".rst"),
     *(".sh", ".c", ".cc", ".cpp", ".h", ".hpp", ".cu", ".cuh", ".js", ".css", ".html", ".j2", ".sql", ".dvc", ".lock"),
     *("Makefile", "Dockerfile", ".gitignore", ".gitattributes", ".dvcignore"),
 }
-SECRETS = (  # names of files and folders that are recorded under no circumstances
+SECRETS = (  # names of files and folders that are never recorded
     *(".env*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "id_rsa*", "id_dsa*"),
     *("id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".htpasswd", ".git-credentials"),
     *(".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", "*credential*", "*secret*", "*password*"),
@@ -29,23 +29,23 @@ SHOWN = 3  # names of each kind in a message
 
 @dataclass(frozen=True)
 class GitState:
-    """The project's code: `diff`, git's binary patch with new files included, turns `commit` into what ran."""
+    """The project's code: `commit` with `diff`, a binary patch that includes new files, is the code that ran."""
 
-    commit: str | None = None  # None when it is not known
-    diff: bytes = b""  # empty when nothing was changed
-    problem: str = ""  # why the code is not known, or what of it was left out
-    code: str = ""  # digest of the code that makes results (`DECISIVE`); empty when it is not known
+    commit: str | None = None  # None if unknown
+    diff: bytes = b""  # empty without changes
+    problem: str = ""  # why the code is unknown, or what was left out
+    code: str = ""  # digest of the code that determines results (`DECISIVE`); empty if unknown
 
     @property
     def warning(self) -> str:
-        """What a person should know; empty when the code is recorded completely."""
+        """A warning for the user; empty if the code is recorded completely."""
         if not self.problem:
             return ""
         return f"{'the code is not recorded completely' if self.commit else 'no commit is recorded'}: {self.problem}"
 
 
 def git_state() -> GitState:
-    """The state of the project in the current folder, without dvc.lock: runs write it and do not read it."""
+    """The state of the project in the current folder, without dvc.lock, which runs write and do not read."""
     try:
         repository = Repository.of(Path())
         commit = repository.head()
@@ -57,16 +57,16 @@ def git_state() -> GitState:
             tree = scratch.write_tree()
             code = scratch.digests([tree], DECISIVE).get(tree, "")
             return GitState(commit, scratch.patch(commit, tree), problem[:500], code)
-    except (GitError, OSError) as error:  # OSError: a file was removed meanwhile
+    except (GitError, OSError) as error:  # OSError: a file was removed in the meantime
         return GitState(commit, problem=str(error)[:500])
 
 
 def _add_project(scratch: Scratch, commit: str) -> str:
-    """Fill the index with the commit and what was changed since; returns what was left out and why."""
+    """Fill the index with the commit and the changes since; returns what was left out and why."""
     repository = scratch.repository
     project, lock = f":(top,literal){repository.prefix}", repository.path("dvc.lock")
     scratch.git("read-tree", commit)
-    if scratch.git("ls-files", "-z", "--", project):  # else `git add` finds nothing to update, which is an error
+    if scratch.git("ls-files", "-z", "--", project):  # otherwise `git add` fails, because there is nothing to update
         scratch.git("add", "--update", "--", project)
     changed = _names(scratch.git("diff-index", "--cached", "--name-only", "-z", commit))
     secret = [name for name in changed if _is_secret(name.removeprefix(repository.prefix))]
@@ -103,7 +103,7 @@ def _names(listing: bytes) -> list[str]:
 
 
 def _is_secret(name: str) -> bool:
-    """Of a path below the project's folder."""
+    """Whether a path below the project's folder may hold a secret."""
     return any(fnmatch(part.lower(), pattern) for part in PurePath(name).parts for pattern in SECRETS)
 
 

@@ -1,4 +1,4 @@
-"""The code of recorded runs, a commit with uncommitted changes: how two differ, and by what id they are the same."""
+"""Compares the code of recorded runs, commits with uncommitted changes: their differences and ids."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ SETTINGS = ("params.yaml", "dvc.lock")  # recorded as params and hashes
 
 @dataclass(frozen=True)
 class Code:
-    """A commit and git's binary patch on it, empty where nothing was changed."""
+    """A commit and a binary patch on it, empty without changes."""
 
     commit: str
     patch: bytes = b""
 
     @property
     def decisive_patch(self) -> bytes:
-        """The parts of the patch that touch the code that makes results."""
+        """The parts of the patch that change the code that determines results."""
         parts = re.split(rb"^(?=diff --git )", self.patch, flags=re.MULTILINE)
         names = b"|".join(re.escape(name.encode()) for name in DECISIVE)
         return b"".join(part for part in parts if re.match(rb"diff --git \"?a/(.*/)?(%s)[ /]" % names, part))
 
 
 def code_ids(codes: Iterable[Code], project: Path) -> dict[Code, str]:
-    """`GitState.code` of each, as far as the repository has them. Newer runs have it as a tag."""
+    """`GitState.code` of each code that the repository has. Newer runs have it as a tag."""
     trees = {}
     try:
         with Repository.of(project).scratch() as scratch:
@@ -45,9 +45,9 @@ def code_ids(codes: Iterable[Code], project: Path) -> dict[Code, str]:
 
 
 def code_diff(first: Code, second: Code, project: Path) -> str:
-    """What turns one into the other, without settings; empty when they are equal.
+    """The diff from one code to the other, without SETTINGS; empty if they are equal.
 
-    Raises GitError when the repository lacks a commit, or a patch does not fit its commit.
+    Raises GitError if the repository lacks a commit or a patch does not apply to its commit.
     """
     if first == second:
         return ""

@@ -1,4 +1,4 @@
-"""DVC as this project starts it, and what we know of it beyond its public interface.
+"""Runs DVC, and collects everything that the project relies on beyond DVC's public interface.
 
 Texts of its log, its configuration and its locks may change with any version: everything that depends on them is here,
 and `tests/test_dvc.py` tries each on the version that is installed.
@@ -19,19 +19,19 @@ from classifier.repository.git import REDIRECTING
 
 TRIED = "3.67.1"  # the last version with which the tests passed
 RWLOCK, REPOSITORY_LOCK = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
-SIGNALLED = rb"exited with (-\d+|1(29|[3-5]\d))\b"  # of a stage that a signal ended, or of its shell
-ERROR = "ERROR: "  # before DVC's own words, which may continue on more lines
+SIGNALLED = rb"exited with (-\d+|1(29|[3-5]\d))\b"  # exit status of a stage, or its shell, that a signal ended
+ERROR = "ERROR: "  # starts DVC's message, which may span several lines
 
 
 def dvc_command(*arguments: str) -> list[str]:
-    """The command that runs this environment's DVC."""
+    """The command line of this environment's DVC."""
     return [sys.executable, "-m", "dvc", *arguments]
 
 
 def dvc_environment() -> dict[str, str]:
-    """The variables of a `dvc` command that we start: not those of the DVC or git command that we may run in.
+    """Environment of a `dvc` command, without the variables of a DVC or git command that this process may run in.
 
-    DVC stops without a user's name, as in a container whose user is a number alone: it gets the number.
+    DVC fails if the user has no name, as in some containers; it gets the numeric id instead.
     """
     outer = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_", *REDIRECTING)
     variables = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
@@ -41,17 +41,17 @@ def dvc_environment() -> dict[str, str]:
 
 
 def reached(stage: str, output: bytes) -> bool:
-    """Whether a `dvc` command with this output came as far as the stage, executed or not."""
+    """Whether a `dvc` command with this output reached the stage, executed or not."""
     return f"stage '{stage}'".encode() in output.lower()
 
 
 def was_signalled(output: bytes) -> bool:
-    """Whether DVC says that a signal ended the stage."""
+    """Whether DVC reports that a signal ended the stage."""
     return re.search(SIGNALLED, output) is not None
 
 
 def complaint(output: Sequence[str]) -> str:
-    """Why a `dvc` command with these lines of output failed: the last line of its stage, else DVC's own words."""
+    """Why a `dvc` command with these lines of output failed: the last line of its stage, or DVC's own message."""
     lines = [line.strip() for line in output if line.strip()]
     first = next((place for place, line in enumerate(lines) if line.startswith(ERROR)), len(lines))
     own = " ".join(lines[first:]).removeprefix(ERROR)
@@ -61,8 +61,8 @@ def complaint(output: Sequence[str]) -> str:
 
 
 def share_cache(root: Path, project: Path) -> None:
-    """Give a checkout of the project its cache, and its remotes as they are now, with their credentials."""
-    from dvc.config import Config, merge  # here: it takes 0.3 s
+    """Give a checkout the project's cache and its current remotes, with their credentials."""
+    from dvc.config import Config, merge  # imported here: it takes 0.3 s
 
     ours, theirs = Config(str(root / ".dvc")), Config(str(project / ".dvc"))
     with theirs.edit("local") as config:
@@ -79,17 +79,17 @@ def cache(root: Path) -> Path:
 
 
 def place_in(cache_folder: Path, md5: str) -> Path:
-    """Where the cache has the file, or the listing of the folder, with this hash."""
+    """Path in the cache of the file, or of the folder's listing, with this hash."""
     return cache_folder / "files/md5" / md5[:2] / md5[2:]
 
 
 def listing_in(cache_folder: Path, md5: str) -> dict[str, str]:
-    """The hashes of the files in a cached folder, by their paths in it. Raises FileNotFoundError if uncached."""
+    """The hashes of a cached folder's files by their paths in it. Raises FileNotFoundError if it is not cached."""
     return {entry["relpath"]: entry["md5"] for entry in json.loads(place_in(cache_folder, md5).read_bytes())}
 
 
 def experiment_refs(pattern: str) -> str:
-    """The pattern of git's references to experiments of this name, which may be a pattern itself."""
+    """The pattern of git references to experiments with this name or pattern."""
     return f"refs/exps/*/*/{pattern}"
 
 
@@ -109,8 +109,8 @@ def reads(lock: Path) -> bool:
 
 @contextmanager
 def locked() -> Iterator[bool]:
-    """Keep DVC out of the current folder's project; False when a DVC is at work in it, or none ever was."""
-    from zc.lockfile import LockError, LockFile  # DVC's own lock, which ends with its process
+    """Lock the current folder's project against DVC; yields False if DVC is running in it or never ran."""
+    from zc.lockfile import LockError, LockFile  # DVC's own lock, released when its process ends
 
     if not REPOSITORY_LOCK.parent.is_dir():
         yield False

@@ -1,4 +1,4 @@
-"""Git, run in the same way whatever the user's configuration says: no hooks, and patches that apply everywhere."""
+"""Runs git independently of the user's configuration: without hooks, and with patches that apply everywhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REDIRECTING = (  # variables, set inside git's hooks for example, that point git
 
 
 class GitError(UserError):
-    """Git's complaint in one line."""
+    """An error message of git, in one line."""
 
 
 def git(folder: Path, *arguments: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> bytes:
@@ -53,13 +53,13 @@ def git(folder: Path, *arguments: str, stdin: bytes = b"", variables: Mapping[st
 
 
 def git_line(folder: Path, *arguments: str) -> str:
-    """Git's output without the line's end."""
+    """Run git and return its output without the trailing newline."""
     return os.fsdecode(git(folder, *arguments)).rstrip("\n")
 
 
 @dataclass(frozen=True)
 class Repository:
-    """The repository that holds a project: at its top, or in a folder of it."""
+    """The repository that contains a project, at its top or in a subfolder."""
 
     top: Path
     prefix: str  # the project's folder, such as "teams/vision/"; empty at the top
@@ -68,17 +68,17 @@ class Repository:
 
     @classmethod
     def of(cls, project: Path) -> Repository:
-        """Raises GitError when there is none, or git does not trust its owner."""
+        """Find the project's repository. Raises GitError if there is none or git does not trust its owner."""
         what = ("--show-toplevel", "--show-prefix", "--git-dir", "--git-path", "objects")
         top, prefix, git_dir, objects = git_line(project, "rev-parse", "--path-format=absolute", *what).split("\n")
         return cls(Path(top), prefix, Path(git_dir), Path(objects))
 
     def path(self, name: str | Path) -> str:
-        """What git and `dvc get` call a file or folder of the project: `teams/vision/models/classifier`."""
+        """Path of a project's file or folder in git and `dvc get`: `teams/vision/models/classifier`."""
         return f"{self.prefix}{name}"
 
     def artifact(self, name: str) -> str:
-        """What git tags call an artifact of the project's dvc.yaml: `teams/vision=classifier`.
+        """Name of an artifact of the project's dvc.yaml in git tags: `teams/vision=classifier`.
 
         `dvc artifacts get` takes a colon in place of the equals sign.
         """
@@ -107,20 +107,20 @@ class Repository:
 
     @contextmanager
     def scratch(self) -> Iterator[Scratch]:
-        """An index and a folder for new objects, which take the place of the repository's own."""
+        """Yield a temporary index and object folder, used instead of the repository's own."""
         with tempfile.TemporaryDirectory() as folder:
             yield Scratch(self, Path(folder))
 
 
 class Scratch:
-    """Builds states of a repository and leaves it as it is."""
+    """Builds states of a repository without changing it."""
 
     def __init__(self, repository: Repository, folder: Path) -> None:
         self.repository = repository
         self.variables = {
             "GIT_INDEX_FILE": str(folder / "index"),
             "GIT_OBJECT_DIRECTORY": str(folder / "objects"),
-            # Quoted: git separates several by colons.
+            # Quoted, because git separates several paths by colons.
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": json.dumps(str(repository.objects), ensure_ascii=False),
         }
         (folder / "objects").mkdir(exist_ok=True)
@@ -130,7 +130,7 @@ class Scratch:
         return self.repository.git(*arguments, stdin=stdin, variables=self.variables)
 
     def tree(self, commit: str, patch: bytes = b"") -> str:
-        """The tree of a commit with a patch on it. Raises GitError when either is missing or they do not fit."""
+        """The tree of a commit with a patch applied. Raises GitError if the commit is missing or the patch fails."""
         self.repository.require(commit)
         self.git("read-tree", commit)
         if patch:
@@ -141,11 +141,11 @@ class Scratch:
         return self.write_tree()
 
     def write_tree(self) -> str:
-        """The index as a tree; a partial clone need not fetch what it lacks."""
+        """Write the index as a tree. A partial clone does not fetch missing objects for it."""
         return self.git("write-tree", "--missing-ok").decode().strip()
 
     def patch(self, first: str, second: str, *more: str) -> bytes:
-        """What turns one tree or commit into another; `more`: options and pathspecs.
+        """The patch from one tree or commit to another; `more`: options and pathspecs.
 
         `diff-tree`, unlike `diff`, heeds no settings of the user's such as diff.noprefix or diff.context.
         """
@@ -160,7 +160,7 @@ class Scratch:
         return folder / project
 
     def digests(self, revisions: Iterable[str], names: Sequence[str]) -> dict[str, str]:
-        """A digest of what these files and folders of the project hold, for each revision that has them all."""
+        """A digest of these files and folders of the project, for each revision that has all of them."""
         revisions, path = list(revisions), self.repository.path
         asked = "".join(f"{revision}:{path(name)}\n" for revision in revisions for name in names)
         lines = self.git("cat-file", "--batch-check=%(objectname)", stdin=os.fsencode(asked)).decode().splitlines()

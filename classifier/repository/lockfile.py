@@ -1,4 +1,4 @@
-"""What dvc.lock says: the stages' outputs, params and code by their hashes, compared with what is on disk."""
+"""Reads dvc.lock: the stages' outputs, params and code by their hashes, and compares them with the disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Lock:
 
     @property
     def code(self) -> dict[str, str]:
-        """DVC's hash of the files and folders that stages depend on and none of them made, by path."""
+        """DVC's hash of the stages' dependencies that are not outputs, by path."""
         made = self.outputs
         return {path: md5 for _, path, md5 in self._dependencies() if path not in made}
 
@@ -80,7 +80,7 @@ def has_conflicts(content: bytes) -> bool:
 
 
 def hash_of(path: Path) -> str | None:
-    """DVC's hash of what lies at `path`: of a file its MD5, of a folder `<md5>.dir`; None when there is nothing."""
+    """DVC's hash of `path`: the MD5 of a file, `<md5>.dir` for a folder, None if it does not exist."""
     if not path.is_dir():
         return _md5(path) if path.is_file() else None
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}

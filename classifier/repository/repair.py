@@ -18,9 +18,9 @@ from classifier.repository.lockfile import LOCK, RESOLVE, has_conflicts
 
 
 def repair() -> list[str]:
-    """Repair the current folder's project unless a DVC is at work in it; a line for everything that was done."""
-    with locked() as ours:
-        return [*_repair_lockfile(), *_repair_rwlock()] if ours else []
+    """Repair the current folder's project unless DVC is running in it; returns a line for each repair."""
+    with locked() as acquired:
+        return [*_repair_lockfile(), *_repair_rwlock()] if acquired else []
 
 
 def _repair_lockfile() -> list[str]:
@@ -37,7 +37,7 @@ def _repair_lockfile() -> list[str]:
 
 
 def _in_conflict() -> bool:
-    """Whether a merge, or another command of git's, left conflicts for a person to resolve."""
+    """Whether a merge or another git command left conflicts for the user to resolve."""
     try:
         return has_conflicts(LOCK.read_bytes()) or bool(git(Path(), "ls-files", "--unmerged", "--", str(LOCK)))
     except GitError:  # no git, or no repository
@@ -52,7 +52,7 @@ def _committed() -> bytes | None:
 
 
 def _repair_rwlock() -> list[str]:
-    """DVC drops the locks of processes that are gone, unless another process has got the number of one."""
+    """Remove locks of ended processes. DVC does so itself, unless a process id was reused."""
     try:
         locks = json.loads(RWLOCK.read_text(encoding="utf-8"))
         held = [*locks.get("write", {}).values(), *(info for infos in locks.get("read", {}).values() for info in infos)]
@@ -69,11 +69,11 @@ def _repair_rwlock() -> list[str]:
 
 
 def _is_at_work(pid: Any, command: str) -> bool:
-    """Whether the process with this number runs this command, which DVC noted as its `sys.argv`."""
+    """Whether the process with this id runs this command, which DVC stores as its `sys.argv`."""
     try:
         words = psutil.Process(pid).cmdline()
     except psutil.AccessDenied:
-        return True  # it may be
+        return True  # assume so
     except psutil.Error:
         return False
     return bool(words) and command.endswith(words[-1])

@@ -1,4 +1,4 @@
-"""States of the project checked out beside the workspace, whose files, index, branches and stash stay as they are."""
+"""Checkouts of earlier states of the project. They do not change the workspace's files, index, branches or stash."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from classifier.repository.git import Repository, Scratch, git, git_line
 
 @contextmanager
 def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Iterator[Path]:
-    """The project at `root` as it was, `commit` with `diff` on it, in a temporary folder, with today's remotes.
+    """Check out `commit` with `diff` applied in a temporary folder, with the current remotes of the project at `root`.
 
-    The folder is removed at the end; with `keep` its name is printed instead. Raises GitError when the repository lacks
-    the commit or the diff does not fit it.
+    The folder is removed at the end; with `keep`, its path is printed instead. Raises GitError if the repository lacks
+    the commit or the diff does not apply.
     """
     repository = Repository.of(root)
     commit = repository.require(commit)
@@ -36,10 +36,10 @@ def worktree(root: Path, commit: str, diff: bytes, *, keep: bool = False) -> Ite
 
 
 def check_out(repository: Repository, folder: Path, commit: str, diff: bytes) -> None:
-    """Make `folder` a repository at `commit`, with `diff` in its index and files. Ignored files in it stay.
+    """Make `folder` a repository at `commit`, with `diff` in its index and files. Ignored files in it are kept.
 
-    It borrows the objects of `repository`, whose configuration writes the files: its filters apply, and a partial clone
-    fetches what it lacks. DVC does not understand a linked worktree (`git worktree`) of a submodule.
+    It shares the objects of `repository` and uses its configuration: filters apply, and a partial clone fetches missing
+    objects. (DVC does not support a linked worktree, `git worktree`, of a submodule.)
     """
     place = folder / ".git"
     if not place.exists():

@@ -1,1 +1,1 @@
-"""Recorded runs read back: leaderboard, comparison, promotion, reproduction. Begin with `reading`."""
+"""Uses recorded runs: leaderboard, comparison, promotion, reproduction. Begin with `reading`."""

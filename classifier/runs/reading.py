@@ -1,4 +1,4 @@
-"""Recorded runs read back: all of them as a table, one by the beginning of its id, and a run's files.
+"""Reads recorded runs: all of them as a table, one by the first characters of its id, and a run's files.
 
 A run is MLflow's own `mlflow.entities.Run`. Where several seeds were trained together, each seed has a nested run. Its
 data, code and files are those of its parent.
@@ -56,7 +56,7 @@ def find_run(prefix: str) -> Run:
     """
     wanted = prefix.strip().lower()
     if len(wanted) < SHORTEST or not wanted.isalnum():
-        raise UserError(f"{prefix!r} is no run: allowed are a run's id or at least its first {SHORTEST} characters")
+        raise UserError(f"{prefix!r} is not a run's id: allowed is an id or at least its first {SHORTEST} characters")
     own = open_store()
     if not (found := _beginning_with(wanted, [own])):
         experiments = {each.experiment_id: each for each in mlflow.search_experiments(view_type=ViewType.ALL)}

@@ -1,13 +1,13 @@
-"""MLflow's model registry: the versions of one registered model, its alias @champion, and who moves it.
+"""MLflow's model registry: the versions of one registered model and its alias @champion.
 
-Moving the alias is the commit point of a promotion and of a rollback. All that a version has to say for it, such as the
-version that it replaces, is written before, and counts only while that version is the champion. A process that is
-killed therefore leaves the old champion or the new one, and nothing to repair.
+Moving the alias is the commit point of a promotion and of a rollback. The version's tags, such as the version that it
+replaces, are written before and count only while that version is the champion. A killed process therefore leaves either
+the old or the new champion, and nothing to repair.
 
-Of two promotions in one project the first wins, because a file lock lets one move the alias at a time: the other finds
-another champion than it was compared with, and changes nothing. MLflow cannot move an alias on condition. On a server,
-two machines that move it within the milliseconds between the last look and the move both succeed, and the later one is
-the champion; rolling back then leads to the version that both were compared with.
+Within a project, a file lock serializes promotions: the first one wins, and the second finds another champion than it
+was compared with and changes nothing. MLflow cannot move an alias conditionally. If two machines move it on a server
+within milliseconds, both succeed and the later one is the champion; a rollback then restores the version that both were
+compared with.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ REPLACES_TAG = "promotion.replaces"  # the champion before it, or NOTHING
 WAY_TAG = "promotion.way"  # PROMOTED or ROLLED_BACK
 AT_TAG = "promotion.at"  # UTC
 NOTHING, PROMOTED, ROLLED_BACK = "none", "promoted", "rolled back"
-# Stores written before there was REPLACES_TAG have an alias for it, and a tag of the version that was rolled back.
+# Stores of versions without REPLACES_TAG have an alias instead, and a tag on the version that was rolled back.
 OLD_PREVIOUS, OLD_ROLLED_BACK_TAG = "previous", "promotion.rolled_back_at"
 ABSENT = "RESOURCE_DOES_NOT_EXIST"  # MLflow's code
 PATIENCE_S = 120.0  # seconds to wait for other promotions of this project
 
 
 class Registry:
-    """The versions of the registered model `name`, which need not exist yet."""
+    """The versions of the registered model `name`, which may not exist yet."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,7 +65,7 @@ class Registry:
         return self.client.get_model_version(self.name, number)
 
     def run_of(self, number: str) -> Run | None:
-        """The run that made a version; None when it was deleted for good, or was never named."""
+        """The run of a version; None if it was permanently deleted or never recorded."""
         if run_id := self.version(number).run_id:
             with _unless_absent():
                 return self.client.get_run(run_id)
@@ -78,10 +78,10 @@ class Registry:
         return next((version for version in found if version.tags.get(TEST_TAG) == test_data), None)
 
     def promote(self, model_id: str, tags: Mapping[str, str], judged_against: str | None) -> str:
-        """Make the logged model @champion, with `tags` for a new version; the version.
+        """Make the logged model @champion and return its version; `tags` are those of a new version.
 
-        A model that has a version already keeps it, with its tags. `judged_against` is the version that was the
-        champion during the promotion checks. Raises UserError, with nothing changed, when @champion moved since then.
+        A model that already has a version keeps it and its tags. `judged_against` is the champion's version during the
+        promotion checks. Raises UserError and changes nothing if @champion has moved since then.
         """
         with self._lock():
             self._expect(judged_against)
@@ -94,8 +94,8 @@ class Registry:
     def roll_back(self) -> None:
         """Make the version that @champion replaced the champion again.
 
-        Raises UserError when there is none, when @champion is the result of a rollback itself (two people who react
-        to the same alarm must not undo each other's), or when it moved in this moment.
+        Raises UserError if there is none, if @champion is itself the result of a rollback (two people who react to the
+        same alarm must not undo each other's), or if it has just moved.
         """
         with self._lock():
             champion, replaced = self.champion(), self.replaced()
@@ -109,7 +109,7 @@ class Registry:
             self._move(replaced, champion, ROLLED_BACK)
 
     def _rolled_back_at(self, champion: str, replaced: str) -> str | None:
-        """When the champion took the place of the version that it replaced by a rollback; None when it did not."""
+        """Time of the rollback that made the champion replace this version; None if there was none."""
         tags, old_tags = self.version(champion).tags, self.version(replaced).tags
         if WAY_TAG in tags:
             return tags[AT_TAG] if tags[WAY_TAG] == ROLLED_BACK else None
@@ -132,7 +132,7 @@ class Registry:
 
     def _register(self, model_id: str, tags: Mapping[str, str]) -> str:
         """A new version. If this process is killed, the next promotion of the same model finds and uses it."""
-        with contextlib.redirect_stderr(io.StringIO()):  # MLflow says there what the command says better
+        with contextlib.redirect_stderr(io.StringIO()):  # hide MLflow's message; the command prints its own
             return str(mlflow.register_model(f"models:/{model_id}", self.name, tags=dict(tags)).version)
 
     def _aliases(self) -> dict[str, str]:
@@ -151,7 +151,7 @@ class Registry:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn what MLflow refuses or does not answer into an OSError of one line."""
+    """Convert errors of MLflow to OSError with a message of one line."""
     try:
         yield
     except MlflowException as error:
@@ -160,7 +160,7 @@ def reported() -> Iterator[None]:
 
 @contextmanager
 def _unless_absent() -> Iterator[None]:
-    """Pass over MLflow's error that something does not exist."""
+    """Ignore MLflow's error that something does not exist."""
     try:
         yield
     except MlflowException as error:

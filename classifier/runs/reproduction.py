@@ -1,7 +1,7 @@
-"""Execute a recorded run again from what MLflow, git and DVC hold of it, and compare the two byte for byte.
+"""Reproduces a recorded run from MLflow, git and DVC, and compares the results byte for byte.
 
-The commit, the uncommitted diff and params.yaml come from the run; the data by DVC's hash; training and evaluation are
-executed in a temporary checkout with a store of its own. The run, the workspace and the caches stay as they are.
+Commit, uncommitted diff and params.yaml come from the run, the data by their DVC hash. Training and evaluation run in a
+temporary checkout with its own store. The run, the workspace and the caches are not changed.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 
 DATA = Path("data/normalized")
 REPORTS = ("train", "evaluate")  # folders of artifacts
-MEASURED = ("system/", SECONDS)  # metrics of the machine, which no second run repeats
-RECORDED = "recorded"  # the name under which DVC brings the data by their hash
+MEASURED = ("system/", SECONDS)  # metrics of the machine, which differ between runs
+RECORDED = "recorded"  # the name under which DVC fetches the data by their hash
 MODEL_TAG = "dvc.model"
 ENDING_S = 20  # seconds for interrupted stages to end
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was compared; None stands for what is not there."""
+    """One compared item; None for a missing value."""
 
     kind: str  # params, data, error, weights, metrics, reports or environment
     name: str
@@ -59,13 +59,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reproduction found. Another environment explains a difference; it is none by itself."""
+    """The result of a reproduction. A different environment can explain a difference, but does not count as one."""
 
     run_id: str
     commit: str
     findings: list[Finding]
-    warnings: list[str]  # what the record lacks, and may explain a difference
-    missing: list[str]  # what the record lacks, so that it cannot be compared
+    warnings: list[str]  # missing in the record, may explain a difference
+    missing: list[str]  # missing in the record, cannot be compared
     folder: Path | None  # the checkout, if it was kept
 
     @property
@@ -82,7 +82,7 @@ class Verdict:
 
     @property
     def compared(self) -> dict[str, int]:
-        """How many things, by their kind."""
+        """Number of compared items by kind."""
         kinds = [each.kind for each in self.findings if each.kind != "environment"]
         return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
@@ -102,7 +102,7 @@ class Verdict:
 
 
 class Record:
-    """What a store holds of a run."""
+    """A recorded run, as the store holds it."""
 
     def __init__(self, run: Run, client: mlflow.MlflowClient) -> None:
         self.run = run
@@ -117,7 +117,7 @@ class Record:
         self.code = self.files("code")
 
     def files(self, folder: str) -> dict[str, bytes]:
-        """The files of an artifact folder by their paths in it; empty when it was not recorded."""
+        """The files of an artifact folder by their paths in it; empty if it was not recorded."""
         if folder not in self.folders:
             return {}
         with tempfile.TemporaryDirectory() as place:
@@ -128,13 +128,13 @@ class Record:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Name -> value: the versions of all packages, where they were recorded, and the tags env.*."""
+        """Name -> value: the versions of all packages, if recorded, and the tags env.*."""
         packages = json.loads(self.code.get("environment.json", b"{}")).get("packages", {})
         tags = {name.removeprefix("env."): value for name, value in self.tags.items() if name.startswith("env.")}
         return {**packages, **tags}
 
     def check(self) -> None:
-        """Raises UserError or FileNotFoundError when this run cannot be reproduced."""
+        """Raise UserError or FileNotFoundError if this run cannot be reproduced."""
         tags = self.tags
         if SEED_TAG in tags:
             parent = tags[PARENT_TAG]
@@ -156,7 +156,7 @@ class Record:
             )
 
     def warnings(self) -> list[str]:
-        """What the record lacks and may explain a difference."""
+        """What is missing in the record and may explain a difference."""
         tags, lacks = self.tags, []
         if "git.problem" in tags:
             lacks.append(f"the run's code was not recorded completely: {tags['git.problem']}")
@@ -165,7 +165,7 @@ class Record:
         return lacks
 
     def missing(self) -> list[str]:
-        """What a finished run should hold and this one lacks, so that it cannot be called identical."""
+        """What is missing in the record of a finished run, so that it cannot be called identical."""
         if self.status != "FINISHED":
             return []
         lacks = [] if WEIGHTS_TAG in self.tags else [f"its weights: the run has no tag {WEIGHTS_TAG}"]
@@ -177,9 +177,9 @@ class Record:
 
 
 def reproduce(run: Run, *, keep: bool = False) -> Verdict:
-    """Execute the run again and compare; what its stages print goes to standard error.
+    """Reproduce the run and compare. The output of its stages goes to standard error.
 
-    Raises UserError or OSError when something is missing, and says how to get it.
+    Raises UserError or OSError if something is missing, and says how to get it.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     record = Record(run, mlflow.MlflowClient())
@@ -200,13 +200,13 @@ def reproduce(run: Run, *, keep: bool = False) -> Verdict:
 
 
 def with_sections(file: bytes, recorded: bytes) -> bytes:
-    """The contents of params.yaml with a run's sections, which are the stages' alone if `record` made the run."""
+    """Content of params.yaml with a run's sections, which are only the stages' if `classifier record` made the run."""
     yaml = YAML(typ="safe", pure=True)
-    return json.dumps(yaml.load(file) | yaml.load(recorded)).encode()  # which is YAML
+    return json.dumps(yaml.load(file) | yaml.load(recorded)).encode()  # JSON is YAML
 
 
 def with_params(file: bytes, params: Mapping[str, str]) -> bytes:
-    """The contents of params.yaml with the values of a run's params, which MLflow stores as text."""
+    """Content of params.yaml with the values of a run's params, which MLflow stores as text."""
     tree = YAML(typ="safe", pure=True).load(file)
     for name, text in params.items():
         section, _, key = name.partition(".")
@@ -214,11 +214,11 @@ def with_params(file: bytes, params: Mapping[str, str]) -> bytes:
             tree[section][key] = ast.literal_eval(text)  # None, True, 0.05, [0.5]
         except (ValueError, SyntaxError):
             tree[section][key] = text
-    return json.dumps(tree).encode()  # which is YAML
+    return json.dumps(tree).encode()  # JSON is YAML
 
 
 class Reproduction:
-    """The stages' execution in the checkout."""
+    """Runs the stages in the checkout."""
 
     def __init__(self, project: Path, root: Path, commit: str, threads: str | None) -> None:
         self.project, self.commit = project, commit
@@ -229,17 +229,16 @@ class Reproduction:
         self.environment["DVC_SITE_CACHE_DIR"] = str(project.parent / "dvc-site-cache")
         self.environment["MLFLOW_TRACKING_URI"] = sqlite_uri(project / DATABASE)
         if threads:
-            self.environment["OMP_NUM_THREADS"] = threads  # with another number sums are made in another order
+            self.environment["OMP_NUM_THREADS"] = threads  # the order of summation depends on it
         params = YAML(typ="safe", pure=True).load(project / "params.yaml")
         mirror = os.environ.get("DATA_MIRROR") or params.get("download", {}).get("mirror")
-        if mirror and (root / mirror).is_dir():  # a relative folder counts from the project's root
+        if mirror and (root / mirror).is_dir():  # relative folders start at the project's root
             self.environment["DATA_MIRROR"] = str((root / mirror).resolve())
 
     def bring_data(self, wanted: str) -> None:
-        """Bring `data/normalized` with this hash: from the cache, a remote, or the original files, downloaded again.
+        """Get `data/normalized` with this hash from the cache or a remote, or download the original files again.
 
-        Raises FileNotFoundError, which quotes DVC, when there are no data then. What was downloaded again may be other
-        data, as `compare_data` tells.
+        Raises FileNotFoundError, quoting DVC, if that fails. Downloaded data may differ, which `compare_data` detects.
         """
         said = []
         if wanted.endswith(".dir"):
@@ -272,7 +271,7 @@ class Reproduction:
             pointer.unlink()
 
     def execute(self, *, evaluate: bool) -> Record | None:
-        """Train, and evaluate, without the caches; None when that left no run."""
+        """Train and evaluate without caches. Returns None if no run was recorded."""
         which = ["--downstream", "train"] if evaluate else ["--single-item", "train"]
         failed = self._dvc("repro", "--force", "--no-run-cache", "--no-commit", *which)
         record = self._record()
@@ -291,12 +290,12 @@ class Reproduction:
         return Record(runs[0], client) if runs else None
 
     def _dvc(self, *arguments: str, shown: bool = True) -> int:
-        """Run DVC in the checkout and return its exit status; no process that it started outlives this call.
+        """Run DVC in the checkout and return its exit status. No process that it started outlives this call.
 
-        Not with `--quiet`, which hides why DVC failed.
+        Do not pass `--quiet`: it hides why DVC failed.
         """
         self.output = []
-        with subprocess.Popen(  # noqa: S603, arguments of our own
+        with subprocess.Popen(  # noqa: S603, arguments of this project
             dvc_command(*arguments),
             cwd=self.project,
             env=self.environment,
@@ -305,7 +304,7 @@ class Reproduction:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C is for this process, which then ends those
+            start_new_session=True,  # only this process gets Ctrl-C, and then ends the others
         ) as process:
             assert process.stdout
             try:
@@ -320,7 +319,7 @@ class Reproduction:
 
 
 def _end(process: psutil.Process) -> None:
-    """Terminate a process and all that it started; kill what does not end."""
+    """Terminate a process and its children; kill those that do not end."""
     family = [process, *process.children(recursive=True)]
     for each in family:
         with suppress(psutil.NoSuchProcess):
@@ -331,13 +330,13 @@ def _end(process: psutil.Process) -> None:
 
 
 def compare_data(record: Record, folder: Path) -> Iterator[Finding]:
-    """The data, from the files that were trained on."""
+    """Compare the data that were trained on."""
     wanted, found = record.tags[DATA_TAG], data_digests(folder)
     yield Finding("data", str(DATA), wanted, wanted if wanted in found else found[0])
 
 
 def data_digests(folder: Path) -> list[str | None]:
-    """What the tag dvc.data may say of this folder: DVC's hash or, in old runs, the training split's."""
+    """Possible values of the tag dvc.data for this folder: DVC's hash or, in old runs, that of the training split."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         return [hash_of(folder), meta["sha256"]["train"][:32]]
@@ -346,7 +345,7 @@ def data_digests(folder: Path) -> list[str | None]:
 
 
 def compare(record: Record, again: Record | None, error: str | None) -> Iterator[Finding]:
-    """Everything in the record beside what the reproduction recorded; `error`: why the reproduction failed."""
+    """Compare everything in the record with the reproduction; `error`: why the reproduction failed."""
     if again:
         for name in sorted(record.environment.keys() | again.environment.keys() if record.environment else ()):
             yield Finding("environment", name, record.environment.get(name), again.environment.get(name))
@@ -354,7 +353,7 @@ def compare(record: Record, again: Record | None, error: str | None) -> Iterator
         yield Finding("error", "error", record.error, error)
     if not again or (error and not record.error):
         return
-    params = upgraded(again.params)  # a run that was made from outputs has today's names, whatever code made those
+    params = upgraded(again.params)  # a run created from outputs has the current names, even if older code wrote them
     for name, text in upgraded(record.params).items():
         yield Finding("params", name, text, params.get(name))
     for kind, name, tag in (

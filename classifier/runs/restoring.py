@@ -1,7 +1,7 @@
-"""Records outputs that no run has: those of a fresh clone after `dvc pull`, or restored from DVC's run cache.
+"""Records outputs that no run has: after `dvc pull` in a fresh clone, or restored from DVC's run cache.
 
-dvc.lock names their params and their code; today's params.yaml and working folder may differ. The environment that made
-them is not known, so none is recorded.
+Their params and code are taken from dvc.lock; the current params.yaml and working folder may differ. The environment
+that produced them is unknown, so none is recorded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Recorded:
 
     @property
     def source(self) -> str:
-        """The code that made them."""
+        """Describe the code that produced them."""
         tags = self.run.data.tags
         changed = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
         unknown = f"no known commit ({tags.get('git.problem')})"
@@ -53,9 +53,9 @@ class Recorded:
 
 
 def record() -> Recorded:
-    """Find the run that has the workspace's outputs, or make it; any number of processes may call this at once.
+    """Find the run that has the workspace's outputs, or create it. Concurrent calls are safe.
 
-    Raises FileNotFoundError or UserError for outputs that are missing or not those of dvc.lock.
+    Raises FileNotFoundError or UserError if outputs are missing or differ from dvc.lock.
     """
     lock = read_lock()
     lock.check([DATA, MODEL, TRAINING, EVALUATION])
@@ -85,10 +85,10 @@ def _as_text(params: Params) -> dict[str, str]:
 
 
 class _Restoring(Recording):
-    """A recording without a recorder process: the journal is delivered when it is complete."""
+    """A recording without a recorder process; the complete journal is delivered at the end."""
 
     def __init__(self, params: Params) -> None:
-        self.stage = "evaluate"  # which also makes runs from a training's outputs
+        self.stage = "evaluate"  # the stage that creates runs from a training's outputs
         self.params = params
         self.log = []
         self.journal = new_journal(self.stage)
@@ -106,7 +106,7 @@ def _deliver(lock: Lock, params: Params, weights: str, outputs: Outputs) -> str:
         record.journal.append("end", status="FINISHED", error=None)
         return deliver(record.journal)
     except BaseException:
-        record.journal.remove()  # what was reported as failed must not be recorded later
+        record.journal.remove()  # a failure that was reported must not be recorded later
         raise
 
 
@@ -120,9 +120,9 @@ def _of_replicas(path: Path) -> dict[int, dict[str, float]]:
 
 
 def made_by(lock: Lock) -> GitState:
-    """The code that dvc.lock names: HEAD's, that of a commit of this very dvc.lock, or the working folder's.
+    """The code with the hashes in dvc.lock: that of HEAD, of a commit with this dvc.lock, or of the working folder.
 
-    Where it is none of them the state has no commit, and says so.
+    If none of them matches, the state has no commit, and its `problem` says so.
     """
     try:
         repository = Repository.of(Path())

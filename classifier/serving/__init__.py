@@ -1,4 +1,4 @@
-"""A trained model at work. Begin with `pyfunc`, the model as MLflow loads and serves it."""
+"""Serving of trained models. Begin with `pyfunc`, the model that MLflow loads and serves."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ from classifier.networks.model_dir import read_model, read_model_meta
 
 
 class InputError(MlflowException, UserError):
-    """Images that the model does not take. MLflow's server answers with status 400 and this message alone."""
+    """Invalid input images. MLflow's server responds with status 400 and this message only."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, BAD_REQUEST)
 
     def serialize_as_json(self) -> str:
-        """The body of the answer. MLflow puts a dump of the pixels before `self.message`."""
+        """The body of the response. MLflow puts a dump of the pixels before `self.message`."""
         return json.dumps({"error_code": self.error_code, "message": str(self)})
 
 

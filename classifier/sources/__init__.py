@@ -1,1 +1,1 @@
-"""Where images come from, and their transfer. Begin with `catalog`, the known data sets."""
+"""Sources of images and their download. Begin with `catalog`, the known data sets."""

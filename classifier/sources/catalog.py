@@ -1,7 +1,7 @@
-"""Where each data set comes from: home, licence, citation, classes, files, published checksums, official mirrors.
+"""The known data sets: home, licence, citation, classes, files, published checksums and official mirrors.
 
-Files, checksums and mirrors of MNIST and its two drop-in replacements come from torchvision's resource tables. `digits`
-is a file of the installed scikit-learn.
+Files, checksums and mirrors of MNIST and its two drop-in replacements are those of torchvision. `digits` is a file of
+the installed scikit-learn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Origin:
-    """The files of one data set and where they are."""
+    """The files of one data set and their locations."""
 
     files: tuple[SourceFile, ...]
     mirrors: tuple[str, ...]  # official base addresses, https before http; never empty

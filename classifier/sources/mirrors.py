@@ -52,7 +52,7 @@ def without_password(mirror: str) -> str:
 
 
 def pieces_of(mirror: str, name: str) -> Pieces:
-    """Yields a file's bytes as they arrive. Raises MirrorError when the mirror does not have it or breaks off."""
+    """Yield a file's bytes as they arrive. Raises MirrorError if the mirror does not have it or aborts the transfer."""
     if _has_scheme(mirror, "http", "https"):
         return _from_server(f"{mirror.rstrip('/')}/{quote(name)}")
     if _has_scheme(mirror, "file"):

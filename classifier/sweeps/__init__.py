@@ -1,1 +1,1 @@
-"""Many experiments: a grid or a search, run by DVC, recorded as one sweep. Begin with `running`."""
+"""Sweeps: experiments over a grid or a search, run by DVC and recorded as one MLflow run. Begin with `running`."""

@@ -1,4 +1,4 @@
-"""What a sweep tries, what became of it, and which configuration was best."""
+"""Experiments of a sweep, their outcomes, and the best configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = "train.seed"
 
 @dataclass(frozen=True)
 class Experiment:
-    """`name` is the one that DVC shows."""
+    """An experiment to run; `name` is its name in DVC."""
 
     name: str
     values: Point
@@ -29,17 +29,17 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an experiment. One that was killed is still to do."""
+    """The outcome of an experiment. A killed experiment runs again."""
 
     status: Literal["finished", "failed", "killed"]
     run_id: str | None
     error: str | None = None
     seconds: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)  # validation_accuracy, validation_loss: what may choose
+    metrics: Mapping[str, float] = field(default_factory=dict)  # validation_accuracy, validation_loss
 
 
 class Plan(Protocol):
-    """What is tried: a grid, or a search that learns from outcomes."""
+    """The experiments to run: a grid, or a search that uses earlier outcomes."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -63,7 +63,7 @@ class Grid:
         return next(self.left, None)
 
     def tell(self, experiment: Experiment, outcome: Outcome) -> None:
-        """A grid does not learn."""
+        """Ignore the outcome: a grid does not depend on it."""
 
 
 def trial_names(prefix: str, total: int) -> list[str]:
@@ -78,10 +78,10 @@ class Best:
     values: Point  # without the seed
     metric: str
     mean: float
-    low: float | None  # 95% interval of the mean, by Student's t; None for a single seed
+    low: float | None  # 95% interval of the mean (Student's t); None for a single seed
     high: float | None
     seeds: int
-    experiment: str  # the one of its median seed, to apply
+    experiment: str  # of its median seed, for `dvc exp apply`
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -96,9 +96,9 @@ class Best:
 
 
 def best_of(finished: Sequence[Experiment], board: Board, rows: pd.DataFrame, metric: str) -> Best | None:
-    """The best configuration, a row of the sweep's leaderboard; `rows` are the results it is made from.
+    """Return the best configuration; `rows` are the results behind the sweep's leaderboard.
 
-    A configuration that lacks seeds which others have (one failed, or was killed) is not considered: luck would count.
+    Ignores configurations that lack seeds of others, because some failed or were killed: luck would decide. Returns
     None without a validation split.
     """
     from classifier.training.summary import spread
@@ -133,10 +133,10 @@ def best_of(finished: Sequence[Experiment], board: Board, rows: pd.DataFrame, me
 
 
 def written(values: Point) -> str:
-    """Values as a person types them, numbers to four digits."""
+    """Format values as on the command line, numbers to four digits."""
     return " ".join(f"{key}={shown(value)}" for key, value in values.items())
 
 
 def shown(value: Any) -> str:
-    """A value for people: numbers to four digits."""
+    """Format a value, numbers to four digits."""
     return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What a sweep tries: every combination of `train.learning_rate=0.01,0.1 train.seed=0..4`, each an experiment."""
+"""The grid of a sweep: all combinations of values such as `train.learning_rate=0.01,0.1 train.seed=0..4`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Point = dict[str, Any]  # {"train.seed": 0, ...}: an experiment's values, which 
 
 
 def grid(words: Sequence[str], params: Params) -> list[Point]:
-    """Every combination, the last key varying fastest, with the values as params hold them.
+    """Return all combinations, the last key varying fastest, with the values as params hold them.
 
-    All combinations are checked. Raises UserError for the first problem.
+    Validates all combinations. Raises UserError for the first problem.
     """
     choices: dict[str, list[Any]] = {}
     for word in words:
@@ -40,13 +40,13 @@ def grid(words: Sequence[str], params: Params) -> list[Point]:
 
 
 def canonical(point: Point, params: Params) -> Point:
-    """The point with its values as params hold them, 1 as 1.0. Raises UserError with key, value and what is allowed."""
+    """Convert a point's values to their types in params, 1 to 1.0. UserError names key, value and what is allowed."""
     checked = params.override(point).flat()
     return {key: checked[key] for key in point}
 
 
 def _values(word: str, text: str) -> list[Any]:
-    """A key's values, as YAML reads them: `0.1,1e-3`, `0..4`, `sgd,adamw`, `null,[0.1]`."""
+    """Parse a key's values as YAML: `0.1,1e-3`, `0..4`, `sgd,adamw`, `null,[0.1]`."""
     try:
         written = YAML(typ="safe", pure=True).load(f"[{text}]")
     except YAMLError:
@@ -63,7 +63,7 @@ def _values(word: str, text: str) -> list[Any]:
 
 
 def _range(word: str, text: str) -> Sequence[Any]:
-    """The numbers of `0..4`; a path, which may contain dots too, is itself."""
+    """Expand `0..4` to its numbers; other strings, such as paths with dots, are returned unchanged."""
     if "/" in text:
         return [text]
     found = RANGE.fullmatch(text)

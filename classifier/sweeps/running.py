@@ -1,7 +1,7 @@
-"""Runs a sweep: DVC's experiments side by side, each in a clone of the repository.
+"""Runs the experiments of a sweep in parallel with DVC, each in a clone of the repository.
 
-An experiment that finished or failed is not repeated (`classifier.sweeps.record` has the exceptions). One that was
-killed resumes from its last checkpoint; one that is still running is stopped first and then resumed.
+Experiments that finished or failed are not repeated (see `classifier.sweeps.record` for exceptions). A killed
+experiment resumes from its last checkpoint; one that is still running is stopped and then resumed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from classifier.runs.registry import reported
 from classifier.sweeps.experiments import Experiment, Outcome, Plan
 from classifier.sweeps.record import Record, is_done, outcome_of
 
-SWEEPS = Path(".pipeline/sweeps")  # in the project's root; a folder for each sweep: clones, logs, the search's study
+SWEEPS = Path(".pipeline/sweeps")  # in the project's root; one folder per sweep: clones, logs, the search's study
 POLL_S = 0.05
 STORE_PATIENCE_S = 600  # how long to wait for a store that became unreachable during the sweep
 STORE_RETRY_S = 5
-RECORDER_PATIENCE_S = 30  # how long to wait for a recorder that outlives its stage; DVC does not if that was killed
+RECORDER_PATIENCE_S = 30  # how long to wait for a recorder that outlives a killed stage
 Report = Callable[[Experiment, Outcome | None], None]  # called when an experiment starts (None), and when it ends
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Worker:
         return self.process is not None and self.process.poll() is not None
 
     def may_wait(self) -> bool:
-        """Whether RECORDER_PATIENCE_S have not passed since the first call after the process ended."""
+        """Whether less than RECORDER_PATIENCE_S have passed since the first call after the process ended."""
         self.deadline = self.deadline or time.monotonic() + RECORDER_PATIENCE_S
         return time.monotonic() < self.deadline
 
@@ -87,7 +87,7 @@ class Worker:
         return self.log.read_bytes() if self.log.exists() else b""
 
     def was_killed(self) -> bool:
-        """Whether a signal ended DVC or the stage that it ran: sent by a person, or when memory ran out."""
+        """Whether a signal ended DVC or its stage, sent by a person or by the kernel when memory ran out."""
         assert self.process
         return self.process.returncode < 0 or was_signalled(self.output)
 
@@ -123,11 +123,11 @@ class Sweep:
 
     @property
     def already(self) -> int:
-        """How many experiments were done before this sweep started."""
+        """Number of experiments that were done before this process started."""
         return sum(self._is_done(name, outcome_of({}, self.known.get(name, []))) for name in self.plan.names)
 
     def run(self, report: Report) -> None:
-        """Run all experiments that are left. No process outlives this call, whatever happens."""
+        """Run all remaining experiments. No process outlives this call."""
         try:
             while True:
                 self._start(report)
@@ -147,7 +147,7 @@ class Sweep:
             shutil.rmtree(clones_of(self.folder), ignore_errors=True)
 
     def _start(self, report: Report) -> None:
-        """Give idle workers experiments; until the data are in DVC's cache only one works, which brings them there."""
+        """Start experiments on idle workers; only on one until the data are in DVC's cache."""
         for worker in self.workers:
             if worker.process is None and self._may_start() and (experiment := self._next()):
                 report(experiment, None)
@@ -212,14 +212,14 @@ def clones_of(folder: Path) -> Path:
 
 
 def cores() -> int:
-    """The cores that this process may use, given by taskset or a container, and at most OMP_NUM_THREADS."""
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores that this process may use (taskset, containers), at most OMP_NUM_THREADS."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(ours, int(limit)) if limit.isdecimal() and int(limit) else ours
+    return min(available, int(limit)) if limit.isdecimal() and int(limit) else available
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Return `call()`, trying again for up to STORE_PATIENCE_S while the store is unreachable; experiments go on."""
+    """Return `call()`, retrying for up to STORE_PATIENCE_S while the store is unreachable; experiments keep running."""
     deadline, said = time.monotonic() + STORE_PATIENCE_S, False
     while True:
         try:

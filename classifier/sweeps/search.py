@@ -1,7 +1,7 @@
-"""What a search tries: Optuna's proposals, from a study in a file, so that an interrupted search continues.
+"""The search of a sweep: Optuna's proposals from a study in a file, so that an interrupted search can continue.
 
-A proposal depends on the seed, its number and the results so far alone: with one experiment at a time, a search that
-was interrupted and continued tries what an uninterrupted one tries.
+A proposal depends only on the seed, its number and the results so far. With one experiment at a time, an interrupted
+and continued search therefore runs the same trials as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STUDY = "sweep"  # its name in the file
 
 
 class Search:
-    """Proposes until there are `total` trials, earlier ones included; `fixed` is the same in all of them."""
+    """Proposes trials until there are `total`, including earlier ones; all of them have the values `fixed`."""
 
     def __init__(self, params: Params, fixed: Point, total: int, prefix: str, file: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -46,7 +46,7 @@ class Search:
         self.earlier = [trial for trial in trials if trial.number < total]
 
     def next(self) -> Experiment | None:
-        """The next trial's experiment, earlier trials first; None when there are enough."""
+        """The next trial's experiment, earlier trials first; None if there are enough."""
         while self.earlier:
             trial = self.earlier.pop(0)
             if trial.params.keys() == self.ranges.keys():
@@ -64,7 +64,7 @@ class Search:
         return self._experiment(trial_now.number, trial_now.params)
 
     def tell(self, experiment: Experiment, outcome: Outcome) -> None:
-        """Report a trial's outcome to Optuna; one that was killed stays open for the next time.
+        """Report a trial's outcome to Optuna; a killed trial stays open and runs again.
 
         Optuna's trials end once: when a failed one is run again, Optuna does not learn its result.
         """
@@ -84,7 +84,7 @@ class Search:
 
 
 def distributions(params: Params, fixed: Point) -> dict[str, BaseDistribution]:
-    """`sweep.search` as Optuna's distributions, without the fixed keys. Raises UserError when nothing is left."""
+    """Convert `sweep.search` to Optuna's distributions, without the fixed keys. Raises UserError if none is left."""
     found = {key: _distribution(key, values, params) for key, values in params.sweep.search.items() if key not in fixed}
     if not found:
         raise UserError("nothing to search: params.yaml names the ranges in sweep.search, for keys that are not fixed")

@@ -1,1 +1,1 @@
-"""MLflow's side: journals are delivered to its store. Begin with `delivery`."""
+"""Delivery of journals to MLflow's store. Begin with `delivery`."""

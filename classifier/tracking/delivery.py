@@ -1,8 +1,8 @@
-"""MLflow's side of the pipeline: puts journals into the store, each event once, however often it has to try.
+"""Delivers journals to MLflow's store, each event exactly once, with any number of attempts.
 
-A run is known by the tag `run.key`, a metric's point by its step and value, so whatever arrived before a connection
-broke, or before a training was killed and resumed, is not sent again. One process at a time delivers a project's
-journals (`classifier.recording.deliverer`), the oldest first.
+Runs are identified by the tag `run.key`, points of a metric by step and value, so that nothing is sent twice after a
+connection failed or a training was killed and resumed. One process at a time delivers a project's journals
+(`classifier.recording.deliverer`), oldest first.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from classifier.recording.store import DATABASE, EXPERIMENT, artifacts_of, datab
 from classifier.tracking.errors import ExperimentError, StoreError, explained, unusable
 from classifier.tracking.internals import connect, is_database, note_home, relocate
 
-KEY_TAG = "run.key"  # of the journal that made the run
+KEY_TAG = "run.key"  # of the journal that created the run
 EVALUATION_TAG = "evaluation.key"  # of the journal that evaluates it
 WEIGHTS_TAG = "model.weights_sha256"
 EVALUATED_TAG = "evaluated"  # the run is complete
 SEED_TAG = "replica.seed"
-REQUEST_TIMEOUT_S = 10  # unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise; MLflow's own is 120 s, 8 times
+REQUEST_TIMEOUT_S = 10  # unless MLFLOW_HTTP_REQUEST_TIMEOUT is set; MLflow's default is 120 s, 8 times
 SERVING_PACKAGES = ["numpy", "pandas", "pydantic", "safetensors", "torch"]
 
 
@@ -64,7 +64,7 @@ class Delivery:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self.offset = 0  # in the journal, in bytes: what lies before it has arrived
+        self.offset = 0  # bytes of the journal that were delivered
         self.run_id = ""
         self.made_here = False  # this journal created the run
         self.seeds: dict[int, str] = {}  # the nested runs' ids
@@ -72,7 +72,7 @@ class Delivery:
         self.waiting: dict[str, list[Metric]] = defaultdict(list)  # by run id
         self.known: dict[tuple[str, str], set[tuple[int, float]]] = {}  # (run id, metric) -> points that the store has
         self.resumed = False  # the run existed before
-        self.held: dict[str, set[str]] = {}  # run id -> metrics of which the store had points then
+        self.held: dict[str, set[str]] = {}  # run id -> metrics that had points then
         self.evaluates = False  # rather than trains
         self.overtaken = False  # this stage's part of the run is done, by this journal or a later one
         self.ended = False
@@ -123,9 +123,9 @@ class Delivery:
         self.held = {run.info.run_id: set(run.data.metrics) for run in (found, *nested)}
 
     def _find(self, event: Event) -> MlflowRun | None:
-        """The run that this journal has begun before, else the newest one that awaits the evaluation of its weights.
+        """The run that this journal created before, or the newest one that waits for the evaluation of its weights.
 
-        Outputs that are recorded afterwards are not recorded again when a run has them: it may have come meanwhile.
+        For `classifier record`, returns a run that already has these outputs: it may just have been created.
         """
         key = event["key"]
         for tag in (KEY_TAG, EVALUATION_TAG):
@@ -133,7 +133,10 @@ class Delivery:
                 return runs[0]
         if event["weights"]:
             for run in self._search(f"tags.`{WEIGHTS_TAG}` = '{event['weights']}'"):
-                names = ("dvc.exp.name", "mlflow.parentRunId")  # two people's sweeps have experiments of the same name
+                names = (
+                    "dvc.exp.name",
+                    "mlflow.parentRunId",
+                )  # sweeps of several people have experiments with the same names
                 same_experiment = all(run.data.tags.get(name) == event["tags"].get(name) for name in names)
                 same_params = upgraded(run.data.params) == upgraded(event["params"])
                 awaits = same_experiment and EVALUATED_TAG not in run.data.tags
@@ -148,7 +151,7 @@ class Delivery:
 
     def _log_params(self, run_id: str, params: dict[str, str]) -> None:
         values = [Param(name, value) for name, value in params.items()]
-        for start in range(0, len(values), 100):  # what MLflow takes at once
+        for start in range(0, len(values), 100):  # MLflow's limit per request
             self.client.log_batch(run_id, params=values[start : start + 100])
 
     def _metrics(self, event: Event) -> None:
@@ -162,7 +165,7 @@ class Delivery:
             self._flush()
 
     def _known(self, run_id: str, name: str) -> set[tuple[int, float]]:
-        """Step and value of this metric's points; asked for once, and only where there are some."""
+        """Step and value of the metric's points in the store; queried once, and only if there are any."""
         if (run_id, name) not in self.known:
             held = name in self.held.get(run_id, ())
             points = self.client.get_metric_history(run_id, name) if held else []
@@ -170,7 +173,7 @@ class Delivery:
         return self.known[run_id, name]
 
     def _nested(self, seed: int, time_ms: int) -> str:
-        """The nested run of one replica."""
+        """The nested run of a seed."""
         if seed not in self.seeds:
             tags = {
                 "mlflow.parentRunId": self.run_id,
@@ -186,7 +189,7 @@ class Delivery:
         return self.seeds[seed]
 
     def _flush(self) -> None:
-        """Metrics travel in batches of the 1,000 that MLflow takes at once: a call each would cost 4 to 50 ms."""
+        """Log the waiting metrics in batches of 1,000, MLflow's limit: a call per metric would cost 4 to 50 ms."""
         for run_id, metrics in self.waiting.items():
             while metrics:
                 self.client.log_batch(run_id, metrics=metrics[:1000])
@@ -203,7 +206,7 @@ class Delivery:
         self.client.log_artifacts(self.run_id, str(self.journal.folder / "files" / event["path"]), event["path"])
 
     def _model(self, event: Event) -> None:
-        """Log the model once: an upload that was interrupted is completed, lest the run list two models."""
+        """Log the model once; an interrupted upload is completed, so that the run does not list two models."""
         filter_string = f"source_run_id = '{self.run_id}'"
         found = list(self.client.search_logged_models([self.experiment], filter_string))
         name, params = "classifier", {name: str(value) for name, value in self.params.items()}
@@ -215,14 +218,16 @@ class Delivery:
         files = self.journal.folder / "files"
         images = np.zeros((2, event["channels"], SIZE, SIZE), np.uint8)
         columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
-        with TemporaryDirectory(dir=self.journal.folder) as folder:  # which goes with it, should this be killed
+        with TemporaryDirectory(
+            dir=self.journal.folder
+        ) as folder:  # removed with the journal if this process is killed
             mlflow.pyfunc.save_model(
                 f"{folder}/model",
                 mlflow_model=Model(model.artifact_location, self.run_id, model_id=model.model_id),
                 loader_module="classifier.serving",
                 data_path=str(files / event["path"]),
                 code_paths=[str(files / event["code"])],
-                # Inputs without a schema: MLflow would cast JSON to the schema's type before `predict` can refuse it.
+                # No input schema: MLflow would cast JSON to its type before `predict` can refuse it.
                 signature=ModelSignature(outputs=Schema([ColSpec(kind, name) for name, kind in columns])),
                 input_example=images,
                 pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
@@ -254,10 +259,10 @@ def holds(run: MlflowRun, outputs: Outputs) -> bool:
 
 
 def deliver_waiting(moved_from: str = "") -> tuple[list[str], list[str]]:
-    """Deliver every journal of this store whose stage has ended: a line for each that went, and for each that did not.
+    """Deliver all journals of this store whose stage has ended. Returns a line per delivered and per failed journal.
 
-    What a killed process began ends as KILLED. One that cannot be delivered does not hold up other runs. `moved_from`:
-    deliver those of the store that had this address too. Raises StoreError when the store cannot be used.
+    Runs of killed stages end as KILLED. A journal that cannot be delivered does not block other runs. `moved_from`:
+    also deliver journals of the store that had this address. Raises StoreError if the store cannot be used.
     """
     with delivering():
         delivered, left = _deliver_older(None, moved_from)
@@ -265,13 +270,13 @@ def deliver_waiting(moved_from: str = "") -> tuple[list[str], list[str]]:
 
 
 def deliver(journal: Journal) -> str:
-    """Deliver a journal that is complete, after those that are older, and remove it; empty when it has no run."""
+    """Deliver a complete journal after older ones and remove it. Returns its run's id, empty if it has no run."""
     with delivering():
         return close(_advance(journal, None))
 
 
 def advance(journal: Journal, delivery: Delivery | None) -> Delivery:
-    """Deliver what a stage has written to its journal since `delivery`, which is returned; first the older journals."""
+    """Deliver older journals, then what the stage has written since `delivery`, which is returned."""
     with delivering():
         return _advance(journal, delivery)
 
@@ -280,8 +285,8 @@ def finish(journal: Journal, delivery: Delivery | None) -> None:
     """Deliver the rest of a journal whose stage has ended, and remove it."""
     with delivering():
         if not journal.folder.exists():
-            return  # the stage was killed, and another process was quicker
-        if (handle := claim(journal.folder)) is not None:  # the same, and another process may have begun
+            return  # the stage was killed, and another process has delivered the journal
+        if (handle := claim(journal.folder)) is not None:  # None if another process has started to
             journal, delivery = Journal(journal.folder, handle), None
         try:
             close(_advance(journal, delivery))
@@ -298,7 +303,7 @@ def _advance(journal: Journal, delivery: Delivery | None) -> Delivery:
 
 
 def _deliver_older(than: Journal | None, moved_from: str = "") -> tuple[list[str], list[tuple[Journal, str]]]:
-    """As `deliver_waiting`; all journals when `than` is None."""
+    """Like `deliver_waiting`, for journals older than `than`, or all if it is None."""
     delivered, left = [], []
     for waiting in waiting_journals():
         if than and waiting.folder.name >= than.folder.name:
@@ -319,7 +324,7 @@ def _deliver_older(than: Journal | None, moved_from: str = "") -> tuple[list[str
                     delivered.append(f"{begin['stage'] if begin else 'a stage'}, run {run_id}")
             except StoreError:
                 raise
-            except Exception as error:  # whatever MLflow, a database's or an artifact store's client raises
+            except Exception as error:  # MLflow and the clients of databases and artifact stores raise many types
                 left.append((waiting, explained(error)))
             finally:
                 journal.release()
@@ -327,7 +332,7 @@ def _deliver_older(than: Journal | None, moved_from: str = "") -> tuple[list[str
 
 
 def close(delivery: Delivery) -> str:
-    """Remove the journal and return its run's id. One without an end gets it first: its stage was killed."""
+    """Remove the journal and return its run's id. A killed stage's journal, which has no end, gets it first."""
     if delivery.run_id and not delivery.ended:
         error = "the process exited without reporting (killed, or out of memory)"
         delivery.journal.append("end", status="KILLED", error=error)
@@ -337,10 +342,10 @@ def close(delivery: Delivery) -> str:
 
 
 def _check_order(journal: Journal, begin: Event) -> None:
-    """Raise OSError while an older journal of the same run waits: their events have an order.
+    """Raise OSError if an older journal of the same run still waits, because events must arrive in order.
 
-    Of the same run are journals with the same key, and the training that made the weights that are evaluated. One for
-    another store is of another run.
+    Journals belong to the same run if they have the same key, or if one is the training of the weights that the other
+    evaluates. Journals for another store belong to another run.
     """
     for earlier in waiting_journals():
         if earlier.folder.name >= journal.folder.name:
@@ -353,31 +358,31 @@ def _check_order(journal: Journal, begin: Event) -> None:
 
 
 def _weights_of(journal: Journal) -> set[str]:
-    """Those that a training has made; found as text, since a journal may hold a million points."""
+    """Hash of the weights that a training wrote. Searches the text, because a journal may hold a million points."""
     return {found.decode() for found in re.findall(rb'"model\.weights_sha256": "(\w+)"', journal.events.read_bytes())}
 
 
 def open_store(name: str | None = None) -> str:
-    """Make sure that the store and the experiment exist, and return the experiment's id.
+    """Create the store and the experiment if needed, and return the experiment's id.
 
-    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME take the place of `mlflow.db` in the project's root. Raises
-    StoreError when the store cannot be used, ExperimentError when the experiment cannot.
+    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME override the default, `mlflow.db` in the project's root. Raises
+    StoreError if the store cannot be used, and ExperimentError if the experiment cannot.
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next delivery is the retry
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # no model of ours is one
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # the pipeline's models are not pickles
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's, when a run ends
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's URL at the end of a run
     uri = store_uri()
-    mlflow.set_tracking_uri(uri)  # which sets MLFLOW_TRACKING_URI too
+    mlflow.set_tracking_uri(uri)  # also sets MLFLOW_TRACKING_URI
     name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     try:
         if database := database_of(uri):
             database.parent.mkdir(parents=True, exist_ok=True)
-            # Processes that start together on a fresh database crash in its migrations; one at a time they do not.
+            # Processes that create a database at the same time crash in its migrations, so they take turns.
             with FileLock(f"{database}.lock"):
                 relocate(database)
                 connect(uri)
@@ -387,33 +392,33 @@ def open_store(name: str | None = None) -> str:
         if is_database(uri):
             with FileLock(project_root() / f"{DATABASE}.lock"):
                 connect(uri)
-        return _experiment(name, None)  # a server knows where its artifacts go
+        return _experiment(name, None)  # a server chooses the location of artifacts
     except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:
         raise unusable(error) from None
 
 
 def _experiment(name: str, artifacts: str | None) -> str:
-    """The id of an experiment, which is created when it does not exist."""
+    """The id of an experiment, created if it does not exist."""
     if experiment := mlflow.get_experiment_by_name(name):
         return _usable(experiment)
-    if artifacts is None and is_database(store_uri()):  # MLflow would note a folder of this machine
+    if artifacts is None and is_database(store_uri()):  # MLflow would store a folder of this machine
         raise ExperimentError(
             f"MLflow's store has no experiment {name!r}, and a database does not know where artifacts go: create it "
             "with a place that all its users reach, as in "
             f"mlflow experiments create -n {shlex.quote(name)} -l s3://bucket/path"
         )
-    # Without the kind the UI opens on pages for language models.
+    # Without the kind, the UI opens pages for language models.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     try:
         return str(mlflow.create_experiment(name, artifact_location=artifacts, tags=tags))
     except MlflowException:
-        if experiment := mlflow.get_experiment_by_name(name):  # another machine was quicker
+        if experiment := mlflow.get_experiment_by_name(name):  # created by another machine in the meantime
             return _usable(experiment)
         raise
 
 
 def _usable(experiment: Experiment) -> str:
-    """Its id; ExperimentError when it was deleted."""
+    """The experiment's id. Raises ExperimentError if it was deleted."""
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         raise ExperimentError(
             f"the experiment {experiment.name!r} was deleted in MLflow: "

@@ -1,4 +1,4 @@
-"""What MLflow's store answers when it cannot be used, said in one line with the remedy for that kind of failure."""
+"""Formats errors of MLflow's store as one line, with a remedy for each kind of failure."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from mlflow.exceptions import MlflowException
 from classifier.recording.store import database_of, default_uri, shown_uri, store_uri, without_passwords
 from classifier.tracking.internals import is_known_schema
 
-LONGEST = 300  # characters of what MLflow says
+LONGEST = 300  # characters of MLflow's message
 
 
 class StoreError(OSError):
-    """MLflow's store cannot be used; the message has the remedy."""
+    """MLflow's store cannot be used; the message contains the remedy."""
 
 
 class ExperimentError(OSError):
-    """The store can be used, but not this experiment; the message has the remedy."""
+    """The store can be used, but not this experiment; the message contains the remedy."""
 
 
 def unusable(error: Exception) -> StoreError:
-    """The error to raise when the store cannot be opened."""
+    """The error to raise if the store cannot be opened."""
     return StoreError(f"MLflow's store {shown_uri()} cannot be used: {explained(error)}")
 
 
 def explained(error: Exception) -> str:
-    """What happened and, where there is one, the remedy, on one line."""
+    """Describe the error and its remedy, if known, in one line."""
     if isinstance(error, StoreError | ExperimentError):
         return str(error)
     if isinstance(error, MlflowException) and error.get_http_status_code() == HTTPStatus.UNAUTHORIZED:  # type: ignore[no-untyped-call]
@@ -42,19 +42,19 @@ def explained(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What happened and why, without the HTTP library's own words between the two."""
+    """Describe the error and its cause, without the HTTP library's text between them."""
     line, _, cause = (str(error).splitlines() or [type(error).__name__])[0].partition(" (Caused by ")
     said = f"{line.partition(' failed with exception ')[0]}: {cause.rstrip(')')}" if cause else line
     return without_passwords(shortened(said))
 
 
 def shortened(text: str) -> str:
-    """At most LONGEST characters, cut between two words."""
+    """Truncate to LONGEST characters at a word boundary."""
     return textwrap.shorten(text, LONGEST, placeholder=" ...") if len(text) > LONGEST else text
 
 
 def _remedy(error: Exception) -> str:
-    """By what the error says; its kind is only in the texts of MLflow, the databases and the HTTP library."""
+    """The remedy by the error's text: MLflow, the databases and the HTTP library do not tell its kind otherwise."""
     text, uri = str(error), store_uri()
     database = database_of(uri)
     if found := re.search(r"out-of-date database schema \(found version (\w+)", text):

@@ -1,4 +1,4 @@
-"""Runs that were deleted in MLflow, removed for good: their files and their models too, which `mlflow gc` leaves."""
+"""Permanently removes runs that were deleted in MLflow, with their files and their models, which `mlflow gc` keeps."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from classifier.tracking.internals import is_database
 
 @dataclass(frozen=True)
 class Collected:
-    """Ids of what is gone for good."""
+    """Ids of the runs and models that were removed."""
 
     runs: list[str]
     models: list[str]
 
 
 def collect() -> Collected:
-    """Remove every deleted run of the store, whatever its experiment, and the experiments that were deleted.
+    """Remove all deleted runs of the store, in all experiments, and all deleted experiments.
 
-    Raises UserError, with nothing removed, when the store is a server's, or when a registered version is of such a run.
+    Raises UserError and removes nothing if the store is a server, or if a registered version belongs to a deleted run.
     """
     uri = store_uri()
     if not is_database(uri):
@@ -58,9 +58,9 @@ def collect() -> Collected:
 
 
 def _mlflow_gc(uri: str) -> None:
-    """Raises OSError with MLflow's last line when it fails."""
+    """Run `mlflow gc`. Raises OSError with the last line of its output if it fails."""
     command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603, arguments of our own
     if done.returncode:
-        raise OSError(f"mlflow gc failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        raise OSError(f"mlflow gc failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")

@@ -1,6 +1,6 @@
-"""What is used of MLflow beyond its documented interface: its tables, its kinds of database, its monitor.
+"""Everything that the project uses beyond MLflow's documented interface: its tables, databases and monitor.
 
-tests/test_mlflow_internals.py looks whether it is still so, and names MLflow's version where it is not.
+Tests check each of these uses, and name MLflow's version when one of them changes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ ADDRESSES = [  # tables and columns that hold addresses of artifacts
 
 
 def relocate(database: Path) -> None:
-    """Correct the addresses of artifacts in a SQLite store that was moved or copied with its home, and note the place.
+    """Update the artifact addresses of a SQLite store that was moved or copied with its home, and note its place.
 
-    Addresses outside the home are left alone.
+    Addresses outside the home are not changed.
     """
     home, note = home_of(database).as_uri(), note_of(database)
     noted = _noted(database)
@@ -46,7 +46,7 @@ def relocate(database: Path) -> None:
 
 
 def note_home(database: Path) -> None:
-    """Note the place of a SQLite store of which none is noted: its addresses are right now."""
+    """Note the place of a SQLite store that has no note, because its addresses are correct now."""
     if not note_of(database).exists():
         write_atomic(note_of(database), home_of(database).as_uri().encode())
 
@@ -55,22 +55,24 @@ def _noted(database: Path) -> str | None:
     """The address of the home where the store was last used."""
     if (note := note_of(database)).exists():
         return note.read_text(encoding="utf-8")
-    old = home_of(database) / ARTIFACTS / "address.txt"  # where version 1 of this pipeline noted that of the artifacts
+    old = (
+        home_of(database) / ARTIFACTS / "address.txt"
+    )  # version 1 of this pipeline noted the address of the artifacts here
     return old.read_text(encoding="utf-8").removesuffix(f"/{ARTIFACTS}") if old.exists() else None
 
 
 def is_known_schema(revision: str) -> bool:
-    """Whether this MLflow can upgrade a database of this schema; that of a newer MLflow it does not know."""
+    """Whether this MLflow can upgrade a database with this schema, which a newer MLflow may have written."""
     return any((Path(mlflow.__file__).parent / "store/db_migrations/versions").glob(f"{revision}_*.py"))
 
 
 def is_database(uri: str) -> bool:
-    """Whether MLflow talks to a database itself, rather than to a tracking server."""
+    """Whether the address is that of a database rather than a tracking server."""
     return uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
 
 
 def connect(uri: str) -> None:
-    """Connect to a database, once: MLflow itself would try ten times in 100 s."""
+    """Connect to a database without retries; MLflow itself would try ten times in 100 s."""
     engine = create_engine(uri)
     try:
         engine.connect().close()
@@ -79,7 +81,7 @@ def connect(uri: str) -> None:
 
 
 class SystemMetrics:
-    """Samples of processor and memory use, logged to a run from a thread."""
+    """Samples CPU and memory use and logs it to a run, in a thread."""
 
     def __init__(self, run_id: str, interval_s: float, *, resumed: bool) -> None:
         self.monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
@@ -88,7 +90,7 @@ class SystemMetrics:
         self.monitor.start()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
-        """Log what was sampled since the last time too: a short training would have nothing otherwise."""
+        """Stop, and log the last samples: otherwise a short training would have none."""
         self.monitor.finish()  # type: ignore[no-untyped-call]
         self.monitor.publish_metrics(self.monitor.aggregate_metrics())  # type: ignore[no-untyped-call]
         self.monitor.mlflow_logger.flush()  # type: ignore[no-untyped-call]

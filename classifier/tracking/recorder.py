@@ -1,9 +1,9 @@
-"""The recorder: the process beside a stage that delivers its journal to MLflow as it grows.
+"""The recorder: a process that runs beside a stage and delivers its journal to MLflow as it grows.
 
     python -m classifier.tracking.recorder .pipeline/journal/<name>
 
-A stage starts it (`classifier.recording.run`). It works until its standard input ends with the stage, then delivers the
-rest. What it cannot deliver waits for the next stage or `classifier sync`.
+Started by a stage (`classifier.recording.run`), it runs until the stage ends and closes its standard input, then
+delivers the rest. What it cannot deliver waits for the next stage or `classifier sync`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from classifier.tracking.errors import explained
 from classifier.tracking.internals import SystemMetrics
 
 NICENESS = 10
-SYSTEM_METRICS_S = 2  # seconds between two samples of processor and memory use
-DELIVERY_S = 5.0  # seconds between two deliveries, so that curves can be watched
+SYSTEM_METRICS_S = 2  # seconds between samples of CPU and memory use
+DELIVERY_S = 5.0  # seconds between deliveries, so that curves can be watched live
 FIRST_DELIVERY_S = 0.1  # the same until the run exists
 
 
 def main(arguments: list[str]) -> None:
-    """Deliver while the stage lives; exit status 1 when something is not yet recorded."""
+    """Deliver while the stage runs; exits with status 1 if something is not yet recorded."""
     (folder,) = paths(arguments, "journal")
     _give_way()
     journal = Journal(folder)  # the stage owns it
-    os.chdir(project_root())  # an experiment's own folder may go away
+    os.chdir(project_root())  # an experiment's folder may be removed
     trains = journal.folder.name.endswith("-train")
     if trains:
         _keep_environment(journal)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
         try:
             delivery = advance(journal, delivery)
             complaint = ""
-        except Exception as error:  # whatever it is, the stage goes on, and the journal keeps what was not delivered
+        except Exception as error:  # the stage continues, and the journal keeps what was not delivered
             delivery = None
             complaint = complaint or _complain(error, journal)
         if delivery and delivery.run_id and not monitor and trains:
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     if monitor:
         _stop(monitor)
     if complaint:
-        sys.exit(1)  # nobody waits for a store that is away: the next stage tries again
+        sys.exit(1)  # do not wait for an unreachable store: the next stage tries again
     try:
         finish(journal, delivery)
     except Exception as error:
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _give_way() -> None:
-    """The cores are for training. Linux's scheduler may take a session for a group, which has a niceness of its own."""
+    """Lower this process's priority in favour of training, also that of its session's scheduling group on Linux."""
     os.nice(NICENESS)
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
@@ -88,7 +88,7 @@ def _stop(monitor: SystemMetrics) -> None:
 
 
 def _keep_environment(journal: Journal) -> None:
-    """Every installed package's version beside the code, before anything of it is delivered."""
+    """Record the versions of all installed packages with the code, before its delivery."""
     packages = {found.name: found.version for found in distributions()}
     file = journal.folder / "files/code/environment.json"
     write_json(file, {"python": platform.python_version(), "platform": platform.platform(), "packages": packages})
