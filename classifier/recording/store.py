@@ -2,7 +2,7 @@
 
 A store is a tracking server, a database server or a SQLite file. By default, only a SQLite file has its artifacts on
 this machine: in `mlartifacts` of the project that contains the file, or next to a file outside of projects. MLflow
-stores absolute artifact addresses; a note next to the file (`mlflow.db.home`) names the folder for which they are right.
+stores absolute artifact addresses; a note next to the file (`mlflow.db.home`) names the folder they are right for.
 """
 
 from __future__ import annotations
