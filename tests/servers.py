@@ -306,7 +306,8 @@ def model_server(uri: str, log: Path) -> Iterator[str]:
     """Run `mlflow models serve` for the model at `uri`; yields its address."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local"]
-    with _process([*command, "--host", "127.0.0.1", "--port", port], log) as up:
+    variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # for uvicorn
+    with _process([*command, "--host", "127.0.0.1", "--port", port], log, env=variables) as up:
         address = f"http://127.0.0.1:{port}"
         up(lambda: requests.get(f"{address}/ping", timeout=5), requests.ConnectionError)
         yield address
