@@ -1,4 +1,4 @@
-"""Edits of checksummed files by somebody who corrects the checksum too."""
+"""Edits checksummed files and corrects their checksums."""
 
 import json
 

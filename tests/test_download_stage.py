@@ -55,8 +55,8 @@ def test_digits_come_from_scikit_learn_untouched_without_network_or_heavy_import
         "heavy = {'torch', 'torchvision', 'mlflow', 'sklearn', 'pandas', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    nobody = closed_address()  # a mirror that nobody serves makes no difference, nor a proxy
-    environment = {**os.environ, "DATA_MIRROR": nobody, "https_proxy": nobody, "http_proxy": nobody}
+    closed = closed_address()  # neither an unreachable mirror nor a proxy makes a difference
+    environment = {**os.environ, "DATA_MIRROR": closed, "https_proxy": closed, "http_proxy": closed}
     ended = subprocess.run(
         [sys.executable, "-c", script, params(tmp_path, "digits"), tmp_path / "raw"],
         cwd=ROOT,

@@ -81,7 +81,7 @@ def test_eight_files_at_most_lie_flat_and_each_folder_says_what_lives_there():
 
 
 def test_arrows_between_folders_run_one_way():
-    """A folder comes after all that it imports, so that there is no circle among folders."""
+    """A folder comes after all folders that it imports, so there are no import cycles."""
     arrows: dict[Path, set[Path]] = {}
     for path in (ROOT / "classifier").rglob("*.py"):
         source = path.relative_to(ROOT)

@@ -1,4 +1,4 @@
-"""Runs that were deleted in MLflow go for good, with every byte of theirs and of no other."""
+"""Runs that were deleted in MLflow are removed permanently with all their files, and no others are."""
 
 import mlflow
 import pytest

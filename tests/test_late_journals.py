@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("workspace")
 
 
 def train_and_evaluate(outputs):
-    """Two journals of one run that nobody has delivered yet."""
+    """Two undelivered journals of one run."""
     with written("train", outputs.params) as train:
         train.begin("key", {})
         train.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
@@ -106,7 +106,7 @@ def test_a_late_evaluation_changes_nothing_of_a_run_that_another_has_completed()
 
 
 def test_a_journal_that_waits_for_another_store_holds_up_nothing_here(monkeypatch):
-    """The server is away, and the person goes on without it, as the message says."""
+    """The server is down, and the user continues without it, as the message says."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     outputs = Workspace()
     with written("train", outputs.params) as train:

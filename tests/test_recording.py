@@ -50,7 +50,7 @@ run(main, "train")
 
 
 def stage(seconds):
-    """A stage that writes three rows and then goes on for some seconds."""
+    """A stage that writes three rows and then continues for some seconds."""
     process = subprocess.Popen(
         [sys.executable, "-c", STAGE, str(seconds)],
         stdout=subprocess.PIPE,

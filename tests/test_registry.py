@@ -89,7 +89,9 @@ def test_the_same_weights_on_other_test_images_are_another_version(registry):
 
 def test_a_promotion_that_was_judged_against_another_champion_changes_nothing(registry):
     one, two = model(1), model(2)
-    with pytest.raises(ValueError, match=r"^nobody is .*@champion in the meantime: nothing was changed, run it again$"):
+    with pytest.raises(
+        ValueError, match=r"^no version is .*@champion in the meantime: nothing was changed, run it again$"
+    ):
         registry.promote(*one, "7")
     registry.promote(*one, None)
     with pytest.raises(ValueError, match=r"^version 1 became .*@champion in the meantime: nothing was changed"):

@@ -183,7 +183,7 @@ def remove_empty(folder):
 
 
 def test_a_push_to_a_folder_that_is_killed_is_finished_by_a_second_one(author, folder, tmp_path):
-    """The folder is one that nobody has pushed to yet."""
+    """The folder of the remote is still empty."""
     folder = Remote("new", lambda: files_below(tmp_path))
     author.dvc("remote", "add", "--local", "--force", "new", str(tmp_path))
     push = subprocess.Popen([DVC, "push", "--quiet", "--remote", "new"], cwd=author.folder)

@@ -44,7 +44,7 @@ def test_whatever_is_installed_has_the_hash_of_its_lock():
         assert line in own or re.search(r" --require-hashes .*\brequirements[a-z-]*\.lock", line), line
 
 
-def test_the_pipeline_is_mended_before_it_is_run():
+def test_the_pipeline_is_repaired_before_it_runs():
     recipe = subprocess.run(
         ["make", "--dry-run", "--assume-old=setup", "repro"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

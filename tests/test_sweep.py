@@ -94,7 +94,7 @@ def test_a_sweep_that_was_killed_goes_on_keeps_what_failed_and_repeats_nothing(l
     lab.wait_for_training(killed)
     killed.kill()
     killed.communicate()
-    assert lab.at_work()  # nobody could stop them
+    assert lab.at_work()  # no process was left to stop them
 
     status, board, said = lab.sweep(*GRID)
     assert status == 1, said  # of the one that failed

@@ -127,7 +127,7 @@ class Registry:
 
     def _expect(self, expected: str | None) -> None:
         if (champion := self.champion()) != expected:
-            now = f"version {champion} became" if champion else "nobody is"
+            now = f"version {champion} became" if champion else "no version is"
             raise UserError(f"{now} {self.name}@{CHAMPION} in the meantime: nothing was changed, run it again")
 
     def _register(self, model_id: str, tags: Mapping[str, str]) -> str:

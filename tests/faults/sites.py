@@ -44,7 +44,7 @@ from classifier.recording import journal
 from classifier.sources.catalog import SourceFile, origin
 from classifier.sources.raw import read_raw, write_manifest
 from classifier.sources.transfer import fetch
-from classifier.training import seeds as replicas
+from classifier.training import seeds
 from classifier.training.checkpoint import Checkpoints, checkpointed
 from classifier.training.history import Row, write_history
 from classifier.training.report import verify_training, write_training
@@ -242,7 +242,7 @@ def address(folder: Path, version: int, strike: Strike) -> None:
     note_home(folder / f"out/{version}.db")
 
 
-def replica(folder: Path, version: int, strike: Strike) -> None:
+def seeds_worker(folder: Path, version: int, strike: Strike) -> None:
     """A worker process that trains some of several seeds; it reports errors to its parent as JSON."""
     write_digits(folder / "data")
     (folder / "weights").mkdir(exist_ok=True)
@@ -251,7 +251,7 @@ def replica(folder: Path, version: int, strike: Strike) -> None:
     said = io.StringIO()
     strike()
     with redirect_stdout(said):
-        replicas._work([json.dumps(job)])
+        seeds._work([json.dumps(job)])
     for line in said.getvalue().splitlines():
         if "error" in (message := json.loads(line)):
             raise ValueError(message["error"])
@@ -279,7 +279,7 @@ SITES = {
     "owner's mark": Site(owner, lambda folder: None, ("rename", "flush", "short", "full"), cleans=True),
     "recipe's values": Site(recipe_values, lambda folder: (folder / "params.yaml").read_bytes()),
     "store's address": Site(address, lambda folder: None),
-    "replica's weights": Site(replica, lambda folder: None, ("rename",)),
+    "weights of a worker": Site(seeds_worker, lambda folder: None, ("rename",)),
 }
 
 
@@ -341,7 +341,7 @@ MET = {
     "classifier.networks.model_dir:write_model": "train's model",
     "classifier.project.ownership:_claim": "owner's mark",
     "classifier.sources.raw:write_manifest": "download's manifest",
-    "classifier.training.seeds:_work": "replica's weights",
+    "classifier.training.seeds:_work": "weights of a worker",
     "classifier.evaluation.report:_write_csv": "evaluate's report",
     "classifier.evaluation.report:write_evaluation": "evaluate's report",
     "classifier.project.checksummed:write_checksummed": "train's model",
