@@ -178,12 +178,26 @@ def test_an_experiment_can_be_applied_while_its_outputs_are_in_the_cache(project
     for number in (1, 2):
         dvc("exp", "run", "--quiet", "--name", f"sweep-1-{number}", "--set-param", f"p={number}")
     git(project, "update-ref", "refs/exps/ab/cdef/sweep-1-3", "HEAD")  # without dvc.lock
+    for number, content in enumerate(["", "a: [\n", "{}", "[]", "stages:\n", "stages: [1]\n"], 4):
+        write_experiment(project, f"sweep-1-{number}", content)  # a dvc.lock that is none
     assert applicable_experiments(project, "sweep-1-*") == {"sweep-1-1", "sweep-1-2"}
     assert applicable_experiments(project, "sweep-2-*") == set()
     dvc("gc", "--workspace", "--force", "--quiet")
     assert applicable_experiments(project, "sweep-1-*") == {"sweep-1-2"}
     (project / ".dvc/cache/files/md5/c8/1e728d9d4c2f636f067f89cc14862c").unlink()  # the MD5 of "2"
     assert applicable_experiments(project, "sweep-1-*") == set()
+
+
+def write_experiment(project, name, lock):
+    blob = subprocess.run(
+        ["git", "hash-object", "-w", "--stdin"], input=lock, cwd=project, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    index = {**os.environ, "GIT_INDEX_FILE": str(project / ".git/experiment")}
+    entry = ["git", "update-index", "--add", "--cacheinfo", f"100644,{blob},dvc.lock"]
+    subprocess.run(entry, cwd=project, check=True, env=index)
+    tree = subprocess.run(["git", "write-tree"], cwd=project, check=True, env=index, capture_output=True, text=True)
+    commit = git(project, "commit-tree", "-m", "x", tree.stdout.strip()).strip()
+    git(project, "update-ref", f"refs/exps/ab/cdef/{name}", commit)
 
 
 def test_a_project_without_a_commit_is_refused(workspace):
@@ -234,7 +248,7 @@ def test_processes_of_clones_are_ended_and_no_others(tmp_path):
             process.communicate()
     stubborn = start(deaf, ours, tmp_path / "clones/0")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("classifier.repository.clones.ENDING_S", 0.5)
+        patch.setattr("classifier.project.processes.ENDING_S", 0.5)
         stop_processes(tmp_path / "clones")
     assert stubborn.wait(5) == -9
     stubborn.communicate()

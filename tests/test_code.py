@@ -38,6 +38,10 @@ HOSTILE = """
     textconv = {folder}/fail
 [apply]
     whitespace = fix
+[log]
+    showSignature = true
+[submodule]
+    recurse = true
 [status]
     showUntrackedFiles = no
 [index]

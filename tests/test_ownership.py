@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from classifier.project.files import write_atomic
-from classifier.project.ownership import LOCK, claim, is_living, mark, owner_of, owning, release, remove
+from classifier.project.ownership import LOCK, claim, mark, owner_of, owning, release, remove
 from tests.faults.kernel import can_refuse
 from tests.samples import ROOT
 
@@ -38,25 +38,6 @@ def test_a_mark_is_that_of_one_process():
     host, pid, start = mark().split(":")
     assert (host, int(pid)) == (socket.gethostname(), os.getpid())
     assert float(start) == pytest.approx(psutil.Process().create_time(), abs=0.01)
-    assert is_living(mark())
-
-
-@pytest.mark.parametrize("owner", ["", "x", f"{socket.gethostname()}:1:0.00", f"{socket.gethostname()}:none:0.00"])
-def test_a_mark_of_another_start_or_of_nothing_is_not_living(owner):
-    assert not is_living(owner)
-
-
-def test_of_another_host_nobody_can_know():
-    assert is_living("elsewhere:1:0.00")
-
-
-def test_a_zombie_is_not_living():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    owner = mark(psutil.Process(process.pid))
-    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
-    assert not is_living(owner)
-    process.wait()
 
 
 def test_a_free_folder_is_made_and_owned_until_it_is_released(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -12,8 +13,8 @@ from safetensors.numpy import load_file
 
 from classifier.commands.application import call
 from classifier.runs.registry import Registry
-from tests.candidates import Candidate, begin_project, unregistered
-from tests.recorded import own_store
+from tests.candidates import Candidate, begin_project, git, unregistered
+from tests.recorded import get_run, own_store
 from tests.rivals import PROCESSES, race_commands
 from tests.samples import ROOT
 
@@ -120,6 +121,27 @@ def test_json(runs, cli):
     assert (status, refused["outcome"], refused["champion"], len(refused["reasons"])) == (1, "refused", "1", 3)
     assert json.loads(cli(runs["one"], "--json")[1])["outcome"] == "unchanged"
     assert json.loads(cli(runs["two"], "--json", "--dry-run")[1])["outcome"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "why"), [(None, "No such file"), ("a: [", "not YAML"), ("a: 1", "name the model")]
+)
+def test_the_champion_is_told_also_when_it_cannot_be_released(runs, cli, pipeline, why):
+    before, lock = Path("dvc.yaml").read_text(), Path("dvc.lock").read_text()
+    locked = get_run(runs["one"]).data.tags["dvc.model"]
+    try:
+        Path("dvc.lock").write_text(f"stages: {{train: {{outs: [{{path: models/classifier, md5: {locked}}}]}}}}\n")
+        git("add", "dvc.lock")
+        git("commit", "-qm", "trained")
+        Path("dvc.yaml").unlink() if pipeline is None else Path("dvc.yaml").write_text(pipeline)
+        status, printed = cli(runs["one"])
+    finally:
+        git("reset", "-q", "--soft", "HEAD^")
+        Path("dvc.yaml").write_text(before)
+        Path("dvc.lock").write_text(lock)
+    assert status == 0
+    assert "promoted: version 1 is classifier@champion\n" in printed
+    assert why in printed
 
 
 @pytest.mark.parametrize(

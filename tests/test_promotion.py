@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 
 from classifier.project.files import sha256_of
+from classifier.repository.lockfile import read_lock
 from classifier.runs.promotion import comparison, consider, limits, median_latency_ms, model_of, releasing, unfit
 from classifier.runs.registry import Registry
+from classifier.runs.restoring import made_by
 from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 from tests.candidates import LIMITS, Candidate, begin_project, git, unregistered
 from tests.recorded import get_run, own_store
@@ -237,6 +239,25 @@ def test_a_release_tags_the_commit_that_holds_the_model(workspace, monkeypatch, 
     assert tag == f'git tag -a {artifact}@v3.0.0 -m "Version 3 of digits, MLflow run {run.info.run_id}" {commit}'
     assert (push, push_tag) == ("dvc push --all-tags", f"git push origin {artifact}@v3.0.0")
     assert not run.data.tags["git.commit"].startswith(commit)
+
+
+def test_a_signed_commit_is_found_when_the_user_lets_git_check_signatures(workspace, tmp_path_factory, monkeypatch):
+    enter(workspace, monkeypatch)
+    begin_project(workspace)
+    run = get_run(Candidate(0).record())
+    git("add", "dvc.lock")
+    git("commit", "-qm", "trained")
+    headers, message = git("cat-file", "commit", "HEAD").split("\n\n", 1)
+    signature = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n iQEz\n -----END PGP SIGNATURE-----"
+    signed = workspace / "signed"
+    signed.write_text(f"{headers}\n{signature}\n\n{message}\n")
+    git("reset", "-q", "--soft", git("hash-object", "-t", "commit", "-w", str(signed)))
+    checking = tmp_path_factory.mktemp("home") / "checking"
+    checking.write_text("[log]\n    showSignature = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(checking))
+    commit = git("rev-parse", "--short", "HEAD")
+    assert releasing(run, "3", "digits")[0].endswith(f" {commit}")
+    assert made_by(read_lock()).commit == git("rev-parse", "HEAD")
 
 
 def test_a_release_of_a_project_in_a_subfolder_is_found_by_dvc(workspace, monkeypatch):

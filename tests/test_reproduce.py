@@ -22,9 +22,9 @@ from classifier.recording.store import sqlite_uri
 from classifier.runs.reproduction import (
     DATA,
     Finding,
-    Record,
     Reproduction,
-    Verdict,
+    ReproductionReport,
+    StoredRun,
     compare,
     compare_data,
     with_params,
@@ -35,7 +35,7 @@ from tests.recorded import Workspace, get_run, recorded
 
 
 def record_of(run_id):
-    return Record(get_run(run_id), mlflow.MlflowClient())
+    return StoredRun(get_run(run_id), mlflow.MlflowClient())
 
 
 def fail(outputs, message):
@@ -70,7 +70,7 @@ def test_equal_runs_are_identical_and_everything_is_compared(workspace):
         ("environment", "threads"),
     }
     assert first.metrics.keys() >= {"train/running_loss", "validation/accuracy", "test/accuracy"}
-    assert Verdict(first.id, "", findings, [], [], None).compared["reports"] == 2
+    assert ReproductionReport(first.id, "", findings, [], [], None).compared["reports"] == 2
 
 
 def test_params_of_earlier_versions_are_compared_under_todays_names(workspace):
@@ -142,7 +142,7 @@ def test_a_run_that_cannot_be_repeated_says_why(workspace, tags, status, message
     client = mlflow.MlflowClient(sqlite_uri(workspace / "mlflow.db"))
     run = client.create_run(client.create_experiment("classifier"), tags=tags)
     client.set_terminated(run.info.run_id, status) if status != "RUNNING" else None
-    record = Record(client.get_run(run.info.run_id), client)
+    record = StoredRun(client.get_run(run.info.run_id), client)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         record.check()
 
@@ -174,7 +174,7 @@ def test_what_a_record_lacks_cannot_be_called_identical(workspace, capsys):
         "its reports: train/ is not among its artifacts",
         "its reports: evaluate/ is not among its artifacts",
     ]
-    verdict = Verdict(record.id, "c", [Finding("params", "p", "1", "1")], [], record.missing(), None)
+    verdict = ReproductionReport(record.id, "c", [Finding("params", "p", "1", "1")], [], record.missing(), None)
     assert not verdict.identical
     _show(verdict)
     assert capsys.readouterr().out.splitlines() == [
@@ -268,13 +268,13 @@ def test_the_verdict_is_a_line_or_a_table(capsys):
         Finding("metrics", "n", "1", "1"),
     ]
     versions = Finding("environment", "torch", "2.0[x]", None)
-    _show(Verdict(run_id, "c", [*same, versions], ["take care"], [], None))
+    _show(ReproductionReport(run_id, "c", [*same, versions], ["take care"], [], None))
     shown = capsys.readouterr().out
     assert shown.startswith(f"warning: take care\nrun {run_id} is reproduced, byte-identical: 1 weights, 2 metrics\n")
     assert "the environment differs:" in shown
     assert "2.0[x]" in shown
     other = Finding("weights", "model directory", f"{'a' * 32}.dir", f"{'b' * 32}.dir")
-    _show(Verdict(run_id, "c", [*same, other], [], [], Path("/there")))
+    _show(ReproductionReport(run_id, "c", [*same, other], [], [], Path("/there")))
     shown = capsys.readouterr().out
     assert f"run {run_id} is not reproduced: 1 difference\n" in shown
     assert [line.split() for line in shown.splitlines() if "model directory" in line] == [

@@ -144,6 +144,22 @@ def test_dvc_understands_one_of_a_submodule(root, tmp_path, monkeypatch):
         assert git("-C", str(project), "rev-parse", "HEAD") == recorded.commit
 
 
+def test_the_repositorys_own_submodules_stay_when_the_user_lets_git_recurse(root, tmp_path, monkeypatch):
+    library = tmp_path / "library"
+    git("init", "-q", str(library))
+    git("-C", str(library), "commit", "-q", "--allow-empty", "-m", "first")
+    git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "lib")
+    git("commit", "-q", "-m", "with a submodule")
+    (tmp_path / "recursing").write_text("[submodule]\n    recurse = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "recursing"))
+    config = root / ".git/modules/lib/config"
+    before = config.read_text()
+    with worktree(root, "HEAD", b""):
+        assert config.read_text() == before
+    assert config.read_text() == before
+    assert git("status", "--porcelain") == ""
+
+
 @pytest.mark.parametrize("options", [["--depth", "1"], ["--filter", "blob:none"], ["--filter", "tree:0"]])
 def test_a_clone_that_lacks_objects_is_enough(root, tmp_path, options, monkeypatch):
     """A partial one fetches what an earlier commit needs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +48,6 @@ def promote(
     if rollback == (run_id is not None) or (rollback and (dry_run or limits_alone)):
         raise UserError("expected the id of a run, or --rollback without it: classifier promote RUN_ID")
     params = load_params(Path("params.yaml")).promote
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for two small files
     from classifier.runs.registry import Registry, reported  # slow: mlflow
     from classifier.tracking.delivery import open_store
 
@@ -89,7 +87,7 @@ def _promoted(
         answer |= {"outcome": "promoted", "version": version}
     try:
         return answer | {"release": releasing(verdict.run, answer["version"], params.model)}
-    except UserError as error:
+    except (UserError, OSError) as error:  # the champion has moved: what is told is that, and why there is no release
         return answer | {"release": [], "release_problem": str(error)}
 
 

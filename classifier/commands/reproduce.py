@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from classifier.runs.reproduction import Finding, Verdict
+    from classifier.runs.reproduction import Finding, ReproductionReport
 
 
 def reproduce(
@@ -30,32 +30,32 @@ def reproduce(
     from classifier.runs.registry import reported
 
     with reported():
-        verdict = reproduction.reproduce(find_run(run_id), keep=keep)
+        report = reproduction.reproduce(find_run(run_id), keep=keep)
     if as_json:
-        print(json.dumps(verdict.summary(), indent=2))
+        print(json.dumps(report.summary(), indent=2))
     else:
-        _show(verdict)
-    sys.exit(not verdict.identical)
+        _show(report)
+    sys.exit(not report.identical)
 
 
-def _show(verdict: Verdict) -> None:
-    """Print the verdict in one line and the differences as a table."""
-    for line in verdict.warnings:
+def _show(report: ReproductionReport) -> None:
+    """Print the result in one line and the differences as a table."""
+    for line in report.warnings:
         print(f"warning: {line}")
-    if not verdict.differences:
-        counts = ", ".join(f"{count} {kind}" for kind, count in verdict.compared.items())
-        how = "cannot be compared completely; identical:" if verdict.missing else "is reproduced, byte-identical:"
-        print(f"run {verdict.run_id} {how} {counts}")
+    if not report.differences:
+        counts = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())
+        how = "cannot be compared completely; identical:" if report.missing else "is reproduced, byte-identical:"
+        print(f"run {report.run_id} {how} {counts}")
     else:
-        several = "s" if len(verdict.differences) > 1 else ""
-        print(f"run {verdict.run_id} is not reproduced: {len(verdict.differences)} difference{several}")
-        _table(verdict.differences)
-    for line in verdict.missing:
+        several = "s" if len(report.differences) > 1 else ""
+        print(f"run {report.run_id} is not reproduced: {len(report.differences)} difference{several}")
+        _table(report.differences)
+    for line in report.missing:
         print(f"cannot be compared: {line}")
-    if verdict.environment:
-        why = ", which may be why" if verdict.differences else ""
+    if report.environment:
+        why = ", which may be why" if report.differences else ""
         print(f"the environment differs{why}:")
-        _table(verdict.environment)
+        _table(report.environment)
 
 
 def _table(findings: list[Finding]) -> None:

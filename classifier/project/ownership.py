@@ -95,22 +95,10 @@ def owning(folder: Path) -> Iterator[None]:
         release(handle)
 
 
-def mark(process: psutil.Process | None = None) -> str:
-    """`host:pid:start`, which is unique, unlike a process id alone."""
-    process = process or psutil.Process()
+def mark() -> str:
+    """`host:pid:start` of this process, which is unique, unlike a process id alone."""
+    process = psutil.Process()
     return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
-
-
-def is_living(owner: str) -> bool:
-    """Whether the process with this mark is running. Processes of other hosts are assumed to be."""
-    host, _, rest = owner.partition(":")
-    if host != socket.gethostname():
-        return bool(rest)
-    try:
-        process = psutil.Process(int(rest.partition(":")[0]))
-        return mark(process) == owner and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError):
-        return False
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import psutil
 from ruamel.yaml import YAML
 
 from classifier.errors import UserError
+from classifier.project.processes import end_processes
 from classifier.repository.code import git_state
 from classifier.repository.dvc import (
     cache,
@@ -33,10 +33,9 @@ from classifier.repository.dvc import (
     share_cache,
 )
 from classifier.repository.git import Repository, git, git_line
-from classifier.repository.lockfile import Lock
+from classifier.repository.lockfile import CORRUPT, Lock
 from classifier.repository.worktree import check_out
 
-ENDING_S = 20  # time for a stage to record its end
 ROOT_VARIABLE = "PIPELINE_ROOT"  # see classifier.project.lineage; set for all processes in clones
 
 
@@ -125,7 +124,7 @@ def applicable_experiments(root: Path, pattern: str) -> set[str]:
     quick = YAML(typ="safe")  # the C parser reads 1e-5 as text, but it reads DVC's hashes correctly
     names = set()
     for reference in found:
-        with suppress(ValueError):  # an experiment without dvc.lock, from another tool
+        with suppress(ValueError, *CORRUPT):  # an experiment without a valid dvc.lock, from another tool
             lock = Lock(quick.load(git(root, "show", f"{reference}:./dvc.lock"))["stages"])
             if all(_is_cached(md5, folder) for md5 in lock.outputs.values()):
                 names.add(reference.rpartition("/")[2])
@@ -154,16 +153,8 @@ def _written(value: Any) -> str:
 
 
 def stop_processes(folder: Path) -> None:
-    """Terminate all processes in the clones in `folder`, including those of a killed sweep; kill what does not end."""
-    for process in _processes(folder):
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    deadline = time.monotonic() + ENDING_S
-    while (left := list(_processes(folder))) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    """End the processes in the clones in `folder`, including those of a killed sweep."""
+    end_processes(lambda: _processes(folder))
 
 
 def _processes(folder: Path) -> Iterator[psutil.Process]:

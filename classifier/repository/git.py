@@ -21,6 +21,8 @@ SETTINGS = (
     "core.safecrlf=false",  # would refuse files with mixed line endings
     "core.quotePath=false",
     "apply.whitespace=nowarn",
+    "log.showSignature=false",  # would print its findings among the commits
+    "submodule.recurse=false",  # would make the repository's submodules belong to a checkout beside it
 )
 PATCH = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")  # for `diff-tree`
 REDIRECTING = (  # variables, set inside git's hooks for example, that point git elsewhere or change patches

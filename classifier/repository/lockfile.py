@@ -16,6 +16,7 @@ from classifier.errors import UserError
 
 LOCK = Path("dvc.lock")
 RESOLVE = f"git checkout --ours {LOCK} (or --theirs), git add {LOCK}, then dvc repro"
+CORRUPT = (YAMLError, KeyError, TypeError, AttributeError)  # what a file raises that is no dvc.lock
 IGNORED = "__pycache__"  # by .dvcignore
 
 
@@ -68,7 +69,7 @@ def read_lock() -> Lock:
         return Lock(YAML(typ="safe", pure=True).load(LOCK)["stages"])
     except FileNotFoundError:
         raise FileNotFoundError(f"{LOCK} does not exist: run in the project's root, or dvc repro first") from None
-    except (YAMLError, KeyError, TypeError):
+    except CORRUPT:
         if has_conflicts(LOCK.read_bytes()):
             raise UserError(f"{LOCK} has merge conflicts: {RESOLVE}") from None
         raise UserError(f"{LOCK} is corrupt: git checkout {LOCK}, or dvc repro") from None

@@ -15,6 +15,7 @@ import mlflow
 import pandas as pd
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from classifier.data.dataset import SIZE
 from classifier.errors import UserError
@@ -226,7 +227,10 @@ def _artifact(root: Path) -> str:
     It is a key of `artifacts` in dvc.yaml. DVC puts the project's folder in the repository before it, and finds neither
     if it has other characters than these.
     """
-    artifacts = (YAML(typ="safe", pure=True).load(root / "dvc.yaml") or {}).get("artifacts") or {}
+    try:
+        artifacts = (YAML(typ="safe", pure=True).load(root / "dvc.yaml") or {}).get("artifacts") or {}
+    except YAMLError:
+        raise UserError("correct dvc.yaml, which is not YAML: git diff dvc.yaml") from None
     name = next((name for name, artifact in artifacts.items() if artifact.get("path") == DIRECTORY), None)
     if name is None:
         raise UserError(f"name the model in dvc.yaml: an entry of artifacts with the path {DIRECTORY}")

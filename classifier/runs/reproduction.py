@@ -27,6 +27,7 @@ from classifier.errors import UserError
 from classifier.params import upgraded
 from classifier.project.files import sha256, write_atomic
 from classifier.project.lineage import project_root
+from classifier.project.processes import end_processes
 from classifier.recording.run import SECONDS
 from classifier.recording.store import DATABASE, sqlite_uri
 from classifier.repository.dvc import complaint, dvc_command, dvc_environment
@@ -40,7 +41,6 @@ REPORTS = ("train", "evaluate")  # folders of artifacts
 MEASURED = ("system/", SECONDS)  # metrics of the machine, which differ between runs
 RECORDED = "recorded"  # the name under which DVC fetches the data by their hash
 MODEL_TAG = "dvc.model"
-ENDING_S = 20  # seconds for interrupted stages to end
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ReproductionReport:
     """The result of a reproduction. A different environment can explain a difference, but does not count as one."""
 
     run_id: str
@@ -101,7 +101,7 @@ class Verdict:
         }
 
 
-class Record:
+class StoredRun:
     """A recorded run, as the store holds it."""
 
     def __init__(self, run: Run, client: mlflow.MlflowClient) -> None:
@@ -176,13 +176,12 @@ class Record:
         ]
 
 
-def reproduce(run: Run, *, keep: bool = False) -> Verdict:
+def reproduce(run: Run, *, keep: bool = False) -> ReproductionReport:
     """Reproduce the run and compare. The output of its stages goes to standard error.
 
     Raises UserError or OSError if something is missing, and says how to get it.
     """
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    record = Record(run, mlflow.MlflowClient())
+    record = StoredRun(run, mlflow.MlflowClient())
     record.check()
     root, commit = project_root(), record.tags["git.commit"]
     with worktree(root, commit, record.code.get("uncommitted.diff", b""), keep=keep) as project:
@@ -196,7 +195,9 @@ def reproduce(run: Run, *, keep: bool = False) -> Verdict:
         reproduction.bring_data(record.tags[DATA_TAG])
         repeated = reproduction.execute(evaluate=record.error is not None or EVALUATED_TAG in record.tags)
         findings = [*compare_data(record, project / DATA), *compare(record, repeated, reproduction.error)]
-        return Verdict(record.id, commit, findings, record.warnings(), record.missing(), project if keep else None)
+        return ReproductionReport(
+            record.id, commit, findings, record.warnings(), record.missing(), project if keep else None
+        )
 
 
 def with_sections(file: bytes, recorded: bytes) -> bytes:
@@ -270,7 +271,7 @@ class Reproduction:
         finally:
             pointer.unlink()
 
-    def execute(self, *, evaluate: bool) -> Record | None:
+    def execute(self, *, evaluate: bool) -> StoredRun | None:
         """Train and evaluate without caches. Returns None if no run was recorded."""
         which = ["--downstream", "train"] if evaluate else ["--single-item", "train"]
         failed = self._dvc("repro", "--force", "--no-run-cache", "--no-commit", *which)
@@ -281,13 +282,13 @@ class Reproduction:
             raise OSError("the stages ran, but MLflow did not record them in time: try again on a less busy machine")
         return record
 
-    def _record(self) -> Record | None:
+    def _record(self) -> StoredRun | None:
         if not (self.project / "mlflow.db").exists():
             return None
         client = mlflow.MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
         experiments = [each.experiment_id for each in client.search_experiments()]
         runs = client.search_runs(experiments, f"tags.`git.commit` = '{self.commit}'")  # the runs of seeds lack it
-        return Record(runs[0], client) if runs else None
+        return StoredRun(runs[0], client) if runs else None
 
     def _dvc(self, *arguments: str, shown: bool = True) -> int:
         """Run DVC in the checkout and return its exit status. No process that it started outlives this call.
@@ -321,15 +322,16 @@ class Reproduction:
 def _end(process: psutil.Process) -> None:
     """Terminate a process and its children; kill those that do not end."""
     family = [process, *process.children(recursive=True)]
-    for each in family:
-        with suppress(psutil.NoSuchProcess):
-            each.terminate()
-    for each in psutil.wait_procs(family, timeout=ENDING_S)[1]:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
+    end_processes(lambda: [each for each in family if _is_alive(each)])
 
 
-def compare_data(record: Record, folder: Path) -> Iterator[Finding]:
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def compare_data(record: StoredRun, folder: Path) -> Iterator[Finding]:
     """Compare the data that were trained on."""
     wanted, found = record.tags[DATA_TAG], data_digests(folder)
     yield Finding("data", str(DATA), wanted, wanted if wanted in found else found[0])
@@ -344,7 +346,7 @@ def data_digests(folder: Path) -> list[str | None]:
         return [hash_of(folder)]
 
 
-def compare(record: Record, again: Record | None, error: str | None) -> Iterator[Finding]:
+def compare(record: StoredRun, again: StoredRun | None, error: str | None) -> Iterator[Finding]:
     """Compare everything in the record with the reproduction; `error`: why the reproduction failed."""
     if again:
         for name in sorted(record.environment.keys() | again.environment.keys() if record.environment else ()):

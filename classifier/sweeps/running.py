@@ -16,14 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from classifier.params import Params
-from classifier.repository.clones import (
-    ENDING_S,
-    Baseline,
-    Clone,
-    applicable_experiments,
-    experiment_arguments,
-    stop_processes,
-)
+from classifier.project.processes import ENDING_S
+from classifier.repository.clones import Baseline, Clone, applicable_experiments, experiment_arguments, stop_processes
 from classifier.repository.dvc import complaint, reached, was_signalled
 from classifier.repository.lockfile import read_lock
 from classifier.runs.registry import reported
