@@ -81,7 +81,7 @@ def _cpu() -> str:
 
 
 def describe(device: torch.device) -> str:
-    """For messages and the run's record: `cpu, 2 threads`, or the GPU's name."""
+    """For messages and the run's record: `cpu`, or the GPU's name."""
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    return device.type

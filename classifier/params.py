@@ -32,7 +32,7 @@ WRITTEN.maxlevel = 2  # nested YAML aliases grow exponentially: six levels of si
 # Runs, dvc.lock and users' files hold params of earlier versions. A key whose meaning changes gets a new name. A new
 # key is listed in BEFORE with the value that keeps the behaviour of versions without it.
 RENAMED = {"train.replicas": "train.seeds"}  # old name -> current name
-BEFORE: dict[str, Any] = {}  # new key -> value
+BEFORE = {"train.arithmetic": "native", "train.parts": 1, "train.processes": "auto"}  # new key -> value
 
 
 class Section(BaseModel):
@@ -73,6 +73,9 @@ class NormalizeParams(Section):
         return self
 
 
+Count = Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+
+
 class TrainParams(Section):
     seed: Seed = Field(description="seed of the initial weights, the order of the images and the augmentation")
     seeds: int = Field(ge=1, le=1024, description="number of models to train, with seeds seed, seed + 1, and so on")
@@ -102,6 +105,11 @@ class TrainParams(Section):
         ge=0, description="optimizer steps between checkpoints, besides one per epoch; 0 disables checkpoints"
     )
     device: Device = Field(description="auto selects cuda if available, then mps, then cpu")
+    arithmetic: Literal["portable", "native"] = Field(
+        description="on a CPU: portable (the same bits on every x86-64 processor with AVX2) or native (its own kernels)"
+    )
+    parts: Count = Field(description="parts of a batch, each computed by one thread; auto: 2 on a CPU, else 1")
+    processes: Count = Field(description="processes that share the parts on a CPU (Linux); auto: one per core")
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         description="float32, tf32 (TF32 matrix products on cuda) or bfloat16 (autocast; weights stay float32)"
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import uuid4
 
+from classifier.arithmetic import use
 from classifier.errors import UserError
 from classifier.params import Params, load_params
 from classifier.project.cli import paths, run_stage
@@ -21,6 +22,7 @@ from classifier.recording.run import Recording, recording
 def main(arguments: list[str]) -> None:
     params_path, data, model, training, reports = paths(arguments, "params", "data", "model", "training", "reports")
     params = load_params(params_path)
+    use(params.train.arithmetic)
     with recording("evaluate", params) as record:
         line = evaluate(params, data, model, training, reports, record)
     print(line)
@@ -36,7 +38,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     from classifier.device import be_deterministic, pick_device, set_precision
     from classifier.evaluation.metrics import Predictions
     from classifier.evaluation.report import write_evaluation
-    from classifier.networks.inference import predict
+    from classifier.networks.inference import predict, predict_in_parts
     from classifier.networks.model import Classifier
     from classifier.networks.model_dir import read_model, read_model_meta, read_models
     from classifier.recording.run import restore_training
@@ -57,7 +59,10 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     images = torch.from_numpy(test.images).to(device)
 
     def predictions_of(classifier: Classifier) -> Predictions:
-        logits = predict(classifier.to(device), images, params.evaluate.batch_size)
+        if device.type == "cpu" and params.train.arithmetic == "portable":
+            logits = predict_in_parts(classifier, images, params.evaluate.batch_size, len(model_meta.class_names))
+        else:
+            logits = predict(classifier.to(device), images, params.evaluate.batch_size)
         return Predictions(test.labels, logits.cpu().double().log_softmax(1).numpy(), model_meta.class_names)
 
     predictions = predictions_of(read_model(model))

@@ -4,7 +4,7 @@
 
 Reads: params.yaml, section `train`; the train and validation splits (only evaluate reads the test split).
 Writes: the model directory (`classifier.networks.model_dir`), the report (`classifier.training.report`) and the run.
-Why: the same params, data and machine give the same bytes, and the run records them.
+Why: the same params, data, code and libraries give the same bytes, on every x86-64 machine in portable arithmetic.
 An interrupted training resumes from its last checkpoint (`classifier.training.checkpoint`).
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from classifier.arithmetic import use
 from classifier.data.dataset import DatasetMeta, read_meta
 from classifier.params import Params, load_params
 from classifier.project.cli import paths, run_stage
@@ -21,6 +22,7 @@ from classifier.recording.run import Recording, recording
 def main(arguments: list[str]) -> None:
     params_path, data, model, reports = paths(arguments, "params", "data", "model", "reports")
     params, meta = load_params(params_path), read_meta(data)
+    use(params.train.arithmetic)
     with recording("train", params) as record:
         train(params, data, meta, model, reports, record)
 
@@ -36,6 +38,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     from classifier.training.console import Console
     from classifier.training.history import Row
     from classifier.training.loop import train_one
+    from classifier.training.parts import computation_of
     from classifier.training.report import write_training
     from classifier.training.seeds import median_seed, seconds_of, train_seeds
     from classifier.training.steps import steps_per_epoch
@@ -45,13 +48,14 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     be_deterministic(device)
     keep_freed_memory()
     images, size = sum(meta.counts["train"]), parameter_count(build(meta))
-    fingerprint = fingerprint_of(params.train, data, environment(device), Path(__file__))
+    computation, machine = computation_of(params.train, device), environment(device)
+    fingerprint = fingerprint_of(params.train, data, computation.decisive(machine), Path(__file__))
     with checkpointed(fingerprint, params.train.checkpoint_every) as work:
-        record.begin(work.run_key(params), environment(device))
+        record.begin(work.run_key(params), machine | computation.recorded())
         record.log_data(data, meta)
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             record.settle()
-            console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}")
+            console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}, {computation}")
 
             def report(seed: int, row: Row) -> None:
                 console.show(seed, row)
@@ -69,7 +73,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
         with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
             model_meta = write_model(new_model, classifiers, chosen, meta)
             write_training(new_reports, histories, chosen, size)
-        record.log_training(model, model_meta, reports, histories, seconds_of(trained, device))
+        record.log_training(model, model_meta, reports, histories, seconds_of(trained, params.train, device))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ def parameters() -> str:
 def allowed(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(allowed(option) for option in field["anyOf"])
+    if "const" in field:
+        return str(field["const"])
     if "enum" in field:
         return ", ".join(field["enum"])
     if field["type"] == "array":

@@ -151,9 +151,10 @@ def test_ties_are_the_first_class() -> None:
 
 
 def test_probabilities_are_float64_whatever_comes_in() -> None:
-    halves = Predictions(LABELS, np.log(PROBABILITIES).astype(np.float32), NAMES).probabilities
-    assert halves.dtype == np.float64
-    assert np.array_equal(halves, np.exp(np.log(PROBABILITIES).astype(np.float32).astype(np.float64)))
+    singles = np.log(PROBABILITIES).astype(np.float32)
+    found = Predictions(LABELS, singles, NAMES).probabilities
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.exp(singles.astype(np.float64)), rtol=1e-15)
 
 
 def test_prediction_table_has_a_row_per_image() -> None:

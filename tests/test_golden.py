@@ -17,12 +17,13 @@ from classifier.commands.application import call
 from classifier.data.dataset import SPLITS, read_meta, read_split
 from classifier.device import environment, pick_device
 from classifier.networks.model_dir import read_model_meta
-from classifier.params import load_params
+from classifier.params import BEFORE, load_params
 from classifier.recording.store import sqlite_uri
 from classifier.runs.reading import all_runs
 from classifier.sources.raw import read_raw
 from classifier.training.checkpoint import checkpointed, fingerprint_of
 from classifier.training.history import read_history
+from classifier.training.parts import computation_of
 from classifier.training.report import verify_training
 from tests.project import Project
 from tests.recorded import own_store
@@ -139,7 +140,7 @@ def test_outputs_of_before_are_recorded_with_todays_names(classifier, golden):
     if HAS_HISTORY:
         assert recorded["source"] == f"commit {LOCKED}"
     run = mlflow.get_run(recorded["run"])
-    assert run.data.params == {name: str(value) for name, value in file_params().flat().items()}
+    assert run.data.params == {name: str(value) for name, value in (file_params().flat() | BEFORE).items()}
     assert run.data.metrics["test/accuracy"] == ACCURACY
     assert answer(classifier("record", "--json")) == recorded | {"new": False}
 
@@ -222,7 +223,8 @@ def test_a_checkpoint_of_other_code_is_not_resumed(golden):
     params = file_params().override({f"train.{name}": value for name, value in train.items()}).train
     device = pick_device("cpu", "train.device")
     stage = ROOT / "stages/train.py"
-    fingerprint = fingerprint_of(params, golden / "data/normalized", environment(device), stage)
+    decisive = computation_of(params, device).decisive(environment(device))
+    fingerprint = fingerprint_of(params, golden / "data/normalized", decisive, stage)
     with checkpointed(fingerprint, 30) as work:
         assert work.folder != before
         assert work.of_seed(0).load(1000, 41, 10) is None
@@ -232,10 +234,12 @@ def test_a_checkpoint_of_other_code_is_not_resumed(golden):
 def test_a_params_file_of_before_says_what_was_renamed(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_bytes(from_archive("params.yaml"))
-    with pytest.raises(
-        ValueError, match=r"params\.yaml has 1 problem:\n  train\.replicas: 1: renamed to train\.seeds$"
-    ):
+    with pytest.raises(ValueError, match=r"params\.yaml has 4 problems:") as caught:
         load_params(path)
+    *missing, renamed = str(caught.value).splitlines()[1:]
+    assert [line.split(":")[0] for line in missing] == [f"  {key} is missing" for key in BEFORE]
+    assert missing[0].endswith("; 'native' does what versions without it did")
+    assert renamed == "  train.replicas: 1: renamed to train.seeds"
 
 
 @needs_history

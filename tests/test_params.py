@@ -203,7 +203,7 @@ def test_a_renamed_key_is_one_problem_that_says_its_name_today(tmp_path):
 
 @pytest.fixture
 def new_key(monkeypatch):
-    monkeypatch.setitem(params_module.BEFORE, "train.augment.mirror", False)
+    monkeypatch.setattr(params_module, "BEFORE", {"train.augment.mirror": False})
 
 
 def test_params_of_earlier_versions_get_todays_names_and_what_did_the_same_before(new_key):

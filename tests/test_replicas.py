@@ -95,9 +95,9 @@ def test_seconds_of_several_seeds_are_those_of_the_longest_process_or_of_stacks_
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(classifier.training.seeds, "TOGETHER", 2)
     trained = {seed: Trained(None, [Row(1, 1, 1, 0.1, seconds=seconds)]) for seed, seconds in enumerate([5.0, 2, 4])}
-    assert seconds_of(trained, CPU) == 9  # seeds 0 and 2 in one process
-    assert seconds_of(trained, torch.device("cuda")) == 9  # seeds 0 and 1 in one stack, then seed 2
-    assert seconds_of({0: trained[0]}, CPU) == 5
+    assert seconds_of(trained, train_params(), CPU) == 9  # seeds 0 and 2 in one process
+    assert seconds_of(trained, train_params(), torch.device("cuda")) == 9  # seeds 0 and 1 in one stack, then seed 2
+    assert seconds_of({0: trained[0]}, train_params(), CPU) == 5
 
 
 @pytest.mark.gpu

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.contenders.ours import warm_up
 from benchmarks.contenders.stopwatch import loop_seconds, say
+from classifier.arithmetic import use
 from classifier.data.dataset import Split, read_meta, read_split
 from classifier.device import be_deterministic, set_precision
 from classifier.networks.model_dir import build
@@ -28,6 +29,7 @@ from classifier.training.steps import on_device
 
 def main() -> None:
     device, params, data, kind = torch.device(sys.argv[1]), load_params(Path(sys.argv[2])).train, *sys.argv[3:]
+    use(params.arithmetic)
     set_precision(params.precision, device)
     if kind != "free":
         be_deterministic(device)
@@ -57,8 +59,9 @@ def first_compiled_step(engine: Engine, train: Split) -> float:
     """Seconds of a step that compiles the network; the engine's state is restored."""
     before, count = engine.state(), engine.params.batch_size
     images, labels = on_device(Split(train.images[:count], train.labels[:count]), engine.device)
+    batch = [(number, images[part], labels[part]) for number, part in engine.parts.of(torch.arange(count))]
     engine.classifier.network.compile()
-    seconds = loop_seconds(lambda: engine.update(images, labels, engine.params.learning_rate), engine.device)
+    seconds = loop_seconds(lambda: engine.update(batch, count, engine.params.learning_rate), engine.device)
     engine.load(before)
     return seconds
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders.stopwatch import device_seconds, say
+from classifier.arithmetic import use
 from classifier.data.dataset import DatasetMeta, read_meta, read_split
 from classifier.device import be_deterministic, keep_freed_memory, set_precision
 from classifier.networks.inference import predict
@@ -45,6 +46,7 @@ def trainings(
 def main() -> None:
     device, data, count = torch.device(sys.argv[1]), Path(sys.argv[3]), int(sys.argv[4])
     params, meta = load_params(Path(sys.argv[2])).train, read_meta(data)
+    use(params.arithmetic)
     set_precision(params.precision, device)
     be_deterministic(device)
     keep_freed_memory()

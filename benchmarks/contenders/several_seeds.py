@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.contenders.stopwatch import loop_seconds, say
+from classifier.arithmetic import use
 from classifier.device import be_deterministic, keep_freed_memory
 from classifier.params import load_params
 from classifier.training.seeds import train_seeds
@@ -23,6 +24,7 @@ def main() -> None:
     device, data, count = torch.device(sys.argv[1]), Path(sys.argv[3]), int(sys.argv[4])
     together = sys.argv[5] == "together"
     params = load_params(Path(sys.argv[2])).train
+    use(params.arithmetic)
     be_deterministic(device)
     keep_freed_memory()
 

@@ -52,7 +52,9 @@ class Predictions:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """`(N, K) float64` in 0..1."""
-        probabilities: np.ndarray = np.exp(self.log_probabilities.astype(np.float64))
+        import torch  # whose exponential has the bits of portable arithmetic; that of NumPy depends on the processor
+
+        probabilities: np.ndarray = torch.from_numpy(self.log_probabilities).double().exp().numpy()
         return probabilities
 
     @cached_property

@@ -1,9 +1,9 @@
 """Checkpoints: a training that was killed goes on from the last one and ends with the bytes of one that was not.
 
 They lie outside DVC's outputs, in `.pipeline/checkpoints/<fingerprint>-<slot>/` of the project's root, and are removed
-once the stage has succeeded. The fingerprint covers params, data, code (this package's and the stage's file), versions
-and threads, so that a checkpoint of something else is never picked up; the slot keeps apart trainings of the same thing
-at the same time. In the folder:
+once the stage has succeeded. The fingerprint covers what decides the bits: params, data, code (this package's and the
+stage's file) and arithmetic with the versions of its libraries (`classifier.training.parts`), not the machine's cores.
+The slot keeps apart trainings of the same thing at the same time. In the folder:
 
 - `run`: the MLflow run's key (`classifier.tracking.delivery`), so that a resumed training continues its run
 - `seed-<seed>/<step>-<SHA-256 of the file>.safetensors`: the tensors of `Engine.state`; `rows`, the history so far, a
@@ -234,5 +234,6 @@ def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, st
     """SHA-256 over all that the bits of a training depend on; `stage` is the file that trains by this package."""
     code = {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
     code["the stage"] = sha256_of(stage)
-    values = [params.model_dump(exclude={"checkpoint_every"}), sha256_of(data / "meta.json"), dict(environment), code]
+    deciding = params.model_dump(exclude={"checkpoint_every", "processes"})
+    values = [deciding, sha256_of(data / "meta.json"), dict(environment), code]
     return sha256(json.dumps(values, sort_keys=True).encode())

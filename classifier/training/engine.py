@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -16,8 +16,12 @@ from classifier.networks.model import Classifier
 from classifier.params import TrainParams
 from classifier.training.checkpoint import CHECKPOINTS
 from classifier.training.optimizer import gradients, make_optimizer
+from classifier.training.parts import Parts, computation_of
+from classifier.workers import ALONE, Crew
 
 VALIDATION_BATCH = 1000  # images per forward pass
+
+Part = tuple[int, Tensor, Tensor]  # number, raw images `(B, C, 32, 32) uint8`, labels `(B,) int64`
 
 
 class DivergedError(UserError):
@@ -30,13 +34,19 @@ class Engine:
     cpu_layout = torch.channels_last  # convolutions over the last dimension take half the time on a CPU
 
     def __init__(
-        self, classifier: Classifier, params: TrainParams, device: torch.device, seeds: Sequence[int] | None = None
+        self,
+        classifier: Classifier,
+        params: TrainParams,
+        device: torch.device,
+        seeds: Sequence[int] | None = None,
+        crew: Crew = ALONE,
     ) -> None:
-        """`seeds` are given for a stack of models (`classifier.training.stack`)."""
+        """`seeds`: of a stack of models (`classifier.training.stack`). `crew`: the processes that share the parts."""
         self.layout = self.cpu_layout if device.type == "cpu" else torch.contiguous_format
         self.classifier = classifier.train().to(memory_format=self.layout)
         self.device = device
         self.params = params
+        self.computation = computation_of(params, device)
         self.seeds = seeds or [params.seed]
         self.shape = (len(seeds),) if seeds else ()  # of a value per model
         self.parameters = dict(classifier.network.named_parameters())
@@ -52,22 +62,25 @@ class Engine:
         found_inf = self.found_inf if self.skips_by_itself else None
         self.optimizer = make_optimizer(self.parameters, params, found_inf, len(self.shape))
         self.steps = 0  # in the window
+        buffers = [name for name, _ in classifier.network.named_buffers()]
+        assert self.computation.parts == 1 or not buffers, f"nothing combines {buffers} of several parts"
+        self.parts = Parts(self.computation.parts, self.parameters, self.loss, crew)
+        self.logits: Tensor | None = None  # of the validation split, where processes share it
+        self.hold_out(torch.empty(0), torch.empty(0))
 
-    def step(self, images: Tensor, labels: Tensor, rate: float) -> None:
-        """Forward, backward and update on raw images `(B, C, 32, 32) uint8` and labels `(B,) int64`."""
-        self.update(images, labels, rate)
+    def step(self, batch: Iterable[Part], size: int, rate: float) -> None:
+        """Forward, backward and update on the parts of a batch of `size` images that are this process's."""
+        self.update(batch, size, rate)
         self.steps += 1
 
-    def update(self, images: Tensor, labels: Tensor, rate: float | Tensor) -> None:
-        """The device's part of `step`, which a CUDA graph can replay."""
-        normalized = self.classifier.normalize(images).contiguous(memory_format=self.layout)
-        with self._autocast():
-            logits = self.classifier.network(normalized)
-        loss = self._loss(logits.float(), labels)
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
-        self._watch(loss.detach(), labels.shape[-1])
+    def update(self, batch: Iterable[Part], size: int, rate: float | Tensor) -> None:
+        """The device's share of `step`, which a CUDA graph can replay."""
+        for number, images, labels in batch:
+            normalized = self.classifier.normalize(images).contiguous(memory_format=self.layout)
+            with self._autocast():
+                logits = self.classifier.network(normalized)
+            self.parts.backward(number, self._loss(logits.float(), labels), labels.shape[-1] / size)
+        self._watch(self.parts.sum(size), size)
         if self.skips_by_itself or not self.found_inf:
             self.optimizer.step(rate)
 
@@ -111,11 +124,18 @@ class Engine:
         self.steps = 0
         return means
 
-    def validate(self, images: Tensor, labels: Tensor) -> Sequence[tuple[float | None, float | None]]:
+    def hold_out(self, images: Tensor, labels: Tensor) -> None:
+        """Take the validation split, before other processes begin."""
+        self.held_out, self.held_out_labels = images, labels
+        if self.parts.crew.size > 1 and len(images):
+            self.logits = self.parts.crew.share(len(images), predict(self.classifier, images[:1], 1).shape[1])
+
+    def validate(self) -> Sequence[tuple[float | None, float | None]]:
         """Mean loss and accuracy (0..1) of each model on the validation split; None for both when it is empty."""
+        labels = self.held_out_labels
         if not len(labels):
             return [(None, None)] * len(self.seeds)
-        logits = predict(self.classifier, images, VALIDATION_BATCH)
+        logits = predict(self.classifier, self.held_out, VALIDATION_BATCH, self.parts.crew, self.logits)
         return [(cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item())]
 
     def state(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ A last, smaller batch has other shapes than the graph: its kernels are launched 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import cos, radians, sin
 
@@ -18,7 +18,7 @@ from torch.nn.functional import grid_sample, pad
 from classifier.data.dataset import SIZE, Split
 from classifier.params import TrainParams
 from classifier.training.augmentation import Augmentation
-from classifier.training.engine import Engine
+from classifier.training.engine import Engine, Part
 from classifier.training.steps import Steps, plan_epoch
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
@@ -106,9 +106,12 @@ class GraphedSteps(Steps):
 
     def _update(self, count: int) -> None:
         """On the `count` images of the batch that `number` says; the host need not know which."""
-        picked = self.order[..., self.number * self.params.batch_size + self.places[:count]]
-        images = self.augmented(picked, self.draws[..., self.number, :])
-        self.engine.update(images, self.labels[picked], self.device_rates[self.number].squeeze())
+        self.engine.update(self._parts_of(count), count, self.device_rates[self.number].squeeze())
+
+    def _parts_of(self, count: int) -> Iterator[Part]:
+        for number, places in self.engine.parts.of(self.places[:count]):
+            picked = self.order[..., self.number * self.params.batch_size + places]
+            yield number, self.augmented(picked, self.draws[..., self.number, :]), self.labels[picked]
 
 
 class DeviceAugmentation:

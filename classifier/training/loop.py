@@ -17,7 +17,9 @@ from classifier.training.checkpoint import NO_WORK, Checkpoints, Work
 from classifier.training.engine import Engine
 from classifier.training.graph import GraphedSteps
 from classifier.training.history import Row
+from classifier.training.parts import computation_of
 from classifier.training.steps import Steps, on_device
+from classifier.workers import Crew, threads
 
 Report = Callable[[int, Row], None]  # of a seed and its row
 
@@ -62,15 +64,16 @@ def fit(
     the validation split is empty. Training resumes from the last of `checkpoints`, whose rows are reported again.
     Raises DivergedError before an update that would not be finite.
     """
-    engine = Engine(classifier.to(device), params, device)
+    crew = Crew(computation_of(params, device).processes)
+    engine = Engine(classifier.to(device), params, device, crew=crew)
     run_epochs(make_steps(engine, train), validation, report, checkpoints)
 
 
 def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Checkpoints | None) -> None:
     """`fit` for the one or the several models of an engine. A checkpoint holds them all, and their rows in turn."""
     engine, params, seeds = steps.engine, steps.params, steps.engine.seeds
-    held_out, held_out_labels = on_device(validation, engine.device)
-    images, batches_per_epoch = len(steps.labels), steps.per_epoch
+    engine.hold_out(*on_device(validation, engine.device))
+    batches_per_epoch = steps.per_epoch
     window = min(params.log_every, batches_per_epoch)
     step, began = 0, time.monotonic()
     if checkpoints and (saved := checkpoints.load(params.epochs, batches_per_epoch, window, len(seeds))):
@@ -79,37 +82,56 @@ def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Che
         for number, row in enumerate(saved.rows):
             report(seeds[number % len(seeds)], row)
         began -= (saved.rows[-1].seconds or 0.0) if saved.rows else 0.0
-    for epoch in range(step // batches_per_epoch + 1, params.epochs + 1):
+    start = step
+    with threads(engine.computation.threads), engine.parts.crew.working(lambda: assist(steps, start)):
+        for epoch in range(step // batches_per_epoch + 1, params.epochs + 1):
+            steps.begin_epoch(epoch)
+            done = step % batches_per_epoch
+            if not done:
+                engine.epoch_loss.fill(0)
+            for batch in range(done + 1, batches_per_epoch + 1):
+                steps.step(batch - 1)
+                step += 1
+                last = batch == batches_per_epoch
+                if batch % window == 0 or last:
+                    rows = end_window(steps, epoch, batch, full=batch % window == 0)
+                    seconds = time.monotonic() - began
+                    for seed, row in zip(seeds, (replace(row, seconds=seconds) for row in rows), strict=True):
+                        report(seed, row)
+                        if checkpoints:
+                            checkpoints.add(row)
+                if checkpoints and (last or step % checkpoints.every == 0):
+                    checkpoints.save(step, engine.steps, engine.state())
+        if checkpoints:
+            checkpoints.wait()
+
+
+def end_window(steps: Steps, epoch: int, batch: int, full: bool) -> list[Row]:
+    """The row of each model after an epoch's batch number `batch`, from 1, which fills a window or ends the epoch."""
+    engine, images = steps.engine, len(steps.labels)
+    step = (epoch - 1) * steps.per_epoch + batch
+    seen = (epoch - 1) * images + min(batch * steps.params.batch_size, images)
+    rows = [
+        Row(step, epoch, seen, steps.rates[batch - 1], running_loss if full else None)
+        for running_loss in engine.close_window(epoch, step)
+    ]
+    if batch < steps.per_epoch:
+        return rows
+    train_loss = (engine.epoch_loss / images).tolist()
+    return [
+        replace(row, train_loss=mean, validation_loss=loss, validation_accuracy=accuracy)
+        for row, mean, (loss, accuracy) in zip(rows, train_loss, engine.validate(), strict=True)
+    ]
+
+
+def assist(steps: Steps, start: int) -> None:
+    """What the other processes do from step `start` on: all the same, but for windows, reports and checkpoints."""
+    for epoch in range(start // steps.per_epoch + 1, steps.params.epochs + 1):
         steps.begin_epoch(epoch)
-        done = step % batches_per_epoch
-        if not done:
-            engine.epoch_loss.fill(0)
-        for batch in range(done + 1, batches_per_epoch + 1):
-            steps.step(batch - 1)
-            step += 1
-            full, last = batch % window == 0, batch == batches_per_epoch
-            if full or last:
-                seen = (epoch - 1) * images + min(batch * params.batch_size, images)
-                rows = [
-                    Row(step, epoch, seen, steps.rates[batch - 1], running_loss if full else None)
-                    for running_loss in engine.close_window(epoch, step)
-                ]
-                if last:
-                    train_loss = (engine.epoch_loss / images).tolist()
-                    results = engine.validate(held_out, held_out_labels)
-                    rows = [
-                        replace(row, train_loss=mean, validation_loss=loss, validation_accuracy=accuracy)
-                        for row, mean, (loss, accuracy) in zip(rows, train_loss, results, strict=True)
-                    ]
-                seconds = time.monotonic() - began
-                for seed, row in zip(seeds, (replace(row, seconds=seconds) for row in rows), strict=True):
-                    report(seed, row)
-                    if checkpoints:
-                        checkpoints.add(row)
-            if checkpoints and (last or step % checkpoints.every == 0):
-                checkpoints.save(step, engine.steps, engine.state())
-    if checkpoints:
-        checkpoints.wait()
+        for batch in range(start % steps.per_epoch, steps.per_epoch):
+            steps.step(batch)
+        start = 0
+        steps.engine.validate()
 
 
 def make_steps(engine: Engine, train: Split) -> Steps:

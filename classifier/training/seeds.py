@@ -34,6 +34,7 @@ from classifier.project.files import write_atomic
 from classifier.training.checkpoint import NO_WORK, Work
 from classifier.training.history import Row
 from classifier.training.loop import Report, Trained, train_one
+from classifier.training.parts import processes_of
 from classifier.training.stack import fit_together
 
 TOGETHER = 64  # models in one stack, so that any number of seeds fits into a GPU's memory
@@ -44,10 +45,9 @@ def seeds_of(params: TrainParams) -> list[int]:
     return list(range(params.seed, params.seed + params.seeds))
 
 
-def side_by_side(device: torch.device) -> int:
+def side_by_side(params: TrainParams, device: torch.device) -> int:
     """How many seeds are trained at the same time, if there are so many."""
-    # Torch's threads are the cores that it may use: it heeds OMP_NUM_THREADS, taskset and containers.
-    return {"cpu": torch.get_num_threads(), "cuda": TOGETHER}.get(device.type, 1)
+    return {"cpu": processes_of(params), "cuda": TOGETHER}.get(device.type, 1)
 
 
 def train_seeds(
@@ -57,15 +57,16 @@ def train_seeds(
     seeds = seeds_of(params)
     if device.type == "cuda":
         return train_in_stacks(data, seeds, params, device, report, work)
-    workers = min(len(seeds), side_by_side(device))
+    workers = min(len(seeds), side_by_side(params, device))
     if workers == 1:
         return {seed: train_one(data, seed, params, device, report, work) for seed in seeds}
     return _train_in_processes(data, seeds, params, workers, report, work)
 
 
-def seconds_of(trained: Mapping[int, Trained], device: torch.device) -> float:
+def seconds_of(trained: Mapping[int, Trained], params: TrainParams, device: torch.device) -> float:
     """Training time of all seeds together, of which several are trained at the same time."""
-    each, together = [one.rows[-1].seconds or 0.0 for one in trained.values()], side_by_side(device)
+    each = [one.rows[-1].seconds or 0.0 for one in trained.values()]
+    together = side_by_side(params, device)
     if device.type == "cuda":
         return sum(each[::together])  # the models of a stack end together
     return max(sum(each[number::together]) for number in range(min(together, len(each))))
@@ -120,8 +121,8 @@ def _processes(
     data: Path, seeds: Sequence[int], params: TrainParams, workers: int, folder: Path, work: Work
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes of `python -m classifier.training.seeds`, one core each. None of them outlives this block."""
-    threads = torch.get_num_threads() // workers
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // workers))}
+    params = params.model_copy(update={"processes": max(1, processes_of(params) // workers)})
     processes = []
     for number in range(workers):
         job = {

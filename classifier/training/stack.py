@@ -84,9 +84,10 @@ class VectorizedEngine(Engine):
         torch.amax(self.diverged, 0, out=self.found_inf)
 
     @torch.no_grad()
-    def validate(self, images: Tensor, labels: Tensor) -> Sequence[tuple[float | None, float | None]]:
+    def validate(self) -> Sequence[tuple[float | None, float | None]]:
+        images, labels = self.held_out, self.held_out_labels
         if not len(labels):
-            return super().validate(images, labels)
+            return super().validate()
         batches = torch.split(images, VALIDATION_BATCH)
         logits = torch.cat([self.classifier(batch.expand(*self.shape, *batch.shape)) for batch in batches], 1)
         losses = mean_losses(logits, labels.expand(*self.shape, -1), label_smoothing=0.0)

@@ -5,6 +5,8 @@ Order and augmentation follow from the seed and the epoch's number alone, so tha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch import Tensor
 from classifier.data.dataset import Split
 from classifier.params import TrainParams
 from classifier.training.augmentation import Augmentation
-from classifier.training.engine import Engine
+from classifier.training.engine import Engine, Part
 from classifier.training.schedule import learning_rate
 
 
@@ -54,6 +56,9 @@ class Steps:
 
     def step(self, batch: int) -> None:
         """On the epoch's batch number `batch`, from 0."""
-        picked = self.batches[batch]
-        images = self.augment(self.images.index_select(0, picked), batch)
-        self.engine.step(images, self.labels[picked], self.rates[batch])
+        self.engine.step(self._parts(batch), len(self.batches[batch]), self.rates[batch])
+
+    def _parts(self, batch: int) -> Iterator[Part]:
+        """Those of this process, one after the other."""
+        for number, picked in self.engine.parts.of(self.batches[batch]):
+            yield number, self.augment(self.images.index_select(0, picked), batch), self.labels[picked]

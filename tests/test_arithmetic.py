@@ -1,0 +1,124 @@
+"""Portable arithmetic: published bits on every x86-64 processor with AVX2, and a refusal where they would be others."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from classifier import arithmetic
+from classifier.arithmetic import CAPS
+from classifier.errors import UserError
+from tests.samples import ROOT
+
+pytestmark = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="for x86-64")
+
+# The engine on 1,295 real digits. With one part an Intel Xeon and an AMD EPYC gave these bits to the engine that had
+# no parts; those of two and four parts are an AMD EPYC's, where other processors must come to the same.
+PUBLISHED = {1: "a8d81173215b900e", 2: "81cc3b4d0841bded", 4: "ca60bc1ce7f248cc"}
+TRAINING = """
+import sys
+from pathlib import Path
+from classifier import arithmetic
+arithmetic.use("portable")
+import hashlib
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from classifier.data.dataset import Split
+from classifier.networks.model import Classifier, LeNet5
+from classifier.training.loop import fit
+from classifier.params import load_params
+digits = load_digits()
+images = np.ascontiguousarray(np.kron((digits.images * 15.9).astype(np.uint8), np.ones((1, 4, 4), np.uint8))[:, None])
+train, validation = (Split(images[part], digits.target[part].astype(np.int64)) for part in np.s_[:1295, 1295:1438])
+torch.manual_seed(0)
+classifier = Classifier(LeNet5(1, 10), [0.24], [0.33])
+params = load_params(Path("params.yaml")).train
+params = params.model_copy(update={"epochs": 5, "device": "cpu", "parts": int(sys.argv[1])})
+fit(classifier, train, validation, params, torch.device("cpu"), lambda seed, row: None)
+weights = b"".join(value.detach().contiguous().numpy().tobytes() for value in classifier.network.parameters())
+print(hashlib.sha256(weights).hexdigest()[:16])
+"""
+
+
+def run(code, *arguments, **environment):
+    """In a process in which nothing was chosen yet."""
+    free = {name: value for name, value in os.environ.items() if name not in CAPS}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=free | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("parts", "environment"),
+    [
+        (1, {"OMP_NUM_THREADS": "1"}),
+        (1, {"OMP_NUM_THREADS": "2"}),
+        (2, {"OMP_NUM_THREADS": "1"}),
+        (2, {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}),
+        (2, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "SSE4_2"}),
+        (2, {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "ALL", "MKL_CBWR": "AVX512"}),
+        (4, {"OMP_NUM_THREADS": "3"}),
+    ],
+)
+def test_a_training_has_the_published_bits(parts, environment):
+    """Whatever threads, cores and caps the environment asks for."""
+    done = run(TRAINING, str(parts), **environment)
+    assert (done.stdout.strip(), done.stderr) == (PUBLISHED[parts], "")
+
+
+@pytest.mark.parametrize("missing", CAPS)
+def test_a_cap_that_is_not_in_force_is_noticed(missing):
+    """Set too late, when torch was used already; oneDNN does not tell its caps, and the bits above depend on them."""
+    code = (
+        "import torch\n"
+        "torch.rand(8, 8) @ torch.rand(8, 8)\n"
+        "from classifier import arithmetic\n"
+        "arithmetic.use('portable')\n"
+        "print('in force')"
+    )
+    done = run(code, **{name: value for name, value in CAPS.items() if name != missing})
+    if missing.startswith("ONEDNN"):
+        assert done.stdout == "in force\n"
+    else:
+        assert "UserError: portable arithmetic is not in force, torch computes with" in done.stderr
+
+
+def test_torch_that_computed_first_is_refused():
+    choose = "from classifier import arithmetic\narithmetic.use('portable')\nprint(arithmetic.instructions())"
+    assert run(f"import torch\n{choose}").stdout == "AVX2, compatible MKL\n"
+    refused = run(f"import torch\ntorch.rand(8, 8) @ torch.rand(8, 8)\n{choose}").stderr
+    assert "UserError: portable arithmetic is not in force, torch computes with" in refused
+    assert "start a new process, and call classifier.arithmetic.use('portable') before torch computes" in refused
+
+
+def test_the_engine_refuses_portable_arithmetic_that_is_not_in_force():
+    code = TRAINING.replace('arithmetic.use("portable")', "")
+    assert "portable arithmetic is not in force" in run(code, "2").stderr
+
+
+def test_native_arithmetic_leaves_the_libraries_as_they_are():
+    code = (
+        "from classifier import arithmetic\narithmetic.use('native')\n"
+        "import os\nprint(*(name for name in arithmetic.CAPS if name in os.environ), arithmetic.instructions())"
+    )
+    said = run(code).stdout
+    assert "ATEN_CPU_CAPABILITY" not in said
+    assert "compatible MKL" not in said
+
+
+def test_a_processor_without_avx2_is_refused(monkeypatch):
+    monkeypatch.setattr(arithmetic, "_has_avx2", lambda: False)
+    with pytest.raises(UserError, match=r"needs a processor with AVX2.*native is allowed"):
+        arithmetic.use("portable")
+    arithmetic.use("native")
+
+
+def test_other_processors_have_no_caps(monkeypatch):
+    """As ARM's: the default trains there too."""
+    monkeypatch.setattr(arithmetic, "is_x86", lambda: False)
+    monkeypatch.setattr(arithmetic, "CAPS", {"NO_SUCH_CAP": "set"})
+    arithmetic.use("portable")
+    arithmetic.verify()
+    assert "NO_SUCH_CAP" not in os.environ
