@@ -114,7 +114,11 @@ def fill(database: Path, count: int) -> None:
             accuracy = float((others["predicted"] == others["label"]).mean())
             change = {
                 "params": {"train.seed": number % SEEDS, "train.learning_rate": f"{0.01 + number // SEEDS / 1e4:.4f}"},
-                "tags": {"git.commit": state.commit, "git.dirty": str(bool(state.diff)).lower()},
+                "tags": {
+                    "git.commit": state.commit,
+                    "git.dirty": str(bool(state.diff)).lower(),
+                    "git.code": state.code,
+                },
                 "metrics": {"test/accuracy": accuracy},
                 "latest_metrics": {"test/accuracy": accuracy},
             }

@@ -320,7 +320,10 @@ def test_resize_begins_anew(tmp_path: Path) -> None:
 def test_copied_runs_have_code_and_predictions_of_their_own(workspace: Path) -> None:
     (workspace / many_runs.CHANGED.parent).mkdir(parents=True)
     copyfile(ROOT / many_runs.CHANGED, workspace / many_runs.CHANGED)
-    (workspace / ".gitignore").write_text("/*\n!/classifier/\n")
+    (workspace / "stages").mkdir()
+    for name in ("dvc.yaml", "stages/train.py"):  # the rest of what a run's code is
+        copyfile(ROOT / name, workspace / name)
+    (workspace / ".gitignore").write_text("/*\n!/classifier/\n!/stages/\n!/dvc.yaml\n")
     author = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "--all"], [*author, "commit", "-q", "-m", "start"]):
         subprocess.run(["git", *command], check=True)
@@ -342,6 +345,7 @@ def test_copied_runs_have_code_and_predictions_of_their_own(workspace: Path) -> 
     assert len(runs) == 41
     assert (runs["tags.git.dirty"] == "true").sum() == 20
     assert runs["tags.git.commit"].nunique() == 2
+    assert runs["tags.git.code"].nunique() == 2 + 2 * many_runs.CHANGES
     board = leaderboard(runs)
     assert len({entry.code for entry in board.entries}) == 2 + 2 * many_runs.CHANGES
     assert all(f"{entry.code_id[:8]}" in entry.code for entry in board.entries if "+" in entry.code)
