@@ -2,12 +2,13 @@
 
 A sweep has a key, made from all that decides its results: values, params and code. The same command finds by it what an
 earlier one left, however that ended. The sweep's folder in the project holds the sweep's id: a sweep belongs to the
-clone of the project that began it, and two people with one store have a sweep each.
+clone of the project that began it, and two people with one store, or two copies of a project, have a sweep each.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Container, Iterator, Sequence
@@ -66,12 +67,12 @@ class Record:
         """Make the sweep's run, or set it to RUNNING again; deliver what stages that were killed have left."""
         deliver()
         self.id = self._find()  # another process may have ended the same sweep since
+        sweep_id = self._noted() or uuid4().hex  # a noted one may be known to another store, to which a person returns
+        write_atomic(self.file, os.fsencode(f"{sweep_id}\n{self.file.resolve()}"))
         if self.id:
             self.client.update_run(self.id, status="RUNNING")
             return
-        if not self.file.exists():  # it may be known to another store, to which a person returns
-            write_atomic(self.file, uuid4().hex.encode())
-        tags = {ID_TAG: self.file.read_text(), KEY_TAG: self.key, COMMAND_TAG: command, "mlflow.user": user_name()}
+        tags = {ID_TAG: sweep_id, KEY_TAG: self.key, COMMAND_TAG: command, "mlflow.user": user_name()}
         tags |= {"mlflow.source.name": "classifier/commands/sweep.py", "mlflow.source.type": "LOCAL"}
         self.id = self.client.create_run(self.experiment, tags=tags, run_name=self.name).info.run_id
 
@@ -123,10 +124,22 @@ class Record:
 
     def _find(self) -> str:
         """The id of the sweep's run; empty when there is none."""
+        if not (noted := self._noted()):
+            return ""
+        found = self._search(f"tags.`{ID_TAG}` = '{noted}' AND tags.`{KEY_TAG}` = '{self.key}'")
+        return found[0].info.run_id if found else ""
+
+    def _noted(self) -> str:
+        """The sweep's id; empty when there is none, or when it belongs to the project that this one is a copy of.
+
+        The file names its own path too: when another file there has the same id, this one was copied and not moved.
+        """
         if not self.file.exists():
             return ""
-        found = self._search(f"tags.`{ID_TAG}` = '{self.file.read_text()}' AND tags.`{KEY_TAG}` = '{self.key}'")
-        return found[0].info.run_id if found else ""
+        noted, _, path = os.fsdecode(self.file.read_bytes()).partition("\n")
+        named = Path(path)
+        copied = named.is_file() and not named.samefile(self.file) and noted.encode() in named.read_bytes()
+        return "" if copied else noted
 
     @property
     def _children(self) -> str:
