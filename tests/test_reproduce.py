@@ -284,16 +284,21 @@ def test_the_verdict_is_a_line_or_a_table(capsys):
 
 
 class Lab(Project):
-    """In a subfolder of its repository, with temporary folders beside; what `reproduce` must leave alone is known."""
+    """In a subfolder of its repository, a submodule of another, with a folder for temporary files beside."""
 
     def __init__(self, folder):
-        repository, self.temporary = folder / "repository", folder / "temporary"
-        (repository / "teams/project").mkdir(parents=True)
+        above, origin, self.temporary = (folder / name for name in ("above", "origin", "temporary"))
         self.temporary.mkdir()
-        super().__init__(repository / "teams/project")
+        (origin / "teams/project").mkdir(parents=True)
+        super().__init__(origin / "teams/project")
         shutil.rmtree(self.folder / ".git")
-        self.git("init", "-q", "-b", "main", str(repository))
+        self.git("init", "-q", "-b", "main", str(origin))
         self.commit("start")
+        self.git("init", "-q", "-b", "main", str(above))
+        submodule = ["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "lab"]
+        self.git("-C", str(above), *submodule)
+        self.git("-C", str(above), "commit", "-q", "-m", "a submodule")
+        self.folder = above / "lab/teams/project"
 
     def reproduce(self, run_id):
         command = [sys.executable, "-m", "classifier", "reproduce", run_id, "--json"]
@@ -302,7 +307,7 @@ class Lab(Project):
         return json.loads(output[output.index("\n{") :])
 
     def left_alone(self):
-        """Workspace, git, caches and store."""
+        """What `reproduce` must not change: workspace, git, caches and store."""
         kept = [path for path in self.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         ignored = (".lock", "-wal", "-shm", "-journal")
         files = {str(path): sha256_of(path) for path in kept if ".git/" not in str(path)}
