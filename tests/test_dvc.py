@@ -1,16 +1,15 @@
-"""What we know of DVC beyond its public interface, tried on the installed version."""
+"""What we know of DVC beyond its public interface, tried on the installed version, which a failure names."""
 
 import json
 import os
 import subprocess
 from contextlib import chdir
+from pathlib import Path
 
-import dvc
 import pytest
 
 from classifier.repository.dvc import (
     RWLOCK,
-    TRIED,
     cache,
     complaint,
     dvc_command,
@@ -21,13 +20,13 @@ from classifier.repository.dvc import (
     place_in,
     reached,
     reads,
+    share_cache,
     was_signalled,
 )
-from classifier.repository.git import Repository, git, git_line
+from classifier.repository.git import git, git_line
 from classifier.repository.lockfile import LOCK, read_lock
 from classifier.repository.repair import repair
-
-CHANGED = f"DVC {dvc.__version__} differs from {TRIED}, the last version that this was tried with"
+from tests.tried import changed
 
 
 @pytest.fixture
@@ -66,28 +65,29 @@ def test_a_stage_that_a_signal_ended_is_told_from_one_that_failed(project, comma
     stages(project, train=command)
     code, output = run("repro")
     assert code != 0
-    assert was_signalled(output) == signalled, f"{CHANGED}: {output!r}"
+    assert was_signalled(output) == signalled, changed("dvc", f"its words for a stage that failed: {output!r}")
 
 
 def test_a_stage_is_reached_whether_it_runs_or_not(project):
     stages(project, normalize="touch out.normalize", train="touch out.train", evaluate="exit 1")
     for _ in range(2):
         _, output = run("repro")
-        assert reached("train", output), f"{CHANGED}: {output!r}"
-        assert reached("evaluate", output), f"{CHANGED}: {output!r}"
+        for stage in ("train", "evaluate"):
+            assert reached(stage, output), changed("dvc", f"its words for a stage that it comes to: {output!r}")
     stages(project, normalize="exit 1", train="touch out.train")
     assert not reached("train", run("repro", "--force")[1])
 
 
 def test_a_complaint_is_the_stages_last_line_or_dvcs_own_words(project):
     stages(project, train="echo first; echo train: the disk is full >&2; exit 1")
-    for options in ((), ("--quiet",)):
-        lines = run("repro", *options)[1].decode().splitlines()
-        assert complaint(lines) == "train: the disk is full", f"{CHANGED}: {lines}"
-    lines = run("repro", "nothing")[1].decode().splitlines()
-    assert complaint(lines).startswith("Stage 'nothing' not found"), f"{CHANGED}: {lines}"
-    lines = run("pull")[1].decode().splitlines()
-    assert complaint(lines).startswith("failed to pull data from the cloud"), f"{CHANGED}: {lines}"
+    for command, expected in (
+        (["repro"], "train: the disk is full"),
+        (["repro", "--quiet"], "train: the disk is full"),
+        (["repro", "nothing"], "Stage 'nothing' not found"),
+        (["pull"], "failed to pull data from the cloud"),
+    ):
+        lines = run(*command)[1].decode().splitlines()
+        assert complaint(lines).startswith(expected), changed("dvc", f"how it says why it failed: {lines}")
     assert complaint([]) == "DVC failed and said nothing"
 
 
@@ -96,7 +96,8 @@ def test_while_the_project_is_locked_dvc_waits(project):
     with locked() as ours:
         assert ours
         code, output = run("repro")
-        assert (code != 0, b"Unable to acquire lock" in output) == (True, True), f"{CHANGED}: {output!r}"
+        assert code != 0, changed("dvc", "how a project is locked")
+        assert b"Unable to acquire lock" in output, changed("dvc", f"how a project is locked: {output!r}")
     assert run("repro")[0] == 0
 
 
@@ -105,16 +106,15 @@ def test_a_lock_that_a_killed_dvc_left_is_removed(project):
     assert run("repro")[0] == 0
     (project / "left").rename(RWLOCK)
     said = repair()
-    assert [line.endswith(", which is gone: removed") for line in said] == [True], f"{CHANGED}: {said}"
+    assert [line.endswith(", which is gone: removed") for line in said] == [True], changed("dvc", f"{RWLOCK}: {said}")
 
 
 def test_a_lock_file_is_read_as_dvc_reads_it(project):
     stages(project, train="touch out.train")
     assert run("repro")[0] == 0
-    assert reads(LOCK), CHANGED
+    assert reads(LOCK), changed("dvc", "the schema of dvc.lock")
     LOCK.write_text("schema: '2.0'\nstages: 1\n")
-    assert not reads(LOCK)
-    assert run("status")[0] != 0, CHANGED
+    assert (reads(LOCK), run("status")[0] == 0) == (False, False), changed("dvc", "the schema of dvc.lock")
 
 
 def test_the_cache_is_where_dvc_has_it(project, tmp_path_factory):
@@ -122,59 +122,52 @@ def test_the_cache_is_where_dvc_has_it(project, tmp_path_factory):
     for folder in (project / ".dvc/cache", elsewhere):
         if folder == elsewhere:
             run("cache", "dir", str(elsewhere))
-        assert cache(project).resolve() == folder == type(folder)(os.fsdecode(run("cache", "dir")[1]).strip()), CHANGED
+        found = Path(os.fsdecode(run("cache", "dir")[1]).strip())
+        assert cache(project).resolve() == folder == found, changed("dvc", "the configuration of the cache")
+
+
+def test_a_checkout_has_the_cache_and_the_remotes_of_the_project(project, tmp_path_factory):
+    run("remote", "add", "--default", "one", "../remote")
+    run("remote", "add", "--local", "two", "s3://bucket")
+    checkout = tmp_path_factory.mktemp("checkout")
+    with chdir(checkout):
+        run("init", "--no-scm")
+        run("remote", "add", "one", "/an/earlier/place")
+        share_cache(project, checkout)
+        remotes = dict(line.split()[:2] for line in run("remote", "list")[1].decode().splitlines())
+        found = Path(os.fsdecode(run("cache", "dir")[1]).strip()), Path(remotes["one"]), remotes["two"]
+    assert found == (project / ".dvc/cache", project.parent / "remote", "s3://bucket"), changed(
+        "dvc", "its configuration"
+    )
 
 
 def test_experiments_and_the_cache_are_laid_out_as_we_read_them(workspace):
     git(workspace, "init", "--quiet")
     run("init")
-    stages(workspace, train="mkdir -p out.train/sub && echo 1 > out.train/a && echo 2 > out.train/sub/b")
+    train = "mkdir -p out.train/sub && echo 1 > out.train/a && echo 2 > out.train/sub/b && env > variables"
+    stages(workspace, train=train)
     git(workspace, "add", "--all")
     git(workspace, "-c", "user.name=a", "-c", "user.email=b", "commit", "--quiet", "--message", "x")
     code, output = run("exp", "run", "--name", "first-1")
     assert code == 0, output
     found = git_line(workspace, "for-each-ref", "--format=%(refname)", experiment_refs("first-*"))
-    assert found.rpartition("/")[2] == "first-1", CHANGED
+    assert found.rpartition("/")[2] == "first-1", changed("dvc", "where experiments are")
     folder = cache(workspace)
     listed = listing_in(folder, read_lock().outputs["out.train"])
-    assert {name: place_in(folder, md5).read_text() for name, md5 in listed.items()} == {"a": "1\n", "sub/b": "2\n"}
+    contents = {name: place_in(folder, md5).read_text() for name, md5 in listed.items()}
+    assert contents == {"a": "1\n", "sub/b": "2\n"}, changed("dvc", "the layout of its cache")
+    lines = Path("variables").read_text().splitlines()
+    given = {line.partition("=")[0] for line in lines if line.startswith("DVC_")} - dvc_environment().keys()
+    assert given == OF_STAGES, changed("dvc", "the variables of its stages")
 
 
-def test_a_dvc_that_we_start_needs_no_user_name_and_no_outer_dvc(project):
-    inner = {"DVC_ROOT": "/nowhere", "DVC_EXP_NAME": "outer", "USER": ""}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in inner.items():
-            patch.setenv(name, value)
-        environment = dvc_environment()
+OF_STAGES = {"DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"}  # variables
+
+
+def test_a_dvc_that_we_start_needs_no_user_name_and_no_outer_dvc(monkeypatch):
+    for name in OF_STAGES:
+        monkeypatch.setenv(name, "outer")
+    monkeypatch.setenv("USER", "")
+    environment = dvc_environment()
     assert environment["USER"]
-    assert not {name for name in environment if name.startswith("DVC_") and name in inner}
-
-
-def test_a_model_of_a_project_in_a_subfolder_is_found_by_its_git_tag(workspace):
-    """By the names that `Repository` gives, from a folder that knows neither git nor DVC."""
-    top, project, user = (workspace / name for name in ("repository", "repository/teams/vision", "user"))
-    project.mkdir(parents=True)
-    user.mkdir()
-    git(top, "init", "--quiet")
-    with chdir(project):
-        run("init", "--subdir")
-        stages(project, train="mkdir out.train && touch out.train/weights")
-        pipeline = json.loads((project / "dvc.yaml").read_text())
-        pipeline |= {"artifacts": {"classifier": {"path": "out.train", "type": "model"}}}
-        (project / "dvc.yaml").write_text(json.dumps(pipeline))
-        run("remote", "add", "--default", "folder", str(workspace / "remote"))
-        run("repro")
-        assert run("push")[0] == 0
-        repository = Repository.of(project)
-    tag = f"{repository.artifact('classifier')}@v1.0.0"
-    git(top, "add", "--all")
-    for command in (["commit", "--quiet"], ["tag", "--annotate", tag]):
-        git(top, "-c", "user.name=a", "-c", "user.email=b", *command, "--message", "results")
-    with chdir(user):
-        for options in (
-            ["artifacts", "get", str(top), tag.split("@")[0].replace("=", ":"), "--rev", "v1.0.0", "--out", "1"],
-            ["get", str(top), repository.path("out.train"), "--rev", tag, "--out", "2"],
-        ):
-            code, output = run(*options)
-            assert code == 0, f"{CHANGED}: {output!r}"
-    assert [path.name for path in sorted(user.glob("*/*"))] == ["weights", "weights"]
+    assert not OF_STAGES & environment.keys()

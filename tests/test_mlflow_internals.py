@@ -1,14 +1,17 @@
-"""Whether MLflow still is inside what `classifier.tracking.internals` takes it for; a failure names its version."""
+"""What we know of MLflow beyond its public interface, tried on the installed version, which a failure names."""
 
 import sqlite3
 from contextlib import closing
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
+from classifier.serving.pyfunc import BAD_REQUEST
 from classifier.tracking import internals
 from classifier.tracking.delivery import open_store
 from tests.recorded import Workspace, get_run
+from tests.tried import changed
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -27,7 +30,7 @@ def test_these_columns_and_no_others_hold_addresses_of_artifacts(workspace):
                 query = f'SELECT count(*) FROM "{table}" WHERE instr("{column}", ?)'
                 if store.execute(query, (str(workspace),)).fetchone()[0]:
                     found.add((table, column))
-    assert found == set(internals.ADDRESSES) - MODELS_BY_ID, f"MLflow {mlflow.__version__} keeps addresses elsewhere"
+    assert found == set(internals.ADDRESSES) - MODELS_BY_ID, changed("mlflow", "where the addresses of artifacts are")
 
 
 MODELS_BY_ID = {("model_versions", "source")}  # `models:/m-...`, of a logged model; an address of one that is not
@@ -41,25 +44,31 @@ def test_a_version_that_was_registered_by_its_address_is_kept_by_address(workspa
     client.create_model_version("by address", client.get_logged_model(output.model_id).artifact_location)
     with closing(sqlite3.connect("mlflow.db")) as store:
         ((source,),) = store.execute("SELECT source FROM model_versions").fetchall()
-    assert source.startswith(workspace.as_uri()), f"MLflow {mlflow.__version__} keeps addresses elsewhere"
+    assert source.startswith(workspace.as_uri()), changed("mlflow", "where the addresses of artifacts are")
 
 
 def test_schemas_are_known_by_the_names_of_mlflows_migrations():
     open_store()
     with closing(sqlite3.connect("mlflow.db")) as store:
         ((revision,),) = store.execute("SELECT version_num FROM alembic_version").fetchall()
-    assert internals.is_known_schema(revision), f"MLflow {mlflow.__version__} names its migrations otherwise"
+    assert internals.is_known_schema(revision), changed("mlflow", "the names of its migrations")
     assert not internals.is_known_schema("fffffffffffff")
 
 
 def test_a_database_is_told_from_a_server():
     databases = ["sqlite:///a.db", "postgresql://host/db", "postgresql+psycopg2://host/db", "mysql://host/db"]
-    assert [internals.is_database(uri) for uri in databases] == [True] * 4
-    assert [internals.is_database(uri) for uri in ("https://host", "file:///a", "databricks")] == [False] * 3
+    servers = ["https://host", "file:///a", "databricks"]
+    found = [internals.is_database(uri) for uri in [*databases, *servers]]
+    assert found == [True] * 4 + [False] * 3, changed("mlflow", "the kinds of database that it takes")
 
 
 def test_the_monitor_logs_what_it_has_sampled_when_it_stops():
     run_id = Workspace().train()
     internals.SystemMetrics(run_id, 60, resumed=False).stop()
     names = {name for name in get_run(run_id).data.metrics if name.startswith("system/")}
-    assert "system/cpu_utilization_percentage" in names, f"MLflow {mlflow.__version__} has another monitor"
+    assert "system/cpu_utilization_percentage" in names, changed("mlflow", "the monitor of system metrics")
+
+
+def test_the_scoring_server_answers_a_bad_request_with_status_400():
+    found = MlflowException("pixels", error_code=BAD_REQUEST).get_http_status_code()
+    assert found == 400, changed("mlflow", "the status of BAD_REQUEST")

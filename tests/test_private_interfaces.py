@@ -1,22 +1,21 @@
-"""Interfaces that PyTorch, MLflow and DVC do not promise, and what this project relies on in each.
+"""Interfaces that packages do not promise: all that the code uses are listed here, and those of PyTorch are tried.
 
-The version pins in pyproject.toml are wide. A release that changes one of these fails here, and the message names it.
-What is used of MLflow's store and monitor is in tests/test_mlflow_internals.py.
+The version pins in pyproject.toml are wide. A release that changes one of these fails a test, whose message names it.
+tests/test_dvc.py and tests/test_mlflow_internals.py try what is used of DVC and of MLflow.
 """
 
 from __future__ import annotations
 
-import logging
+import ast
 import re
-from importlib.metadata import version
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from classifier.repository.dvc import SIGNALLED, reads
 from tests.samples import ROOT
+from tests.tried import changed
 
-TRIED = {"torch": "2.14.1", "mlflow": "3.17.2", "dvc": "3.67.1"}
 # Operator -> its schema in PyTorch; {lr} is a number, or a tensor in an overload of its own.
 OPERATORS = {
     "_fused_sgd_": (
@@ -43,27 +42,22 @@ IMPORTS = {  # everything imported from DVC, which promises dvc.api alone, and f
 INNER = r"dvc(?!_)|mlflow\.(?:store|system_metrics|utils|server|environment_variables|protos)"
 
 
-def changed(package: str, what: str) -> str:
-    """The message of a failure: which version changed what."""
-    return f"{package} {version(package)} changed {what}; {TRIED[package]} had what this project relies on"
+def sources() -> list[str]:
+    return [path.read_text() for package in ("classifier", "stages") for path in (ROOT / package).rglob("*.py")]
 
 
-def sources() -> str:
-    return "\n".join(
-        path.read_text() for package in ("classifier", "stages") for path in (ROOT / package).rglob("*.py")
-    )
+def imported(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def test_every_private_interface_in_the_code_is_checked_here():
-    text = sources()
-    assert set(re.findall(r"\btorch\.(_\w+)", re.sub(r"torch\._dynamo", "", text))) == set(OPERATORS)
-    imported = {
-        f"{module}.{name.split()[0]}"
-        for module, names in re.findall(rf"from ((?:{INNER})[\w.]*) import ([\w, ]+)", text)
-        for name in names.split(",")
-    }
-    assert imported == IMPORTS
-    assert not re.findall(rf"^\s*import (?:{INNER})\b", text, re.M)
+def test_every_private_interface_that_the_code_uses_is_listed():
+    used = {name for source in sources() for name in re.findall(r"\btorch[\w.]*\.(_\w+)", source)}
+    assert used - {"_dynamo"} == set(OPERATORS)
+    assert {name for source in sources() for name in imported(source) if re.match(INNER, name)} == IMPORTS
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -108,72 +102,3 @@ def test_torch_amp_check_reports_what_is_not_finite_and_keeps_the_report(value, 
     assert gradients[0].tolist() == [1.0, 2.0], what
     torch._amp_foreach_non_finite_check_and_unscale_([torch.zeros(1)], found_inf, torch.ones(()))
     assert found_inf.item() == found, what
-
-
-def test_mlflow_scoring_server_answers_a_bad_request_with_status_400():
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import BAD_REQUEST
-
-    found = MlflowException("pixels", error_code=BAD_REQUEST).get_http_status_code()
-    assert found == 400, changed("mlflow", "the status of BAD_REQUEST")
-
-
-def test_dvc_configuration_is_read_and_written_by_its_own_class(tmp_path):
-    """A clone or a worktree gets the project's cache and remotes (`classifier.repository.dvc`)."""
-    from dvc.config import Config, merge
-
-    folder = tmp_path / ".dvc"
-    folder.mkdir()
-    (folder / "config").write_text("['remote \"store\"']\n    url = /some/where\n")
-    what = changed("dvc", "dvc.config")
-    config = Config(str(folder))
-    assert config.load_one("repo")["remote"]["store"]["url"] == "/some/where", what
-    with config.edit("local") as local:
-        merge(local, {"remote": {"other": {"url": "/else/where"}}})
-        local["cache"]["dir"] = "/cache"
-    again = Config(str(folder))
-    assert set(again["remote"]) == {"store", "other"}, what
-    assert again["cache"]["dir"] == "/cache", what
-    assert "/cache" in (folder / "config.local").read_text(), what
-
-
-def test_dvc_lock_is_checked_by_its_own_schema(tmp_path):
-    lock = tmp_path / "dvc.lock"
-    lock.write_bytes((ROOT / "dvc.lock").read_bytes())
-    assert reads(lock), changed("dvc", "the schema of dvc.lock")
-    lock.write_text("schema: '2.0'\nstages:\n  train: 3\n")
-    assert not reads(lock), changed("dvc", "the schema of dvc.lock")
-
-
-def test_dvc_rwlock_names_processes_by_number_and_command():
-    from dvc.rwlock import RWLOCK_FILE, SCHEMA
-
-    held = {"write": {"data": {"pid": 1, "cmd": "dvc repro"}}, "read": {"raw": [{"pid": 1, "cmd": "dvc repro"}]}}
-    assert (RWLOCK_FILE, SCHEMA(held)) == ("rwlock", held), changed("dvc", ".dvc/tmp/rwlock")
-
-
-def test_dvc_experiments_are_references_under_refs_exps():
-    from dvc.repo.experiments.refs import ExpRefInfo
-
-    found = str(ExpRefInfo("a" * 40, "name"))
-    assert found == f"refs/exps/aa/{'a' * 38}/name", changed("dvc", "where experiments are")
-
-
-def test_dvc_passes_on_its_variables():
-    import dvc.env
-
-    names = {dvc.env.DVC_ROOT, dvc.env.DVC_EXP_NAME, dvc.env.DVC_EXP_BASELINE_REV}
-    assert names == {"DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"}, changed("dvc", "the variables of its stages")
-
-
-def test_dvc_says_how_a_stage_ended_after_the_word_error():
-    """A sweep tells a killed stage from a failed one by it; reproduce quotes the line before the first ERROR."""
-    from dvc.logger import ColorFormatter
-    from dvc.stage.exceptions import StageCmdFailedError
-
-    for status, signalled in ((-9, True), (137, True), (143, True), (1, False), (2, False)):
-        said = str(StageCmdFailedError("python -m stages.train", status)).encode()
-        assert bool(re.search(SIGNALLED, said)) == signalled, changed("dvc", f"its words for a failed stage: {said!r}")
-    record = logging.LogRecord("dvc", logging.ERROR, "", 0, "failed", None, None)
-    found = re.sub(r"\x1b\[\d*m", "", ColorFormatter().format(record))
-    assert found.startswith("ERROR: "), changed("dvc", f"its messages: {found!r}")

@@ -17,7 +17,6 @@ from pathlib import Path
 from classifier.project.lineage import user_name
 from classifier.repository.git import REDIRECTING
 
-TRIED = "3.67.1"  # the last version with which the tests passed
 RWLOCK, REPOSITORY_LOCK = Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/lock")
 SIGNALLED = rb"exited with (-\d+|1(29|[3-5]\d))\b"  # exit status of a stage, or its shell, that a signal ended
 ERROR = "ERROR: "  # starts DVC's message, which may span several lines
