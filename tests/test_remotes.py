@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from classifier.data.dataset import read_meta
 from classifier.networks.model_dir import build, write_model
 from classifier.project.files import sha256_of
+from classifier.repository.git import Repository
 from classifier.training.report import write_training
 from tests.project import Project
 from tests.recorded import METRICS, ROWS
@@ -28,10 +30,10 @@ with dvc.api.open(path, repo=repo, rev=rev, mode="rb") as file:
 
 
 class Member(Project):
-    """A team member's clone; its commands find the S3 server."""
+    """A team member's clone; its commands find the S3 server. `prefix`: the project's folder in the repository."""
 
-    def __init__(self, folder, extra, origin=None):
-        self.folder, self.extra = folder, extra
+    def __init__(self, folder, extra, origin=None, prefix=""):
+        self.folder, self.extra = folder / prefix, extra
         if origin:
             subprocess.run(["git", "clone", "-q", origin, folder], check=True)
         else:
@@ -237,6 +239,13 @@ def test_a_damaged_object_is_refused(author, team, s3, bucket, clone):
     assert clone.hashes() == author.hashes()
 
 
+def user_in(folder, member):
+    """Someone in a folder that neither git nor DVC knows, with the member's access to the S3 server."""
+    user = Member.at(folder)
+    user.extra = member.extra
+    return user
+
+
 def test_released_models_and_their_data_come_by_git_tag_without_a_clone(author, team, clone, tmp_path):
     author.dvc("push")
     clone.dvc("pull", "normalize")
@@ -249,8 +258,7 @@ def test_released_models_and_their_data_come_by_git_tag_without_a_clone(author, 
         weights[version] = sha256_of(member.folder / WEIGHTS)
     assert len(set(weights.values())) == 2
 
-    user = Member.__new__(Member)  # in a folder that neither git nor DVC knows
-    user.folder, user.extra = tmp_path, author.extra
+    user = user_in(tmp_path, author)
     path = ["get", str(author.origin), "models/classifier", "--rev", "classifier@v1.0.0"]
     name = ["artifacts", "get", str(author.origin), "classifier"]
     for command, version in ((path, "v1.0.0"), ([*name, "--rev", "v1.0.0"], "v1.0.0"), (name, "v1.1.0")):  # the newest
@@ -261,3 +269,29 @@ def test_released_models_and_their_data_come_by_git_tag_without_a_clone(author, 
     for path in (WEIGHTS, "data/normalized/test.safetensors"):
         printed = user.run(sys.executable, "-c", OPEN, str(author.origin), path, "classifier@v1.0.0")
         assert printed.split()[-1] == sha256_of(author.folder / path)
+
+
+def test_a_project_in_a_subfolder_of_its_repository_is_shared_and_released(author, team, tmp_path):
+    top, prefix, origin = tmp_path / "repository", "teams/vision", str(tmp_path / "origin.git")
+    project = author.copy(top / prefix)
+    shutil.rmtree(project.folder / ".git")
+    project.git("init", "-q", "-b", "main", str(top))
+    project.commit("results")
+    artifact = Repository.of(project.folder).artifact("classifier")
+    project.git("tag", "--annotate", f"{artifact}@v1.0.0", "--message", "released")
+    project.git("clone", "-q", "--bare", str(top), origin)
+    project.dvc("push")
+    assert team.objects() == project.cached()
+
+    clone = Member(tmp_path / "clone", author.extra, origin, prefix)
+    clone.dvc("pull")
+    assert clone.hashes() == project.hashes() == author.hashes()
+    assert clone.repro() == []
+    assert clone.git("status", "--porcelain") == ""
+
+    (tmp_path / "user").mkdir()
+    user = user_in(tmp_path / "user", author)
+    user.dvc("get", origin, f"{prefix}/models/classifier", "--rev", f"{artifact}@v1.0.0", "--out", "by path")
+    user.dvc("artifacts", "get", origin, artifact.replace("=", ":"), "--rev", "v1.0.0", "--out", "by name")
+    for out in ("by path", "by name"):
+        assert files_below(user.folder / out) == files_below(project.folder / "models/classifier")
