@@ -1,4 +1,4 @@
-"""The device, its precision and determinism, and what the result of a training depends on."""
+"""Device selection, precision and determinism, and the environment that training results depend on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 from classifier.errors import UserError
 
-# glibc's mallopt(3): how much free memory at the heap's end goes back to the kernel, and what lies outside the heap.
+# glibc's mallopt(3): when free memory returns to the kernel, and which allocations are outside the heap.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-NEVER, LARGEST_IN_HEAP = 2**31 - 1, 32 << 20  # bytes; glibc allows no more in the heap
+NEVER, LARGEST_IN_HEAP = 2**31 - 1, 32 << 20  # bytes; 32 MiB is glibc's maximum
 
 
 def pick_device(name: str, key: str) -> torch.device:
-    """`auto` takes CUDA, else Apple's MPS, else the CPU. Raises UserError, naming `key`, if it is not available."""
+    """Select a device; `auto` prefers CUDA, then MPS, then the CPU. UserError names `key` if it is not available."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in available.items() if there)
@@ -30,9 +30,9 @@ def pick_device(name: str, key: str) -> torch.device:
 
 
 def set_precision(precision: str, device: torch.device) -> None:
-    """Full float32, unless `tf32` asks CUDA for TF32 in convolutions and matrix products.
+    """Use full float32, or TF32 in CUDA's convolutions and matrix products if `precision` is `tf32`.
 
-    PyTorch's own default is TF32 in convolutions alone. UserError where there is no TF32.
+    PyTorch's default is TF32 in convolutions only. Raises UserError for `tf32` on other devices.
     """
     if precision == "tf32" and device.type != "cuda":
         raise UserError(f"train.precision: 'tf32' needs cuda, the device is {device.type}; allowed: float32, bfloat16")
@@ -41,17 +41,17 @@ def set_precision(precision: str, device: torch.device) -> None:
 
 
 def be_deterministic(device: torch.device) -> None:
-    """Use deterministic kernels only. Those used on a CPU are deterministic, and asking for it would take 1.5 s."""
+    """Use deterministic kernels only. The CPU kernels in use are deterministic; requesting it would cost 1.5 s."""
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first use
         torch.use_deterministic_algorithms(True)
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that a training step frees for the next step.
+    """Keep the memory that a training step frees in this process, for the next step.
 
-    glibc would return it to the kernel, which zeroes each page before it gives it out again: over a thousand pages a
-    step, a quarter of the loop's time. Without glibc this does nothing.
+    Otherwise glibc returns it to the kernel, which zeroes each page before reuse: over a thousand pages per step, a
+    quarter of the loop's time. Does nothing without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -60,7 +60,7 @@ def keep_freed_memory() -> None:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the exact result of a training depends on besides params, data and code."""
+    """Everything that the exact result of a training depends on, besides params, data and code."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -72,7 +72,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def _cpu() -> str:
-    """The processor's name, from Linux where `platform` does not know it."""
+    """Name of the processor; from /proc/cpuinfo on Linux."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
