@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from ruamel.yaml import YAML
 
 from benchmarks.results import Result, bars, markdown
-from classifier.commands.application import COMMANDS
+from classifier.commands.application import COMMANDS, application
 from classifier.params import Params
 from tests.samples import ROOT, file_params
 
@@ -100,12 +101,21 @@ def test_links_and_files_that_a_page_names_exist(page):
         assert (ROOT / path).is_file(), path
 
 
+def options_of(name: str) -> set[str]:
+    """The long options of a command."""
+    command = typer.main.get_command(application).get_command(None, name)
+    return {option for parameter in command.params for option in parameter.opts} | {"--help"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_targets_that_a_page_names_exist(page):
     text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
     code = " ".join(re.findall(r"`[^`\n]*`|```[^`]*```", text))
     for name in re.findall(r"(?:^|[`$] ?)classifier ([a-z]+)", code, re.MULTILINE):
         assert name in COMMANDS, name
+    for name, arguments in re.findall(r"classifier ([a-z]+)([^`\n#|]*)", code):
+        for option in re.findall(r"--[a-z-]+", arguments):
+            assert option in options_of(name), f"classifier {name} {option}"
     for target in re.findall(r"make ([\w-]+)", code):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
