@@ -4,6 +4,7 @@ PORT ?= 5000
 # A relative path, so that the project's path may contain spaces. DVC finds the stages' `python` through PATH.
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+IN_PROCESSES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # DVC fails when the user has no name, as in a container that runs under a numeric user id.
 export USER := $(or $(USER),$(shell id -u))
 
@@ -39,8 +40,12 @@ ui: setup ## open the MLflow UI on 127.0.0.1, port 5000 or PORT=
 	$(BIN)/python -m classifier ui $(PORT)
 
 .PHONY: test
-test: setup ## run all tests, one process per core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+test: setup ## run the tests that every change must pass, a process per core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(IN_PROCESSES)
+
+.PHONY: test-all
+test-all: setup ## run every test, before a release: remotes, a team's server, long faults, the MNIST recipe, benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PROCESSES)
 
 .PHONY: faults
 faults: N ?= 100
