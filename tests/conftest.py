@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from classifier.device import be_deterministic, set_precision
 from tests.loopback import Answer, LoopbackServer
-from tests.project import Project
+from tests.projects import Project
 
 # Background jobs (nohup, &, cron) start with SIGINT ignored, and child processes inherit that; tests send SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -42,7 +42,7 @@ def forget_store():
 
 @contextmanager
 def written(stage, params):
-    """A stage's record without its recorder (tests/test_recording.py tests it): the journal stays undelivered."""
+    """A stage's record without its recorder (tests/recording/test_run.py tests it): the journal stays undelivered."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recording, "start_recorder", lambda journal: subprocess.Popen(["cat"], stdin=subprocess.PIPE))
         with recording.recording(stage, params) as record:

@@ -30,7 +30,7 @@ from botocore.config import Config
 from moto.server import ThreadedMotoServer
 from psycopg2 import sql
 
-from tests.test_ui import free_port
+from tests.commands.test_ui import free_port
 
 LIFE_S = 900
 START_S = 240  # time limit for a server to start, on a busy machine

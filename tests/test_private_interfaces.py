@@ -1,7 +1,7 @@
 """Interfaces that packages do not promise: all that the code uses are listed here, and those of PyTorch are tried.
 
 The version pins in pyproject.toml are wide. A release that changes one of these fails a test, whose message names it.
-tests/test_dvc.py and tests/test_mlflow_internals.py try what is used of DVC and of MLflow.
+tests/repository/test_dvc.py and tests/tracking/test_internals.py try what is used of DVC and of MLflow.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ import pytest
 
 from classifier.recording.journal import new_journal
 from classifier.recording.store import known_store
+from tests.commands.test_ui import free_port
 from tests.processes import words_of
 from tests.samples import ROOT
-from tests.test_ui import free_port
 
 REFUSED = {  # code -> the rule of ruff that refuses it
     **dict.fromkeys(("import pickle as p", "from pickle import loads", "import dill.source"), "TID251"),

@@ -1,7 +1,7 @@
 """Runs DVC, and collects everything that the project relies on beyond DVC's public interface.
 
 Texts of its log, its configuration and its locks may change with any version: everything that depends on them is here,
-and `tests/test_dvc.py` tries each on the version that is installed.
+and `tests/repository/test_dvc.py` tries each on the version that is installed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from with_engine import params_of
 
 from classifier.params import parse_params
 from tests.examples.test_three_levels import DIGITS
-from tests.project import OUTPUTS
+from tests.projects import OUTPUTS
 from tests.samples import ROOT
 
 PAGE = ROOT / "docs/three-levels.md"

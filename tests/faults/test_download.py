@@ -13,7 +13,7 @@ import pytest
 from classifier.sources.catalog import SourceFile
 from classifier.sources.transfer import fetch
 from tests.loopback import Answer, closed_address, reset, send
-from tests.test_transfer import _certificate
+from tests.sources.test_transfer import _certificate
 
 CONTENT = bytes(range(256)) * 1000
 FILE = SourceFile("images.gz", f"md5:{hashlib.md5(CONTENT).hexdigest()}")

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from classifier.project.files import sha256_of
 from classifier.training.history import read_history
 from tests.faults.attack import PERCENT
-from tests.project import Project
+from tests.projects import Project
 
 CLOCK = '''"""Time stands still for a while after the start, then is a day earlier."""
 import time

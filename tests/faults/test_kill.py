@@ -22,7 +22,7 @@ import pytest
 from classifier.recording.run import ROW_METRICS
 from classifier.repository.dvc import reads
 from tests.faults.attack import PERCENT, limit
-from tests.project import OUTPUTS, Project
+from tests.projects import OUTPUTS, Project
 
 pytestmark = pytest.mark.timeout(limit(21_600))
 DETERMINED = ["data/raw", "data/normalized", "models/classifier", "reports/train", "reports/evaluate"]

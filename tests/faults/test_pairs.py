@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.attack import limit
-from tests.project import OUTPUTS, Project
+from tests.projects import OUTPUTS, Project
 
 pytestmark = pytest.mark.timeout(limit(10_800))
 GIVES_WAY = (  # messages of the process that waits or stops

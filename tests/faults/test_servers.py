@@ -17,7 +17,7 @@ from classifier.recording.store import sqlite_uri
 from classifier.tracking import delivery as tracking
 from stages.train import main as train
 from tests.faults.attack import PERCENT
-from tests.project import sha256_of
+from tests.projects import sha256_of
 from tests.recorded import all_runs, history
 from tests.samples import ROOT, write_digits
 

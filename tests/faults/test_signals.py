@@ -13,7 +13,7 @@ import pytest
 
 from classifier.project.files import sha256_of
 from tests.loopback import LoopbackServer
-from tests.project import OUTPUTS, Project
+from tests.projects import OUTPUTS, Project
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 AT_ONCE_S = 15  # a stopped stage waits up to 5 s; a busy machine needs more

@@ -23,7 +23,7 @@ from classifier.training.loop import train_one
 from classifier.training.report import write_training
 from stages import download, normalize
 from stages.evaluate import evaluate
-from tests.project import Project
+from tests.projects import Project
 from tests.recorded import ROWS
 from tests.samples import ROOT, file_params, train_params, write_digits
 

@@ -25,7 +25,7 @@ from classifier.training.checkpoint import checkpointed, fingerprint_of
 from classifier.training.history import read_history
 from classifier.training.parts import computation_of
 from classifier.training.report import verify_training
-from tests.project import Project
+from tests.projects import Project
 from tests.recorded import own_store
 from tests.samples import ROOT, file_params
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import OUTPUTS, Project
+from tests.projects import OUTPUTS, Project
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from classifier.evaluation.metrics import Predictions, evaluate
 from classifier.evaluation.report import write_evaluation
 from classifier.params import EvaluateParams
 from classifier.project.files import sha256_of
+from tests.samples import ROOT
 
 FILES = {
     "metrics.json",
@@ -108,8 +109,10 @@ def test_predictions_read_back_as_they_were(written: Path) -> None:
 
 
 def test_another_process_writes_the_same_bytes(written: Path, tmp_path: Path) -> None:
-    program = f"from pathlib import Path; from tests.test_reports import write; write(Path({str(tmp_path)!r}))"
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
+    program = (
+        f"from pathlib import Path; from tests.evaluation.test_report import write; write(Path({str(tmp_path)!r}))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
     assert {path.name: sha256_of(path) for path in tmp_path.iterdir()} == {
         path.name: sha256_of(path) for path in written.iterdir()
     }

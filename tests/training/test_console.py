@@ -45,7 +45,7 @@ def test_lines_of_replicas_begin_with_the_seed(capsys):
 
 def test_a_terminal_gets_a_bar_and_the_same_lines():
     leader, follower = pty.openpty()
-    script = "from tests.test_console import show; show()"
+    script = "from tests.training.test_console import show; show()"
     subprocess.run(
         [sys.executable, "-c", script], stdout=follower, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )

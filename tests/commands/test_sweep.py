@@ -15,7 +15,7 @@ from classifier.commands.application import call
 from classifier.commands.sweep import Lines, described, show_others
 from classifier.sweeps.experiments import Experiment, Outcome
 from tests.processes import words_of
-from tests.project import OUTPUTS, Project
+from tests.projects import OUTPUTS, Project
 from tests.recorded import forget_store
 from tests.samples import ROOT
 

@@ -16,7 +16,7 @@ from classifier.repository.code import git_state
 from classifier.repository.lockfile import read_lock
 from classifier.runs.restoring import made_by, record
 from classifier.tracking.delivery import deliver, open_store
-from tests.project import OUTPUTS, Project
+from tests.projects import OUTPUTS, Project
 from tests.recorded import METRICS, ReplicaWorkspace, Workspace, all_runs, files, history, written
 
 

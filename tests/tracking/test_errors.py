@@ -12,7 +12,7 @@ from classifier.tracking.delivery import open_store
 from classifier.tracking.errors import LONGEST, explained, shortened
 from tests.loopback import closed_address, send
 from tests.recorded import forget_store
-from tests.test_transfer import _certificate
+from tests.sources.test_transfer import _certificate
 
 pytestmark = pytest.mark.usefixtures("workspace")
 

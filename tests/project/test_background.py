@@ -15,7 +15,7 @@ def test_a_process_that_a_test_starts_ends_by_sigint():
     """As in `test_cli`, whatever the shell that started the tests has made of the signal."""
     code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'pytest', '-q', *sys.argv[1:]], check=True)"
     ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {code}"
-    test = "tests/test_cli.py::test_signals_unwind_quietly"
+    test = "tests/project/test_cli.py::test_signals_unwind_quietly"
     command = [sys.executable, "-c", ignoring, "-p", "no:cacheprovider", test]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from classifier.project.files import sha256_of
-from tests.project import Project
+from tests.projects import Project
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from classifier.networks.model_dir import build, write_model
 from classifier.project.files import sha256_of
 from classifier.repository.git import Repository
 from classifier.training.report import write_training
-from tests.project import Project
+from tests.projects import Project
 from tests.recorded import METRICS, ROWS
 from tests.servers import Line, s3_server
 

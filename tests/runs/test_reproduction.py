@@ -30,7 +30,7 @@ from classifier.runs.reproduction import (
     with_params,
     with_sections,
 )
-from tests.project import Project
+from tests.projects import Project
 from tests.recorded import Workspace, get_run, recorded
 
 

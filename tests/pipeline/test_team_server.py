@@ -17,7 +17,7 @@ from classifier.project.files import sha256_of
 from classifier.runs.registry import Registry
 from classifier.tracking.delivery import deliver_waiting, open_store
 from classifier.training.history import Row
-from tests.project import Project
+from tests.projects import Project
 from tests.recorded import Workspace, files, forget_store, get_run, history
 from tests.samples import ROOT
 from tests.servers import postgres_programs, postgres_server, s3_server, tracking_server
