@@ -39,7 +39,7 @@ def compare(
     """
     from classifier.runs.comparison import compare as comparison_of  # here: mlflow takes seconds, and --help is quick
     from classifier.runs.reading import find_run
-    from classifier.runs.registry import reported
+    from classifier.tracking.errors import reported
 
     with reported():
         comparison = comparison_of([find_run(run) for run in runs])

@@ -19,7 +19,7 @@ def gc(
 
     Example: classifier gc
     """
-    from classifier.runs.registry import reported
+    from classifier.tracking.errors import reported
     from classifier.tracking.garbage import collect  # slow: mlflow
 
     with reported():

@@ -41,7 +41,7 @@ def leaderboard(
     """
     from classifier.runs.leaderboard import leaderboard as board_of  # here: mlflow takes seconds, and --help is quick
     from classifier.runs.reading import all_runs, find_run
-    from classifier.runs.registry import reported
+    from classifier.tracking.errors import reported
 
     with reported():
         board = board_of(all_runs(), find_run(sweep).info.run_id if sweep else None, test_data)

@@ -48,8 +48,9 @@ def promote(
     if rollback == (run_id is not None) or (rollback and (dry_run or limits_alone)):
         raise UserError("expected the id of a run, or --rollback without it: classifier promote RUN_ID")
     params = load_params(Path("params.yaml")).promote
-    from classifier.runs.registry import Registry, reported  # slow: mlflow
+    from classifier.runs.registry import Registry  # slow: mlflow
     from classifier.tracking.delivery import open_store
+    from classifier.tracking.errors import reported
 
     open_store()
     with reported():

@@ -21,7 +21,7 @@ def record(
     Example: classifier record
     """
     import classifier.runs.restoring as restoring  # slow: mlflow
-    from classifier.runs.registry import reported
+    from classifier.tracking.errors import reported
 
     with reported():
         found = restoring.record()

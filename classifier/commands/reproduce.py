@@ -27,7 +27,7 @@ def reproduce(
     """
     import classifier.runs.reproduction as reproduction  # slow: mlflow
     from classifier.runs.reading import find_run
-    from classifier.runs.registry import reported
+    from classifier.tracking.errors import reported
 
     with reported():
         report = reproduction.reproduce(find_run(run_id), keep=keep)

@@ -71,9 +71,9 @@ def sweep(
     check(params, points, bool(values), jobs, search)
     # Imported here: they take seconds, which an invalid command line does not need.
     from classifier.repository.clones import Baseline, stop_processes
-    from classifier.runs.registry import reported
     from classifier.sweeps import running as sweeping
     from classifier.sweeps.record import Record, sweep_key
+    from classifier.tracking.errors import reported
 
     gc.freeze()
     gc.enable()  # a sweep runs for a long time
@@ -221,8 +221,8 @@ def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
     from classifier.commands.leaderboard import show
     from classifier.runs.leaderboard import leaderboard, results
     from classifier.runs.reading import all_runs
-    from classifier.runs.registry import reported
     from classifier.sweeps.experiments import best_of
+    from classifier.tracking.errors import reported
 
     finished = [experiment for experiment, outcome in sweep.results if outcome.status == "finished"]
     board, best = None, None

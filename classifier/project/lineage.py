@@ -61,9 +61,3 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # OSError since Python 3.13
         return str(os.getuid())
-
-
-def experiment_tags() -> dict[str, str]:
-    """Name and baseline of the DVC experiment; empty in a plain `dvc repro`."""
-    names = {"dvc.exp.name": "DVC_EXP_NAME", "dvc.exp.baseline": "DVC_EXP_BASELINE_REV"}
-    return {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}

@@ -21,11 +21,27 @@ from typing import TYPE_CHECKING, TypedDict
 
 from classifier.data.dataset import DatasetMeta
 from classifier.params import Params
-from classifier.project.lineage import PACKAGE, experiment_tags, user_name
+from classifier.project.lineage import PACKAGE, user_name
 from classifier.recording import deliverer
 from classifier.recording.deliverer import Progress
 from classifier.recording.journal import FORMAT, Journal, new_journal
 from classifier.recording.store import EXPERIMENT, known_store
+from classifier.recording.tags import (
+    CHOSEN_TAG,
+    CODE_TAG,
+    COMMIT_TAG,
+    DATA_TAG,
+    DIRTY_TAG,
+    ENVIRONMENT,
+    EVALUATED_TAG,
+    MODEL_TAG,
+    PARENT_TAG,
+    PROBLEM_TAG,
+    RESTORED_TAG,
+    TEST_TAG,
+    WEIGHTS_TAG,
+    experiment_tags,
+)
 from classifier.repository.code import GitState, git_state
 from classifier.repository.lockfile import hash_of
 from classifier.training.history import Row, best_rows, read_history
@@ -54,14 +70,17 @@ class Outputs(TypedDict):
 
 
 class Recording:
-    """The record of a stage: everything it reports to its run."""
+    """The record of a stage: everything it reports to its run.
 
-    def __init__(self, stage: str, params: Params) -> None:
+    A recorder process delivers it as it grows. Without one, the caller delivers the complete journal.
+    """
+
+    def __init__(self, stage: str, params: Params, *, recorder: bool = True) -> None:
         self.stage = stage
         self.params = params
         self.log: list[str] = []  # lines of the console
         self.journal = new_journal(stage)
-        self.recorder = start_recorder(self.journal)
+        self.recorder = start_recorder(self.journal) if recorder else None
 
     def begin(
         self,
@@ -77,16 +96,16 @@ class Recording:
         recorded again.
         """
         tags, state = experiment_tags(), code or git_state()
-        tags |= {f"env.{name}": value for name, value in environment.items()}
+        tags |= {f"{ENVIRONMENT}{name}": value for name, value in environment.items()}
         if parent := os.environ.get("MLFLOW_PARENT_RUN_ID"):
-            tags["mlflow.parentRunId"] = parent
+            tags[PARENT_TAG] = parent
         if state.commit:
-            tags |= {"git.commit": state.commit, "git.dirty": str(bool(state.diff)).lower()}
+            tags |= {COMMIT_TAG: state.commit, DIRTY_TAG: str(bool(state.diff)).lower()}
         if state.problem:
-            tags["git.problem"] = state.problem
+            tags[PROBLEM_TAG] = state.problem
             print(f"{self.stage}: {state.warning}", file=sys.stderr)
         if state.code:
-            tags["git.code"] = state.code
+            tags[CODE_TAG] = state.code
         self.journal.append(
             "begin",
             format=FORMAT,
@@ -114,11 +133,12 @@ class Recording:
         sizes = {split: sum(counts) for split, counts in meta.counts.items()}
         source, profile = json.dumps({"url": meta.source}), json.dumps(sizes)
         self.journal.append("data", name=meta.name, digest=digest, source=source, profile=profile, restored=restored)
-        tags = {"dvc.data": digest, "data.test_sha256": meta.sha256["test"]}
+        tags = {DATA_TAG: digest, TEST_TAG: meta.sha256["test"]}
         self.journal.append("tags", tags=tags, restored=restored)
 
     def settle(self) -> None:
         """Wait a few seconds at most until the recorder has created the run, which would slow down training."""
+        assert self.recorder, "there is none to wait for"
         end = time.monotonic() + SETTLING_S
         while not self.journal.begun.exists() and self.recorder.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
@@ -157,7 +177,7 @@ class Recording:
         several seeds, the run has the curves of the chosen one; mean, deviation and interval over all seeds; and the
         `seconds` of all seeds together.
         """
-        tags = {"model.weights_sha256": meta.weights_sha256}
+        tags = {WEIGHTS_TAG: meta.weights_sha256}
         self._log_best(None, histories[meta.seed], restored)
         if self.params.train.seeds > 1:
             for seed, rows in histories.items():
@@ -169,7 +189,7 @@ class Recording:
                 spreads[SECONDS] = seconds
             step = histories[meta.seed][-1].step
             self.journal.append("metrics", seed=None, step=step, values=spreads, restored=restored)
-            tags["replicas.chosen_seed"] = str(meta.seed)
+            tags[CHOSEN_TAG] = str(meta.seed)
         self.journal.keep(reports, "train")
         self.journal.append("files", path="train", restored=restored)
         for name in ("weights.safetensors", "meta.json"):  # without the other seeds
@@ -200,7 +220,7 @@ class Recording:
             self.journal.append("metrics", seed=seed, step=0, values=named)
         self.journal.keep(reports, "evaluate")
         self.journal.append("files", path="evaluate")
-        self.journal.append("tags", tags={"evaluated": "true", "dvc.model": hash_of(model)})
+        self.journal.append("tags", tags={EVALUATED_TAG: "true", MODEL_TAG: hash_of(model)})
 
     def end(self, status: str, error: str | None) -> None:
         """Close the journal and wait for the recorder while it makes progress.
@@ -212,6 +232,7 @@ class Recording:
             self.journal.keep_text("\n".join(self.log) + "\n", f"logs/{self.stage}.txt")
             self.journal.append("files", path="logs")
         self.journal.append("end", status=status, error=error)
+        assert self.recorder, "there is none to wait for"
         assert self.recorder.stdin
         self.recorder.stdin.close()
         begin, progress = time.monotonic(), Progress()
@@ -263,7 +284,7 @@ def restore_training(
     record: Recording, data: Path, data_meta: DatasetMeta, model: Path, meta: ModelMeta, reports: Path
 ) -> None:
     """Record what the run of a training would hold, for a run that must be created from its outputs."""
-    record.journal.append("tags", tags={"train.restored": "true"}, restored=True)
+    record.journal.append("tags", tags={RESTORED_TAG: "true"}, restored=True)
     record.log_data(data, data_meta, restored=True)
     seeds = [int(seed) for seed in meta.replicas]
     histories = read_histories(reports, seeds) or {meta.seed: read_history(reports / "history.csv")}

@@ -19,6 +19,7 @@ from safetensors.numpy import load
 from classifier.errors import UserError
 from classifier.project.files import sha256_of
 from classifier.project.lineage import project_root
+from classifier.recording.tags import COMMIT_TAG, DIRTY_TAG, PROBLEM_TAG
 from classifier.repository.code_diff import Code, code_diff
 from classifier.repository.dvc import cache, listing_in, place_in
 from classifier.repository.lockfile import read_lock
@@ -170,9 +171,9 @@ def _change(first: pd.Series[Any], second: pd.Series[Any]) -> Change:
 
 
 def _code(row: pd.Series[Any]) -> Code:
-    commit, dirty = row.get("tags.git.commit"), row.get("tags.git.dirty") == "true"
+    commit, dirty = row.get(f"tags.{COMMIT_TAG}"), row.get(f"tags.{DIRTY_TAG}") == "true"
     if not isinstance(commit, str):
-        why = row.get("tags.git.problem")  # None or NaN if the run has no such tag
+        why = row.get(f"tags.{PROBLEM_TAG}")  # None or NaN if the run has no such tag
         raise UserError(
             f"run {row.name} was recorded without its commit ({why if isinstance(why, str) else 'unknown'})"
         )

@@ -21,10 +21,10 @@ import pandas as pd
 from classifier.errors import UserError
 from classifier.project.files import sha256
 from classifier.project.lineage import project_root
+from classifier.recording.tags import CODE_TAG, COMMIT_TAG, DIRTY_TAG, EVALUATED_TAG, PARENT_TAG
 from classifier.repository.code_diff import Code, code_ids
-from classifier.runs.reading import PARENT_TAG, artifact, read_predictions, short
+from classifier.runs.reading import artifact, read_predictions, short
 from classifier.runs.significance import holm, paired
-from classifier.tracking.delivery import EVALUATED_TAG
 from classifier.training.summary import interval
 
 INCIDENTAL = (  # beginnings of params' names
@@ -40,7 +40,7 @@ INCIDENTAL = (  # beginnings of params' names
 LEVEL = 0.05  # of all tests together
 READERS = 8  # files that are read at once, for remote stores
 ACCURACY = "metrics.test/accuracy"
-CODE_TAG, DIRTY_TAG = "tags.git.code", "tags.git.dirty"
+CODE, DIRTY, COMMIT = f"tags.{CODE_TAG}", f"tags.{DIRTY_TAG}", f"tags.{COMMIT_TAG}"  # columns
 Row = dict[Hashable, Any]
 
 
@@ -184,7 +184,7 @@ def results(runs: pd.DataFrame, sweep: str | None = None) -> pd.DataFrame:
     """The rows that are the result of one seed, newest first: neither the parents of seeds nor sweeps."""
     if runs.empty:
         return runs
-    needed = (ACCURACY, f"tags.{EVALUATED_TAG}", f"tags.{PARENT_TAG}", "tags.git.commit")
+    needed = (ACCURACY, f"tags.{EVALUATED_TAG}", f"tags.{PARENT_TAG}", COMMIT)
     rows = runs.assign(**{name: None for name in needed if name not in runs})
     if sweep:
         parent = rows[f"tags.{PARENT_TAG}"]
@@ -238,8 +238,8 @@ def _incidental(column: str) -> bool:
 
 def _with_code(rows: pd.DataFrame) -> pd.DataFrame:
     """With the columns `code` and `code_id` of an entry."""
-    rows = rows.assign(**{name: None for name in (CODE_TAG, DIRTY_TAG) if name not in rows})
-    commits, dirty, tags = rows["tags.git.commit"].fillna("none"), rows[DIRTY_TAG] == "true", rows[CODE_TAG]
+    rows = rows.assign(**{name: None for name in (CODE, DIRTY) if name not in rows})
+    commits, dirty, tags = rows[COMMIT].fillna("none"), rows[DIRTY] == "true", rows[CODE]
     untagged = list(dict.fromkeys(rows.loc[dirty & tags.isna(), "artifact_uri"]))  # runs from before the tag existed
     with ThreadPoolExecutor(READERS) as pool:
         patches = dict(zip(untagged, pool.map(_patch, untagged), strict=True))

@@ -21,20 +21,34 @@ from classifier.data.dataset import SIZE
 from classifier.errors import UserError
 from classifier.params import PromoteParams
 from classifier.project.lineage import project_root
+from classifier.recording.tags import (
+    BASELINE_TAG,
+    COMMIT_TAG,
+    DATA_TAG,
+    DIRTY_TAG,
+    ERROR_TAG,
+    EVALUATED_TAG,
+    EXPERIMENT_TAG,
+    MODEL_TAG,
+    PARENT_TAG,
+    PROBLEM_TAG,
+    SEED_TAG,
+    TEST_TAG,
+    WEIGHTS_TAG,
+)
 from classifier.repository.git import Repository, git_line
-from classifier.runs.reading import PARENT_TAG, SWEEP, TEST_TAG, is_sweep, predictions
+from classifier.runs.reading import SWEEP, is_sweep, predictions
 from classifier.runs.registry import Registry
 from classifier.runs.significance import paired
-from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 
 LINEAGE = {  # tags that every version has, and what they hold
-    "git.commit": "the commit that made it",
-    "dvc.data": "DVC's hash of the data",
-    "dvc.model": "DVC's hash of the model",
+    COMMIT_TAG: "the commit that made it",
+    DATA_TAG: "DVC's hash of the data",
+    MODEL_TAG: "DVC's hash of the model",
     WEIGHTS_TAG: "the hash of its weights",
     TEST_TAG: "which test split it was evaluated on",
 }
-OPTIONAL_LINEAGE = ("git.dirty", "dvc.exp.name", "dvc.exp.baseline")
+OPTIONAL_LINEAGE = (DIRTY_TAG, EXPERIMENT_TAG, BASELINE_TAG)
 MODEL = "data/classifier"  # the model directory in what MLflow logged
 DIRECTORY = "models/classifier"  # in the project
 WARM_UP, TIMED = 20, 200  # single images
@@ -125,12 +139,12 @@ def unfit(run: Run) -> str | None:
     if status == "RUNNING":
         return "it is RUNNING, allowed is FINISHED (classifier sync delivers what still waits of a run that is over)"
     if status != "FINISHED":
-        error = next(iter(tags.get("error", "").splitlines()), "")[:300]
+        error = next(iter(tags.get(ERROR_TAG, "").splitlines()), "")[:300]
         return f"it is {status}, allowed is FINISHED" + (f" ({error})" if error else "")
     if tags.get(EVALUATED_TAG) != "true":
         return "it was not evaluated: dvc repro evaluates what was trained"
-    if "git.commit" not in tags and "git.problem" in tags:
-        return f"it does not record its commit: {tags['git.problem']}"
+    if COMMIT_TAG not in tags and PROBLEM_TAG in tags:
+        return f"it does not record its commit: {tags[PROBLEM_TAG]}"
     if missing := [f"{what} (tag {name})" for name, what in LINEAGE.items() if name not in tags]:
         return f"it does not record {', '.join(missing)}"
     return None
@@ -213,7 +227,7 @@ def releasing(run: Run, version: str, registered: str) -> list[str]:
     Raises UserError, which says what is missing, when the current branch has no such commit, or DVC would not find
     the tag.
     """
-    root, digest = project_root(), run.data.tags["dvc.model"]
+    root, digest = project_root(), run.data.tags[MODEL_TAG]
     if not (found := git_line(root, "log", "--reverse", "--format=%h", "-S", digest, "--", "dvc.lock").split()):
         raise UserError("commit the dvc.lock that holds this model, then run this command again")
     tag = f"{_artifact(root)}@v{version}.0.0"

@@ -26,14 +26,11 @@ from mlflow.exceptions import MlflowException
 from classifier.errors import UserError
 from classifier.params import upgraded
 from classifier.recording.run import SECONDS
-from classifier.tracking.delivery import SEED_TAG, open_store
+from classifier.recording.tags import CHOSEN_TAG, DATA_TAG, PARENT_TAG, SEED_TAG, TEST_TAG
+from classifier.tracking.delivery import open_store
 
 SHORTEST = 6  # characters of a run's id
 SHOWN = 10  # candidates in a message
-PARENT_TAG = "mlflow.parentRunId"
-CHOSEN_TAG = "replicas.chosen_seed"  # of a run of several seeds: the one whose model and predictions it has
-DATA_TAG = "dvc.data"
-TEST_TAG = "data.test_sha256"
 SWEEP = "is a sweep, the parent of runs, without a model of its own: classifier leaderboard shows which to"
 PREDICTIONS = "evaluate/predictions.parquet"
 

@@ -26,9 +26,7 @@ from mlflow.exceptions import MlflowException
 
 from classifier.errors import UserError
 from classifier.project.lineage import project_root
-from classifier.runs.reading import TEST_TAG
-from classifier.tracking.delivery import WEIGHTS_TAG
-from classifier.tracking.errors import explained
+from classifier.recording.tags import TEST_TAG, WEIGHTS_TAG
 
 CHAMPION = "champion"  # the alias
 # Tags of a version: how it last became the champion.
@@ -147,15 +145,6 @@ class Registry:
         folder.mkdir(exist_ok=True)
         with FileLock(folder / "promotion.lock", timeout=PATIENCE_S):
             yield
-
-
-@contextmanager
-def reported() -> Iterator[None]:
-    """Convert errors of MLflow to OSError with a message of one line."""
-    try:
-        yield
-    except MlflowException as error:
-        raise OSError(f"MLflow: {explained(error)}") from None
 
 
 @contextmanager

@@ -30,17 +30,29 @@ from classifier.project.lineage import project_root
 from classifier.project.processes import end_processes
 from classifier.recording.run import SECONDS
 from classifier.recording.store import DATABASE, sqlite_uri
+from classifier.recording.tags import (
+    COMMIT_TAG,
+    DATA_TAG,
+    DIRTY_TAG,
+    ENVIRONMENT,
+    ERROR_TAG,
+    EVALUATED_TAG,
+    MODEL_TAG,
+    PARENT_TAG,
+    PROBLEM_TAG,
+    SEED_TAG,
+    TEST_TAG,
+    WEIGHTS_TAG,
+)
 from classifier.repository.dvc import complaint, dvc_command, dvc_environment
 from classifier.repository.lockfile import hash_of
 from classifier.repository.worktree import worktree
-from classifier.runs.reading import DATA_TAG, PARENT_TAG, SWEEP, TEST_TAG, is_sweep
-from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
+from classifier.runs.reading import SWEEP, is_sweep
 
 DATA = Path("data/normalized")
 REPORTS = ("train", "evaluate")  # folders of artifacts
 MEASURED = ("system/", SECONDS)  # metrics of the machine, which differ between runs
 RECORDED = "recorded"  # the name under which DVC fetches the data by their hash
-MODEL_TAG = "dvc.model"
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,7 @@ class StoredRun:
         self.tags: dict[str, str] = run.data.tags
         self.params: dict[str, str] = run.data.params
         self.metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith(MEASURED)}
-        self.error = self.tags.get("error") if self.status == "FAILED" else None
+        self.error = self.tags.get(ERROR_TAG) if self.status == "FAILED" else None
         self.client = client
         self.folders = {each.path for each in client.list_artifacts(self.id)}
         self.code = self.files("code")
@@ -130,8 +142,8 @@ class StoredRun:
     def environment(self) -> dict[str, str]:
         """Name -> value: the versions of all packages, if recorded, and the tags env.*."""
         packages = json.loads(self.code.get("environment.json", b"{}")).get("packages", {})
-        tags = {name.removeprefix("env."): value for name, value in self.tags.items() if name.startswith("env.")}
-        return {**packages, **tags}
+        tags = {name: value for name, value in self.tags.items() if name.startswith(ENVIRONMENT)}
+        return {**packages, **{name.removeprefix(ENVIRONMENT): value for name, value in tags.items()}}
 
     def check(self) -> None:
         """Raise UserError or FileNotFoundError if this run cannot be reproduced."""
@@ -145,12 +157,12 @@ class StoredRun:
             raise UserError(
                 f"run {self.id} is {self.status}: only runs that FINISHED, or FAILED with an error, can be reproduced"
             )
-        if "git.commit" not in tags:
-            why = tags.get("git.problem", "no tag git.commit")
+        if COMMIT_TAG not in tags:
+            why = tags.get(PROBLEM_TAG, f"no tag {COMMIT_TAG}")
             raise UserError(f"run {self.id} was recorded without its commit ({why}); correct that, then dvc repro")
         if DATA_TAG not in tags:
             raise UserError(f"run {self.id} does not say which data it was trained on: only runs of dvc repro do")
-        if tags.get("git.dirty") == "true" and "uncommitted.diff" not in self.code:
+        if tags.get(DIRTY_TAG) == "true" and "uncommitted.diff" not in self.code:
             raise FileNotFoundError(
                 f"the uncommitted changes of run {self.id} are not in the store: code/uncommitted.diff"
             )
@@ -158,9 +170,9 @@ class StoredRun:
     def warnings(self) -> list[str]:
         """What is missing in the record and may explain a difference."""
         tags, lacks = self.tags, []
-        if "git.problem" in tags:
-            lacks.append(f"the run's code was not recorded completely: {tags['git.problem']}")
-        if "env.threads" not in tags:
+        if PROBLEM_TAG in tags:
+            lacks.append(f"the run's code was not recorded completely: {tags[PROBLEM_TAG]}")
+        if f"{ENVIRONMENT}threads" not in tags:
             lacks.append("the number of threads was not recorded, on which results depend: OMP_NUM_THREADS sets it")
         return lacks
 
@@ -183,7 +195,7 @@ def reproduce(run: Run, *, keep: bool = False) -> ReproductionReport:
     """
     record = StoredRun(run, mlflow.MlflowClient())
     record.check()
-    root, commit = project_root(), record.tags["git.commit"]
+    root, commit = project_root(), record.tags[COMMIT_TAG]
     with worktree(root, commit, record.code.get("uncommitted.diff", b""), keep=keep) as project:
         params = project / "params.yaml"
         file = params.read_bytes()
@@ -287,7 +299,7 @@ class Reproduction:
             return None
         client = mlflow.MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
         experiments = [each.experiment_id for each in client.search_experiments()]
-        runs = client.search_runs(experiments, f"tags.`git.commit` = '{self.commit}'")  # the runs of seeds lack it
+        runs = client.search_runs(experiments, f"tags.`{COMMIT_TAG}` = '{self.commit}'")  # the runs of seeds lack it
         return StoredRun(runs[0], client) if runs else None
 
     def _dvc(self, *arguments: str, shown: bool = True) -> int:

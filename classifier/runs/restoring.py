@@ -22,13 +22,12 @@ from classifier.params import STAGES, Params, parse_params, upgraded, upgraded_s
 from classifier.project.files import json_bytes, sha256
 from classifier.project.lineage import project_root
 from classifier.project.ownership import owning
-from classifier.recording.journal import new_journal
 from classifier.recording.run import Outputs, Recording, restore_training
+from classifier.recording.tags import COMMIT_TAG, DATA_TAG, DIRTY_TAG, PROBLEM_TAG, WEIGHTS_TAG
 from classifier.repository.code import DECISIVE, GitState, git_state
 from classifier.repository.git import GitError, Repository, git_line
 from classifier.repository.lockfile import LOCK, Lock, hash_of, read_lock
-from classifier.runs.reading import DATA_TAG
-from classifier.tracking.delivery import WEIGHTS_TAG, deliver, deliver_waiting, holds, open_store
+from classifier.tracking.delivery import deliver, deliver_waiting, holds, open_store
 
 DATA, MODEL, TRAINING, EVALUATION = (
     Path(name) for name in ("data/normalized", "models/classifier", "reports/train", "reports/evaluate")
@@ -47,9 +46,9 @@ class Recorded:
     def source(self) -> str:
         """Describe the code that produced them."""
         tags = self.run.data.tags
-        changed = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
-        unknown = f"no known commit ({tags.get('git.problem')})"
-        return f"commit {tags['git.commit']}{changed}" if "git.commit" in tags else unknown
+        changed = " with uncommitted changes" if tags.get(DIRTY_TAG) == "true" else ""
+        unknown = f"no known commit ({tags.get(PROBLEM_TAG)})"
+        return f"commit {tags[COMMIT_TAG]}{changed}" if COMMIT_TAG in tags else unknown
 
 
 def record() -> Recorded:
@@ -84,19 +83,9 @@ def _as_text(params: Params) -> dict[str, str]:
     return {name: str(value) for name, value in params.flat().items()}
 
 
-class _Restoring(Recording):
-    """A recording without a recorder process; the complete journal is delivered at the end."""
-
-    def __init__(self, params: Params) -> None:
-        self.stage = "evaluate"  # the stage that creates runs from a training's outputs
-        self.params = params
-        self.log = []
-        self.journal = new_journal(self.stage)
-
-
 def _deliver(lock: Lock, params: Params, weights: str, outputs: Outputs) -> str:
     """Write the journal of these outputs, deliver it, and return the run's id."""
-    record = _Restoring(params)
+    record = Recording("evaluate", params, recorder=False)  # the stage that creates runs from a training's outputs
     try:
         key = sha256(json_bytes([lock.outputs, _as_text(params)]))[:32]
         record.begin(key, {}, weights, made_by(lock), outputs)

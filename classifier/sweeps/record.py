@@ -24,15 +24,24 @@ from classifier.params import Params
 from classifier.project.files import sha256, write_atomic
 from classifier.project.lineage import user_name
 from classifier.recording.journal import Journal, waiting_journals
+from classifier.recording.tags import (
+    ERROR_TAG,
+    EVALUATED_TAG,
+    EXPERIMENT_TAG,
+    PARENT_TAG,
+    SOURCE_NAME_TAG,
+    SOURCE_TYPE_TAG,
+    SWEEP_COMMAND_TAG,
+    SWEEP_ID_TAG,
+    SWEEP_KEY_TAG,
+    USER_TAG,
+)
 from classifier.repository.lockfile import hash_of
-from classifier.runs.reading import PARENT_TAG
-from classifier.runs.registry import reported
 from classifier.sweeps.experiments import Experiment, Outcome
 from classifier.sweeps.grid import Point
-from classifier.tracking.delivery import EVALUATED_TAG, deliver_waiting, open_store
+from classifier.tracking.delivery import deliver_waiting, open_store
+from classifier.tracking.errors import reported
 
-ID_TAG, KEY_TAG, COMMAND_TAG = "sweep.id", "sweep.key", "sweep.command"
-EXPERIMENT_TAG = "dvc.exp.name"
 DELIVERY_RETRY_S = 5
 
 
@@ -72,8 +81,8 @@ class Record:
         if self.id:
             self.client.update_run(self.id, status="RUNNING")
             return
-        tags = {ID_TAG: sweep_id, KEY_TAG: self.key, COMMAND_TAG: command, "mlflow.user": user_name()}
-        tags |= {"mlflow.source.name": "classifier/commands/sweep.py", "mlflow.source.type": "LOCAL"}
+        tags = {SWEEP_ID_TAG: sweep_id, SWEEP_KEY_TAG: self.key, SWEEP_COMMAND_TAG: command, USER_TAG: user_name()}
+        tags |= {SOURCE_NAME_TAG: "classifier/commands/sweep.py", SOURCE_TYPE_TAG: "LOCAL"}
         self.id = self.client.create_run(self.experiment, tags=tags, run_name=self.name).info.run_id
 
     def known(self) -> dict[str, list[Run]]:
@@ -110,7 +119,7 @@ class Record:
 
     def fail(self, experiment: Experiment, error: str, params: Params) -> Outcome:
         """Record an experiment that failed before a stage could record it."""
-        tags = {PARENT_TAG: self.id, EXPERIMENT_TAG: experiment.name, "error": error, "mlflow.user": user_name()}
+        tags = {PARENT_TAG: self.id, EXPERIMENT_TAG: experiment.name, ERROR_TAG: error, USER_TAG: user_name()}
         run_id = self.client.create_run(self.experiment, tags=tags, run_name=experiment.name).info.run_id
         values = {**params.flat(), **experiment.values}
         self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in values.items()])
@@ -126,7 +135,7 @@ class Record:
         """The id of the sweep's run; empty when there is none."""
         if not (noted := self._noted()):
             return ""
-        found = self._search(f"tags.`{ID_TAG}` = '{noted}' AND tags.`{KEY_TAG}` = '{self.key}'")
+        found = self._search(f"tags.`{SWEEP_ID_TAG}` = '{noted}' AND tags.`{SWEEP_KEY_TAG}` = '{self.key}'")
         return found[0].info.run_id if found else ""
 
     def _noted(self) -> str:
@@ -186,7 +195,7 @@ def _outcome(status: Literal["finished", "failed", "killed"], run: Run) -> Outco
     return Outcome(
         status,
         run.info.run_id,
-        None if status == "finished" else run.data.tags.get("error", "no reason was recorded"),
+        None if status == "finished" else run.data.tags.get(ERROR_TAG, "no reason was recorded"),
         (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None,
         {name.replace("/", "_"): value for name, value in values.items() if value is not None},
     )

@@ -20,9 +20,9 @@ from classifier.project.processes import ENDING_S
 from classifier.repository.clones import Baseline, Clone, applicable_experiments, experiment_arguments, stop_processes
 from classifier.repository.dvc import complaint, reached, was_signalled
 from classifier.repository.lockfile import read_lock
-from classifier.runs.registry import reported
 from classifier.sweeps.experiments import Experiment, Outcome, Plan
 from classifier.sweeps.record import Record, is_done, outcome_of
+from classifier.tracking.errors import reported
 
 SWEEPS = Path(".pipeline/sweeps")  # in the project's root; one folder per sweep: clones, logs, the search's study
 POLL_S = 0.05

@@ -47,14 +47,22 @@ from classifier.recording.deliverer import delivering
 from classifier.recording.journal import FORMAT, Event, Journal, waiting_journals
 from classifier.recording.run import Outputs
 from classifier.recording.store import DATABASE, EXPERIMENT, artifacts_of, database_of, is_known_store, store_uri
+from classifier.recording.tags import (
+    ERROR_TAG,
+    EVALUATED_TAG,
+    EVALUATION_TAG,
+    EXPERIMENT_TAG,
+    KEY_TAG,
+    PARENT_TAG,
+    SEED_TAG,
+    SOURCE_NAME_TAG,
+    SOURCE_TYPE_TAG,
+    USER_TAG,
+    WEIGHTS_TAG,
+)
 from classifier.tracking.errors import ExperimentError, StoreError, explained, unusable
 from classifier.tracking.internals import connect, is_database, note_home, relocate
 
-KEY_TAG = "run.key"  # of the journal that created the run
-EVALUATION_TAG = "evaluation.key"  # of the journal that evaluates it
-WEIGHTS_TAG = "model.weights_sha256"
-EVALUATED_TAG = "evaluated"  # the run is complete
-SEED_TAG = "replica.seed"
 REQUEST_TIMEOUT_S = 10  # unless MLFLOW_HTTP_REQUEST_TIMEOUT is set; MLflow's default is 120 s, 8 times
 SERVING_PACKAGES = ["numpy", "pandas", "pydantic", "safetensors", "torch"]
 
@@ -101,9 +109,9 @@ class Delivery:
         if found is None:
             tags = event["tags"] | {
                 KEY_TAG: event["key"],
-                "mlflow.user": event["user"],
-                "mlflow.source.name": f"stages/{event['stage']}.py",
-                "mlflow.source.type": "LOCAL",
+                USER_TAG: event["user"],
+                SOURCE_NAME_TAG: f"stages/{event['stage']}.py",
+                SOURCE_TYPE_TAG: "LOCAL",
             }
             found = self.client.create_run(self.experiment, event["time"], tags, event["name"])
         elif found.info.status == "FINISHED" and (event["stage"] == "train" or EVALUATED_TAG in found.data.tags):
@@ -118,7 +126,7 @@ class Delivery:
         self._log_params(self.run_id, self.params if self.made_here else {})
         if self.evaluates and not self.overtaken:
             self.client.set_tag(self.run_id, EVALUATION_TAG, event["key"])
-        nested = self._search(f"tags.`mlflow.parentRunId` = '{self.run_id}'") if self.resumed else []
+        nested = self._search(f"tags.`{PARENT_TAG}` = '{self.run_id}'") if self.resumed else []
         self.seeds = {int(run.data.tags[SEED_TAG]): run.info.run_id for run in nested if SEED_TAG in run.data.tags}
         self.held = {run.info.run_id: set(run.data.metrics) for run in (found, *nested)}
 
@@ -133,10 +141,7 @@ class Delivery:
                 return runs[0]
         if event["weights"]:
             for run in self._search(f"tags.`{WEIGHTS_TAG}` = '{event['weights']}'"):
-                names = (
-                    "dvc.exp.name",
-                    "mlflow.parentRunId",
-                )  # sweeps of several people have experiments with the same names
+                names = (EXPERIMENT_TAG, PARENT_TAG)  # sweeps of several people have experiments of the same names
                 same_experiment = all(run.data.tags.get(name) == event["tags"].get(name) for name in names)
                 same_params = upgraded(run.data.params) == upgraded(event["params"])
                 awaits = same_experiment and EVALUATED_TAG not in run.data.tags
@@ -176,8 +181,8 @@ class Delivery:
         """The nested run of a seed."""
         if seed not in self.seeds:
             tags = {
-                "mlflow.parentRunId": self.run_id,
-                "mlflow.user": self.run.info.user_id,
+                PARENT_TAG: self.run_id,
+                USER_TAG: self.run.info.user_id,
                 SEED_TAG: str(seed),
                 KEY_TAG: f"{self.run_id}-{seed}",
             }
@@ -244,9 +249,9 @@ class Delivery:
         if self.overtaken:
             return
         if event["error"]:
-            self.client.set_tag(self.run_id, "error", event["error"])
-        elif "error" in self.run.data.tags:  # of an earlier attempt
-            self.client.delete_tag(self.run_id, "error")
+            self.client.set_tag(self.run_id, ERROR_TAG, event["error"])
+        elif ERROR_TAG in self.run.data.tags:  # of an earlier attempt
+            self.client.delete_tag(self.run_id, ERROR_TAG)
         for run_id in (*self.seeds.values(), self.run_id):
             self.client.set_terminated(run_id, event["status"], event["time"])
 
@@ -359,7 +364,8 @@ def _check_order(journal: Journal, begin: Event) -> None:
 
 def _weights_of(journal: Journal) -> set[str]:
     """Hash of the weights that a training wrote. Searches the text, because a journal may hold a million points."""
-    return {found.decode() for found in re.findall(rb'"model\.weights_sha256": "(\w+)"', journal.events.read_bytes())}
+    tag = rf'"{re.escape(WEIGHTS_TAG)}": "(\w+)"'.encode()
+    return {found.decode() for found in re.findall(tag, journal.events.read_bytes())}
 
 
 def open_store(name: str | None = None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -39,6 +41,15 @@ def explained(error: Exception) -> str:
         )
     remedy = _remedy(error)
     return f"{first_line(error)}; {remedy}" if remedy else first_line(error)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn what MLflow refuses or does not answer into an OSError of one line."""
+    try:
+        yield
+    except MlflowException as error:
+        raise OSError(f"MLflow: {explained(error)}") from None
 
 
 def first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Roots, hashes and git's state (the diff itself is tested with the run that holds it)."""
 
-from classifier.project.lineage import experiment_tags, project_root
+from classifier.project.lineage import project_root
+from classifier.recording.tags import experiment_tags
 
 
 def test_root_is_dvcs_main_repository(monkeypatch, tmp_path):

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from classifier.project.files import sha256_of
+from classifier.recording.tags import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 from classifier.repository.lockfile import read_lock
 from classifier.runs.promotion import comparison, consider, limits, median_latency_ms, model_of, releasing, unfit
 from classifier.runs.registry import Registry
 from classifier.runs.restoring import made_by
-from classifier.tracking.delivery import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 from tests.candidates import LIMITS, Candidate, begin_project, git, unregistered
 from tests.recorded import get_run, own_store
 from tests.samples import file_params
