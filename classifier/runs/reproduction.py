@@ -23,6 +23,7 @@ import psutil
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
+from classifier.arithmetic import CAPS
 from classifier.errors import UserError
 from classifier.params import upgraded
 from classifier.project.files import sha256, write_atomic
@@ -237,7 +238,7 @@ class Reproduction:
         self.project, self.commit = project, commit
         self.output: list[str] = []  # of the last DVC command, by lines
         self.error: str | None = None  # why training or evaluation failed
-        own = ("MLFLOW_", "PIPELINE_")
+        own = ("MLFLOW_", "PIPELINE_", *CAPS)  # the run's own code chooses its arithmetic
         self.environment = {name: value for name, value in dvc_environment().items() if not name.startswith(own)}
         self.environment["DVC_SITE_CACHE_DIR"] = str(project.parent / "dvc-site-cache")
         self.environment["MLFLOW_TRACKING_URI"] = sqlite_uri(project / DATABASE)
