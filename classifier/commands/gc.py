@@ -10,21 +10,30 @@ import typer
 
 
 def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="remove what is listed without it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Permanently remove the runs that were deleted in MLflow, with their files and models.
 
-    A run that was deleted in the UI keeps its files, so that it can be restored; `mlflow gc` alone does not remove its
-    model. Nothing is removed if a deleted run belongs to a registered model version.
+    Without --yes it only lists them: the deleted runs of all experiments of the store. A run that was deleted in the UI
+    keeps its files, so that it can be restored; `mlflow gc` alone does not remove its model. Nothing is removed if a
+    deleted run belongs to a registered model version.
 
-    Example: classifier gc
+    Example: classifier gc --yes
     """
     from classifier.tracking.errors import reported
-    from classifier.tracking.garbage import collect  # slow: mlflow
+    from classifier.tracking.garbage import find_garbage, remove  # slow: mlflow
 
     with reported():
-        collected = collect()
+        garbage = find_garbage()
+        if yes:
+            remove(garbage)
     if as_json:
-        print(json.dumps(asdict(collected), indent=2))
-    else:
-        print(f"permanently removed: {len(collected.runs)} runs, {len(collected.models)} models")
+        print(json.dumps({"removed": yes, **asdict(garbage)}, indent=2))
+        return
+    for run, experiment in garbage.runs.items():
+        print(f"run {run} of the experiment {experiment!r}")
+    for name in garbage.experiments:
+        print(f"the experiment {name!r}")
+    counts = f"{len(garbage.runs)} runs, {len(garbage.models)} models, {len(garbage.experiments)} experiments"
+    print(f"permanently removed: {counts}" if yes else f"classifier gc --yes permanently removes {counts}")

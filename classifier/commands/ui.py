@@ -34,7 +34,8 @@ def ui(port: Annotated[int, typer.Argument(help="port on 127.0.0.1", min=1, max=
     experiment = delivery.open_store()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes instead of ten
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--workers", "1"]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument, which every user can see: it may have a password
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
     # The root address opens pages for language models.
     page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
     print(f"in a few seconds: http://127.0.0.1:{port}/{page}", flush=True)

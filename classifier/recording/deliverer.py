@@ -74,7 +74,7 @@ def delivering() -> Iterator[None]:
 def _beat(lock: Path, done: threading.Event) -> None:
     read, computed = _work()
     while not done.wait(BEAT_S):
-        before = read, computed
+        before = read, computed  # of each look: the system metrics read and compute a little all the time
         read, computed = _work()
         if read - before[0] >= BYTES or computed - before[1] >= CPU_S:
             with suppress(OSError):
@@ -83,7 +83,7 @@ def _beat(lock: Path, done: threading.Event) -> None:
 
 def _work() -> tuple[int, float]:
     """Bytes that this process has read, if the system counts them, and its CPU seconds."""
-    process = psutil.Process()
-    read = process.io_counters().read_chars if psutil.LINUX else 0
-    times = process.cpu_times()
+    read, times = 0, os.times()
+    with suppress(psutil.Error, AttributeError, OSError):  # where they may not be read, or do not exist
+        read = psutil.Process().io_counters().read_chars
     return read, times.user + times.system

@@ -25,7 +25,7 @@ from classifier.project.lineage import PACKAGE, user_name
 from classifier.recording import deliverer
 from classifier.recording.deliverer import Progress
 from classifier.recording.journal import FORMAT, Journal, new_journal
-from classifier.recording.store import EXPERIMENT, known_store
+from classifier.recording.store import experiment_name, known_store
 from classifier.recording.tags import (
     CHOSEN_TAG,
     CODE_TAG,
@@ -114,7 +114,7 @@ class Recording:
             weights=weights,
             outputs=outputs,
             store=known_store(),
-            experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT),
+            experiment=experiment_name(),
             name=os.environ.get("DVC_EXP_NAME"),
             user=user_name(),
             params={name: str(value) for name, value in self.params.flat().items()},

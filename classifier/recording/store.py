@@ -36,6 +36,11 @@ def store_uri() -> str:
     return _normalized(uri)
 
 
+def experiment_name() -> str:
+    """The name of the experiment: MLFLOW_EXPERIMENT_NAME, unless it is unset or empty."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
 def default_uri() -> str:
     """The address of the database in the project's root."""
     return sqlite_uri(project_root() / DATABASE)

@@ -40,7 +40,7 @@ from classifier.repository.lockfile import hash_of
 from classifier.sweeps.experiments import Experiment, Outcome
 from classifier.sweeps.grid import Point
 from classifier.tracking.delivery import deliver_waiting, open_store
-from classifier.tracking.errors import reported
+from classifier.tracking.errors import explained, reported
 
 DELIVERY_RETRY_S = 5
 
@@ -164,7 +164,7 @@ def deliver() -> None:
     try:
         deliver_waiting()
     except Exception as error:  # whatever is wrong with earlier runs, it is no reason not to run others
-        print(f"MLflow: {error!r:.300}; earlier runs still wait: classifier sync", file=sys.stderr, flush=True)
+        print(f"MLflow: {explained(error)}; earlier runs still wait: classifier sync", file=sys.stderr, flush=True)
 
 
 def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:

@@ -46,7 +46,7 @@ from classifier.project.ownership import claim
 from classifier.recording.deliverer import delivering
 from classifier.recording.journal import FORMAT, Event, Journal, waiting_journals
 from classifier.recording.run import Outputs
-from classifier.recording.store import DATABASE, EXPERIMENT, artifacts_of, database_of, is_known_store, store_uri
+from classifier.recording.store import DATABASE, artifacts_of, database_of, experiment_name, is_known_store, store_uri
 from classifier.recording.tags import (
     ERROR_TAG,
     EVALUATED_TAG,
@@ -86,11 +86,18 @@ class Delivery:
         self.ended = False
 
     def advance(self) -> None:
-        """Deliver the events that were written since the last call."""
+        """Deliver the events that were written since the last call.
+
+        The rest of a journal, which may hold a million points, is not read before the store has taken its begin.
+        """
+        if not self.run_id:
+            if (begin := self.journal.begin()) is None:
+                return  # not yet, or the stage ended before its run began
+            self._begin(begin)
         events, offset = self.journal.read(self.offset)
         for event in events:
-            if not self.run_id and event["do"] != "begin":
-                continue  # the stage ended before its run began
+            if event["do"] == "begin":
+                continue
             if self.overtaken and self.evaluates and event["do"] != "end":
                 continue
             if not event.get("restored") or self.made_here:
@@ -384,7 +391,7 @@ def open_store(name: str | None = None) -> str:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's URL at the end of a run
     uri = store_uri()
     mlflow.set_tracking_uri(uri)  # also sets MLFLOW_TRACKING_URI
-    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    name = name or experiment_name()
     try:
         if database := database_of(uri):
             database.parent.mkdir(parents=True, exist_ok=True)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
+import shutil
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlflow.exceptions import MlflowException
 
+from classifier.project.files import NoSpaceError
+from classifier.project.lineage import project_root
 from classifier.recording.store import database_of, default_uri, shown_uri, store_uri, without_passwords
 from classifier.tracking.internals import is_known_schema
 
 LONGEST = 300  # characters of MLflow's message
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk, a used-up quota
 
 
 class StoreError(OSError):
@@ -28,24 +34,26 @@ class ExperimentError(OSError):
 
 def unusable(error: Exception) -> StoreError:
     """The error to raise if the store cannot be opened."""
-    return StoreError(f"MLflow's store {shown_uri()} cannot be used: {explained(error)}")
+    return StoreError(f"MLflow's store {shown_uri()} cannot be used: {explained(error, opening=True)}")
 
 
-def explained(error: Exception) -> str:
-    """Describe the error and its remedy, if known, in one line."""
+def explained(error: Exception, *, opening: bool = False) -> str:
+    """Describe the error and its remedy, if known, in one line. `opening`: the store could not be opened."""
     if isinstance(error, StoreError | ExperimentError):
         return str(error)
     if isinstance(error, MlflowException) and error.get_http_status_code() == HTTPStatus.UNAUTHORIZED:  # type: ignore[no-untyped-call]
         return (
             "it does not accept this user and password (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
-    remedy = _remedy(error)
+    if full := _full_disk(error):
+        return f"{full}; free some space"
+    remedy = _remedy(error, opening)
     return f"{first_line(error)}; {remedy}" if remedy else first_line(error)
 
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn what MLflow refuses or does not answer into an OSError of one line."""
+    """Convert errors of MLflow to OSError with a message of one line."""
     try:
         yield
     except MlflowException as error:
@@ -64,13 +72,34 @@ def shortened(text: str) -> str:
     return textwrap.shorten(text, LONGEST, placeholder=" ...") if len(text) > LONGEST else text
 
 
-def _remedy(error: Exception) -> str:
-    """The remedy by the error's text: MLflow, the databases and the HTTP library do not tell its kind otherwise."""
+def _full_disk(error: Exception) -> NoSpaceError | None:
+    """The error of a full disk of this machine in whatever form MLflow passes it on."""
+    database = database_of(store_uri())
+    if database and re.search("database or disk is full", str(error)):
+        return NoSpaceError(database, None, errno.ENOSPC)
+    copies = error.args[0] if isinstance(error, shutil.Error) and error.args else []
+    for _, target, reason in copies if isinstance(copies, list) else []:  # of a folder of artifacts
+        if number := next((number for number in FULL if f"[Errno {number}]" in str(reason)), None):
+            return NoSpaceError(Path(target), None, number)
+    if isinstance(error, NoSpaceError):
+        return error
+    if isinstance(error, OSError) and error.errno in FULL:
+        return NoSpaceError(Path(error.filename2 or error.filename or project_root()), None, error.errno)
+    return None
+
+
+def _remedy(error: Exception, opening: bool) -> str:
+    """The remedy by the error's text: MLflow, the databases and the HTTP library do not tell its kind otherwise.
+
+    A connection or an address is the store's own while it is opened, or where the text says so. Otherwise it may be
+    another one's: a server also passes on what an artifact store answered it.
+    """
     text, uri = str(error), store_uri()
     database = database_of(uri)
     if found := re.search(r"out-of-date database schema \(found version (\w+)", text):
         return _OLDER.format(uri=shlex.quote(uri)) if is_known_schema(found[1]) else _NEWER
-    remedies = (_DATABASE if database else _SERVER).items()
+    own = opening or re.match(r"API request to |\(\w+\.OperationalError\)", text)
+    remedies = (_DATABASE if database else _SERVER | (_CONNECTION if own else {})).items()
     remedy = next((remedy for pattern, remedy in remedies if re.search(pattern, text)), "")
     names = {
         "uri": shlex.quote(uri),
@@ -89,27 +118,28 @@ _DATABASE = {
         "the file is damaged: mv {path} {damaged}, then classifier sync and classifier record record in a new one "
         "what waits and what the workspace holds"
     ),
-    r"database or disk is full": "free some space on the disk of {path}, then classifier sync",
     r"unable to open database file|readonly database": (
         "{path} and its folder must be a file and a folder that you may write"
     ),
     r"database is locked": "another process writes to it: run the command again",
 }
 _SERVER = {
+    r"error code 403|PERMISSION_DENIED": "this user may not do that: ask the server's administrator for the permission",
+    r"No module named '([^']+)'": "its driver is not installed: pip install the package that provides it",
+}
+_CONNECTION = {
     r"CERTIFICATE_VERIFY_FAILED|certificate verify failed": (
         "set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the authority's certificate (PEM)"
     ),
     r"ProxyError|Unable to connect to proxy|Proxy Authentication|error code 407": (
         "a proxy stands between: set NO_PROXY={host} to go around it"
     ),
-    r"error code 403|PERMISSION_DENIED": "this user may not do that: ask the server's administrator for the permission",
     r"password authentication failed|no password supplied": "set PGUSER and PGPASSWORD",
-    r"No module named '([^']+)'": "its driver is not installed: pip install the package that provides it",
     r"Max retries exceeded|Connection refused|timed out|Connection aborted|could not translate host name|"
     r"Connection reset|error code 5\d\d|server closed the connection": (
         "start it, or correct MLFLOW_TRACKING_URI{unset}"
     ),
-    r"error code 404|Expecting value|not a valid|Could not parse|NoSuchModuleError|Can't load plugin": (
+    r"error code 404|Expecting value|not in a valid JSON format|Could not parse|NoSuchModuleError|Can't load plugin": (
         "no tracking server is at this address: correct MLFLOW_TRACKING_URI{unset}"
     ),
 }

@@ -8,26 +8,29 @@ import sys
 from dataclasses import dataclass
 
 import mlflow
-from mlflow.entities import ViewType
+from mlflow.entities import LifecycleStage, ViewType
 
 from classifier.errors import UserError
 from classifier.recording.store import shown_uri, store_uri
 from classifier.tracking.delivery import open_store
 from classifier.tracking.internals import is_database
 
+GC = "import os, mlflow.cli; mlflow.cli.gc(['--backend-store-uri', os.environ['MLFLOW_TRACKING_URI']])"
+
 
 @dataclass(frozen=True)
-class Collected:
-    """Ids of the runs and models that were removed."""
+class Garbage:
+    """What was deleted in MLflow, in all experiments of the store."""
 
-    runs: list[str]
-    models: list[str]
+    runs: dict[str, str]  # id -> name of its experiment
+    models: list[str]  # ids of the models of these runs
+    experiments: list[str]  # names of those that were deleted themselves
 
 
-def collect() -> Collected:
-    """Remove all deleted runs of the store, in all experiments, and all deleted experiments.
+def find_garbage() -> Garbage:
+    """Find all deleted runs of the store, in all experiments, and all deleted experiments.
 
-    Raises UserError and removes nothing if the store is a server, or if a registered version belongs to a deleted run.
+    Raises UserError if the store is a server, or if a registered version belongs to a deleted run.
     """
     uri = store_uri()
     if not is_database(uri):
@@ -37,11 +40,10 @@ def collect() -> Collected:
         )
     open_store()
     client = mlflow.MlflowClient()
-    experiments = [found.experiment_id for found in mlflow.search_experiments(view_type=ViewType.ALL)]
-    runs = [
-        run.info.run_id
-        for run in mlflow.search_runs(experiments, run_view_type=ViewType.DELETED_ONLY, output_format="list")
-    ]
+    experiments = mlflow.search_experiments(view_type=ViewType.ALL)
+    names = {experiment.experiment_id: experiment.name for experiment in experiments}
+    deleted = mlflow.search_runs([*names], run_view_type=ViewType.DELETED_ONLY, output_format="list")
+    runs = {run.info.run_id: names[run.info.experiment_id] for run in deleted}
     models = []
     for run in runs:
         if versions := client.search_model_versions(f"run_id = '{run}'"):
@@ -49,18 +51,21 @@ def collect() -> Collected:
                 f"run {run} was deleted, but is version {versions[0].version} of {versions[0].name}: nothing is "
                 f"removed; mlflow runs restore --run-id {run}, or delete that version"
             )
-        found = client.search_logged_models(experiments, filter_string=f"source_run_id = '{run}'")
+        found = client.search_logged_models([*names], filter_string=f"source_run_id = '{run}'")
         models += [model.model_id for model in found]
-    for model in models:
+    gone = [experiment.name for experiment in experiments if experiment.lifecycle_stage == LifecycleStage.DELETED]
+    return Garbage(runs, models, gone)
+
+
+def remove(garbage: Garbage) -> None:
+    """Remove it permanently. Raises OSError with the last line of `mlflow gc` if that fails; run it again then.
+
+    The address of the store may contain a password, so it is not an argument, which every user of the machine can see.
+    """
+    client = mlflow.MlflowClient()
+    for model in garbage.models:
         client.delete_logged_model(model)
-    _mlflow_gc(uri)
-    return Collected(runs, models)
-
-
-def _mlflow_gc(uri: str) -> None:
-    """Run `mlflow gc`. Raises OSError with the last line of its output if it fails."""
-    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603, arguments of our own
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store_uri()}
+    done = subprocess.run([sys.executable, "-c", GC], env=environment, capture_output=True, text=True)  # noqa: S603
     if done.returncode:
         raise OSError(f"mlflow gc failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")

@@ -29,18 +29,23 @@ ADDRESSES = [  # tables and columns that hold addresses of artifacts
 def relocate(database: Path) -> None:
     """Update the artifact addresses of a SQLite store that was moved or copied with its home, and note its place.
 
-    Addresses outside the home are not changed.
+    Addresses outside the home are not changed. Nor are those that are correct, when a killed process has updated them
+    without noting it and the new home is inside the old one.
     """
     home, note = home_of(database).as_uri(), note_of(database)
-    noted = _noted(database)
-    if not database.exists() or noted in (None, home):
+    if not database.exists():
+        note.unlink(missing_ok=True)  # the note of a database that was deleted
         return
+    noted = _noted(database)
+    if noted in (None, home):
+        return
+    correct = home if home.startswith(f"{noted}/") else ""
     with closing(sqlite3.connect(database)) as store, store:
         for table, column in ADDRESSES:
             store.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608
-                f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                (home, len(noted) + 1, noted, len(noted) + 1, f"{noted}/"),
+                f" WHERE ({column} = ? OR substr({column}, 1, ?) = ?) AND substr({column} || '/', 1, ?) <> ?",
+                (home, len(noted) + 1, noted, len(noted) + 1, f"{noted}/", len(correct) + 1, f"{correct}/"),
             )
     write_atomic(note, home.encode())
 

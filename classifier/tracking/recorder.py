@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         _keep_environment(journal)
     delivery: Delivery | None = None
     monitor: SystemMetrics | None = None
-    complaint, stage_ended = "", False
+    complaint, unmonitored, stage_ended = "", "", False
     while not stage_ended:
         try:
             delivery = advance(journal, delivery)
@@ -50,7 +50,10 @@ def main(arguments: list[str]) -> None:
             delivery = None
             complaint = complaint or _complain(error, journal)
         if delivery and delivery.run_id and not monitor and trains:
-            monitor = SystemMetrics(delivery.run_id, SYSTEM_METRICS_S, resumed=delivery.resumed)
+            try:
+                monitor = SystemMetrics(delivery.run_id, SYSTEM_METRICS_S, resumed=delivery.resumed)
+            except Exception as error:  # the next delivery tries again
+                unmonitored = explained(error)
         begun = bool(complaint or (delivery and delivery.run_id))
         if begun:
             with suppress(OSError):  # a full disk: training waits a little
@@ -58,6 +61,8 @@ def main(arguments: list[str]) -> None:
         stage_ended = bool(select.select([sys.stdin], [], [], DELIVERY_S if begun else FIRST_DELIVERY_S)[0])
     if monitor:
         _stop(monitor)
+    elif unmonitored:
+        print(f"MLflow: {unmonitored}; the system metrics are lost", file=sys.stderr, flush=True)
     if complaint:
         sys.exit(1)  # do not wait for an unreachable store: the next stage tries again
     try:

@@ -235,6 +235,27 @@ def test_training_begins_when_its_run_has_or_cannot(monkeypatch, store):
             assert not autogroup.exists() or autogroup.read_text().endswith("nice 10\n")
 
 
+def test_a_run_is_delivered_although_its_system_metrics_cannot_be(monkeypatch, capfd):
+    monkeypatch.setattr(recording, "SETTLING_S", 60)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "often")
+    with recording.recording("train", file_params()) as record:
+        record.begin("key", {})
+        record.settle()
+    assert only_run().info.status == "FINISHED"
+    assert "; the system metrics are lost" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("error", [psutil.AccessDenied(), AttributeError("io_counters")])
+def test_where_the_bytes_that_a_process_has_read_are_not_told_its_cpu_seconds_are_progress(monkeypatch, error):
+    def io_counters(process):
+        raise error
+
+    monkeypatch.setattr(psutil.Process, "io_counters", io_counters, raising=False)
+    read, computed = deliverer._work()
+    assert read == 0
+    assert computed > 0
+
+
 def test_no_password_is_written_down(monkeypatch, workspace):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     process = stage(0)

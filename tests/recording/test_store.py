@@ -13,8 +13,8 @@ from sqlalchemy import make_url
 
 from classifier.recording.store import database_of, is_known_store, known_store, shown_uri, sqlite_uri, store_uri
 from classifier.tracking import delivery as tracking
-from tests.recorded import Workspace, forget_store, get_run
-from tests.samples import ROOT
+from tests.recorded import Workspace, forget_store, get_run, written
+from tests.samples import ROOT, file_params
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -133,6 +133,38 @@ def test_the_store_of_another_project_keeps_its_artifacts_there(workspace, monke
     assert get_run(a_run()).info.artifact_uri.startswith((theirs / "mlartifacts").as_uri())
 
 
+def into_a_subfolder_of_itself(workspace, monkeypatch):
+    """Move the project `workspace/a` to `workspace/a/new`."""
+    monkeypatch.chdir(workspace)
+    shutil.move("a", workspace / "moving")
+    (workspace / "a").mkdir()
+    enter(monkeypatch, Path(shutil.move("moving", workspace / "a/new")))
+
+
+def test_a_new_database_in_a_moved_project_has_a_note_of_its_own(workspace, monkeypatch):
+    """Not that of the database which was deleted."""
+    enter(monkeypatch, workspace / "a")
+    tracking.open_store()
+    Path("mlflow.db").unlink()
+    into_a_subfolder_of_itself(workspace, monkeypatch)
+    run_id = a_run()
+    for _ in range(2):
+        forget_store()
+        tracking.open_store()
+        assert text_of(run_id) == "hello"
+
+
+def test_addresses_that_a_killed_process_has_updated_are_not_updated_again(workspace, monkeypatch):
+    enter(monkeypatch, workspace / "a")
+    run_id, before = a_run(), Path("mlflow.db.home").read_text()
+    into_a_subfolder_of_itself(workspace, monkeypatch)
+    for _ in range(2):
+        forget_store()
+        tracking.open_store()
+        assert text_of(run_id) == "hello"
+        Path("mlflow.db.home").write_text(before)  # as if it had been killed before it noted the place
+
+
 NAMES = ["lenet%20main", "what?", "a#b", "a b", "ü ñ 猫", "50%", "%3F"]
 
 
@@ -201,6 +233,17 @@ def test_a_journal_knows_its_store_however_its_address_was_written(monkeypatch, 
     assert known_store() == known
     assert is_known_store(known)
     assert is_known_store(f"{known}/") == known.startswith("http")
+
+
+@pytest.mark.parametrize(("set_to", "name"), [(None, "classifier"), ("", "classifier"), ("mine", "mine")])
+def test_an_empty_experiment_name_is_none(workspace, monkeypatch, set_to, name):
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    if set_to is not None:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", set_to)
+    assert mlflow.get_experiment(tracking.open_store()).name == name
+    with written("train", file_params()) as record:
+        record.begin("key", {})
+    assert record.journal.begin()["experiment"] == name
 
 
 def test_an_experiment_that_was_deleted_is_named_with_the_command_that_brings_it_back(workspace):

@@ -115,6 +115,20 @@ def test_a_sweep_whose_run_was_deleted_gets_a_new_one_and_keeps_its_id(record):
     assert record.file.read_text() == known
 
 
+def test_a_sweep_in_a_deleted_experiment_says_how_to_restore_it(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "gone")
+    experiment = begun(Record("key", "sweep-1", tmp_path)).experiment
+    with written("train", file_params()) as stage:
+        stage.begin("key", {})
+    mlflow.delete_experiment(experiment)
+    with pytest.raises(OSError, match=f"'gone' was deleted in MLflow: mlflow experiments restore -x {experiment}"):
+        Record("key", "sweep-1", tmp_path)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")  # whose sweeps do not wait for that journal
+    begun(Record("key", "sweep-1", tmp_path / "other"))
+    mlflow.MlflowClient().restore_experiment(experiment)
+    stage.journal.remove()
+
+
 def test_another_persons_sweep_of_the_same_key_is_left_alone(record, tmp_path):
     """Two clones of the project with one store."""
     child(record, "FINISHED", evaluated="true")
@@ -222,7 +236,7 @@ def test_a_delivery_that_fails_is_not_tried_again_at_once(record, monkeypatch, c
     with monkeypatch.context() as patch:
         patch.setattr("classifier.sweeps.record.deliver_waiting", refuse)
         assert not any(record.has_arrived(FAST) for _ in range(3))
-    assert capsys.readouterr().err == "MLflow: OSError('refused'); earlier runs still wait: classifier sync\n"
+    assert capsys.readouterr().err == "MLflow: refused; earlier runs still wait: classifier sync\n"
     stage.journal.remove()
 
 

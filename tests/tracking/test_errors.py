@@ -1,5 +1,8 @@
 """What is said when MLflow's store cannot be used: one line, with the remedy for that kind of failure."""
 
+import errno
+import os
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -105,9 +108,42 @@ def test_a_database_whose_driver_is_not_installed(said):
     assert "; its driver is not installed" in said("mysql://ann:secret@127.0.0.1/mlflow")
 
 
+FREE = r" cannot be written: the disk is full \([\d,]+ bytes free\); free some space"
+
+
 def test_a_full_disk_is_named_with_the_database(workspace):
     error = MlflowException("(sqlite3.OperationalError) database or disk is full")
-    assert explained(error).endswith(f"; free some space on the disk of {workspace}/mlflow.db, then classifier sync")
+    assert re.fullmatch(re.escape(f"{workspace}/mlflow.db") + FREE, explained(error))
+
+
+def test_a_full_disk_is_named_with_the_artifact(workspace):
+    number, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
+    copied = shutil.Error([("source/a", f"{workspace}/a", str(OSError(number, reason)))])  # as of shutil.copytree
+    for error in (
+        copied,
+        OSError(number, reason, f"{workspace}/a"),
+        OSError(number, reason, "b", None, f"{workspace}/a"),
+    ):
+        assert re.fullmatch(re.escape(f"{workspace}/a") + FREE, explained(error))
+    assert explained(shutil.Error([("a", "b", "[Errno 13] Permission denied: 'b'")])).endswith(
+        "Permission denied: 'b'\")]"
+    )
+
+
+def test_what_a_server_passes_on_or_refuses_is_not_taken_for_its_own_connection(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    for text in (
+        "INTERNAL_ERROR: Connection refused by s3",
+        "INVALID_PARAMETER_VALUE: 'abc' is not a valid metric name",
+    ):
+        assert explained(MlflowException(text)) == text
+    lost = "API request to http://127.0.0.1:5000/api failed with exception Connection refused"
+    assert "; start it, or correct MLFLOW_TRACKING_URI" in explained(MlflowException(lost))
+
+
+def test_a_page_at_the_address_is_no_tracking_server(serve, said):
+    server = serve(lambda request: send(request, b"<html>hello</html>"))
+    assert "; no tracking server is at this address: correct MLFLOW_TRACKING_URI" in said(server.address)
 
 
 def test_what_mlflow_says_is_cut_between_words_only():

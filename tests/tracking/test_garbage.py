@@ -1,10 +1,15 @@
 """Runs that were deleted in MLflow are removed permanently with all their files, and no others are."""
 
+import json
+import subprocess
+
 import mlflow
 import pytest
+from typer.testing import CliRunner
 
+from classifier.commands.application import application
 from classifier.errors import UserError
-from classifier.tracking.garbage import collect
+from classifier.tracking.garbage import Garbage, find_garbage, remove
 from tests.recorded import ReplicaWorkspace, Workspace, all_runs, get_run
 
 pytestmark = pytest.mark.usefixtures("workspace")
@@ -27,13 +32,14 @@ def test_the_bytes_of_a_deleted_run_and_of_its_model_go_and_no_others(workspace)
     kept_files, gone_files = (files_of(workspace, run_id) for run_id in (kept_id, gone_id))
     (output,) = get_run(gone_id).outputs.model_outputs
     mlflow.MlflowClient().delete_run(gone_id)
-    collected = collect()
-    assert (collected.runs, collected.models) == ([gone_id], [output.model_id])
+    garbage = find_garbage()
+    assert garbage == Garbage({gone_id: "classifier"}, [output.model_id], [])
+    assert not [path for path in gone_files if not path.exists()]
+    remove(garbage)
     assert not [path for path in gone_files if path.exists()]
     assert not [path for path in kept_files if not path.exists()]
     assert [run.info.run_id for run in all_runs()] == [kept_id]
-    collected = collect()
-    assert (collected.runs, collected.models) == ([], [])
+    assert find_garbage() == Garbage({}, [], [])
 
 
 def test_nothing_goes_while_a_registered_version_is_of_a_deleted_run(workspace):
@@ -43,7 +49,7 @@ def test_nothing_goes_while_a_registered_version_is_of_a_deleted_run(workspace):
     mlflow.MlflowClient().delete_run(run_id)
     before = sorted((workspace / "mlartifacts").rglob("*"))
     with pytest.raises(UserError, match=f"run {run_id} .* is version 1 of classifier: .* restore --run-id {run_id}"):
-        collect()
+        find_garbage()
     assert sorted((workspace / "mlartifacts").rglob("*")) == before
 
 
@@ -51,11 +57,41 @@ def test_a_deleted_experiment_goes_with_its_runs(workspace, monkeypatch):
     run_id = ReplicaWorkspace().train()
     mlflow.MlflowClient().delete_experiment(get_run(run_id).info.experiment_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
-    assert len(collect().runs) == 3
+    garbage = find_garbage()
+    assert [*garbage.runs.values()] == ["classifier"] * 3
+    assert garbage.experiments == ["classifier"]
+    remove(garbage)
     assert not [path for path in (workspace / "mlartifacts").rglob("*") if path.is_file()]
 
 
 def test_a_servers_runs_are_for_its_owner(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
     with pytest.raises(UserError, match=r"on a server, http://127.0.0.1:9: where its database is"):
-        collect()
+        find_garbage()
+
+
+def test_the_command_lists_and_removes_only_when_told(workspace):
+    run_id = Workspace().train()
+    mlflow.MlflowClient().delete_run(run_id)
+    listed = CliRunner().invoke(application, ["gc"]).stdout
+    assert listed.splitlines() == [
+        f"run {run_id} of the experiment 'classifier'",
+        "classifier gc --yes permanently removes 1 runs, 1 models, 0 experiments",
+    ]
+    assert [*find_garbage().runs] == [run_id]
+    answer = json.loads(CliRunner().invoke(application, ["gc", "--yes", "--json"]).stdout)
+    assert (answer["removed"], [*answer["runs"]]) == (True, [run_id])
+    assert not find_garbage().runs
+
+
+def test_the_address_of_the_store_is_no_argument_of_another_process(workspace, monkeypatch):
+    """It may contain a password."""
+    run_id, seen, run = Workspace().train(), [], subprocess.run
+    mlflow.MlflowClient().delete_run(run_id)
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **options: [seen.extend(command), run(command, **options)][1]
+    )
+    remove(find_garbage())
+    assert seen
+    assert "mlflow.db" not in " ".join(map(str, seen))
+    assert not find_garbage().runs

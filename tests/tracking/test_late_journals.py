@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from classifier.project.ownership import claim, release
 from classifier.recording.journal import Journal, waiting_journals
 from classifier.recording.run import restore_training
 from classifier.tracking import delivery as tracking
+from tests.loopback import closed_address
 from tests.recorded import (
     METRICS,
     Workspace,
@@ -18,6 +20,7 @@ from tests.recorded import (
     history,
     written,
 )
+from tests.samples import file_params
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -203,3 +206,30 @@ def test_a_finished_run_stays_so_when_a_journal_of_before_comes_late(stage, hour
     run = get_run(run_id)
     assert run.info.status == "FINISHED"
     assert "error" not in run.data.tags
+
+
+def test_while_the_store_is_away_only_the_begin_of_a_journal_is_read(monkeypatch):
+    """The rest may be a million points, and the recorder tries every few seconds."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", closed_address())
+    with written("train", file_params()) as record:
+        record.begin("key", {})
+    monkeypatch.setattr(Journal, "read", lambda *_: pytest.fail("the whole journal was read"))
+    with pytest.raises(OSError, match="cannot be used"):
+        tracking.advance(record.journal, None)
+
+
+def test_journals_for_a_deleted_experiment_wait_with_the_command_that_restores_it():
+    tracking.open_store()
+    with written("train", file_params()) as record:
+        record.begin("key", {})
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("classifier").experiment_id
+    client.delete_experiment(experiment)
+    delivered, (line,) = tracking.deliver_waiting()
+    assert not delivered
+    assert line.endswith(
+        f"the experiment 'classifier' was deleted in MLflow: mlflow experiments restore -x {experiment}"
+    )
+    client.restore_experiment(experiment)
+    delivered, left = tracking.deliver_waiting()
+    assert (len(delivered), left) == (1, [])
