@@ -40,6 +40,7 @@ def test_it_serves_the_projects_store_on_loopback_only(tmp_path):
                 time.sleep(0.5)
         assert answer.json()["experiment"]["artifact_location"] == (tmp_path / "mlartifacts").as_uri()
         assert "<title>MLflow" in requests.get(address, timeout=5).text
+        assert "mlflow.db" not in " ".join(psutil.Process(server.pid).cmdline())  # an address may contain a password
         processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         listening = {c.laddr.ip for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
