@@ -116,7 +116,7 @@ def fill(database: Path, count: int) -> None:
                 "params": {"train.seed": number % SEEDS, "train.learning_rate": f"{0.01 + number // SEEDS / 1e4:.4f}"},
                 "tags": {
                     "git.commit": state.commit,
-                    "git.dirty": str(bool(state.diff)).lower(),
+                    "git.dirty": str(state.dirty).lower(),
                     "git.code": state.code,
                 },
                 "metrics": {"test/accuracy": accuracy},

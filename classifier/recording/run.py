@@ -100,7 +100,9 @@ class Recording:
         if parent := os.environ.get("MLFLOW_PARENT_RUN_ID"):
             tags[PARENT_TAG] = parent
         if state.commit:
-            tags |= {COMMIT_TAG: state.commit, DIRTY_TAG: str(bool(state.diff)).lower()}
+            tags[COMMIT_TAG] = state.commit
+        if state.commit and state.dirty is not None:
+            tags[DIRTY_TAG] = str(state.dirty).lower()
         if state.problem:
             tags[PROBLEM_TAG] = state.problem
             print(f"{self.stage}: {state.warning}", file=sys.stderr)
@@ -123,7 +125,7 @@ class Recording:
         for name in ("params.yaml", "dvc.lock"):
             if Path(name).exists():
                 self.journal.keep(Path(name), f"code/{name}")
-        if state.diff:
+        if state.dirty:
             self.journal.keep_text(state.diff, "code/uncommitted.diff")
         self.journal.append("files", path="code", restored=weights is not None)
 

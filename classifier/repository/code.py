@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
+from typing import Any
 
+from ruamel.yaml import YAML
+
+from classifier.project.files import sha256
 from classifier.repository.git import GitError, Repository, Scratch
+from classifier.repository.lockfile import CORRUPT
 
-DECISIVE = ("stages", "classifier", "dvc.yaml")  # the code that determines a result
+PIPELINE = "dvc.yaml"
+DECISIVE = ("stages", "classifier", PIPELINE)  # the code that determines a result, if dvc.yaml does not name it
 LARGEST_NEW_FILE = 1 << 20  # bytes of an untracked file; larger ones are data rather than code
 LARGEST_NEW_FILES = 5 << 20  # bytes of all untracked files together
 SOURCES = {  # suffixes, or names without a suffix, of untracked files that a run may need
@@ -34,7 +42,8 @@ class GitState:
     commit: str | None = None  # None if unknown
     diff: bytes = b""  # empty without changes
     problem: str = ""  # why the code is unknown, or what was left out
-    code: str = ""  # digest of the code that determines results (`DECISIVE`); empty if unknown
+    code: str = ""  # digest of the code that determines results (`code_paths`); empty if unknown
+    dirty: bool | None = False  # whether tracked or recorded files differ from the commit; None if unknown
 
     @property
     def warning(self) -> str:
@@ -53,30 +62,65 @@ def git_state() -> GitState:
         return GitState(problem=str(error)[:500])
     try:
         with repository.scratch() as scratch:
-            problem = _add_project(scratch, commit)
+            problem, secret = _add_project(scratch, commit)
+            whole = scratch.write_tree()
+            code = code_digests(scratch, [whole]).get(whole, "")
+            _reset(scratch, commit, [*secret, repository.path("dvc.lock")])
             tree = scratch.write_tree()
-            code = scratch.digests([tree], DECISIVE).get(tree, "")
-            return GitState(commit, scratch.patch(commit, tree), problem[:500], code)
+            diff = scratch.patch(commit, tree)
+            return GitState(commit, diff, problem[:500], code, bool(diff or secret))
     except (GitError, OSError) as error:  # OSError: a file was removed in the meantime
-        return GitState(commit, problem=str(error)[:500])
+        return GitState(commit, problem=str(error)[:500], dirty=None)
 
 
-def _add_project(scratch: Scratch, commit: str) -> str:
-    """Fill the index with the commit and the changes since; returns what was left out and why."""
+def code_paths(pipeline: bytes) -> list[str]:
+    """The code that determines results, according to the content of dvc.yaml.
+
+    It is dvc.yaml itself, and the dependencies of its stages that no stage makes; `DECISIVE` if it has no stages.
+    """
+    try:
+        stages = YAML(typ="safe").load(pipeline)["stages"].values()
+        stages = [stage.get("do", stage) for stage in stages]  # of foreach and matrix
+        made = {path for stage in stages for key in ("outs", "metrics", "plots") for path in _paths(stage, key)}
+        return sorted({PIPELINE, *(path for stage in stages for path in _paths(stage, "deps"))} - made)
+    except CORRUPT:
+        return list(DECISIVE)
+
+
+def _paths(stage: Mapping[str, Any], key: str) -> list[str]:
+    """The paths in a list of dvc.yaml, where an entry may be `PATH: {options}`."""
+    paths = [entry if isinstance(entry, str) else next(iter(entry)) for entry in stage.get(key) or ()]
+    return [posixpath.normpath(posixpath.join(stage.get("wdir", ""), path)) for path in paths]
+
+
+def code_digests(scratch: Scratch, revisions: Iterable[str]) -> dict[str, str]:
+    """A digest of the code that determines results, for each revision that has dvc.yaml: that one names the code."""
+    same = defaultdict(list)
+    for revision, [pipeline] in scratch.ids(revisions, [PIPELINE]).items():
+        if pipeline:
+            same[pipeline].append(revision)
+    digests = {}
+    for pipeline, group in same.items():
+        names = code_paths(scratch.git("cat-file", "blob", pipeline))
+        for revision, ids in scratch.ids(group, names).items():
+            digests[revision] = sha256("\n".join(f"{name} {id}" for name, id in zip(names, ids, strict=True)).encode())
+    return digests
+
+
+def _add_project(scratch: Scratch, commit: str) -> tuple[str, list[str]]:
+    """Fill the index with the commit and the changes since; returns what is to be left out and why.
+
+    The index has all changes of tracked files, also those that may hold secrets, which are returned too.
+    """
     repository = scratch.repository
     project, lock = f":(top,literal){repository.prefix}", repository.path("dvc.lock")
     scratch.git("read-tree", commit)
     if scratch.git("ls-files", "-z", "--", project):  # otherwise `git add` fails, because there is nothing to update
         scratch.git("add", "--update", "--", project)
     changed = _names(scratch.git("diff-index", "--cached", "--name-only", "-z", commit))
-    secret = [name for name in changed if _is_secret(name.removeprefix(repository.prefix))]
-    back = "\0".join([*secret, *(name for name in changed if name == lock)])
-    if back:
-        options = ("--quiet", "--pathspec-from-file=-", "--pathspec-file-nul")
-        scratch.git("--literal-pathspecs", "reset", *options, commit, stdin=os.fsencode(back))
-
+    tracked = [name for name in changed if _is_secret(name.removeprefix(repository.prefix))]
     new = _names(scratch.git("ls-files", "--others", "--exclude-standard", "-z", "--", project))
-    secret += [name for name in new if _is_secret(name.removeprefix(repository.prefix))]
+    secret = [*tracked, *(name for name in new if _is_secret(name.removeprefix(repository.prefix)))]
     new = sorted({*new} - {*secret, lock})
     foreign = [name for name in new if not _is_source(name)]
     size = {name: os.lstat(repository.top / name).st_size for name in new if _is_source(name)}
@@ -87,7 +131,7 @@ def _add_project(scratch: Scratch, commit: str) -> str:
             together += size[name]
     scratch.git("update-index", "--add", "--remove", "-z", "--stdin", stdin=os.fsencode("\0".join(recorded)))
     large = [name for name in size if name not in recorded]
-    return "; ".join(
+    problem = "; ".join(
         f"{_some(names)} ({why})"
         for names, why in (
             (secret, "may hold secrets"),
@@ -96,6 +140,13 @@ def _add_project(scratch: Scratch, commit: str) -> str:
         )
         if names
     )
+    return problem, tracked
+
+
+def _reset(scratch: Scratch, commit: str, names: Sequence[str]) -> None:
+    """Set these files in the index to what they are in the commit."""
+    options = ("--quiet", "--pathspec-from-file=-", "--pathspec-file-nul")
+    scratch.git("--literal-pathspecs", "reset", *options, commit, stdin=os.fsencode("\0".join(names)))
 
 
 def _names(listing: bytes) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from classifier.repository.code import DECISIVE
+from classifier.repository.code import DECISIVE, code_digests
 from classifier.repository.git import GitError, Repository
 
 SETTINGS = ("params.yaml", "dvc.lock")  # recorded as params and hashes
@@ -38,7 +38,7 @@ def code_ids(codes: Iterable[Code], project: Path) -> dict[Code, str]:
                 patch = code.decisive_patch
                 with suppress(GitError):
                     trees[code] = scratch.tree(code.commit, patch) if patch else code.commit
-            ids = scratch.digests(trees.values(), DECISIVE)
+            ids = code_digests(scratch, trees.values())
     except GitError:  # no git, or no repository
         return {}
     return {code: ids[tree] for code, tree in trees.items() if tree in ids}

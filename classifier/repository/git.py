@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from classifier.errors import UserError
-from classifier.project.files import sha256
 
 SETTINGS = (
     f"core.hooksPath={os.devnull}",  # DVC's hooks check out data
@@ -161,14 +160,11 @@ class Scratch:
         self.git("checkout-index", "-z", "--stdin", f"--prefix={folder}/", stdin=names)
         return folder / project
 
-    def digests(self, revisions: Iterable[str], names: Sequence[str]) -> dict[str, str]:
-        """A digest of these files and folders of the project, for each revision that has all of them."""
+    def ids(self, revisions: Iterable[str], names: Sequence[str]) -> dict[str, list[str]]:
+        """Git's ids of these files and folders of the project in each revision; empty for those that it lacks."""
         revisions, path = list(revisions), self.repository.path
         asked = "".join(f"{revision}:{path(name)}\n" for revision in revisions for name in names)
         lines = self.git("cat-file", "--batch-check=%(objectname)", stdin=os.fsencode(asked)).decode().splitlines()
-        found = {}
-        for place, revision in enumerate(revisions):
-            ids = lines[place * len(names) : (place + 1) * len(names)]
-            if not any(line.endswith((" missing", " ambiguous")) for line in ids):
-                found[revision] = sha256(" ".join(ids).encode())
-        return found
+        found = ["" if line.endswith((" missing", " ambiguous")) else line for line in lines]
+        each = len(names)
+        return {revision: found[place * each : (place + 1) * each] for place, revision in enumerate(revisions)}

@@ -171,13 +171,13 @@ def _change(first: pd.Series[Any], second: pd.Series[Any]) -> Change:
 
 
 def _code(row: pd.Series[Any]) -> Code:
-    commit, dirty = row.get(f"tags.{COMMIT_TAG}"), row.get(f"tags.{DIRTY_TAG}") == "true"
+    commit, dirty, problem = (row.get(f"tags.{tag}") for tag in (COMMIT_TAG, DIRTY_TAG, PROBLEM_TAG))
+    why = problem if isinstance(problem, str) else "unknown"  # None or NaN if the run has no such tag
     if not isinstance(commit, str):
-        why = row.get(f"tags.{PROBLEM_TAG}")  # None or NaN if the run has no such tag
-        raise UserError(
-            f"run {row.name} was recorded without its commit ({why if isinstance(why, str) else 'unknown'})"
-        )
-    return Code(commit, artifact(row["artifact_uri"], "code/uncommitted.diff") if dirty else b"")
+        raise UserError(f"run {row.name} was recorded without its commit ({why})")
+    if not isinstance(dirty, str):
+        raise UserError(f"run {row.name} was recorded without its uncommitted changes ({why})")
+    return Code(commit, artifact(row["artifact_uri"], "code/uncommitted.diff") if dirty == "true" else b"")
 
 
 def _curves(run: str) -> dict[str, Curve]:

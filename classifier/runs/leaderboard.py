@@ -1,8 +1,9 @@
 """The leaderboard: runs that differ only in the seed as one entry, with a confidence interval and a paired test.
 
 The runs of an entry have the same params, data and code. Params that change neither the model nor its accuracy do not
-count (`INCIDENTAL`), nor does the environment. The code is stages/, classifier/ and dvc.yaml, committed or not
-(`classifier.repository.code_diff`); a commit of other files, such as dvc.lock, makes no new entry.
+count (`INCIDENTAL`), nor does the environment. The code is dvc.yaml and what its stages depend on,
+committed or not (`classifier.repository.code`); a change of other files, such as dvc.lock, makes no new entry. A run
+whose uncommitted changes are unknown is an entry of its own.
 """
 
 from __future__ import annotations
@@ -239,8 +240,9 @@ def _incidental(column: str) -> bool:
 def _with_code(rows: pd.DataFrame) -> pd.DataFrame:
     """With the columns `code` and `code_id` of an entry."""
     rows = rows.assign(**{name: None for name in (CODE, DIRTY) if name not in rows})
-    commits, dirty, tags = rows[COMMIT].fillna("none"), rows[DIRTY] == "true", rows[CODE]
-    untagged = list(dict.fromkeys(rows.loc[dirty & tags.isna(), "artifact_uri"]))  # runs from before the tag existed
+    commits, tags = rows[COMMIT].fillna("none"), rows[CODE]
+    dirty = (rows[DIRTY] == "true") | (rows[DIRTY].isna() & rows[COMMIT].notna())  # or unknown
+    untagged = list(dict.fromkeys(rows.loc[dirty & tags.isna(), "artifact_uri"]))  # old runs, and unknown changes
     with ThreadPoolExecutor(READERS) as pool:
         patches = dict(zip(untagged, pool.map(_patch, untagged), strict=True))
     codes = [

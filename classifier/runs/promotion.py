@@ -145,6 +145,8 @@ def unfit(run: Run) -> str | None:
         return "it was not evaluated: dvc repro evaluates what was trained"
     if COMMIT_TAG not in tags and PROBLEM_TAG in tags:
         return f"it does not record its commit: {tags[PROBLEM_TAG]}"
+    if DIRTY_TAG not in tags and PROBLEM_TAG in tags:
+        return f"it does not record what was changed since its commit: {tags[PROBLEM_TAG]}"
     if missing := [f"{what} (tag {name})" for name, what in LINEAGE.items() if name not in tags]:
         return f"it does not record {', '.join(missing)}"
     return None

@@ -24,7 +24,7 @@ from classifier.project.lineage import project_root
 from classifier.project.ownership import owning
 from classifier.recording.run import Outputs, Recording, restore_training
 from classifier.recording.tags import COMMIT_TAG, DATA_TAG, DIRTY_TAG, PROBLEM_TAG, WEIGHTS_TAG
-from classifier.repository.code import DECISIVE, GitState, git_state
+from classifier.repository.code import GitState, code_digests, git_state
 from classifier.repository.git import GitError, Repository, git_line
 from classifier.repository.lockfile import LOCK, Lock, hash_of, read_lock
 from classifier.tracking.delivery import deliver, deliver_waiting, holds, open_store
@@ -46,7 +46,7 @@ class Recorded:
     def source(self) -> str:
         """Describe the code that produced them."""
         tags = self.run.data.tags
-        changed = " with uncommitted changes" if tags.get(DIRTY_TAG) == "true" else ""
+        changed = {"true": " with uncommitted changes", "false": ""}.get(tags.get(DIRTY_TAG, ""), ", changes unknown")
         unknown = f"no known commit ({tags.get(PROBLEM_TAG)})"
         return f"commit {tags[COMMIT_TAG]}{changed}" if COMMIT_TAG in tags else unknown
 
@@ -120,7 +120,7 @@ def made_by(lock: Lock) -> GitState:
         for commit in dict.fromkeys([repository.head(), *commits]):
             with repository.scratch() as scratch, tempfile.TemporaryDirectory() as folder:
                 if _holds_code(scratch.extract(commit, Path(folder)), lock):
-                    return GitState(commit, code=scratch.digests([commit], DECISIVE).get(commit, ""))
+                    return GitState(commit, code=code_digests(scratch, [commit]).get(commit, ""))
     except GitError as error:
         return GitState(problem=str(error)[:500])
     if _holds_code(Path(), lock):

@@ -18,7 +18,6 @@ from uuid import uuid4
 
 import mlflow
 from mlflow.entities import Param, Run
-from ruamel.yaml import YAML
 
 from classifier.params import Params
 from classifier.project.files import sha256, write_atomic
@@ -36,6 +35,7 @@ from classifier.recording.tags import (
     SWEEP_KEY_TAG,
     USER_TAG,
 )
+from classifier.repository.code import PIPELINE, code_paths
 from classifier.repository.lockfile import hash_of
 from classifier.sweeps.experiments import Experiment, Outcome
 from classifier.sweeps.grid import Point
@@ -47,17 +47,8 @@ DELIVERY_RETRY_S = 5
 
 def sweep_key(what: Any, params: Params) -> str:
     """SHA-256 of values and ranges (`what`, as JSON), the stages' params, and the code that dvc.yaml names."""
-    pipeline = Path("dvc.yaml")
-    stages = YAML(typ="safe", pure=True).load(pipeline)["stages"].values()
-    outputs = {Path(_path(out)) for stage in stages for out in stage.get("outs", [])}
-    named = {Path(_path(dependency)) for stage in stages for dependency in stage.get("deps", [])} - outputs
-    code = {path.as_posix(): hash_of(path) for path in sorted([pipeline, *named])}
+    code = {path: hash_of(Path(path)) for path in code_paths(Path(PIPELINE).read_bytes())}
     return sha256(json.dumps([what, params.flat(), code]).encode())
-
-
-def _path(entry: str | dict[str, Any]) -> str:
-    """The path of a dependency or an output, which dvc.yaml may give as `PATH: {options}`."""
-    return entry if isinstance(entry, str) else next(iter(entry))
 
 
 class Record:

@@ -4,10 +4,14 @@ import subprocess
 
 import pytest
 
-from classifier.repository.code import DECISIVE, LARGEST_NEW_FILE, LARGEST_NEW_FILES, git_state
+from classifier.errors import UserError
+from classifier.repository.code import DECISIVE, LARGEST_NEW_FILE, LARGEST_NEW_FILES, code_paths, git_state
 from classifier.repository.code_diff import Code, code_diff, code_ids
 from classifier.repository.git import Repository, git, git_line
 from classifier.repository.worktree import check_out
+from classifier.runs.comparison import _code as code_of
+from classifier.runs.promotion import unfit
+from classifier.runs.reading import frame
 from tests.recorded import Workspace, get_run
 
 ANYBODY = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
@@ -146,6 +150,36 @@ def test_a_secret_that_git_has_is_not_recorded_either(project):
     assert ".env (may hold secrets)" in state.problem
 
 
+def test_a_changed_secret_alone_is_no_clean_commit_and_other_code(project):
+    write(project, classifier__credentials_py="1\n")
+    commit(project)
+    clean = git_state()
+    assert (clean.dirty, clean.diff) == (False, b"")
+    write(project, classifier__credentials_py="2\n")
+    changed_state = git_state()
+    assert (changed_state.dirty, changed_state.diff) == (True, b"")
+    assert changed_state.code != clean.code
+
+
+def test_when_git_cannot_make_the_diff_nothing_is_called_clean(workspace, capsys):
+    git(workspace, "init", "--quiet")
+    write(workspace, _gitattributes="*.py filter=broken\n", _gitignore="/*\n", a_py="1\n", dvc_yaml="1\n")
+    git(workspace, "add", "--force", "a.py", ".gitattributes", "dvc.yaml")
+    git(workspace, *ANYBODY, "commit", "--quiet", "--message", "x")
+    git(workspace, "config", "filter.broken.clean", "false")
+    git(workspace, "config", "filter.broken.required", "true")
+    write(workspace, a_py="2\n")
+    run = get_run(Workspace().train())
+    tags = run.data.tags
+    assert "a.py" in tags["git.problem"]
+    assert (tags["git.commit"], "git.dirty" in tags, "git.code" in tags) == (git_state().commit, False, False)
+    assert capsys.readouterr().err.startswith("train: the code is not recorded completely: ")
+    assert unfit(get_run(Workspace().evaluate())).startswith("it does not record what was changed since its commit: ")
+    row = frame([run]).iloc[0]
+    with pytest.raises(UserError, match=f"run {run.info.run_id} was recorded without its uncommitted changes"):
+        code_of(row)
+
+
 def test_new_files_are_bounded_one_by_one_and_together_the_smallest_come_first(project):
     write(project, large_py=bytes(LARGEST_NEW_FILE + 1), small_py="1\n")
     for number in range(7):
@@ -172,6 +206,39 @@ def test_code_is_known_by_what_it_holds_committed_or_not(project):
     assert ids == {written: changed_state.code, Code(last): changed_state.code, Code(first.commit): first.code}
     assert set(DECISIVE) <= {path.name for path in project.iterdir()}
     assert "-1\n+2\n" in code_diff(Code(first.commit), written, project)
+
+
+PIPELINE = """
+stages:
+  train: {cmd: x, deps: [stages/train.py, classifier/networks, data/raw], outs: [{models: {persist: true}}, data/out]}
+  evaluate: {cmd: x, deps: [../models, ../data/out, ../stages/evaluate.py], wdir: reports}
+  each: {foreach: [1], do: {cmd: x, deps: [{own/library: {}}]}}
+"""
+
+
+def test_the_code_that_makes_results_is_what_dvc_yaml_names(project):
+    assert code_paths(PIPELINE.encode()) == [
+        *("classifier/networks", "data/raw", "dvc.yaml", "own/library", "stages/evaluate.py", "stages/train.py")
+    ]
+    write(project, dvc_yaml=PIPELINE, classifier__networks__a_py="1\n", classifier__commands_py="1\n")
+    commit(project)
+    first = git_state()
+    write(project, classifier__commands_py="2\n", stages__other_py="1\n")
+    other = git_state()
+    assert other.code == first.code
+    assert set(code_ids([Code(other.commit, other.diff), Code(first.commit)], project).values()) == {first.code}
+    known = {first.code}
+    for name in ("classifier__networks__a", "classifier__networks__b", "stages__evaluate", "own__library__c"):
+        write(project, **{f"{name}_py": "2\n"})
+        assert git_state().code not in known
+        known.add(git_state().code)
+    write(project, dvc_yaml=PIPELINE + "\n")
+    assert git_state().code not in known
+
+
+@pytest.mark.parametrize("pipeline", [b"", b"1", b"a: [", b"stages:", b"stages: [1]", b"plots: []"])
+def test_a_pipeline_that_names_no_code_is_known_by_all_of_it(pipeline):
+    assert code_paths(pipeline) == ["stages", "classifier", "dvc.yaml"]
 
 
 def test_the_users_configuration_changes_no_patch(project, tmp_path, monkeypatch):

@@ -231,6 +231,16 @@ def test_code_is_known_by_its_tag_without_reading_diffs():
     assert {entry.code for entry in found} <= {"aaaaaaa+cccccccc", "bbbbbbb", "bbbbbbb+dddddddd"}
 
 
+def test_runs_whose_changes_are_unknown_are_seeds_of_no_entry():
+    tags = {"git.commit": "a" * 40, "git.dirty": "", "git.problem": "git add: a filter failed"}
+    for seed in (0, 1):
+        record(seed, tags=tags)
+        record(seed, tags={"git.commit": "a" * 40})
+    found = groups(results(all_runs()))
+    assert sorted(len(entry.results) for entry in found) == [1, 1, 2]
+    assert len({entry.code for entry in found}) == 3
+
+
 class Tags(HTMLParser):
     """What a page is made of."""
 
