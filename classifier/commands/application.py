@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from classifier.errors import UserError
-from classifier.project.lineage import command_folder
+from classifier.project.lineage import require_project
 
 COMMANDS = (  # in the order of --help
     "results",
@@ -55,7 +55,7 @@ def in_project(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def run(**values: Any) -> None:
-        folder = command_folder()
+        folder = require_project()
         values = {name: value.absolute() if isinstance(value, Path) else value for name, value in values.items()}
         os.chdir(folder)
         function(**values)

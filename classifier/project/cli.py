@@ -11,7 +11,7 @@ from pathlib import Path
 
 from classifier.errors import UserError
 from classifier.project.files import needing_space, sha256
-from classifier.project.lineage import project_root
+from classifier.project.lineage import check_place, project_root
 from classifier.project.ownership import owning
 
 
@@ -71,6 +71,7 @@ def run_stage(main: Callable[[list[str]], None]) -> None:
     place = project_root() / ".pipeline/stages" / f"{stage}-{sha256(str(Path.cwd()).encode())[:16]}"
 
     def alone(arguments: list[str]) -> None:
+        check_place(Path.cwd())
         with owning(place):
             main(arguments)
 

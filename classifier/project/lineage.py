@@ -36,18 +36,26 @@ def find_root(start: Path) -> Path | None:
     return _nearest(start, ".dvc") or _nearest(start, *PROJECT_FILES)
 
 
-def command_folder() -> Path:
-    """The folder in which commands run: the nearest upwards with `dvc.yaml` and `params.yaml`, or the project root.
-
-    Raises UserError outside a project.
-    """
+def require_project() -> Path:
+    """`project_root` for commands. Raises UserError outside a project, and like `check_place`."""
     here = Path.cwd()
-    folder = _nearest(here, *PROJECT_FILES) or _nearest(here, ".dvc") or named_root()
-    if folder is None:
+    check_place(here)
+    root = named_root() or find_root(here)
+    if root is None:
         raise UserError(
             f"{here} is not in a project: neither it nor a folder above it has .dvc, or dvc.yaml and params.yaml"
         )
-    return folder
+    return root
+
+
+def check_place(start: Path) -> None:
+    """Raises UserError if the pipeline that `start` is in lies below the folder with `.dvc`.
+
+    DVC would run it there, but the runs, the cache and the repository's paths belong to the folder with `.dvc`.
+    """
+    root, pipeline = _nearest(start, ".dvc"), _nearest(start, *PROJECT_FILES)
+    if root and pipeline and root in pipeline.parents:
+        raise UserError(f"dvc.yaml must be in the folder that has .dvc: run dvc init --subdir in {pipeline}")
 
 
 def _nearest(start: Path, *names: str) -> Path | None:

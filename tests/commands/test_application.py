@@ -13,7 +13,8 @@ import typer
 
 from classifier.commands.application import COMMANDS, call, in_project
 from classifier.errors import UserError
-from classifier.project.lineage import command_folder, project_root
+from classifier.project.lineage import project_root, require_project
+from classifier.repository.dvc import dvc_command
 from tests.samples import ROOT
 
 
@@ -148,12 +149,24 @@ def test_a_recipe_from_a_subfolder_is_put_into_the_projects_params(outside, monk
     assert "dataset: mnist" in (outside / "params.yaml").read_text()
 
 
-def test_a_pipeline_below_a_dvc_repository_has_its_runs_where_dvc_says(outside, monkeypatch):
-    """DVC sets DVC_ROOT to the folder with `.dvc`; the stages' files count from the one with `dvc.yaml`."""
+def test_a_pipeline_below_the_folder_with_dot_dvc_is_refused_until_it_is_a_project_of_its_own(outside, monkeypatch):
     below = outside / "team/digits"
     below.mkdir(parents=True)
-    (outside / ".dvc").mkdir()
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(dvc_command("init", "-q"), check=True)
     for name in ("dvc.yaml", "params.yaml"):
-        (below / name).touch()
+        shutil.copy(ROOT / name, below)
     monkeypatch.chdir(below)
-    assert (command_folder(), project_root()) == (below, outside)
+    line = f"dvc.yaml must be in the folder that has .dvc: run dvc init --subdir in {below}"
+    for name in COMMANDS:
+        with pytest.raises(UserError, match=f"^{line}$"):
+            call([name, *ARGUMENTS.get(name, [])])
+    assert {path.name for path in below.iterdir()} == {"dvc.yaml", "params.yaml"}
+    stage = [sys.executable, "-m", "stages.download", "params.yaml", "data/raw"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(outside)}
+    refused = subprocess.run(stage, env=environment, capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr) == (1, f"download: {line}\n")
+    subprocess.run(dvc_command("init", "-q", "--subdir"), check=True)
+    (below / "notebooks").mkdir()
+    monkeypatch.chdir(below / "notebooks")
+    assert require_project() == project_root() == below
