@@ -2,6 +2,7 @@
 
 import subprocess
 
+import mlflow
 import pytest
 
 from classifier.errors import UserError
@@ -12,6 +13,7 @@ from classifier.repository.worktree import check_out
 from classifier.runs.comparison import _code as code_of
 from classifier.runs.promotion import unfit
 from classifier.runs.reading import frame
+from classifier.runs.reproduction import StoredRun
 from tests.recorded import Workspace, get_run
 
 ANYBODY = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
@@ -159,6 +161,20 @@ def test_a_changed_secret_alone_is_no_clean_commit_and_other_code(project):
     changed_state = git_state()
     assert (changed_state.dirty, changed_state.diff) == (True, b"")
     assert changed_state.code != clean.code
+
+
+def test_a_run_whose_only_change_is_a_secret_is_dirty_and_can_be_reproduced_as_far_as_it_is_known(workspace):
+    git(workspace, "init", "--quiet")
+    write(workspace, _gitignore="/*\n", credentials_py="1\n", dvc_yaml="1\n")
+    git(workspace, "add", "--force", "credentials.py", "dvc.yaml")
+    git(workspace, *ANYBODY, "commit", "--quiet", "--message", "x")
+    write(workspace, credentials_py="2\n")
+    run = get_run(Workspace().train())
+    assert run.data.tags["git.dirty"] == "true"
+    stored = StoredRun(run, mlflow.MlflowClient())
+    stored.check()
+    assert stored.code["uncommitted.diff"] == b""
+    assert "credentials.py (may hold secrets)" in stored.warnings()[0]
 
 
 def test_when_git_cannot_make_the_diff_nothing_is_called_clean(workspace, capsys):
