@@ -1,7 +1,6 @@
 """`classifier sweep` the whole way, with real DVC experiments: killed, continued, searched; and what it refuses."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -327,12 +326,15 @@ def test_ctrl_c_stops_a_search_whose_trial_is_then_finished(lab):
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_made(tmp_path, monkeypatch, arguments, message):
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / ".dvc").mkdir()
+    before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:  # noqa: PT011, the message is compared below
         call(["sweep", *arguments])
     assert str(caught.value).startswith(message)
-    assert os.listdir(tmp_path) == ["params.yaml"]  # noqa: PTH208
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_outcome_is_described_without_test_results():

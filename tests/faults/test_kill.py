@@ -24,7 +24,7 @@ from classifier.repository.dvc import reads
 from tests.faults.attack import PERCENT, limit
 from tests.projects import OUTPUTS, Project
 
-pytestmark = pytest.mark.timeout(limit(21_600))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(limit(21_600))]
 DETERMINED = ["data/raw", "data/normalized", "models/classifier", "reports/train", "reports/evaluate"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.attack import limit
 from tests.projects import OUTPUTS, Project
 
-pytestmark = pytest.mark.timeout(limit(10_800))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(limit(10_800))]
 GIVES_WAY = (  # messages of the process that waits or stops
     r"'.+' is busy, it is being blocked by",  # DVC: a file that another process reads or writes
     r"Unable to acquire lock",  # DVC: the repository

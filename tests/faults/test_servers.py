@@ -140,6 +140,7 @@ def hashes(workspace):
     return {str(path.relative_to(workspace)): sha256_of(path) for path in files}
 
 
+@pytest.mark.slow
 def test_training_never_fails_and_nothing_is_lost(line, workspace, attack, monkeypatch, capsys):
     row = attack("tracking server away at the start, dying in the middle, answering 500, hanging")
     line.be("well")

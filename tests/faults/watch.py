@@ -23,6 +23,8 @@ _within: Path | None = None
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if _seen is None:
         return
+    if event == "ctypes.dlopen" and arguments[0] in {getattr(each, "__file__", 0) for each in [*sys.modules.values()]}:
+        return  # a module that is loaded already
     if event in EXECUTION:
         _seen.append(f"{event} {arguments!r:.200}")
     elif event in CHANGES or (event == "open" and (arguments[2] or 0) & WRITING):

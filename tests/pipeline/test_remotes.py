@@ -19,6 +19,8 @@ from tests.projects import Project
 from tests.recorded import METRICS, ROWS
 from tests.servers import Line, s3_server
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "models/classifier/weights.safetensors"
 DVC = Path(sys.executable).parent / "dvc"
 OPEN = """

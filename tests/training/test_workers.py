@@ -17,7 +17,10 @@ from tests.samples import ROOT
 
 
 def children():
-    return [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
+    """Forks of this process, which have its command line; other tests may have left helpers of other kinds."""
+    own = psutil.Process()
+    living = [each for each in own.children() if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in living if each.cmdline() == own.cmdline()]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
