@@ -12,7 +12,9 @@ from classifier.arithmetic import CAPS
 from classifier.errors import UserError
 from tests.samples import ROOT
 
-pytestmark = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="for x86-64")
+pytestmark = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64") or not arithmetic._has_avx2(), reason="for x86-64 with AVX2"
+)
 
 # The engine on 1,295 real digits. With one part an Intel Xeon and an AMD EPYC gave these bits to the engine that had
 # no parts; those of two and four parts are an AMD EPYC's, where other processors must come to the same.
@@ -54,12 +56,15 @@ def run(code, *arguments, **environment):
     ("parts", "environment"),
     [
         (1, {"OMP_NUM_THREADS": "1"}),
-        (1, {"OMP_NUM_THREADS": "2"}),
-        (2, {"OMP_NUM_THREADS": "1"}),
+        pytest.param(1, {"OMP_NUM_THREADS": "2"}, marks=pytest.mark.slow),
+        pytest.param(2, {"OMP_NUM_THREADS": "1"}, marks=pytest.mark.slow),
         (2, {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}),
-        (2, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "SSE4_2"}),
+        pytest.param(
+            *(2, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "SSE4_2"}),
+            marks=pytest.mark.slow,
+        ),
         (2, {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "ALL", "MKL_CBWR": "AVX512"}),
-        (4, {"OMP_NUM_THREADS": "3"}),
+        pytest.param(4, {"OMP_NUM_THREADS": "3"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_training_has_the_published_bits(parts, environment):

@@ -36,6 +36,8 @@ from classifier.training.loop import train_one
 from tests.recorded import Workspace, get_run
 from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
 
+pytestmark = pytest.mark.slow
+
 
 def sample(wall_s: float, loop_s: float) -> Sample:
     return Sample(wall_s, wall_s, 100.0, {"loop_s": loop_s})

@@ -21,6 +21,7 @@ from tests.samples import digits_split, train_params, write_digits
 
 KINDS = ("data", "loss", "gradients")
 IMAGES, BATCH, EPOCHS = 60, 10, 2
+PARTS = 2  # of a batch, a forward pass each
 STEPS = EPOCHS * IMAGES // BATCH
 
 
@@ -29,7 +30,7 @@ class Poison:
 
     def __init__(self, classifier: Classifier, kind: str, step: int, value: float) -> None:
         self.classifier, self.kind, self.at, self.value = classifier, kind, step, value
-        self.step = 0
+        self.passes = self.step = 0
         self.before: dict[str, Tensor] = {}
         network = classifier.network
         network.register_forward_pre_hook(self._forward)
@@ -42,7 +43,8 @@ class Poison:
 
     def _forward(self, module: Any, arguments: tuple[Tensor]) -> tuple[Tensor]:
         if self.classifier.training:
-            self.step += 1
+            self.passes += 1
+            self.step = (self.passes + PARTS - 1) // PARTS
             if self.step == self.at:
                 self.before = {name: value.clone() for name, value in module.state_dict().items()}
         (images,) = arguments
@@ -62,6 +64,8 @@ def scenario(random: Random) -> tuple[TrainParams, int, float]:
     params = train_params(
         seed=random.randrange(1000),
         epochs=EPOCHS,
+        parts=PARTS,
+        processes=1,
         batch_size=BATCH,
         optimizer=random.choice(["sgd", "adamw", "muon"]),
         schedule=random.choice(["constant", "one_cycle", "cosine"]),

@@ -110,6 +110,7 @@ def of_model(project: Project) -> dict[str, str]:
     return {str(path): sha256_of(path) for path in files if path.is_file()}
 
 
+@pytest.mark.slow
 def test_every_stage_ends_at_once(project, attack):
     row = attack("SIGINT, SIGTERM in the middle of each stage")
     server = LoopbackServer(trickle)

@@ -14,6 +14,7 @@ from tests.faults.sites import MET, NOT_MET, SITES, all_cases
 from tests.samples import ROOT
 
 
+@pytest.mark.slow
 def test_every_failed_write_prints_one_line_and_keeps_earlier_files(attack):
     row = attack("disk full, EIO, EACCES, short write, killed, at every write of ours")
     command = [sys.executable, "-m", "tests.faults.sites", json.dumps(row.some(all_cases()))]

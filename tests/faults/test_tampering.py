@@ -132,6 +132,7 @@ STAGES = {  # folder -> the stage that writes it, the stage that reads it, and i
 }
 
 
+@pytest.mark.slow
 def test_dvc_trusts_what_the_next_stage_refuses(attack, tmp_path):
     """Files in the workspace and in the cache: DVC reports neither."""
     row = attack("DVC trusts a changed file, in the workspace and in its cache; the next stage does not")

@@ -136,6 +136,7 @@ def test_another_learning_rate_runs_train_and_evaluate_alone_and_metrics_diff_sh
     assert changed["reports/train/metrics.json"]["train_loss"]["diff"] != 0
 
 
+@pytest.mark.slow
 def test_experiments_from_workspace_temporary_folders_and_queue_are_runs_of_one_store(trained):
     trained.run("dvc", "exp", "run", "--name", "here", "-S", "train.learning_rate=0.01")
     trained.git("checkout", "-q", ".")

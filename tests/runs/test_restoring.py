@@ -212,6 +212,7 @@ def test_no_journal_is_left_when_an_output_is_damaged(made):
     assert not list((made.folder / ".pipeline/journal").iterdir())
 
 
+@pytest.mark.slow
 def test_an_older_journal_of_the_run_that_another_process_holds_is_one_line(made):
     outputs = made.outputs
     with written("train", outputs.params) as train:

@@ -63,6 +63,7 @@ def wait_for_end(process):
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 def test_a_stage_of_which_a_process_is_killed_or_that_is_stopped_resumes_to_the_same_bytes(project):
     with start(OMP_NUM_THREADS="1") as stage:
         stage.communicate()

@@ -53,6 +53,7 @@ def test_nothing_goes_while_a_registered_version_is_of_a_deleted_run(workspace):
     assert sorted((workspace / "mlartifacts").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_deleted_experiment_goes_with_its_runs(workspace, monkeypatch):
     run_id = ReplicaWorkspace().train()
     mlflow.MlflowClient().delete_experiment(get_run(run_id).info.experiment_id)
@@ -70,6 +71,7 @@ def test_a_servers_runs_are_for_its_owner(monkeypatch):
         find_garbage()
 
 
+@pytest.mark.slow
 def test_the_command_lists_and_removes_only_when_told(workspace):
     run_id = Workspace().train()
     mlflow.MlflowClient().delete_run(run_id)

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -19,6 +18,7 @@ from classifier.training.engine import DivergedError, Engine
 from classifier.training.loop import fit
 from classifier.training.parts import computation_of, tree_sum
 from classifier.workers import Crew
+from tests.processes import forks
 from tests.samples import StoppedError, digits_split, stop_after, train_params
 
 CPU = torch.device("cpu")
@@ -124,7 +124,7 @@ def test_a_part_that_is_not_finite_stops_all_before_the_update(monkeypatch, pois
     with pytest.raises(DivergedError, match=r"not finite at step 5 \(epoch 2\), stopped before its update"):
         fit(classifier, TRAIN, VALIDATION, params, CPU, lambda seed, row: None)
     assert torch.equal(torch.cat([value.detach().flatten() for value in classifier.parameters()]), good)
-    assert not psutil.Process().children()
+    assert not forks()
 
 
 def test_a_process_that_is_killed_ends_training_and_its_checkpoint_goes_on(tmp_path):
@@ -133,12 +133,12 @@ def test_a_process_that_is_killed_ends_training_and_its_checkpoint_goes_on(tmp_p
 
     def kill(seed, row):
         if row.step == 4:
-            (child,) = psutil.Process().children()
+            (child,) = forks()
             child.kill()
 
     with pytest.raises(UserError, match="exited without reporting"):
         trained(params, Checkpoints(tmp_path / "seed-0", every=1), kill)
-    assert not psutil.Process().children()
+    assert not forks()
     assert list((tmp_path / "seed-0").iterdir())
     assert equal(trained(params, Checkpoints(tmp_path / "seed-0", every=1)), whole)
 

@@ -13,14 +13,8 @@ import torch
 from classifier import workers
 from classifier.errors import UserError
 from classifier.workers import Crew
+from tests.processes import forks
 from tests.samples import ROOT
-
-
-def children():
-    """Forks of this process, which have its command line; other tests may have left helpers of other kinds."""
-    own = psutil.Process()
-    living = [each for each in own.children() if each.status() != psutil.STATUS_ZOMBIE]
-    return [each for each in living if each.cmdline() == own.cmdline()]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -38,7 +32,7 @@ def test_after_a_meeting_all_see_what_each_wrote(size):
     with crew.working(work):
         work()
     assert sums[0] == size * sum(range(200))
-    assert children() == []
+    assert forks() == []
 
 
 def test_results_of_all_are_there_after_a_last_meeting():
@@ -70,7 +64,7 @@ def test_a_process_that_is_killed_ends_the_work(how):
         crew.working(work),
     ):
         work()
-    assert children() == []
+    assert forks() == []
 
 
 def test_a_process_that_hangs_ends_the_work(monkeypatch):
@@ -84,7 +78,7 @@ def test_a_process_that_hangs_ends_the_work(monkeypatch):
 
     with pytest.raises(UserError, match="has not answered for 1 s and was stopped"), crew.working(work):
         work()
-    assert children() == []
+    assert forks() == []
 
 
 def test_an_error_in_a_process_is_shown_and_ends_the_work(capfd):
@@ -104,7 +98,7 @@ def test_an_error_in_the_first_process_ends_the_others():
     crew = Crew(3)
     with pytest.raises(KeyboardInterrupt), crew.working(crew.meet):
         raise KeyboardInterrupt
-    assert children() == []
+    assert forks() == []
 
 
 WAITING = """
