@@ -17,7 +17,7 @@ from classifier.commands.application import COMMANDS, application
 from classifier.params import Params
 from tests.samples import ROOT, file_params
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def parameters() -> str:
