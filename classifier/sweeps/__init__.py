@@ -1,1 +1,4 @@
-"""Sweeps: experiments over a grid or a search, run by DVC and recorded as one MLflow run. Begin with `running`; `record` decides what is done."""
+"""Many experiments: a grid or a search, run by DVC, recorded as one MLflow run.
+
+Begin with `running`; `record` decides what is done.
+"""
