@@ -211,7 +211,8 @@ def test_a_stage_that_was_killed_is_still_to_do_also_while_its_recorder_hangs(la
         log.unlink()
     sweep = lab.start(*command)
     lab.wait_for_training(sweep)
-    (stage,) = (process for process in lab.at_work() if words_of(process)[1:3] == ["-m", "stages.train"])
+    training = {each.pid: each for each in lab.at_work() if words_of(each)[1:3] == ["-m", "stages.train"]}
+    (stage,) = (each for each in training.values() if each.ppid() not in training)  # not those that share its batches
     (recorder,) = (process for process in stage.children() if "classifier.tracking.recorder" in words_of(process))
     recorder.suspend()
     stage.kill()
