@@ -166,15 +166,15 @@ def test_what_is_for_another_store_or_still_written_is_left_alone(monkeypatch, w
 
 
 DELIVERER = """
-import sys, time
+import sys, tempfile, time
 from pathlib import Path
 from classifier.recording import deliverer
 deliverer.BEAT_S = 0.1
-Path("model").write_bytes(bytes(1 << 20))
-with deliverer.delivering():
+with tempfile.NamedTemporaryFile() as model, deliverer.delivering():
+    Path(model.name).write_bytes(bytes(1 << 20))
     for _ in range(40):
         if sys.argv[1] == "progresses":
-            Path("model").read_bytes()  # as when a model takes long to upload
+            Path(model.name).read_bytes()  # as when a model takes long to upload
         time.sleep(0.1)
 """
 
