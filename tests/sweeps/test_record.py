@@ -210,7 +210,7 @@ def test_what_a_stage_recorded_has_arrived_once_its_journal_is_delivered(record,
     monkeypatch.setenv("MLFLOW_PARENT_RUN_ID", record.id)
     monkeypatch.setenv("DVC_EXP_NAME", FAST.name)
     with suppress(KeyboardInterrupt), written("train", file_params().override(POINT)) as stage:
-        assert record.has_arrived(FAST)  # of which experiment this is nobody knows yet
+        assert record.has_arrived(FAST)  # its journal does not name an experiment yet
         stage.begin(uuid4().hex, {})
         with monkeypatch.context() as patch:
             assert not record.has_arrived(FAST)
