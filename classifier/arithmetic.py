@@ -35,7 +35,10 @@ def use(arithmetic: str) -> None:
     if arithmetic == "native" or not is_x86():
         return
     if not _has_avx2():
-        raise UserError("portable arithmetic needs a processor with AVX2, which this one is not: native is allowed")
+        raise UserError(
+            "portable arithmetic needs a processor with AVX2, which this one is not: set train.arithmetic and "
+            "evaluate.arithmetic to native"
+        )
     os.environ.update(CAPS)
     if "torch" in sys.modules:
         verify()

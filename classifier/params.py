@@ -21,6 +21,7 @@ from classifier.project.files import read_file
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Arithmetic = Literal["portable", "native"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 STAGES = ("download", "normalize", "train", "evaluate")  # of dvc.yaml, in its order
 LARGEST = 1 << 15  # bytes; params.yaml has about 2,500, and no text of this size takes the parser over a second
@@ -32,7 +33,12 @@ WRITTEN.maxlevel = 2  # nested YAML aliases grow exponentially: six levels of si
 # Runs, dvc.lock and users' files hold params of earlier versions. A key whose meaning changes gets a new name. A new
 # key is listed in BEFORE with the value that keeps the behaviour of versions without it.
 RENAMED = {"train.replicas": "train.seeds"}  # old name -> current name
-BEFORE = {"train.arithmetic": "native", "train.parts": 1, "train.processes": "auto"}  # new key -> value
+BEFORE = {  # new key -> value
+    "train.arithmetic": "native",
+    "train.parts": 1,
+    "train.processes": "auto",
+    "evaluate.arithmetic": "native",
+}
 
 
 class Section(BaseModel):
@@ -105,7 +111,7 @@ class TrainParams(Section):
         ge=0, description="optimizer steps between checkpoints, besides one per epoch; 0 disables checkpoints"
     )
     device: Device = Field(description="auto selects cuda if available, then mps, then cpu")
-    arithmetic: Literal["portable", "native"] = Field(
+    arithmetic: Arithmetic = Field(
         description="on a CPU: portable (the same bits on every x86-64 processor with AVX2) or native (its own kernels)"
     )
     parts: Count = Field(description="parts of a batch, each computed by one thread; auto: 2 on a CPU, else 1")
@@ -123,6 +129,7 @@ class TrainParams(Section):
 
 class EvaluateParams(Section):
     device: Device = Field(description="like train.device")
+    arithmetic: Arithmetic = Field(description="like train.arithmetic")
     batch_size: int = Field(ge=1, le=65_536, description="images per forward pass")
     confidence: float = Field(gt=0.5, lt=1, description="confidence level of the accuracy's Wilson interval")
     calibration_bins: int = Field(

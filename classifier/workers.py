@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from mmap import mmap
@@ -55,9 +55,10 @@ class Crew:
                 os.waitpid(pid, 0)
             self.pids.clear()
 
-    def meet(self) -> None:
-        """Return when all processes have called this: each then reads what the others wrote before.
+    def meet(self, written: Sequence[Tensor] = ()) -> None:
+        """Return when all processes have called this: each then has what the others wrote before.
 
+        `written`: tensors made by `share`, or views of them, of which rank r wrote every `size`-th from number r on.
         Raises UserError in rank 0 when another process has ended or does not answer.
         """
         others = [rank for rank in range(self.size) if rank != self.rank]

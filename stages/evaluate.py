@@ -22,7 +22,7 @@ from classifier.recording.run import Recording, recording
 def main(arguments: list[str]) -> None:
     params_path, data, model, training, reports = paths(arguments, "params", "data", "model", "training", "reports")
     params = load_params(params_path)
-    use(params.train.arithmetic)
+    use(params.evaluate.arithmetic)
     with recording("evaluate", params) as record:
         line = evaluate(params, data, model, training, reports, record)
     print(line)
@@ -59,7 +59,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     images = torch.from_numpy(test.images).to(device)
 
     def predictions_of(classifier: Classifier) -> Predictions:
-        if device.type == "cpu" and params.train.arithmetic == "portable":
+        if device.type == "cpu" and params.evaluate.arithmetic == "portable":
             logits = predict_in_parts(classifier, images, params.evaluate.batch_size, len(model_meta.class_names))
         else:
             logits = predict(classifier.to(device), images, params.evaluate.batch_size)

@@ -115,7 +115,7 @@ def test_native_arithmetic_leaves_the_libraries_as_they_are():
 
 def test_a_processor_without_avx2_is_refused(monkeypatch):
     monkeypatch.setattr(arithmetic, "_has_avx2", lambda: False)
-    with pytest.raises(UserError, match=r"needs a processor with AVX2.*native is allowed"):
+    with pytest.raises(UserError, match=r"needs a processor with AVX2.*evaluate.arithmetic to native"):
         arithmetic.use("portable")
     arithmetic.use("native")
 

@@ -120,8 +120,9 @@ class Parts:
         """The mean loss of a batch of `size` images; its gradients become those of the parameters."""
         if self.count == 1:
             return self.loss
-        self.crew.meet()
-        total = tree_sum(self.rows[self.turn][: min(self.count, size)].unbind())
+        rows = self.rows[self.turn][: min(self.count, size)].unbind()
+        self.crew.meet(rows)
+        total = tree_sum(rows)
         self.turn = 1 - self.turn
         loss, *summed = self._views(total)
         for parameter, gradient in zip(self.parameters.values(), summed, strict=True):
