@@ -5,30 +5,24 @@ All values are in params.yaml; the models have no defaults. `dvc.yaml` tracks ea
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.scanner import Scanner, ScannerError
+from pydantic import Field, ValidationError, model_validator
 
 from classifier.errors import UserError
-from classifier.project.files import read_file
+from classifier.schema.problems import describe, unknown
+from classifier.schema.ranges import Choices, Searched
+from classifier.schema.reading import parse_yaml, read_text
+from classifier.schema.section import Section, items, keys, put
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Arithmetic = Literal["portable", "native"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 STAGES = ("download", "normalize", "train", "evaluate")  # of dvc.yaml, in its order
-LARGEST = 1 << 15  # bytes; params.yaml has about 2,500, and no text of this size takes the parser over a second
-DEEPEST = 20  # nesting levels; params.yaml has four
 SHOWN = 50  # problems listed in one message
-WRITTEN = reprlib.Repr()
-WRITTEN.maxlevel = 2  # nested YAML aliases grow exponentially: six levels of six references are 46,656 items
 
 # Runs, dvc.lock and users' files hold params of earlier versions. A key whose meaning changes gets a new name. A new
 # key is listed in BEFORE with the value that keeps the behaviour of versions without it.
@@ -39,10 +33,6 @@ BEFORE = {  # new key -> value
     "train.processes": "auto",
     "evaluate.arithmetic": "native",
 }
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DownloadParams(Section):
@@ -152,47 +142,14 @@ class PromoteParams(Section):
     )
 
 
-class Range(Section):
-    low: int | float = Field(description="smallest value")
-    high: int | float = Field(description="largest value")
-    log: bool = Field(description="sample on a logarithmic scale")
-
-    @model_validator(mode="after")
-    def _low_is_below_high(self) -> Self:
-        if not self.low < self.high:
-            raise UserError(f"low: {self.low} with high: {self.high}; allowed is a low below high")
-        if self.log and self.low <= 0:
-            raise UserError(f"low: {self.low} with log: true; allowed is a low above 0, or log: false")
-        return self
-
-
-class Choices(Section):
-    choices: list[bool | int | float | str | None] = Field(min_length=1, description="values to choose from")
-
-
-SEARCHED: dict[str | int, type[Section]] = {
-    "Range": Range,
-    "Choices": Choices,
-}  # by pydantic's tag
-
-
-def _searched_tag(value: Any) -> str:
-    choices = "choices" in value if isinstance(value, dict) else isinstance(value, Choices)
-    return "Choices" if choices else "Range"
-
-
 class SweepParams(Section):
     metric: Literal["validation_accuracy", "validation_loss"] = Field(
         description="validation metric that classifier sweep --search optimizes"
     )
     seed: Seed = Field(description="seed of the search")
-    search: dict[
-        str,
-        Annotated[
-            Annotated[Range, Tag("Range")] | Annotated[Choices, Tag("Choices")],
-            Discriminator(_searched_tag),
-        ],
-    ] = Field(description="search space of classifier sweep --search: per key low, high and log, or choices")
+    search: dict[str, Searched] = Field(
+        description="search space of classifier sweep --search: per key low, high and log, or choices"
+    )
 
 
 class Params(Section):
@@ -220,36 +177,36 @@ class Params(Section):
 
         Settings of commands are left out: they do not change the results of a run.
         """
-        return {f"{stage}.{key}": value for stage in STAGES for key, value in getattr(self, stage)}
+        return {key: value for stage in STAGES for key, value in items(getattr(self, stage), f"{stage}.")}
 
-    def override(self, values: Mapping[str, Any]) -> Params:
-        """Return a copy with `values`, such as `{"train.epochs": 2}`; UserError names key, value, what is allowed."""
+    def override(self, changes: Mapping[str, Any]) -> Params:
+        """Return a copy with `changes`, such as `{"train.epochs": 2}`; UserError names key, value, what is allowed."""
         tree = self.model_dump()
-        for key, value in values.items():
-            stage, name = self._parts(key)
-            tree[stage][name] = value
+        for key, value in changes.items():
+            self._find(key)
+            put(tree, key, value)
         try:
             return Params.model_validate(tree)
         except ValidationError as error:
-            raise UserError("; ".join(map(_describe, error.errors()))) from None
+            raise UserError("; ".join(describe(error, Params, RENAMED, BEFORE))) from None
 
     def _check(self, key: str, value: Any) -> None:
         """Like `override`, for a single value of a valid section."""
-        stage, name = self._parts(key)
+        self._find(key)
+        stage, _, name = key.partition(".")
         section: Section = getattr(self, stage)
+        put(tree := section.model_dump(), name, value)
         try:
-            type(section).model_validate(section.model_dump() | {name: value})
+            type(section).model_validate(tree)
         except ValidationError as error:
-            problems = [{**problem, "loc": (stage, *problem["loc"])} for problem in error.errors()]
-            raise UserError("; ".join(map(_describe, problems))) from None
+            raise UserError("; ".join(describe(error, Params, RENAMED, BEFORE, within=(stage,)))) from None
 
-    def _parts(self, key: str) -> list[str]:
+    def _find(self, key: str) -> None:
+        """Raises UserError unless `key` is that of a stage's value."""
         if key not in (known := self.flat()):
             stage = key.partition(".")[0]
-            raise UserError(
-                f"{key}: {_unknown(key, key, [name for name in known if name.startswith(f'{stage}.')] or known)}"
-            )
-        return key.split(".")
+            near = [name for name in known if name.startswith(f"{stage}.")] or known
+            raise UserError(f"{key}: {unknown(key, key, near, RENAMED)}")
 
 
 def upgraded(texts: Mapping[str, str]) -> dict[str, str]:
@@ -260,12 +217,8 @@ def upgraded(texts: Mapping[str, str]) -> dict[str, str]:
 def upgraded_sections(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the params sections of a dvc.lock to the keys of this version."""
     tree: dict[str, Any] = {}
-    for key, value in _upgraded(dict(_leaves(sections))).items():
-        *above, name = key.split(".")
-        place = tree
-        for section in above:
-            place = place.setdefault(section, {})
-        place[name] = value
+    for key, value in _upgraded(dict(_leaves(sections, set(keys(Params, ""))))).items():
+        put(tree, key, value)
     return tree
 
 
@@ -275,97 +228,26 @@ def _upgraded(flat: Mapping[str, Any]) -> dict[str, Any]:
     return BEFORE | {(name := RENAMED.get(key, key)): flat.get(name, value) for key, value in flat.items()}
 
 
-def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(section: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+        if isinstance(value, Mapping) and f"{prefix}{name}" not in known:
+            yield from _leaves(value, known, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
 def load_params(path: Path) -> Params:
     """Read and validate params.yaml. UserError lists every problem with its key, its value and what is allowed."""
-    try:
-        text = read_file(path, LARGEST).decode("utf-8")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: run in the project's root") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    return parse_params(text, path)
+    return parse_params(read_text(path), path)
 
 
 def parse_params(text: str, path: Path) -> Params:
     """Like `load_params`, from the file's text; `path` is used in messages."""
-    try:
-        # YAML 1.2, like DVC: 1e-3 is a number. The safe loader rejects tags that build objects.
-        yaml = YAML(typ="safe", pure=True)
-        yaml.Scanner = _Scanner
-        tree = yaml.load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).partition("To suppress this check")[0].split())
-        raise UserError(f"{path} is not valid YAML: {reason[:500]}") from None
+    tree = parse_yaml(text, path)
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        found = error.errors()
-    renamed = {RENAMED.get(".".join(map(str, problem["loc"]))) for problem in found}  # also reported as missing
-    problems = [_describe(problem) for problem in found if ".".join(map(str, problem["loc"])) not in renamed]
+        problems = describe(error, Params, RENAMED, BEFORE)
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     raise UserError("\n  ".join([f"{path} has {count}:", *problems[:SHOWN], *more]))
-
-
-class _Scanner(Scanner):
-    """Rejects deep nesting, whose parsing time is quadratic: 4 to 14 s for a file full of brackets."""
-
-    def fetch_more_tokens(self) -> Any:
-        if self.flow_level + len(self.indents) > DEEPEST:
-            raise ScannerError(None, None, f"nested deeper than {DEEPEST} levels", self.reader.get_mark())
-        return super().fetch_more_tokens()
-
-
-def _describe(problem: Any) -> str:
-    """Describe a problem in one line: key, value, what is allowed."""
-    section: Any = Params
-    path = [part for part in problem["loc"] if part != "function-after"]
-    for part in path[:-1]:
-        known = _is_section(section) and part in section.model_fields
-        section = section.model_fields[part].annotation if known else SEARCHED.get(part)
-    location = [part for part in path if part not in SEARCHED]
-    key = ".".join(map(str, location)) or "the file"
-    fields = section.model_fields if _is_section(section) else {}
-    name = str(location[-1]) if location else ""
-    meaning = fields[name].description if name in fields else None
-    if problem["type"] == "extra_forbidden":
-        return f"{key:.200}: {_shown(problem['input'])}: {_unknown(key, name, fields)}"
-    if problem["type"] == "missing":
-        before = f"; {_shown(BEFORE[key])} does what versions without it did" if key in BEFORE else ""
-        return f"{key} is missing" + (f": {meaning}" if meaning else "") + before
-    if problem["type"] in ("model_type", "model_attributes_type"):
-        return f"{key}: {_shown(problem['input'])} should hold keys and values"
-    allowed = problem["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    if problem["type"] == "value_error":
-        return f"{key}: {allowed}" if location else allowed
-    return f"{key}: {_shown(problem['input'])} {allowed}" + (f" ({meaning})" if meaning else "")
-
-
-def _shown(value: Any) -> str:
-    """Format a value as in YAML, truncated."""
-    try:
-        return "null" if value is None else f"{WRITTEN.repr(value):.200}"  # aliases can make it huge
-    except ValueError:  # Python limits the length of printed integers
-        return f"a number of {value.bit_length():,} bits"
-
-
-def _unknown(key: str, name: str, allowed: Iterable[str]) -> str:
-    """Describe an unknown `name`, `key` in full, and suggest the closest allowed name."""
-    if key in RENAMED:
-        return f"renamed to {RENAMED[key]}"
-    names = list(allowed)
-    close = get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"unknown key; {hint}allowed are {', '.join(names)}"
-
-
-def _is_section(model: Any) -> bool:
-    return isinstance(model, type) and issubclass(model, Section)

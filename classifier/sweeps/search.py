@@ -18,8 +18,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
 from classifier.errors import UserError
-from classifier.params import Choices, Params, Range
+from classifier.params import Params
 from classifier.recording.store import sqlite_uri
+from classifier.schema.ranges import Choices, Range
 from classifier.sweeps.experiments import Experiment, Outcome, trial_names
 from classifier.sweeps.grid import Point, canonical
 

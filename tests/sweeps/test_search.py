@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from classifier.params import Choices, Range
+from classifier.schema.ranges import Choices, Range
 from classifier.sweeps.experiments import Outcome
 from classifier.sweeps.search import Search, distributions
 from tests.samples import file_params
