@@ -26,7 +26,12 @@ SHOWN = 50  # problems listed in one message
 
 # Runs, dvc.lock and users' files hold params of earlier versions. A key whose meaning changes gets a new name. A new
 # key is listed in BEFORE with the value that keeps the behaviour of versions without it.
-RENAMED = {"train.replicas": "train.seeds"}  # old name -> current name
+RENAMED = {  # old name -> current name
+    "train.replicas": "train.seeds",
+    "train.shift": "train.augment.shift",
+    "train.rotation": "train.augment.rotation",
+    "train.scale": "train.augment.scale",
+}
 BEFORE = {  # new key -> value
     "train.arithmetic": "native",
     "train.parts": 1,
@@ -72,6 +77,12 @@ class NormalizeParams(Section):
 Count = Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
 
 
+class AugmentParams(Section):
+    shift: int = Field(ge=0, le=16, description="maximum shift of a batch in each direction, pixels")
+    rotation: float = Field(ge=0, le=180, description="maximum rotation of a batch in either direction, degrees")
+    scale: float = Field(ge=0, le=0.9, description="maximum change of a batch's size; 0.1 scales by 0.9 to 1.1")
+
+
 class TrainParams(Section):
     seed: Seed = Field(description="seed of the initial weights, the order of the images and the augmentation")
     seeds: int = Field(ge=1, le=1024, description="number of models to train, with seeds seed, seed + 1, and so on")
@@ -91,11 +102,7 @@ class TrainParams(Section):
     )
     warmup_fraction: Fraction = Field(description="one_cycle: fraction of the steps used for warm-up")
     label_smoothing: Fraction = Field(description="fraction of the target probability distributed over all classes")
-    shift: int = Field(ge=0, le=16, description="augmentation: maximum shift of a batch in each direction, pixels")
-    rotation: float = Field(
-        ge=0, le=180, description="augmentation: maximum rotation of a batch in either direction, degrees"
-    )
-    scale: float = Field(ge=0, le=0.9, description="augmentation: maximum change of size; 0.1 scales by 0.9 to 1.1")
+    augment: AugmentParams
     log_every: int = Field(ge=1, description="optimizer steps per window of the running loss")
     checkpoint_every: int = Field(
         ge=0, description="optimizer steps between checkpoints, besides one per epoch; 0 disables checkpoints"

@@ -12,7 +12,7 @@ import numpy as np
 from classifier.data.dataset import DatasetMeta, Split, write_meta, write_split
 from classifier.data.formats import parse
 from classifier.data.normalization import canonical_images, counts
-from classifier.params import Params, TrainParams, load_params
+from classifier.params import AugmentParams, Params, TrainParams, load_params
 from classifier.sources.catalog import origin
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +25,10 @@ def file_params() -> Params:
 
 
 def train_params(**values: Any) -> TrainParams:
-    """Params of a short training (one epoch of SGD with momentum, no augmentation), overridden by `values`."""
+    """Params of a short training (one epoch of SGD with momentum, no augmentation), overridden by `values`.
+
+    The keys of `augment` are given like the others: `train_params(shift=1)`.
+    """
     plain: dict[str, Any] = {
         "seed": 0,
         "epochs": 1,
@@ -36,13 +39,12 @@ def train_params(**values: Any) -> TrainParams:
         "nesterov": False,
         "weight_decay": 0.001,
         "schedule": "constant",
-        "shift": 0,
-        "rotation": 0.0,
-        "scale": 0.0,
         "log_every": 10,
         "device": "cpu",
     }
-    return TrainParams.model_validate(file_params().train.model_dump() | plain | values)
+    augment = {"shift": 0, "rotation": 0.0, "scale": 0.0}
+    augment |= {name: values.pop(name) for name in AugmentParams.model_fields if name in values}
+    return TrainParams.model_validate(file_params().train.model_dump() | plain | {"augment": augment} | values)
 
 
 @cache

@@ -5,6 +5,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,22 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 def parameters() -> str:
     """A row for each key: the value in params.yaml, what is allowed, what it means."""
-    schema, values = Params.model_json_schema(), file_params().model_dump()
+    schema = Params.model_json_schema()
     rows = ["| key | value | allowed | meaning |", "|---|---|---|---|"]
-    for section in Params.model_fields:
-        for key, field in schema["$defs"][f"{section.capitalize()}Params"]["properties"].items():
-            value = values[section][key]
-            shown = value if isinstance(value, str) else json.dumps(value)
-            rows.append(f"| `{section}.{key}` | {shown} | {allowed(field)} | {field['description']} |")
+    for key, value, field in fields(schema, schema["$defs"], file_params().model_dump(), ""):
+        shown = value if isinstance(value, str) else json.dumps(value)
+        rows.append(f"| `{key}` | {shown} | {allowed(field)} | {field['description']} |")
     return "\n".join(rows)
+
+
+def fields(section: dict[str, Any], sections: dict[str, Any], values: dict[str, Any], prefix: str) -> Iterator[Any]:
+    """Key, value and schema of each value of a section, those of the sections within it included."""
+    for key, field in section["properties"].items():
+        if "$ref" in field:
+            inner = sections[field["$ref"].rpartition("/")[2]]
+            yield from fields(inner, sections, values[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", values[key], field
 
 
 def allowed(field: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from classifier import params as params_module
-from classifier.params import STAGES, load_params, upgraded, upgraded_sections
+from classifier.params import STAGES, AugmentParams, Params, load_params, upgraded, upgraded_sections
+from classifier.schema.section import is_section
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -34,7 +36,9 @@ def test_every_value_of_the_file_is_read():
     params = load_params(ROOT / "params.yaml")
     tree = YAML(typ="safe").load(TEXT)
     assert params.model_dump() == tree
-    assert params.flat() == {f"{stage}.{key}": value for stage in STAGES for key, value in tree[stage].items()}
+    flat = {f"{stage}.{key}": value for stage in STAGES for key, value in tree[stage].items()}
+    augment = flat.pop("train.augment")
+    assert params.flat() == flat | {f"train.augment.{key}": value for key, value in augment.items()}
 
 
 def test_the_stages_sections_are_those_that_dvc_tracks():
@@ -45,10 +49,15 @@ def test_the_stages_sections_are_those_that_dvc_tracks():
 
 
 def test_every_field_has_a_description_and_no_default():
-    for section in type(load_params(ROOT / "params.yaml")).model_fields.values():
-        for field in section.annotation.model_fields.values():
-            assert field.description
-            assert field.is_required()
+    sections = [field.annotation for field in Params.model_fields.values()]
+    for section in sections:  # which grows
+        for name, field in section.model_fields.items():
+            assert field.is_required(), name
+            if is_section(field.annotation):
+                sections.append(field.annotation)
+            else:
+                assert field.description, name
+    assert AugmentParams in sections
 
 
 def test_all_problems_are_in_one_message_each_with_key_value_and_what_is_allowed(tmp_path):
@@ -102,7 +111,8 @@ def test_all_problems_are_in_one_message_each_with_key_value_and_what_is_allowed
         ("std: null", "std: 0.5", "normalize.std"),
         ("std: null", "std: []", "normalize.std"),
         ("mean: null", "mean: []", "normalize.mean"),
-        ("shift: 1", "shift: 17", "train.shift"),
+        ("shift: 1", "shift: 17", "train.augment.shift"),
+        ("augment: {", "augment: 3 # ", "train.augment"),
         ("label_smoothing: 0.0", "label_smoothing: 1.0", "train.label_smoothing"),
         ("learning_rate: 0.05", "learning_rate: .inf", "train.learning_rate"),
         ("log_every: 10", "log_every: 0", "train.log_every"),
@@ -229,9 +239,37 @@ def test_sections_of_earlier_versions_keep_their_values_types(new_key):
 
 
 def test_a_missing_key_says_what_versions_without_it_did(tmp_path, monkeypatch):
-    monkeypatch.setitem(params_module.BEFORE, "train.shift", 0)
-    message = problem_of(changed(tmp_path, ("  shift: 1 # pixels\n", "")))
+    monkeypatch.setitem(params_module.BEFORE, "train.augment.shift", 0)
+    message = problem_of(changed(tmp_path, ("shift: 1, ", "")))
     assert message.endswith(
-        "train.shift is missing: augmentation: maximum shift of a batch in each direction, pixels; "
+        "train.augment.shift is missing: maximum shift of a batch in each direction, pixels; "
         "0 does what versions without it did"
     )
+
+
+def test_a_missing_section_is_missing_each_of_its_keys_unless_they_stand_under_an_older_name(tmp_path):
+    path = changed(tmp_path, ("shift: 1", "shift: 2"))
+    path.write_text(re.sub(r"(?m)^  augment:(.*\n    )*.*\n", "  shift: 2\n  rotation: 0.0\n", path.read_text()))
+    lines = problem_of(path).splitlines()[1:]
+    assert [line for line in lines if "scale" in line] == [
+        "  train.augment.scale is missing: maximum change of a batch's size; 0.1 scales by 0.9 to 1.1"
+    ]
+    assert [line for line in lines if "shift" in line or "rotation" in line] == [
+        "  train.shift: 2: renamed to train.augment.shift",
+        "  train.rotation: 0.0: renamed to train.augment.rotation",
+    ]
+
+
+def test_a_key_of_a_section_within_is_overridden_and_checked(tmp_path):
+    params = load_params(ROOT / "params.yaml")
+    changed_params = params.override({"train.augment.shift": 3, "train.epochs": 2})
+    assert (changed_params.train.augment.shift, changed_params.train.epochs) == (3, 2)
+    assert changed_params.train.augment.rotation == params.train.augment.rotation
+    with pytest.raises(ValueError, match=r"^train\.augment\.shift: 17 should be less than or equal to 16"):
+        params.override({"train.augment.shift": 17})
+    with pytest.raises(ValueError, match=r"^train\.augment\.shfit: unknown key; did you mean train\.augment\.shift\?"):
+        params.override({"train.augment.shfit": 1})
+    with pytest.raises(ValueError, match=r"^train\.augment: unknown key"):
+        params.override({"train.augment": {}})
+    searched = ("    train.batch_size: {choices: [16, 32, 64]}", "    train.augment.shift: {choices: [1, 17]}")
+    assert "sweep.search: train.augment.shift: 17 should be" in problem_of(changed(tmp_path, searched))

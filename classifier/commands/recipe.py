@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import MappingNode
 
 from classifier.errors import UserError
 from classifier.params import load_params, parse_params
@@ -42,30 +44,30 @@ def recipe(
     print(f"expected: {found['expected']}\nmeasured: {found['measured']}\nnext: dvc repro")
 
 
-def apply(text: str, values: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
-    """Return the YAML `text` with the recipe's `values`, and a line for each changed key.
+def apply(text: str, values: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return the YAML `text` with the recipe's `values`, sections of keys, and a line for each changed key.
 
     Replaces only the characters of the values, so comments, order and spacing are kept.
     """
     yaml = YAML(typ="safe", pure=True)
-    before = yaml.load(text)
-    spans = {
-        section.value: {key.value: _span(text, key, value) for key, value in content.value}
-        for section, content in yaml.compose(text).value
-    }
-    changed = [
-        (section, key, value)
-        for section, keys in values.items()
-        for key, value in keys.items()
-        if before[section][key] != value
-    ]
-    replacements = [(spans[section][key], value) for section, key, value in changed]
-    for (start, end), value in sorted(replacements, key=lambda item: -item[0][0]):  # from the end: positions stay valid
-        text = f"{text[:start]} {_written(value)}{text[end:]}"
-    lines = [
-        f"  {section}.{key}: {_written(before[section][key])} -> {_written(value)}" for section, key, value in changed
-    ]
+    changed = list(_changed(text, yaml.compose(text), yaml.load(text), values))
+    lines = [f"  {key}: {_written(old)} -> {_written(new)}" for key, _, old, new in changed]
+    for _, (start, end), _, new in sorted(changed, key=lambda each: -each[1][0]):  # from the end: positions stay valid
+        text = f"{text[:start]} {_written(new)}{text[end:]}"
     return text, lines
+
+
+def _changed(
+    text: str, node: MappingNode, before: dict[str, Any], values: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, tuple[int, int], Any, Any]]:
+    """For each key whose value changes: its dotted name, the value's place in `text`, the old and the new value."""
+    found = {key.value: (key, value) for key, value in node.value}
+    for name, new in values.items():
+        (key, value), old = found[name], before[name]
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _changed(text, value, old, new, f"{prefix}{name}.")
+        elif old != new:
+            yield f"{prefix}{name}", _span(text, key, value), old, new
 
 
 def _span(text: str, key: Any, value: Any) -> tuple[int, int]:

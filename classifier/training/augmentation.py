@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import pad
 
-from classifier.params import TrainParams
+from classifier.params import AugmentParams
 
 
 class Augmentation:
     """Draws for every batch of one epoch, made beforehand from `random`, so that a batch's place names its draw."""
 
-    def __init__(self, params: TrainParams, batches: int, random: np.random.Generator) -> None:
+    def __init__(self, params: AugmentParams, batches: int, random: np.random.Generator) -> None:
         self.affine = params.rotation > 0 or params.scale > 0
         self.active = self.affine or params.shift > 0
         shifts = random.integers(-params.shift, params.shift, endpoint=True, size=(batches, 2))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
 from classifier.data.dataset import SIZE, Split
-from classifier.params import TrainParams
+from classifier.params import AugmentParams
 from classifier.training.augmentation import Augmentation
 from classifier.training.engine import Engine, Part
 from classifier.training.steps import Steps, plan_epoch
@@ -48,7 +48,7 @@ class GraphedSteps(Steps):
     def __init__(self, engine: Engine, train: Split, capture: Capture = cuda_graph) -> None:
         super().__init__(engine, train)
         device, shape = engine.device, engine.shape
-        self.augmented = DeviceAugmentation(self.images, self.params)
+        self.augmented = DeviceAugmentation(self.images, self.params.augment)
         self.order = torch.zeros(*shape, len(train), dtype=torch.int64, device=device)
         self.draws = self.augmented.no_draws(*shape, self.per_epoch)
         # CUDA's fused optimizers read a float32, the CPU's a float64.
@@ -117,7 +117,7 @@ class GraphedSteps(Steps):
 class DeviceAugmentation:
     """`Augmentation`'s pixels, to the bit, from draws that lie on the device."""
 
-    def __init__(self, images: Tensor, params: TrainParams) -> None:
+    def __init__(self, images: Tensor, params: AugmentParams) -> None:
         """`images` are all of them, `(N, C, 32, 32) uint8`."""
         self.affine = params.rotation > 0 or params.scale > 0
         self.margin = 0 if self.affine else params.shift  # a shift is a window of the image with a margin of zeros

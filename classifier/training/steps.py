@@ -32,7 +32,7 @@ def plan_epoch(count: int, epoch: int, seed: int, params: TrainParams) -> tuple[
     """The epoch's order of `count` images, `(count,) int64`, and its augmentation."""
     random = np.random.default_rng([seed, epoch])
     order = torch.from_numpy(random.permutation(count))
-    return order, Augmentation(params, steps_per_epoch(count, params), random)
+    return order, Augmentation(params.augment, steps_per_epoch(count, params), random)
 
 
 class Steps:

@@ -55,12 +55,12 @@ def test_disagreements_are_the_images_of_which_not_all_say_the_same_the_surest_f
 
 def test_params_data_and_environment_that_differ_are_named():
     first = record(0, params={"train.learning_rate": "0.1"}, tags={"env.threads": "1"})
-    second = record(1, params={"train.shift": "1"}, tags={"env.threads": "2", "dvc.data": "e" * 32 + ".dir"})
+    second = record(1, params={"train.augment.shift": "1"}, tags={"env.threads": "2", "dvc.data": "e" * 32 + ".dir"})
     found = comparison_of(first, second)
     assert {each.name: each.values for each in found.params} == {
         "train.learning_rate": ["0.1", "0.05"],
         "train.seed": ["0", "1"],
-        "train.shift": [None, "1"],
+        "train.augment.shift": [None, "1"],
     }
     assert {each.name: each.values for each in found.data} == {"data": ["d" * 32 + ".dir", "e" * 32 + ".dir"]}
     assert {each.name: each.values for each in found.environment} == {"threads": ["1", "2"]}

@@ -252,7 +252,7 @@ def test_a_dry_run_says_what_dvc_would_be_told_and_makes_nothing(lab, monkeypatc
     try:
         call(["sweep", "train.seed=3..4", "train.optimizer=adamw", "--dry-run"])
         call(["sweep", "train.seed=3..4", "train.optimizer=adamw", "--dry-run", "--json"])
-        call(["sweep", "train.shift=0", "--search", "9", "--dry-run", "--json"])
+        call(["sweep", "train.augment.shift=0", "--search", "9", "--dry-run", "--json"])
         grid, search = capsys.readouterr().out.rsplit("\n{", 1)
     finally:
         forget_store()
@@ -276,7 +276,7 @@ def test_a_dry_run_says_what_dvc_would_be_told_and_makes_nothing(lab, monkeypatc
         "leaderboard": None,
     }
     planned = json.loads("{" + search)
-    assert [each["values"] for each in planned["experiments"]] == [{"train.shift": 0}] * 9
+    assert [each["values"] for each in planned["experiments"]] == [{"train.augment.shift": 0}] * 9
     assert not (lab.folder / f".pipeline/sweeps/{name}").exists()
     assert lab.left_alone() == before
 

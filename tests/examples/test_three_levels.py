@@ -165,7 +165,8 @@ def test_engine_has_the_tutorials_settings_whatever_params_yaml_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = parse_params(with_engine.params_of(DIGITS), tmp_path)
-    other = {"train": {"seeds": 3, "rotation": 10.0, "optimizer": "muon"}, "normalize": {"validation_fraction": 0.3}}
+    train = {"seeds": 3, "augment": {"rotation": 10.0}, "optimizer": "muon"}
+    other = {"train": train, "normalize": {"validation_fraction": 0.3}}
     (tmp_path / "params.yaml").write_text(apply((ROOT / "params.yaml").read_text(), other)[0])
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.setattr(with_engine, "ROOT", tmp_path)

@@ -49,6 +49,8 @@ def with_value(stage: str, key: str, value: str) -> str:
     start = next(number for number, line in enumerate(lines) if line.startswith(f"{stage}:"))
     number = next(number for number, line in enumerate(lines[start:], start) if line.startswith(f"  {key}:"))
     lines[number] = f"  {key}: {value}\n"
+    while lines[number + 1].startswith("   "):  # the rest of a value on several lines
+        del lines[number + 1]
     return "".join(lines)
 
 

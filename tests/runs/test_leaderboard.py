@@ -106,10 +106,10 @@ def test_a_seed_that_was_repeated_counts_once_with_its_newest_run():
 
 def test_the_board_names_params_that_differ():
     record(0)
-    record(0, params={"train.learning_rate": "0.1", "train.shift": "2"})
+    record(0, params={"train.learning_rate": "0.1", "train.augment.shift": "2"})
     found = board()
-    assert found.columns == ["train.learning_rate", "train.shift"]
-    assert sorted(entry.value("train.shift") for entry in found.entries) == ["-", "2"]
+    assert found.columns == ["train.learning_rate", "train.augment.shift"]
+    assert sorted(entry.value("train.augment.shift") for entry in found.entries) == ["-", "2"]
 
 
 def test_a_difference_is_real_only_after_the_correction():

@@ -23,7 +23,7 @@ def test_no_words_are_the_params_themselves():
         ("train.optimizer=sgd, adamw", ["sgd", "adamw"]),
         ("train.nesterov=true,false", [True, False]),
         ("normalize.mean=null,[0.1]", [None, [0.1]]),
-        ("train.rotation=10", [10.0]),
+        ("train.augment.rotation=10", [10.0]),
         ("download.mirror=../data", ["../data"]),
     ],
 )

@@ -10,7 +10,7 @@ from tests.samples import train_params
 
 
 def augmentation(batches=200, seed=0, **params):
-    return Augmentation(train_params(**params), batches, np.random.default_rng(seed))
+    return Augmentation(train_params(**params).augment, batches, np.random.default_rng(seed))
 
 
 IMAGES = torch.randint(1, 256, (3, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
