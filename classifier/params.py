@@ -6,7 +6,7 @@ All values are in params.yaml; the models have no defaults. `dvc.yaml` tracks ea
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -33,6 +33,8 @@ RENAMED = {  # old name -> current name
     "train.scale": "train.augment.scale",
 }
 BEFORE = {  # new key -> value
+    "download.folder": "images",
+    **dict.fromkeys(f"download.{key}" for key in ("address", "sha256", "table", "classes", "groups")),
     "train.arithmetic": "native",
     "train.parts": 1,
     "train.processes": "auto",
@@ -41,8 +43,31 @@ BEFORE = {  # new key -> value
 
 
 class DownloadParams(Section):
-    dataset: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10"] = Field(
-        description="data set to train on; digits needs no network"
+    dataset: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "folder"] = Field(
+        description="data set to train on; digits needs no network; folder: your images"
+    )
+    folder: str = Field(
+        min_length=1,
+        description="folder, zip or tar with the images of dataset folder: a path in the project, or an absolute path",
+    )
+    address: str | None = Field(
+        pattern=r"^(https?|file)://", description="address of a zip or tar, downloaded in place of download.folder"
+    )
+    sha256: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the zip or tar, 64 hexadecimal digits; an address needs it"
+    )
+    table: str | None = Field(
+        min_length=1,
+        description="CSV or Parquet file in download.folder with the columns path, label and, optionally, split and "
+        "group; null: folders name the classes",
+    )
+    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)] | None = Field(
+        description="class names in the order of their numbers, also of classes without images; null: those found, in "
+        "natural order"
+    )
+    groups: Annotated[int, Field(ge=-64, le=64)] | Annotated[str, Field(min_length=1)] | None = Field(
+        description="images of a group stay in one split: a column of the table, or a level of folders (1: the "
+        "outermost, -1: the innermost); null: the column group, if there is one"
     )
     mirror: str | None = Field(
         min_length=1,
@@ -50,6 +75,26 @@ class DownloadParams(Section):
     )
     deadline_s: float = Field(gt=0, le=86400, description="time limit for one file from one mirror, seconds")
     retries: int = Field(ge=0, le=10, description="retries per mirror after a broken connection")
+
+    @model_validator(mode="after")
+    def _folder_is_one_place(self) -> Self:
+        path = PurePosixPath(self.folder)
+        if self.folder.startswith("~") or ".." in path.parts or path == PurePosixPath():
+            raise UserError(
+                f"folder: {self.folder!r:.200}; allowed is a path in the project without .., or an absolute path"
+            )
+        if self.address is not None and self.sha256 is None:
+            raise UserError(f"address: {self.address!r:.200} with sha256: null; allowed is the archive's SHA-256")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_named_once(self) -> Self:
+        if self.groups == 0 or (isinstance(self.groups, int if self.table else str)):
+            allowed = "a column of the table" if self.table else "a level of folders such as 1 or -1"
+            raise UserError(f"groups: {self.groups!r:.200}; allowed is {allowed}, or null")
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise UserError(f"classes: {self.classes!r:.200}; allowed is each name once")
+        return self
 
 
 class NormalizeParams(Section):

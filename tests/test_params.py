@@ -79,7 +79,7 @@ def test_all_problems_are_in_one_message_each_with_key_value_and_what_is_allowed
     lines = message.splitlines()
     assert lines[0].endswith("params.yaml has 11 problems:")
     for key, *parts in [
-        ("download.dataset", "'imagenet'", "'digits', 'mnist', 'fashion_mnist', 'kmnist' or 'cifar10'"),
+        ("download.dataset", "'imagenet'", "'digits', 'mnist', 'fashion_mnist', 'kmnist', 'cifar10' or 'folder'"),
         ("download.deadline_s", " 0 ", "greater than 0", "seconds"),
         ("normalize.validation_fractoin", "unknown key", "did you mean validation_fraction?", "allowed are seed,"),
         ("normalize.validation_fraction", "is missing", "fraction of each class's training images"),

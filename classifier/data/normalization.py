@@ -11,6 +11,7 @@ from PIL import Image
 
 from classifier.data.dataset import SIZE, SMALLEST_STD, Split
 from classifier.data.formats import Labelled
+from classifier.data.splits import choose_by_class
 from classifier.errors import UserError
 from classifier.params import NormalizeParams
 
@@ -68,25 +69,6 @@ def make_splits(
         test_split = Split(canonical_images(test[0]), test[1].astype(np.int64))
     validation = _take(everything, hold_out(params.validation_fraction))
     return {"train": _take(everything, kept), "validation": validation, "test": test_split}
-
-
-def choose_by_class(
-    labels: Labels, class_names: Sequence[str], fraction: float, generator: np.random.Generator
-) -> npt.NDArray[np.intp]:
-    """Sorted indices of `fraction` of the images of every class, rounded, at least one unless it is 0."""
-    chosen = []
-    for label, name in enumerate(class_names):
-        members = np.flatnonzero(labels == label)
-        count = max(1, round(len(members) * fraction)) if fraction else 0
-        if count >= len(members):
-            raise UserError(
-                f"class {name!r} has {len(members)} images: {count} to hold out and at least one for training are "
-                "needed; lower normalize.test_fraction or normalize.validation_fraction, or add images"
-            )
-        # Not permutation(): NumPy guarantees only the stream of random() across releases.
-        order = np.argsort(generator.random(len(members)), kind="stable")
-        chosen.append(members[order[:count]])
-    return np.sort(np.concatenate(chosen))
 
 
 def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], list[float]]:

@@ -76,13 +76,15 @@ def git_state() -> GitState:
 def code_paths(pipeline: bytes) -> list[str]:
     """The code that determines results, according to the content of dvc.yaml.
 
-    It is dvc.yaml itself, and the dependencies of its stages that no stage makes; `DECISIVE` if it has no stages.
+    It is dvc.yaml itself, and the dependencies of its stages that no stage makes and params.yaml does not name;
+    `DECISIVE` if it has no stages.
     """
     try:
         stages = YAML(typ="safe").load(pipeline)["stages"].values()
         stages = [stage.get("do", stage) for stage in stages]  # of foreach and matrix
         made = {path for stage in stages for key in ("outs", "metrics", "plots") for path in _paths(stage, key)}
-        return sorted({PIPELINE, *(path for stage in stages for path in _paths(stage, "deps"))} - made)
+        used = {path for stage in stages for path in _paths(stage, "deps") if not path.startswith("${")}
+        return sorted({PIPELINE, *used} - made)
     except CORRUPT:
         return list(DECISIVE)
 

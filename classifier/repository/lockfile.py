@@ -33,8 +33,8 @@ class Lock:
 
     @property
     def code(self) -> dict[str, str]:
-        """DVC's hash of the stages' dependencies that are not outputs, by path."""
-        made = self.outputs
+        """DVC's hash of the stages' dependencies that are neither outputs nor the user's images, by path."""
+        made = {*self.outputs, self.params.get("download", {}).get("folder")}
         return {path: md5 for _, path, md5 in self._dependencies() if path not in made}
 
     @property

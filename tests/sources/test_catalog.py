@@ -11,7 +11,7 @@ from classifier.sources.catalog import SOURCES, origin
 
 
 def test_the_table_holds_what_params_allow():
-    assert list(SOURCES) == list(DownloadParams.model_fields["dataset"].annotation.__args__)
+    assert [*SOURCES, "folder"] == list(DownloadParams.model_fields["dataset"].annotation.__args__)
     for source in SOURCES.values():
         assert len(source.class_names) == len(set(source.class_names)) == 10
         assert source.home.startswith("http")

@@ -1,0 +1,168 @@
+"""Assigns images to train, validation and test: by class, by seed, and never a group to two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from classifier.data.dataset import SPLITS
+from classifier.errors import UserError
+from classifier.params import NormalizeParams
+
+Labels = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.intp]
+
+SHOWN = 10  # groups in one message
+
+
+def assign_splits(
+    labels: Labels,
+    class_names: Sequence[str],
+    params: NormalizeParams,
+    *,
+    given: Sequence[str | None] | None = None,
+    groups: Sequence[str | None] | None = None,
+    allow_empty: bool = False,
+) -> npt.NDArray[np.int8]:
+    """The split of each image, (N,), as an index of SPLITS; a function of its arguments alone.
+
+    `given`: the splits that the source states, for every image or for none. A test split that it lacks is
+    `params.test_fraction` of every class, a validation split `params.validation_fraction` of what remains of every
+    class, at least one image each; both are taken from the training images. The test split is never used as validation.
+    `groups`: images of one group stay in one split; None is a group of its own. `allow_empty` allows classes without
+    training images. Raises UserError, naming them, for classes that are too small and groups that the source divides.
+    """
+    splits = np.zeros(len(labels), np.int8)
+    if given is not None and any(split is not None for split in given):
+        if missing := sum(split is None for split in given):
+            raise UserError(f"{missing:,} of {len(given):,} images have no split: allowed is a split for all, or none")
+        splits = np.array([SPLITS.index(split) for split in given if split is not None], np.int8)
+        if groups is not None:
+            _check_groups(splits, groups)
+    generator = np.random.Generator(np.random.PCG64(params.seed))
+    for name, fraction in (("test", params.test_fraction), ("validation", params.validation_fraction)):
+        number = SPLITS.index(name)
+        if (splits == number).any():
+            continue
+        pool = np.flatnonzero(splits == 0)
+        of_pool = [groups[index] for index in pool.tolist()] if groups is not None else []
+        if any(group is not None for group in of_pool):
+            held = choose_groups(labels[pool], of_pool, class_names, fraction, generator, allow_empty=allow_empty)
+        else:
+            held = choose_by_class(labels[pool], class_names, fraction, generator, allow_empty=allow_empty)
+        splits[pool[held]] = number
+    training = np.bincount(labels[splits == 0], minlength=len(class_names))
+    if not allow_empty and (empty := np.flatnonzero(training == 0)).size:
+        raise UserError(
+            f"class {class_names[empty[0]]!r} has no training images: add some, or list the classes in download.classes"
+        )
+    return splits
+
+
+def choose_by_class(
+    labels: Labels,
+    class_names: Sequence[str],
+    fraction: float,
+    generator: np.random.Generator,
+    *,
+    allow_empty: bool = False,
+) -> Indices:
+    """Sorted indices of `fraction` of the images of every class, rounded, at least one unless it is 0."""
+    chosen = []
+    for label, name in enumerate(class_names):
+        members = np.flatnonzero(labels == label)
+        count = _count_to_hold_out(name, len(members), fraction, allow_empty)
+        # Not permutation(): NumPy guarantees only the stream of random() across releases.
+        order = np.argsort(generator.random(len(members)), kind="stable")
+        chosen.append(members[order[:count]])
+    return np.sort(np.concatenate(chosen))
+
+
+def choose_groups(
+    labels: Labels,
+    groups: Sequence[str | None],
+    class_names: Sequence[str],
+    fraction: float,
+    generator: np.random.Generator,
+    *,
+    allow_empty: bool = False,
+) -> Indices:
+    """Sorted indices of the images of whole groups, close to `fraction` of the images of every class.
+
+    Groups come in random order; one is chosen if that brings the numbers per class closer to those of
+    `choose_by_class` and leaves training images to each of its classes. A class that has none then gets the smallest
+    group that can be spared.
+    """
+    totals = np.bincount(labels, minlength=len(class_names))
+    sizes = [
+        _count_to_hold_out(name, int(total), fraction, allow_empty)
+        for name, total in zip(class_names, totals, strict=True)
+    ]
+    if not fraction:
+        return np.empty(0, np.intp)
+    missing, left = np.array(sizes), totals.copy()  # still to hold out, and remaining for training, per class
+    members: dict[object, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(index if group is None else group, []).append(index)
+    indices = [np.array(each) for each in members.values()]
+    contents = [np.unique(labels[each], return_counts=True) for each in indices]  # classes, images of each
+    chosen: set[int] = set()
+
+    def choose(number: int) -> None:
+        classes, counts = contents[number]
+        chosen.add(number)
+        missing[classes] -= counts
+        left[classes] -= counts
+
+    def can_be_spared(number: int) -> bool:
+        classes, counts = contents[number]
+        return bool((left[classes] > counts).all())
+
+    order = [int(number) for number in np.argsort(generator.random(len(indices)), kind="stable")]
+    for number in order:
+        classes, counts = contents[number]
+        before, after = np.abs(missing[classes]).sum(), np.abs(missing[classes] - counts).sum()
+        if after < before and can_be_spared(number):
+            choose(number)
+    for label in np.flatnonzero((left == totals) & (totals > 0)).tolist():
+        holding = [number for number in order if label in contents[number][0] and can_be_spared(number)]
+        if not holding:
+            raise UserError(
+                f"class {class_names[label]!r} has {totals[label]} images in too few groups to hold one out: "
+                "add groups, or set download.groups: null"
+            )
+        choose(min(holding, key=lambda number: len(indices[number])))
+    return np.sort(np.concatenate([indices[number] for number in chosen]))
+
+
+def _count_to_hold_out(name: str, members: int, fraction: float, allow_empty: bool) -> int:
+    if not members and allow_empty:
+        return 0
+    count = max(1, round(members * fraction)) if fraction else 0
+    if count >= members:
+        raise UserError(
+            f"class {name!r} has {members} images: {count} to hold out and at least one for training are "
+            "needed; lower normalize.test_fraction or normalize.validation_fraction, or add images"
+        )
+    return count
+
+
+def _check_groups(splits: npt.NDArray[np.int8], groups: Sequence[str | None]) -> None:
+    """Raises UserError for groups in several splits."""
+    found: dict[str, set[int]] = {}
+    for split, group in zip(splits.tolist(), groups, strict=True):
+        if group is not None:
+            found.setdefault(group, set()).add(split)
+    crossing = {group: sorted(numbers) for group, numbers in found.items() if len(numbers) > 1}
+    if crossing:
+        shown = [
+            f"{group!r} is in {' and '.join(SPLITS[number] for number in crossing[group])}"
+            for group in sorted(crossing)[:SHOWN]
+        ]
+        more = f" and {len(crossing) - SHOWN} more" if len(crossing) > SHOWN else ""
+        raise UserError(
+            f"groups in several splits: {'; '.join(shown)}{more}: "
+            "put each group into one split, or set download.groups: null"
+        )
