@@ -9,7 +9,7 @@ Why: training, evaluation and serving handle a single form, (N, C, 32, 32) uint8
 
 from __future__ import annotations
 
-from classifier.data.dataset import DatasetMeta, write_meta, write_split
+from classifier.data.dataset import SIZE, DatasetMeta, known_preprocessing, write_meta, write_split
 from classifier.data.formats import parse
 from classifier.data.normalization import counts, make_splits, statistics
 from classifier.params import load_params
@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> None:
     splits = make_splits(*parse(manifest.dataset, files), class_names, params)
     mean, std = statistics(splits["train"].images, params)
 
+    channels = splits["train"].images.shape[1]
+
     with replacing(normalized) as new:
         meta = DatasetMeta(
             name=manifest.dataset,
@@ -35,11 +37,13 @@ def main(arguments: list[str]) -> None:
             licence=manifest.licence,
             citation=manifest.citation,
             class_names=list(class_names),
-            channels=splits["train"].images.shape[1],
+            channels=channels,
+            size=SIZE,
+            preprocessing=known_preprocessing(channels),
             mean=mean,
             std=std,
             counts={name: counts(split.labels, class_names) for name, split in splits.items()},
-            sha256={name: write_split(new, name, split) for name, split in splits.items()},
+            files={name: write_split(new, name, split) for name, split in splits.items()},
         )
         write_meta(new, meta)
     print(f"{meta.name}: {', '.join(f'{len(split):,} {name}' for name, split in splits.items())}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from classifier.data.dataset import DatasetMeta, Split, write_meta, write_split
+from classifier.data.dataset import SIZE, DatasetMeta, Split, known_preprocessing, write_meta, write_split
 from classifier.data.formats import parse
 from classifier.data.normalization import canonical_images, counts
 from classifier.params import AugmentParams, Params, TrainParams, load_params
@@ -75,10 +75,12 @@ def write_digits(folder: Path, train: int = 100, validation: int = 50, test: int
         citation="none",
         class_names=DIGITS,
         channels=1,
+        size=SIZE,
+        preprocessing=known_preprocessing(1),
         mean=[0.24],
         std=[0.33],
         counts={name: counts(split.labels, DIGITS) for name, split in splits.items()},
-        sha256={name: write_split(folder, name, split) for name, split in splits.items()},
+        files={name: write_split(folder, name, split) for name, split in splits.items()},
     )
     write_meta(folder, meta)
     return meta

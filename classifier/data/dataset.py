@@ -1,39 +1,47 @@
 """The canonical form of every data set, `data/normalized/`.
 
-- `train.safetensors`, `validation.safetensors`, `test.safetensors`:
-  images `(N, C, 32, 32) uint8` in 0..255, labels `(N,) int64` in 0..classes-1. A split may be empty.
+- `train.safetensors`, `validation.safetensors`, `test.safetensors`: images `(N, C, size, size) uint8` in 0..255, labels
+  `(N,) int64` in 0..classes-1. A split may be empty.
 - `meta.json`: `DatasetMeta`, with a checksum (`classifier.project.checksummed`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from classifier.data.preprocessing import LARGEST_SIZE, Preprocessing
 from classifier.errors import UserError
 from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import sha256, sha256_of, write_atomic
 
-SIZE = 32  # pixels, height and width
+SIZE = 32  # pixels, height and width of the known sets
 SPLITS = ("train", "validation", "test")
 SMALLEST_STD = 1e-9  # division by less can give Inf; the std of pixels that are not all equal is larger
 
 
 @dataclass(frozen=True)
 class Split:
-    """images `(N, C, 32, 32) uint8` in 0..255, labels `(N,) int64`."""
+    """images `(N, C, H, W) uint8` in 0..255, labels `(N,) int64`."""
 
     images: np.ndarray
     labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, indices: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """The images at `indices`, copied."""
+        taken: npt.NDArray[np.uint8] = self.images[indices]
+        return taken
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -54,28 +62,72 @@ class PixelStatistics(Checksummed):
         return self
 
 
+class DataFile(BaseModel):
+    """A file of `data/normalized/` that meta.json describes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # in the same folder
+    images: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+def _with_files(values: dict[str, Any]) -> dict[str, Any]:
+    """From format 1, whose images are the known sets': 32x32, gray ones with a margin of two pixels."""
+    hashes: Mapping[str, str] = values.pop("sha256")
+    channels = values["channels"]
+    return {
+        **values,
+        "size": SIZE,
+        "preprocessing": known_preprocessing(channels).model_dump() if channels in (1, 3) else None,
+        "files": {
+            split: [{"name": f"{split}.safetensors", "images": sum(values["counts"][split]), "sha256": known}]
+            for split, known in hashes.items()
+        },
+    }
+
+
 class DatasetMeta(PixelStatistics):
     """The fields of meta.json."""
+
+    UPGRADES = (_with_files,)
 
     name: str
     source: str  # address of the data set's home
     licence: str
     citation: str
+    size: int = Field(ge=1, le=LARGEST_SIZE)  # pixels, height and width
+    preprocessing: Preprocessing  # what turns an original image into one of these
     counts: dict[str, list[Annotated[int, Field(ge=0)]]]  # split -> images per class
-    sha256: dict[str, Sha256]  # split -> SHA-256 of its file
+    files: dict[str, Annotated[list[DataFile], Field(min_length=1)]]  # split -> its files, in the order of the images
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Split -> SHA-256 of its file."""
+        return {split: files[0].sha256 for split, files in self.files.items()}
 
     @model_validator(mode="after")
     def _has_all_splits(self) -> Self:
-        if not set(self.counts) == set(self.sha256) == set(SPLITS):
-            raise UserError(f"counts and sha256 are not those of {', '.join(SPLITS)}")
+        if not set(self.counts) == set(self.files) == set(SPLITS):
+            raise UserError(f"counts and files are not those of {', '.join(SPLITS)}")
+        if (self.preprocessing.channels, self.preprocessing.image_size) != (self.channels, self.size):
+            raise UserError(f"preprocessing is not that of {self.channels} channels and {self.size} pixels")
         return self
 
 
-def write_split(folder: Path, name: str, split: Split) -> str:
-    """Write one split and return the SHA-256 of its file."""
+def known_preprocessing(channels: int) -> Preprocessing:
+    """That of the known sets: 28x28 gray pixels with a margin (LeCun et al. 1998, II.B), 32x32 pixels in colour."""
+    margin = 2 if channels == 1 else 0
+    return Preprocessing.model_validate(
+        {"image_size": SIZE, "margin": margin, "resize": "pad", "channels": channels, "invert": False}
+    )
+
+
+def write_split(folder: Path, name: str, split: Split) -> list[DataFile]:
+    """Write one split and return its files."""
     content = save({"images": np.ascontiguousarray(split.images), "labels": np.ascontiguousarray(split.labels)})
     write_atomic(folder / f"{name}.safetensors", content)
-    return sha256(content)
+    return [DataFile(name=f"{name}.safetensors", images=len(split), sha256=sha256(content))]
 
 
 def write_meta(folder: Path, meta: DatasetMeta) -> None:
@@ -104,14 +156,20 @@ def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
             split = Split(file.get_tensor("images").numpy(), file.get_tensor("labels").numpy())
     except SafetensorError as error:
         raise UserError(f"{path} is not a split ({error}): run dvc repro -f normalize") from None
-    if split.images.shape != (len(split), meta.channels, SIZE, SIZE) or split.images.dtype != np.uint8:
+    allowed = (len(split), meta.channels, meta.size, meta.size)
+    if split.images.shape != allowed or split.images.dtype != np.uint8:
         raise UserError(
-            f"{path} holds images {split.images.shape} {split.images.dtype}: "
-            f"allowed is ({len(split)}, {meta.channels}, {SIZE}, {SIZE}) uint8: run dvc repro -f normalize"
+            f"{path} holds images {split.images.shape} {split.images.dtype}: allowed is {allowed} uint8: "
+            "run dvc repro -f normalize"
         )
     if split.labels.shape != (len(split),) or split.labels.dtype != np.int64 or not _is_counted(split, meta, name):
         raise UserError(f"{path} does not have the labels that meta.json counts: run dvc repro -f normalize")
     return split
+
+
+def read_paths(folder: Path, name: str, meta: DatasetMeta) -> list[str] | None:
+    """The paths of a split's images, in their order; None for a data set that is not a folder of images."""
+    return None
 
 
 def _is_counted(split: Split, meta: DatasetMeta, name: str) -> bool:

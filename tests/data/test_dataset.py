@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from classifier.data.dataset import SPLITS, DatasetMeta, Split, read_meta, read_split, write_meta, write_split
+from classifier.data.dataset import (
+    SIZE,
+    SPLITS,
+    DataFile,
+    DatasetMeta,
+    Split,
+    known_preprocessing,
+    read_meta,
+    read_split,
+    write_meta,
+    write_split,
+)
 from classifier.project.files import sha256
 from tests.forgery import edit_forged
 
@@ -22,10 +33,12 @@ def write(folder, test: Split) -> DatasetMeta:
         citation="none",
         class_names=["cat", "dog"],
         channels=3,
+        size=SIZE,
+        preprocessing=known_preprocessing(3),
         mean=[0.1, 0.2, 1 / 3],
         std=[0.5, 0.5, 0.5],
         counts={name: np.bincount(test.labels, minlength=2).tolist() for name in SPLITS},
-        sha256=dict.fromkeys(SPLITS, write_split(folder, "test", test)),
+        files=dict.fromkeys(SPLITS, write_split(folder, "test", test)),
     )
     write_meta(folder, meta)
     return meta
@@ -97,7 +110,8 @@ def test_a_meta_that_no_version_wrote_is_named(tmp_path):
     ],
 )
 def test_another_content_is_refused_even_when_its_hash_is_the_recorded_one(tmp_path, content, problem):
-    meta = write(tmp_path, split()).model_copy(update={"sha256": dict.fromkeys(SPLITS, sha256(content))})
+    file = DataFile(name="test.safetensors", images=5, sha256=sha256(content))
+    meta = write(tmp_path, split()).model_copy(update={"files": {split: [file] for split in SPLITS}})
     (tmp_path / "test.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=problem):
         read_split(tmp_path, "test", meta)

@@ -128,7 +128,8 @@ def readers(folder: Path) -> list[Reader]:
 
     def forged_split(content: bytes) -> None:
         (data / "test.safetensors").write_bytes(content)
-        forged = meta.model_copy(update={"sha256": meta.sha256 | {"test": sha256(content)}})
+        file = meta.files["test"][0].model_copy(update={"sha256": sha256(content)})
+        forged = meta.model_copy(update={"files": meta.files | {"test": [file]}})
         read_split(data, "test", forged)
 
     def checksummed(path: Path, read: Callable[[], Any]) -> Reader:

@@ -1,0 +1,152 @@
+"""From the bytes of an image file to pixels: the one rule for training, prediction and serving.
+
+docs/images.md has the rule for each kind of file. Equal bytes and equal `Preprocessing` give equal pixels; a file that
+no rule covers is refused, never replaced. The content decides which format a file has, its name does not matter.
+"""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+from classifier.data.preprocessing import Preprocessing as Preprocessing  # for those who call `decode`
+from classifier.errors import UserError
+
+Pixels = npt.NDArray[np.uint8]
+
+# No format that runs another program (EPS), and none whose decoder is not known to give equal bits everywhere (AVIF).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # a JPEG with several pictures (MPO) is a JPEG
+LARGEST_PIXELS = 89_478_485  # of a file, which may take 4 bytes each; Pillow warns above this number
+Image.MAX_IMAGE_PIXELS = None  # `_open` checks LARGEST_PIXELS
+
+REFUSED = {  # what a file begins with, from the given byte on -> its kind
+    (0, b""): "an empty file",
+    (4, b"ftypheic"): "HEIC",
+    (4, b"ftypheix"): "HEIC",
+    (4, b"ftyphevc"): "HEIC",
+    (4, b"ftypmif1"): "HEIC",
+    (4, b"ftypmsf1"): "HEIC",
+    (4, b"ftypavif"): "AVIF",
+    (4, b"ftypavis"): "AVIF",
+    (4, b"jP  \r\n\x87\n"): "JPEG 2000",
+    (4, b"JXL \r\n\x87\n"): "JPEG XL",
+    (0, b"\xff\x0a"): "JPEG XL",
+    (0, b"8BPS"): "Photoshop",
+    (0, b"%PDF"): "PDF",
+    (0, b"%!PS"): "PostScript",
+    (0, b"<"): "SVG, HTML or XML",
+    (0, b"\0\0\1\0"): "an icon",
+}
+
+
+class BadImageError(UserError):
+    """A file that gives no pixels; the message is the reason, without the file's name."""
+
+
+def decoder() -> str:
+    """The libraries that decode and resize, with their versions: others may give other pixels."""
+    names = {"libjpeg_turbo": "libjpeg-turbo", "webp": "libwebp", "libtiff": "libtiff"}
+    parts = [f"Pillow {PIL.__version__}"]
+    return ", ".join(parts + [f"{name} {features.version(key)}" for key, name in names.items() if features.check(key)])
+
+
+def decode(content: bytes, preprocessing: Preprocessing) -> Pixels:
+    """The pixels of an image file, `(channels, image_size, image_size)` in 0..255.
+
+    Raises BadImageError, with the reason, for a file that is damaged, too large or of a kind without a rule.
+    """
+    with warnings.catch_warnings():  # Pillow's, about metadata that no rule reads
+        warnings.simplefilter("ignore")
+        try:
+            image = _open(content)
+            _draft(image, preprocessing)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _canvas(_in_colour(image, preprocessing.channels), preprocessing)
+        except (BadImageError, MemoryError):
+            raise
+        except Exception as error:  # Pillow's plugins raise many types for damaged files
+            raise BadImageError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}"[:300]) from None
+
+
+def _open(content: bytes) -> Image.Image:
+    """Read the header alone. Raises BadImageError for another kind of file, and for dimensions beyond the limit."""
+    try:
+        image = Image.open(BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise BadImageError(_kind(content)) from None
+    if image.width * image.height > LARGEST_PIXELS:
+        raise BadImageError(f"{image.width} x {image.height} pixels: allowed are {LARGEST_PIXELS:,} in all")
+    if image.format == "TIFF" and (content[8:10] == b"CR" or image.tag_v2.get(254, 0) & 1):  # type: ignore[attr-defined]
+        raise BadImageError("a camera's raw file, whose first picture is a preview: convert it to JPEG or PNG")
+    return image
+
+
+def _kind(content: bytes) -> str:
+    if not content:
+        return "an empty file"
+    for (start, magic), kind in REFUSED.items():
+        if magic and content[start : start + len(magic)] == magic:
+            return f"{kind}, which is not supported: convert it to JPEG or PNG"
+    return "not an image, or its header is damaged"
+
+
+def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
+    """Let the JPEG decoder halve the image as often as it stays twice as large as needed: less work and memory."""
+    if image.format in ("JPEG", "MPO"):
+        width, height = preprocessing.resized(*image.size)
+        image.draft(None, (2 * width, 2 * height))
+
+
+def _in_colour(image: Image.Image, channels: int) -> Image.Image:
+    """8 bits per channel, gray or RGB, with transparent parts on white."""
+    target = "L" if channels == 1 else "RGB"
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bits(image)).convert(target)
+    if image.has_transparency_data:
+        on_white = Image.new("RGBA", image.size, "white")
+        on_white.alpha_composite(image.convert("RGBA"))
+        image = on_white
+    return image.convert(target)
+
+
+def _eight_bits(image: Image.Image) -> Pixels:
+    """The high byte of 16 bits, as Pillow reads the channels of colour images; floats in 0..1 times 255, rounded."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if image.mode == "F":
+        if not (low >= 0 and high <= 1):
+            raise BadImageError(f"floating-point pixels from {low:g} to {high:g}: allowed are 0 to 1")
+        scaled: Pixels = np.rint(values * 255).astype(np.uint8)
+        return scaled
+    if low < 0 or high > 65535:
+        raise BadImageError(f"32-bit pixels from {low} to {high}: allowed are 0 to 65,535")
+    gray: Pixels = (values >> 8).astype(np.uint8)
+    if (transparent := image.info.get("transparency")) is not None:
+        gray[values == transparent] = 255
+    return gray
+
+
+def _canvas(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """Resize with antialiasing (Pillow's bicubic filter), crop or pad, and invert."""
+    inner, size = preprocessing.inner, preprocessing.image_size
+    if preprocessing.resize == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    resized = preprocessing.resized(*image.size)
+    if image.size != resized:
+        image = image.resize(resized, Image.Resampling.BICUBIC)
+    pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+    if preprocessing.invert:
+        pixels = 255 - pixels
+    if resized == (size, size):
+        return np.ascontiguousarray(pixels)
+    canvas = np.zeros((preprocessing.channels, size, size), np.uint8)
+    left, top = ((inner - side) // 2 + preprocessing.margin for side in resized)
+    canvas[:, top : top + resized[1], left : left + resized[0]] = pixels
+    return canvas
