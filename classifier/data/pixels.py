@@ -10,14 +10,12 @@ import warnings
 from io import BytesIO
 
 import numpy as np
-import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from classifier.data.preprocessing import Pixels
 from classifier.data.preprocessing import Preprocessing as Preprocessing  # for those who call `decode`
 from classifier.errors import UserError
-
-Pixels = npt.NDArray[np.uint8]
 
 # No format that runs another program (EPS), and none whose decoder is not known to give equal bits everywhere (AVIF).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # a JPEG with several pictures (MPO) is a JPEG

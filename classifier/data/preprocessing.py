@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from classifier.errors import UserError
+
+Pixels = npt.NDArray[np.uint8]
 
 LARGEST_SIZE = 4096  # pixels, height and width of the result
 
