@@ -35,6 +35,12 @@ RENAMED = {  # old name -> current name
 BEFORE = {  # new key -> value
     "download.folder": "images",
     **dict.fromkeys(f"download.{key}" for key in ("address", "sha256", "table", "classes", "groups")),
+    "normalize.image_size": 32,
+    "normalize.resize": "pad",
+    "normalize.channels": "auto",
+    "normalize.invert": False,
+    "normalize.bad_images": "refuse",
+    "normalize.leaks": "report",
     "train.arithmetic": "native",
     "train.parts": 1,
     "train.processes": "auto",
@@ -104,6 +110,22 @@ class NormalizeParams(Section):
     )
     test_fraction: float = Field(
         gt=0, lt=1, description="fraction of each class's images held out for testing, if the data has no test split"
+    )
+    image_size: int = Field(ge=8, le=4096, description="height and width of the images of dataset folder, pixels")
+    resize: Literal["pad", "crop", "stretch"] = Field(
+        description="dataset folder: keep the proportions and pad with black, keep them and crop to the centre, or "
+        "stretch; always with antialiasing"
+    )
+    channels: Literal["auto", 1, 3] = Field(
+        description="dataset folder: 1 (gray), 3 (RGB), or auto: 1 if all images are stored in gray"
+    )
+    invert: bool = Field(description="dataset folder: 255 minus each pixel, for dark figures on a light background")
+    bad_images: Literal["refuse", "exclude"] = Field(
+        description="files that give no pixels: refuse to go on, or exclude them; reports/data/problems.csv lists them"
+    )
+    leaks: Literal["report", "refuse", "drop"] = Field(
+        description="images with an exact or near duplicate in another split: report them, refuse to go on, or drop "
+        "them from train (or validation), so that the test split stays whole"
     )
     mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] | None = Field(
         description="mean per channel of pixels scaled to 0..1; null computes it from the training split"

@@ -47,7 +47,7 @@ def allowed(field: dict[str, Any]) -> str:
     if "const" in field:
         return str(field["const"])
     if "enum" in field:
-        return ", ".join(field["enum"])
+        return ", ".join(map(str, field["enum"]))
     if field["type"] == "array":
         return f"list of {allowed(field['items'])}"
     if field["type"] == "object":

@@ -2,13 +2,17 @@
 
 - `train.safetensors`, `validation.safetensors`, `test.safetensors`: images `(N, C, size, size) uint8` in 0..255, labels
   `(N,) int64` in 0..classes-1. A split may be empty.
+- A split too large for one file (`LARGEST_FILE`) has images in `train-00001-of-00004.safetensors` and so on. Its labels
+  are in `train-labels.safetensors`, with the digest of each image, `(N, 32) uint8`: the SHA-256 of its pixels. So each
+  image is verified when it is first read.
+- `images.parquet`: of a folder of images, a row per image in the order train, validation, test (`IMAGE_COLUMNS`).
 - `meta.json`: `DatasetMeta`, with a checksum (`classifier.project.checksummed`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -18,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from classifier.data.preprocessing import LARGEST_SIZE, Preprocessing
+from classifier.data.preprocessing import LARGEST_SIZE, Pixels, Preprocessing
 from classifier.errors import UserError
 from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import sha256, sha256_of, write_atomic
@@ -28,19 +32,56 @@ SPLITS = ("train", "validation", "test")
 SMALLEST_STD = 1e-9  # division by less can give Inf; the std of pixels that are not all equal is larger
 
 
-@dataclass(frozen=True)
 class Split:
     """images `(N, C, H, W) uint8` in 0..255, labels `(N,) int64`."""
 
-    images: np.ndarray
-    labels: np.ndarray
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self._images, self.labels = images, labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    @property
+    def images(self) -> np.ndarray:
+        return self._images
+
+    def take(self, indices: npt.NDArray[np.integer]) -> np.ndarray:
         """The images at `indices`, copied."""
-        taken: npt.NDArray[np.uint8] = self.images[indices]
+        taken: np.ndarray = self.images[indices]
+        return taken
+
+
+class StoredSplit(Split):
+    """A split in several files, which are mapped. Each image is verified against its digest when it is first read."""
+
+    def __init__(
+        self, parts: Sequence[tuple[Path, Pixels]], labels: np.ndarray, digests: Pixels, shape: tuple[int, ...]
+    ) -> None:
+        """parts: the files and their images `(n, *shape)`, in order."""
+        self.parts, self.labels, self.digests, self.shape = parts, labels, digests, shape
+        self.starts = np.cumsum([0, *(len(images) for _, images in parts)])
+        self.verified = np.zeros(len(labels), bool)
+
+    @property
+    def images(self) -> np.ndarray:
+        """All images, read into memory."""
+        return self.take(np.arange(len(self)))
+
+    def take(self, indices: npt.NDArray[np.integer]) -> np.ndarray:
+        """The images at `indices`, copied. Raises UserError, naming the file, for one that was changed."""
+        taken = np.empty((len(indices), *self.shape), np.uint8)
+        of_part = np.searchsorted(self.starts, indices, side="right") - 1
+        for number in np.unique(of_part):
+            mine = np.flatnonzero(of_part == number)
+            taken[mine] = self.parts[number][1][indices[mine] - self.starts[number]]
+        for place in np.flatnonzero(~self.verified[indices]):
+            index = indices[place]
+            if hashlib.sha256(taken[place]).digest() != self.digests[index].tobytes():
+                path = self.parts[of_part[place]][0]
+                raise UserError(
+                    f"{path}: image {index - self.starts[of_part[place]]} was changed: run dvc repro -f normalize"
+                )
+            self.verified[index] = True
         return taken
 
 
@@ -100,16 +141,22 @@ class DatasetMeta(PixelStatistics):
     preprocessing: Preprocessing  # what turns an original image into one of these
     counts: dict[str, list[Annotated[int, Field(ge=0)]]]  # split -> images per class
     files: dict[str, Annotated[list[DataFile], Field(min_length=1)]]  # split -> its files, in the order of the images
+    labels: dict[str, DataFile] = Field(default_factory=dict)  # split -> file of its labels, if it has several
+    images: DataFile | None = None  # images.parquet
+    decoder: str | None = None  # libraries that decoded the files, with their versions
+    excluded: dict[str, str] = Field(default_factory=dict)  # path -> reason
 
     @property
     def sha256(self) -> dict[str, str]:
-        """Split -> SHA-256 of its file."""
-        return {split: files[0].sha256 for split, files in self.files.items()}
+        """Split -> SHA-256 of its file; that of its labels, which has the images' digests, if it has several files."""
+        return {split: self.labels.get(split, files[0]).sha256 for split, files in self.files.items()}
 
     @model_validator(mode="after")
     def _has_all_splits(self) -> Self:
         if not set(self.counts) == set(self.files) == set(SPLITS):
             raise UserError(f"counts and files are not those of {', '.join(SPLITS)}")
+        if any(len(files) > 1 and split not in self.labels for split, files in self.files.items()):
+            raise UserError("a split with several files has no file of labels")
         if (self.preprocessing.channels, self.preprocessing.image_size) != (self.channels, self.size):
             raise UserError(f"preprocessing is not that of {self.channels} channels and {self.size} pixels")
         return self
@@ -140,36 +187,67 @@ def read_meta(folder: Path) -> DatasetMeta:
 
 
 def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
-    """Read a split after verifying its bytes against meta.json.
+    """Read a split after verifying its bytes against meta.json; those of a split in several files as they are read.
 
     The arrays are memory-mapped, so that processes that train at the same time share the memory.
     """
-    path = folder / f"{name}.safetensors"
-    try:
-        found = sha256_of(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: run dvc repro normalize") from None
-    if found != meta.sha256[name]:
-        raise UserError(f"{path} has SHA-256 {found}, meta.json says {meta.sha256[name]}: run dvc repro -f normalize")
-    try:
-        with safe_open(path, framework="pt") as file:  # the only framework for which safetensors maps the file
-            split = Split(file.get_tensor("images").numpy(), file.get_tensor("labels").numpy())
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a split ({error}): run dvc repro -f normalize") from None
-    allowed = (len(split), meta.channels, meta.size, meta.size)
-    if split.images.shape != allowed or split.images.dtype != np.uint8:
-        raise UserError(
-            f"{path} holds images {split.images.shape} {split.images.dtype}: allowed is {allowed} uint8: "
-            "run dvc repro -f normalize"
-        )
-    if split.labels.shape != (len(split),) or split.labels.dtype != np.int64 or not _is_counted(split, meta, name):
+    files = [(folder / file.name, (file.images, meta.channels, meta.size, meta.size)) for file in meta.files[name]]
+    if name in meta.labels:
+        count = sum(meta.counts[name])
+        path = folder / meta.labels[name].name
+        labels = _verified(path, meta.labels[name], labels=(count,), digests=(count, 32))
+        parts = [(path, _tensors(path, images=shape)["images"]) for path, shape in files]
+        split: Split = StoredSplit(parts, labels["labels"], labels["digests"], files[0][1][1:])
+    else:
+        ((path, shape),) = files
+        tensors = _verified(path, meta.files[name][0], images=shape, labels=shape[:1])
+        split = Split(tensors["images"], tensors["labels"])
+    if not _is_counted(split, meta, name):
         raise UserError(f"{path} does not have the labels that meta.json counts: run dvc repro -f normalize")
     return split
 
 
+def _verified(path: Path, file: DataFile, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The tensors of a file whose bytes meta.json knows."""
+    try:
+        found = sha256_of(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro normalize") from None
+    if found != file.sha256:
+        raise UserError(f"{path} has SHA-256 {found}, meta.json says {file.sha256}: run dvc repro -f normalize")
+    return _tensors(path, **shapes)
+
+
+def _tensors(path: Path, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The tensors of these names and shapes, mapped: `labels` int64, the others uint8."""
+    try:
+        with safe_open(path, framework="pt") as file:  # the only framework for which safetensors maps the file
+            tensors = {name: file.get_tensor(name).numpy() for name in shapes}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro normalize") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a split ({error}): run dvc repro -f normalize") from None
+    for name, shape in shapes.items():
+        dtype = np.int64 if name == "labels" else np.uint8
+        if tensors[name].shape != shape or tensors[name].dtype != dtype:
+            raise UserError(
+                f"{path} holds {name} {tensors[name].shape} {tensors[name].dtype}: "
+                f"allowed is {shape} {np.dtype(dtype)}: run dvc repro -f normalize"
+            )
+    return tensors
+
+
 def read_paths(folder: Path, name: str, meta: DatasetMeta) -> list[str] | None:
     """The paths of a split's images, in their order; None for a data set that is not a folder of images."""
-    return None
+    if meta.images is None:
+        return None
+    from pyarrow import parquet  # imported here: it takes 0.2 s
+
+    path = folder / meta.images.name
+    if (found := sha256_of(path)) != meta.images.sha256:
+        raise UserError(f"{path} has SHA-256 {found}, meta.json says {meta.images.sha256}: run dvc repro -f normalize")
+    paths: list[str] = parquet.read_table(path, columns=["path"], filters=[("split", "==", name)])["path"].to_pylist()
+    return paths
 
 
 def _is_counted(split: Split, meta: DatasetMeta, name: str) -> bool:

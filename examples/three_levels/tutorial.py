@@ -19,7 +19,7 @@ from classifier.data.dataset import Split
 from classifier.data.formats import parse
 from classifier.data.normalization import make_splits
 from classifier.errors import UserError
-from classifier.params import NormalizeParams
+from classifier.params import load_params
 from classifier.project import cli
 from classifier.sources.catalog import SOURCES, origin
 from classifier.sources.mirrors import configured_mirrors
@@ -84,7 +84,7 @@ def load(settings: Settings) -> tuple[Split, Split]:
     dataset, folder = dataset_and_folder(settings)
     pattern = "digits.csv.gz" if dataset == "digits" else "*-ubyte.gz"
     files = {path.name: path.read_bytes() for path in folder.glob(pattern)}
-    params = NormalizeParams(seed=0, validation_fraction=0.0, test_fraction=0.2, mean=None, std=None)
+    params = load_params(ROOT / "params.yaml").normalize.model_copy(update={"validation_fraction": 0.0})
     splits = make_splits(*parse(dataset, files), SOURCES[dataset].class_names, params)
     return splits["train"], splits["test"]
 

@@ -5,6 +5,7 @@ import pytest
 
 from classifier.data.normalization import canonical_images, counts, make_splits, statistics
 from classifier.params import NormalizeParams
+from tests.samples import file_params
 
 GENERATOR = np.random.default_rng(0)
 NAMES = ("cat", "dog", "owl")
@@ -12,7 +13,7 @@ NAMES = ("cat", "dog", "owl")
 
 def params(**changes) -> NormalizeParams:
     values = {"seed": 0, "validation_fraction": 0.25, "test_fraction": 0.2, "mean": None, "std": None}
-    return NormalizeParams.model_validate(values | changes)
+    return NormalizeParams.model_validate(file_params().normalize.model_dump() | values | changes)
 
 
 def labelled(labels, numbered=True):
