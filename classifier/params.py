@@ -18,6 +18,7 @@ from classifier.schema.reading import parse_yaml, read_text
 from classifier.schema.section import Section, items, keys, put
 
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Arithmetic = Literal["portable", "native"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -44,6 +45,13 @@ BEFORE = {  # new key -> value
     "train.arithmetic": "native",
     "train.parts": 1,
     "train.processes": "auto",
+    "train.augment.per": "batch",
+    "train.augment.flip": 0.0,
+    "train.augment.crop": 1.0,
+    "train.augment.policy": "none",
+    "train.augment.erase": 0.0,
+    "train.augment.mixup": 0.0,
+    "train.augment.cutmix": 0.0,
     "evaluate.arithmetic": "native",
 }
 
@@ -145,9 +153,25 @@ Count = Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
 
 
 class AugmentParams(Section):
-    shift: int = Field(ge=0, le=16, description="maximum shift of a batch in each direction, pixels")
-    rotation: float = Field(ge=0, le=180, description="maximum rotation of a batch in either direction, degrees")
-    scale: float = Field(ge=0, le=0.9, description="maximum change of a batch's size; 0.1 scales by 0.9 to 1.1")
+    per: Literal["batch", "image"] = Field(
+        description="batch: all images of a batch get the same shift, rotation and scale, each its own flip and so on; "
+        "image: each image has its own"
+    )
+    shift: int = Field(ge=0, le=256, description="maximum shift in each direction, pixels")
+    rotation: float = Field(ge=0, le=180, description="maximum rotation in either direction, degrees")
+    scale: float = Field(ge=0, le=0.9, description="maximum change of size; 0.1 scales by 0.9 to 1.1")
+    flip: Probability = Field(description="probability of a horizontal flip")
+    crop: float = Field(
+        gt=0, le=1, description="smallest share of the area that a random resized crop keeps; 1 crops nothing"
+    )
+    policy: Literal["none", "trivialaugment"] = Field(
+        description="trivialaugment: one change of colour or geometry, of random strength (Müller and Hutter 2021)"
+    )
+    erase: Probability = Field(description="probability of an erased box of 2% to 33% of the area (Zhong et al. 2020)")
+    mixup: float = Field(ge=0, le=10, description="MixUp: alpha of the Beta distribution of shares; 0: none")
+    cutmix: float = Field(
+        ge=0, le=10, description="CutMix: alpha of the Beta distribution; 0: none; half of the images, beside mixup"
+    )
 
 
 class TrainParams(Section):

@@ -42,7 +42,7 @@ def train_params(**values: Any) -> TrainParams:
         "log_every": 10,
         "device": "cpu",
     }
-    augment = {"shift": 0, "rotation": 0.0, "scale": 0.0}
+    augment = file_params().train.augment.model_dump() | {"shift": 0}
     augment |= {name: values.pop(name) for name in AugmentParams.model_fields if name in values}
     return TrainParams.model_validate(file_params().train.model_dump() | plain | {"augment": augment} | values)
 

@@ -1,43 +1,163 @@
-"""Random shift, rotation and change of size, the same for all images of a batch.
+"""Random changes of the training images' pixels, drawn for each image and computed for whole batches on the device.
 
-One draw per batch keeps the work on whole tensors; over many batches every image sees the whole range.
+All draws of an epoch are made beforehand from (seed, epoch), a row for each place in the epoch's order. The place says
+image and step, whoever computes this part of the batch. Geometric changes are one interpolation, or none if pixels
+only move. What mixes images and labels is in `classifier.training.mixing`.
 """
 
 from __future__ import annotations
 
+from math import log
+
 import numpy as np
+import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import grid_sample, pad
 
 from classifier.params import AugmentParams
+from classifier.training.colours import COLOURS, change_colours
+
+Draws = dict[str, Tensor]  # a row for each place in the epoch's order
+LEVELS = 31  # of TrivialAugment's strengths
+# TrivialAugment's wide space (Müller and Hutter 2021, table 6): operations, one of which an image gets.
+GEOMETRY = {"shear_x": 0.99, "shear_y": 0.99, "translate_x": 32.0, "translate_y": 32.0, "rotate": 135.0}  # strongest
+OPERATIONS = ("identity", *GEOMETRY, *COLOURS)
+NARROWEST, WIDEST = 3 / 4, 4 / 3  # width / height of a crop
+
+
+def generator(seed: int, epoch: int, *purpose: int) -> np.random.Generator:
+    """Random numbers of an epoch; each purpose has its own, so that none depends on what else is turned on."""
+    return np.random.default_rng([seed, epoch, *purpose])
 
 
 class Augmentation:
-    """Draws for every batch of one epoch, made beforehand from `random`, so that a batch's place names its draw."""
+    """What `params` ask for, of square images of `size` pixels."""
 
-    def __init__(self, params: AugmentParams, batches: int, random: np.random.Generator) -> None:
-        self.affine = params.rotation > 0 or params.scale > 0
-        self.active = self.affine or params.shift > 0
-        shifts = random.integers(-params.shift, params.shift, endpoint=True, size=(batches, 2))
-        self.shifts: list[tuple[int, int]] = [(int(dy), int(dx)) for dy, dx in shifts]  # pixels
-        self.angles = random.uniform(-params.rotation, params.rotation, batches)  # degrees
-        self.scales = random.uniform(1 - params.scale, 1 + params.scale, batches)
+    def __init__(self, params: AugmentParams, size: int) -> None:
+        self.params, self.size = params, size
+        self.trivial = params.policy == "trivialaugment"
+        self.interpolates = params.rotation > 0 or params.scale > 0 or params.crop < 1 or self.trivial
 
-    def __call__(self, images: Tensor, batch: int) -> Tensor:
-        """Raw images `(N, C, H, W) uint8` of the epoch's batch number `batch` -> the same shape; new pixels are 0."""
-        if not self.active:
-            return images
-        dy, dx = self.shifts[batch]
-        if not self.affine:  # a whole-pixel shift is a window: the same result in a seventh of the time
-            return pad(images, (dx, -dx, dy, -dy))
-        from torchvision.transforms.v2 import InterpolationMode, functional  # takes 2 s, not everybody needs it
+    def draw(self, seed: int, epoch: int, count: int, batch_size: int, random: np.random.Generator) -> Draws:
+        """The draws of an epoch of `count` images. `random` is the generator that the epoch's order came from."""
+        params = self.params
+        rows = -(-count // batch_size) if params.per == "batch" else count
+        shifts = torch.from_numpy(random.integers(-params.shift, params.shift, endpoint=True, size=(rows, 2)))
+        angles = torch.from_numpy(random.uniform(-params.rotation, params.rotation, rows))  # degrees
+        scales = torch.from_numpy(random.uniform(1 - params.scale, 1 + params.scale, rows))
+        if params.per == "batch":
+            shifts, angles, scales = (
+                draws.repeat_interleave(batch_size, 0)[:count] for draws in (shifts, angles, scales)
+            )
+        flips = torch.from_numpy(generator(seed, epoch, 1).random(count) < params.flip)
+        draws: Draws = {}
+        if self.interpolates:
+            matrices = affine(shifts, angles, scales)
+            if params.flip:
+                matrices = product(mirror(flips), matrices)
+            if params.crop < 1:
+                matrices = product(self._crops(generator(seed, epoch, 2), count), matrices)
+            if self.trivial:
+                draws, moved = self._trivial(generator(seed, epoch, 3), count)
+                matrices = product(matrices, moved)
+            draws["matrices"] = matrices.float()
+        else:
+            if params.shift:
+                draws["shifts"] = shifts
+            if params.flip:
+                draws["flips"] = flips
+        return draws
 
-        moved: Tensor = functional.affine(
-            images,
-            angle=float(self.angles[batch]),
-            translate=[dx, dy],
-            scale=float(self.scales[batch]),
-            shear=[0.0, 0.0],
-            interpolation=InterpolationMode.BILINEAR,
+    def _crops(self, random: np.random.Generator, count: int) -> Tensor:
+        """Random resized crops (Szegedy et al. 2015): a share of the area, at a place, of a shape, as the whole."""
+        area, ratio, across, down = (torch.from_numpy(column.copy()) for column in random.random((count, 4)).T)
+        area = self.params.crop + (1 - self.params.crop) * area
+        ratio = torch.exp(log(NARROWEST) + (log(WIDEST) - log(NARROWEST)) * ratio)
+        width, height = (side.sqrt().clamp(max=1) for side in (area * ratio, area / ratio))
+        return rows_of(
+            *(width, torch.zeros_like(width), (across - 0.5) * (1 - width) * self.size),
+            *(torch.zeros_like(height), height, (down - 0.5) * (1 - height) * self.size),
         )
-        return moved
+
+    def _trivial(self, random: np.random.Generator, count: int) -> tuple[Draws, Tensor]:
+        """TrivialAugment: one operation for each image, at a random strength. The colours' draws, and the geometry."""
+        operations = torch.from_numpy(random.integers(len(OPERATIONS), size=count))
+        levels, signs = (torch.from_numpy(random.integers(choices, size=count)) for choices in (LEVELS, 2))
+        strengths = levels / (LEVELS - 1) * (2 * signs - 1)  # -1..1
+        by = {
+            name: torch.where(operations == OPERATIONS.index(name), strongest * strengths.double(), 0.0)
+            for name, strongest in GEOMETRY.items()
+        }
+        one = torch.ones(count, dtype=torch.float64)
+        moved = rows_of(one, by["shear_x"], -by["translate_x"], by["shear_y"], one, -by["translate_y"])
+        turned = affine(torch.zeros(count, 2), by["rotate"], one)
+        draws = {"colours": operations - len(OPERATIONS) + len(COLOURS), "strengths": strengths}
+        return draws, product(turned, moved)
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """Raw images `(..., B, C, H, W) uint8` by their rows of the draws `(..., B, ...)`; new pixels are 0."""
+        if not draws:
+            return images
+        moved, rows = images.flatten(0, -4), {name: draw.flatten(0, images.ndim - 4) for name, draw in draws.items()}
+        if "shifts" in rows:
+            moved = shifted(moved, rows["shifts"], self.params.shift)
+        if "flips" in rows:
+            moved = torch.where(rows["flips"][:, None, None, None], moved.flip(-1), moved)
+        if "matrices" in rows:
+            moved = warped(moved, rows["matrices"])
+        if "colours" in rows:
+            moved = change_colours(moved, rows["colours"], rows["strengths"])
+        return moved.view_as(images)
+
+
+def shifted(images: Tensor, shifts: Tensor, largest: int) -> Tensor:
+    """Images `(B, C, H, W)`, each moved down and to the right by its row of `shifts (B, 2)`, whole pixels."""
+    count, channels, height, width = images.shape
+    padded = pad(images, [largest] * 4)
+    image, channel, row, column = padded.stride()
+    # All windows of the padded images, without copies: (B, down, right, C, H, W).
+    windows = padded.as_strided(
+        (count, 2 * largest + 1, 2 * largest + 1, channels, height, width),
+        (image, row, column, channel, row, column),
+    )
+    down, right = (largest - shifts).unbind(-1)
+    return windows[torch.arange(count, device=images.device), down, right]
+
+
+def warped(images: Tensor, matrices: Tensor) -> Tensor:
+    """Images `(B, C, S, S)`, each by its matrix `(B, 6)`, with the arithmetic of torchvision's `affine`, bilinear."""
+    size = images.shape[-1]
+    places = torch.arange(size, device=images.device) - (size - 1) / 2  # from the centre
+    y, x = torch.meshgrid(places, places, indexing="ij")
+    grid = torch.stack([x, y, torch.ones_like(x)], -1).view(1, size * size, 3).expand(len(images), -1, -1)
+    grids = grid.bmm(matrices.view(-1, 2, 3).mT / (size / 2)).view(-1, size, size, 2)
+    moved = grid_sample(images.float(), grids, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved.round().to(images.dtype)
+
+
+# Geometry as rows of 2 x 3 matrices `(N, 6) float64` that take a pixel of the result back to the image, in pixels from
+# the centre. torch computes sines, so that they are the same on every processor.
+
+
+def affine(shifts: Tensor, angles: Tensor, scales: Tensor) -> Tensor:
+    """Of shifts down and to the right in pixels, angles in degrees, and factors of size."""
+    a, b = (f(torch.deg2rad(angles)) / scales for f in (torch.cos, torch.sin))
+    dy, dx = shifts.unbind(-1)
+    return rows_of(a, b, -a * dx - b * dy, -b, a, b * dx - a * dy)
+
+
+def mirror(flips: Tensor) -> Tensor:
+    """Left and right change places where `flips (N,) bool`."""
+    none, one = torch.zeros(len(flips), dtype=torch.float64), torch.ones(len(flips), dtype=torch.float64)
+    return rows_of(torch.where(flips, -one, one), none, none, none, one, none)
+
+
+def product(first: Tensor, second: Tensor) -> Tensor:
+    """Of matrices: the result's pixels go through `second` and then `first`."""
+    a, b, c, d, e, f = first.unbind(-1)
+    g, h, i, j, k, m = second.unbind(-1)
+    return rows_of(a * g + b * j, a * h + b * k, a * i + b * m + c, d * g + e * j, d * h + e * k, d * i + e * m + f)
+
+
+def rows_of(*entries: Tensor) -> Tensor:
+    return torch.stack(entries, -1)

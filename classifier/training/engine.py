@@ -15,13 +15,15 @@ from classifier.networks.inference import predict
 from classifier.networks.model import Classifier
 from classifier.params import TrainParams
 from classifier.training.checkpoint import CHECKPOINTS
+from classifier.training.loss import losses
+from classifier.training.mixing import Targets
 from classifier.training.optimizer import gradients, make_optimizer
 from classifier.training.parts import Parts, computation_of
 from classifier.workers import ALONE, Crew
 
 VALIDATION_BATCH = 1000  # images per forward pass
 
-Part = tuple[int, Tensor, Tensor]  # number, raw images `(B, C, 32, 32) uint8`, labels `(B,) int64`
+Part = tuple[int, Tensor, Targets]  # number, normalized images `(B, C, H, W)`, labels
 
 
 class DivergedError(UserError):
@@ -75,17 +77,18 @@ class Engine:
 
     def update(self, batch: Iterable[Part], size: int, rate: float | Tensor) -> None:
         """The device's share of `step`, which a CUDA graph can replay."""
-        for number, images, labels in batch:
-            normalized = self.classifier.normalize(images).contiguous(memory_format=self.layout)
+        for number, images, targets in batch:
             with self._autocast():
-                logits = self.classifier.network(normalized)
-            self.parts.backward(number, self._loss(logits.float(), labels), labels.shape[-1] / size)
+                logits = self.classifier.network(images.contiguous(memory_format=self.layout))
+            self.parts.backward(number, self._loss(logits.float(), targets), targets.labels.shape[-1] / size)
         self._watch(self.parts.sum(size), size)
         if self.skips_by_itself or not self.found_inf:
             self.optimizer.step(rate)
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(logits, labels, label_smoothing=self.params.label_smoothing)
+    def _loss(self, logits: Tensor, targets: Targets) -> Tensor:
+        if targets.shares is None:
+            return cross_entropy(logits, targets.labels, label_smoothing=self.params.label_smoothing)
+        return losses(logits, targets, self.params.label_smoothing).mean()
 
     def _watch(self, loss: Tensor, count: int) -> None:
         """Add to the window's sums. From the first loss or gradient that is not finite on, nothing is updated."""

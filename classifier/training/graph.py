@@ -7,19 +7,16 @@ A last, smaller batch has other shapes than the graph: its kernels are launched 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from math import cos, radians, sin
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, pad
 
-from classifier.data.dataset import SIZE, Split
-from classifier.params import AugmentParams
-from classifier.training.augmentation import Augmentation
-from classifier.training.engine import Engine, Part
-from classifier.training.steps import Steps, plan_epoch
+from classifier.data.dataset import Split
+from classifier.training.augmentation import Draws
+from classifier.training.engine import Engine
+from classifier.training.steps import Steps
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 WARM_UP = 3  # steps before the capture, in which libraries take their workspaces
@@ -48,9 +45,12 @@ class GraphedSteps(Steps):
     def __init__(self, engine: Engine, train: Split, capture: Capture = cuda_graph) -> None:
         super().__init__(engine, train)
         device, shape = engine.device, engine.shape
-        self.augmented = DeviceAugmentation(self.images, self.params.augment)
-        self.order = torch.zeros(*shape, len(train), dtype=torch.int64, device=device)
-        self.draws = self.augmented.no_draws(*shape, self.per_epoch)
+        order, draws = self._plan(seed=0, epoch=1)  # of this form are all plans
+        self.order = torch.zeros(*shape, *order.shape, dtype=order.dtype, device=device)
+        self.draws = {
+            name: torch.zeros(*shape, *values.shape, dtype=values.dtype, device=device)
+            for name, values in draws.items()
+        }
         # CUDA's fused optimizers read a float32, the CPU's a float64.
         precision = torch.float64 if device.type == "cpu" else torch.float32
         self.device_rates = torch.zeros(self.per_epoch, dtype=precision, device=device)
@@ -80,21 +80,24 @@ class GraphedSteps(Steps):
     def begin_epoch(self, epoch: int) -> None:
         if self.planned_epoch != epoch:  # training goes on from a checkpoint
             self._plan_ahead(epoch)
-        self.rates, *plan = self.plan.result()
-        for static, values in zip((self.device_rates, self.order, self.draws), plan, strict=True):
-            static.copy_(values.view_as(static))
+        self.rates, rates, order, draws = self.plan.result()
+        self.device_rates.copy_(rates)
+        self.order.copy_(order.view_as(self.order))
+        for name, values in draws.items():
+            self.draws[name].copy_(values.view_as(self.draws[name]))
         if epoch < self.params.epochs:
             self._plan_ahead(epoch + 1)
 
     def _plan_ahead(self, epoch: int) -> None:
         """While the device is busy: of 64 models an epoch's orders take as long as some of its steps."""
-        self.planned_epoch, self.plan = epoch, self.planner.submit(self._plan, epoch)
+        self.planned_epoch, self.plan = epoch, self.planner.submit(self._plans, epoch)
 
-    def _plan(self, epoch: int) -> tuple[list[float], Tensor, Tensor, Tensor]:
-        """Learning rates for the history, and then, for the device, the same, orders and draws."""
-        plans = [plan_epoch(len(self.labels), epoch, seed, self.params) for seed in self.engine.seeds]
-        rates, draws = self._rates(epoch), [self.augmented.draws(augment) for _, augment in plans]
-        return rates, torch.tensor(rates, dtype=torch.float64), torch.stack([o for o, _ in plans]), torch.stack(draws)
+    def _plans(self, epoch: int) -> tuple[list[float], Tensor, Tensor, Draws]:
+        """Learning rates for the history, and then, for the device, the same, orders and draws of all models."""
+        plans = [self._plan(seed, epoch) for seed in self.engine.seeds]
+        rates, names = self._rates(epoch), plans[0][1]
+        draws = {name: torch.stack([of_model[name] for _, of_model in plans]) for name in names}
+        return rates, torch.tensor(rates, dtype=torch.float64), torch.stack([order for order, _ in plans]), draws
 
     def step(self, batch: int) -> None:
         self.number.fill_(batch)
@@ -106,60 +109,5 @@ class GraphedSteps(Steps):
 
     def _update(self, count: int) -> None:
         """On the `count` images of the batch that `number` says; the host need not know which."""
-        self.engine.update(self._parts_of(count), count, self.device_rates[self.number].squeeze())
-
-    def _parts_of(self, count: int) -> Iterator[Part]:
-        for number, places in self.engine.parts.of(self.places[:count]):
-            picked = self.order[..., self.number * self.params.batch_size + places]
-            yield number, self.augmented(picked, self.draws[..., self.number, :]), self.labels[picked]
-
-
-class DeviceAugmentation:
-    """`Augmentation`'s pixels, to the bit, from draws that lie on the device."""
-
-    def __init__(self, images: Tensor, params: AugmentParams) -> None:
-        """`images` are all of them, `(N, C, 32, 32) uint8`."""
-        self.affine = params.rotation > 0 or params.scale > 0
-        self.margin = 0 if self.affine else params.shift  # a shift is a window of the image with a margin of zeros
-        self.images = pad(images, [self.margin] * 4)
-        pixels = torch.arange(SIZE, device=images.device)
-        self.channels = torch.arange(images.shape[1], device=images.device)[:, None, None]
-        self.rows, self.columns = pixels[:, None], pixels
-        y, x = torch.meshgrid(pixels - (SIZE - 1) / 2, pixels - (SIZE - 1) / 2, indexing="ij")  # from the centre
-        self.grid = torch.stack([x, y, torch.ones_like(x)], -1).view(1, SIZE * SIZE, 3)
-
-    def no_draws(self, *shape: int) -> Tensor:
-        """Room for the draws of so many batches."""
-        kind = (6, torch.float32) if self.affine else (2, torch.int64)
-        return torch.zeros(*shape, kind[0], dtype=kind[1], device=self.images.device)
-
-    def draws(self, augmentation: Augmentation) -> Tensor:
-        """Of an epoch's batches: shifts down and to the right `(batches, 2)`, or affine matrices `(batches, 6)`."""
-        if not self.affine:
-            return torch.tensor(augmentation.shifts)
-        draws = zip(augmentation.shifts, augmentation.angles, augmentation.scales, strict=True)
-        matrices = [inverse_affine(*shift, angle, scale) for shift, angle, scale in draws]
-        return torch.tensor(matrices, dtype=torch.float32)
-
-    def __call__(self, picked: Tensor, draw: Tensor) -> Tensor:
-        """Images `(..., B, C, 32, 32) uint8` of those `picked (..., B)`, moved by their batch's `draw (..., 1, D)`."""
-        picked = picked[..., None, None, None]
-        if self.affine:
-            return self._warped(self.images[picked, self.channels, self.rows, self.columns], draw)
-        dy, dx = (self.margin - draw[..., None, None, None]).unbind(-4)
-        return self.images[picked, self.channels, self.rows + dy, self.columns + dx]
-
-    def _warped(self, images: Tensor, draw: Tensor) -> Tensor:
-        """The arithmetic of torchvision's `affine`."""
-        matrices = draw.reshape(-1, 2, 3).mT / (SIZE / 2)
-        grid = self.grid.expand(len(matrices), -1, -1).bmm(matrices).view(-1, 1, SIZE, SIZE, 2)
-        pixels = images.reshape(len(matrices), -1, *images.shape[-3:]).float()  # (K, B, C, 32, 32)
-        grids = grid.expand(-1, pixels.shape[1], -1, -1, -1).flatten(0, 1)
-        moved = grid_sample(pixels.flatten(0, 1), grids, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return moved.round().to(images.dtype).view_as(images)
-
-
-def inverse_affine(dy: int, dx: int, angle: float, scale: float) -> list[float]:
-    """Rows of the 2 x 3 matrix that takes a moved pixel back, in pixels from the centre; `angle` in degrees."""
-    a, b = cos(radians(angle)) / scale, sin(radians(angle)) / scale
-    return [a, b, -a * dx - b * dy, -b, a, b * dx - a * dy]
+        places = self.number * self.params.batch_size + self.places[:count]
+        self.engine.update(self._parts(places), count, self.device_rates[self.number].squeeze())

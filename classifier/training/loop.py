@@ -135,7 +135,7 @@ def assist(steps: Steps, start: int) -> None:
 
 
 def make_steps(engine: Engine, train: Split) -> Steps:
-    """The steps as the device takes them: replayed as a graph on CUDA."""
-    if engine.device.type == "cuda":
+    """The steps as the device takes them: replayed as a graph on CUDA, where no shape depends on what is drawn."""
+    if engine.device.type == "cuda" and engine.params.augment.policy == "none":
         return GraphedSteps(engine, train)
     return Steps(engine, train)

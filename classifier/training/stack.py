@@ -13,7 +13,6 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn.functional import cross_entropy
 
 from classifier.data.dataset import Split
 from classifier.networks.model import Classifier
@@ -22,6 +21,8 @@ from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import VALIDATION_BATCH, Engine
 from classifier.training.graph import Capture, GraphedSteps, cuda_graph
 from classifier.training.loop import Report, run_epochs
+from classifier.training.loss import losses
+from classifier.training.mixing import Targets
 from classifier.training.optimizer import gradients
 
 
@@ -52,7 +53,7 @@ class Stack(nn.Module):
                 network.get_parameter(name).data = values
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images `(K, B, C, 32, 32)`, a batch for each -> logits `(K, B, classes)`."""
+        """Normalized images `(K, B, C, H, W)`, a batch for each -> logits `(K, B, classes)`."""
 
         def one(parameters: dict[str, Tensor], batch: Tensor) -> Tensor:
             logits: Tensor = functional_call(self.network, parameters, (batch,))
@@ -62,7 +63,7 @@ class Stack(nn.Module):
 
 
 class VectorizedEngine(Engine):
-    """`Engine` of a stack: images `(K, B, C, 32, 32)`, labels `(K, B)`, and a loss for each model."""
+    """`Engine` of a stack: images `(K, B, C, H, W)`, labels `(K, B)`, and a loss for each model."""
 
     cpu_layout = torch.contiguous_format  # channels_last is for tensors of four dimensions
 
@@ -74,8 +75,8 @@ class VectorizedEngine(Engine):
         super().__init__(together, params, device, list(classifiers))
         self.diverged = torch.zeros(self.shape, device=device)
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return mean_losses(logits, labels, self.params.label_smoothing)
+    def _loss(self, logits: Tensor, targets: Targets) -> Tensor:
+        return losses(logits, targets, self.params.label_smoothing).mean(-1)
 
     def _find_inf(self, loss: Tensor) -> None:
         everything = torch.cat([gradient.flatten(1) for gradient in gradients(self.parameters)], 1)
@@ -90,15 +91,9 @@ class VectorizedEngine(Engine):
             return super().validate()
         batches = torch.split(images, VALIDATION_BATCH)
         logits = torch.cat([self.classifier(batch.expand(*self.shape, *batch.shape)) for batch in batches], 1)
-        losses = mean_losses(logits, labels.expand(*self.shape, -1), label_smoothing=0.0)
+        means = losses(logits, Targets(labels.expand(*self.shape, -1))).mean(-1)
         accuracies = (logits.argmax(-1) == labels).float().mean(1)
-        return [*zip(losses.tolist(), accuracies.tolist(), strict=True)]
+        return [*zip(means.tolist(), accuracies.tolist(), strict=True)]
 
     def _tensors(self) -> dict[str, Tensor]:
         return super()._tensors() | {"sums/diverged": self.diverged}
-
-
-def mean_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Cross entropy of each model: logits `(K, B, classes)`, labels `(K, B)` -> `(K,)`."""
-    losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=label_smoothing, reduction="none")
-    return losses.view_as(labels).mean(1)

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from classifier.data.dataset import Split
 from classifier.params import TrainParams
-from classifier.training.augmentation import Augmentation
+from classifier.training.augmentation import Augmentation, Draws, generator
 from classifier.training.engine import Engine, Part
+from classifier.training.mixing import Mixing
 from classifier.training.schedule import learning_rate
 
 
 def on_device(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images `(N, C, 32, 32) uint8` and labels `(N,) int64`."""
+    """Images `(N, C, H, W) uint8` and labels `(N,) int64`."""
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
 
@@ -28,11 +28,15 @@ def steps_per_epoch(images: int, params: TrainParams) -> int:
     return -(-images // params.batch_size)
 
 
-def plan_epoch(count: int, epoch: int, seed: int, params: TrainParams) -> tuple[Tensor, Augmentation]:
-    """The epoch's order of `count` images, `(count,) int64`, and its augmentation."""
-    random = np.random.default_rng([seed, epoch])
+def plan_epoch(labels: Tensor, size: int, epoch: int, seed: int, params: TrainParams) -> tuple[Tensor, Draws]:
+    """The epoch's order of the images, `(N,) int64`, and for each place in it the draws of its image.
+
+    `labels (N,)` are those of the training images, of `size` pixels.
+    """
+    count, random = len(labels), generator(seed, epoch)
     order = torch.from_numpy(random.permutation(count))
-    return order, Augmentation(params.augment, steps_per_epoch(count, params), random)
+    draws = Augmentation(params.augment, size).draw(seed, epoch, count, params.batch_size, random)
+    return order, draws | Mixing(params.augment, size).draw(seed, epoch, count)
 
 
 class Steps:
@@ -42,12 +46,19 @@ class Steps:
         self.engine, self.params = engine, engine.params
         self.images, self.labels = on_device(train, engine.device)
         self.per_epoch = steps_per_epoch(len(train), self.params)
+        size = train.images.shape[-1]
+        self.augment, self.mix = Augmentation(self.params.augment, size), Mixing(self.params.augment, size)
+        self.batches = torch.split(torch.arange(len(train), device=engine.device), self.params.batch_size)  # places
 
     def begin_epoch(self, epoch: int) -> None:
         (seed,) = self.engine.seeds
-        order, self.augment = plan_epoch(len(self.labels), epoch, seed, self.params)
-        self.batches = torch.split(order.to(self.engine.device), self.params.batch_size)
+        order, draws = self._plan(seed, epoch)
+        self.order = order.to(self.engine.device)
+        self.draws = {name: values.to(self.engine.device) for name, values in draws.items()}
         self.rates = self._rates(epoch)
+
+    def _plan(self, seed: int, epoch: int) -> tuple[Tensor, Draws]:
+        return plan_epoch(self.labels, self.images.shape[-1], epoch, seed, self.params)
 
     def _rates(self, epoch: int) -> list[float]:
         """The learning rates of the epoch's steps."""
@@ -56,9 +67,17 @@ class Steps:
 
     def step(self, batch: int) -> None:
         """On the epoch's batch number `batch`, from 0."""
-        self.engine.step(self._parts(batch), len(self.batches[batch]), self.rates[batch])
+        self.engine.step(self._parts(self.batches[batch]), len(self.batches[batch]), self.rates[batch])
 
-    def _parts(self, batch: int) -> Iterator[Part]:
-        """Those of this process, one after the other."""
-        for number, picked in self.engine.parts.of(self.batches[batch]):
-            yield number, self.augment(self.images.index_select(0, picked), batch), self.labels[picked]
+    def _parts(self, places: Tensor) -> Iterator[Part]:
+        """Those of this process, one after the other, of the batch at these places of the epoch's order."""
+        models = self.order.ndim - 1  # a stack of models has an order for each
+        for number, own in self.engine.parts.of(places):
+            picked = self.order.index_select(models, own)
+            draws = {name: values.index_select(models, own) for name, values in self.draws.items()}
+            moved = self.augment(self._take(picked), draws)
+            yield number, *self.mix(self.engine.classifier.normalize(moved), self.labels[picked], draws)
+
+    def _take(self, picked: Tensor) -> Tensor:
+        """Images `(..., B, C, H, W) uint8` of those `picked (..., B)`."""
+        return self.images.index_select(0, picked.flatten()).view(*picked.shape, *self.images.shape[1:])

@@ -59,7 +59,7 @@ def test_there_and_back_keeps_comments_and_layout(name):
         line.partition("#")[2] for line in TEXT.splitlines()
     ]
     changed = [old for old, new in zip(TEXT.splitlines(), there.splitlines(), strict=True) if old != new]
-    assert len(changed) == len(changes)
+    assert len(changed) <= len(changes)  # a line may have several values
     back, _ = apply(there, RECIPES["digits"]["params"])
     assert parse_params(back, ROOT) == parse_params(TEXT, ROOT)
 

@@ -9,10 +9,9 @@ import torch
 from classifier.data.dataset import Split
 from classifier.device import set_precision
 from classifier.networks.model import Classifier, LeNet5
-from classifier.training.augmentation import Augmentation
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import DivergedError, Engine
-from classifier.training.graph import DeviceAugmentation, GraphedSteps, cuda_graph
+from classifier.training.graph import GraphedSteps, cuda_graph
 from classifier.training.loop import fit as plain_fit
 from classifier.training.loop import run_epochs
 from tests.samples import digits_split, train_params
@@ -66,6 +65,8 @@ def assert_equal(found, expected):
         {"momentum": 0.0},
         {"nesterov": True, "shift": 2, "schedule": "one_cycle"},
         {"rotation": 10.0, "scale": 0.1, "shift": 1, "label_smoothing": 0.1},
+        {"per": "image", "shift": 2, "flip": 0.5, "mixup": 0.2, "cutmix": 1.0, "erase": 0.5},
+        {"per": "image", "rotation": 10.0, "crop": 0.5, "flip": 0.5},
         {"optimizer": "adamw", "schedule": "cosine", "batch_size": 25},  # no smaller batch at the end
         {"optimizer": "muon", "schedule": "one_cycle"},
         {"batch_size": 200},  # nothing else
@@ -168,24 +169,6 @@ def test_resumed_from_a_checkpoint_it_gives_the_same_bits_and_rows(tmp_path, sto
         killed.wait()
     resumed = graphed(params, Checkpoints(tmp_path / "seed-0", every=1), device=device)
     assert_equal(resumed, eager(params) if device == CPU else graphed(params, device=device))
-
-
-@pytest.mark.parametrize("values", [{}, {"shift": 3}, {"shift": 2, "rotation": 20.0, "scale": 0.3}])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_augmentation_on_the_device_gives_the_same_pixels(values, channels):
-    params = train_params(**values)
-    images = torch.randint(0, 256, (40, channels, 32, 32), dtype=torch.uint8)
-    plans = [Augmentation(params, 5, np.random.default_rng(seed)) for seed in (0, 1)]
-    moved = DeviceAugmentation(images, params)
-    draws = torch.stack([moved.draws(plan) for plan in plans])  # (K, batches, D)
-    assert draws.shape == moved.no_draws(2, 5).shape
-    assert draws.dtype == moved.no_draws(2, 5).dtype
-    picked = torch.stack([torch.randperm(40)[:7] for _ in plans])
-    for batch in range(5):
-        number = torch.tensor([batch])
-        expected = torch.stack([plan(images[those], batch) for plan, those in zip(plans, picked, strict=True)])
-        assert torch.equal(moved(picked, draws[:, number]), expected)
-        assert torch.equal(moved(picked[1], draws[1, number]), expected[1])
 
 
 @pytest.mark.parametrize("channels", [1, 3])

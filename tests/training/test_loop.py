@@ -15,8 +15,7 @@ from classifier.training import engine
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import DivergedError, Engine
 from classifier.training.loop import fit
-from classifier.training.schedule import learning_rate
-from classifier.training.steps import plan_epoch
+from classifier.training.steps import Steps, plan_epoch
 from tests.samples import digits_split, train_params
 
 CPU = torch.device("cpu")
@@ -33,11 +32,6 @@ def train(params, train=None, validation=EMPTY, model=None, checkpoints=None):
     rows = []
     fit(model, train or digits_split(100), validation, params, CPU, lambda seed, row: rows.append(row), checkpoints)
     return model, rows
-
-
-def halves(images, labels):
-    """A batch in two parts, as the engine takes it."""
-    return [(number, images.tensor_split(2)[number], labels.tensor_split(2)[number]) for number in (0, 1)]
 
 
 def weights(model):
@@ -68,7 +62,7 @@ def test_a_plain_tutorial_loop_finds_the_same_losses_and_weights(optimizer):
     }[optimizer]
     losses = []
     for epoch in (1, 2):
-        order, _ = plan_epoch(100, epoch, params.seed, params)
+        order, _ = plan_epoch(torch.zeros(100), 32, epoch, params.seed, params)
         running_loss, steps = 0.0, 0
         for i, (images, labels) in enumerate(
             torch.utils.data.DataLoader(
@@ -116,7 +110,7 @@ def test_losses_are_sums_divided_by_counts_the_ragged_batch_included():
     params = train_params(epochs=1, batch_size=30, log_every=10, learning_rate=1e-30, label_smoothing=0.1)
     split = digits_split(100)
     _, (row,) = train(params, split)
-    model, batches = classifier(), plan_epoch(100, 1, params.seed, params)[0].split(30)
+    model, batches = classifier(), plan_epoch(torch.zeros(100), 32, 1, params.seed, params)[0].split(30)
     images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
     losses = [cross_entropy(model(images[b]), labels[b], label_smoothing=0.1).item() for b in batches]
     assert [len(batch) for batch in batches] == [30, 30, 30, 10]
@@ -125,7 +119,7 @@ def test_losses_are_sums_divided_by_counts_the_ragged_batch_included():
 
 
 def test_every_image_is_seen_once_an_epoch_in_another_order():
-    orders = [plan_epoch(50, epoch, 0, train_params(batch_size=7))[0].tolist() for epoch in (1, 2)]
+    orders = [plan_epoch(torch.zeros(50), 32, epoch, 0, train_params(batch_size=7))[0].tolist() for epoch in (1, 2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
     assert orders[0] != orders[1]
 
@@ -258,33 +252,35 @@ def test_where_the_optimizer_cannot_skip_by_itself_the_host_does(monkeypatch):
         {"momentum": 0.9, "nesterov": True, "schedule": "one_cycle", "shift": 1},
         {"optimizer": "adamw", "schedule": "cosine"},
         {"optimizer": "muon"},
+        {"per": "image", "rotation": 5.0, "policy": "trivialaugment", "flip": 0.5, "crop": 0.5},
+        {"mixup": 0.2, "cutmix": 1.0, "erase": 0.5},
     ],
 )
 def test_an_engine_continues_from_its_state_bit_for_bit(values):
     """Stopped after every step in turn, the middle of a window included, and continued by a new engine."""
     params = train_params(epochs=2, batch_size=30, **values)
-    split = digits_split(100)
-    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-    plans = [plan_epoch(100, epoch, params.seed, params) for epoch in (1, 2)]
-    steps = [
-        (halves(augment(images[picked], batch), labels[picked]), len(picked), learning_rate(batch, 8, params))
-        for order, augment in plans
-        for batch, picked in enumerate(order.split(30))
-    ]
-    whole = Engine(classifier(), params, CPU)
+    split, whole = digits_split(100), Engine(classifier(), params, CPU)
     states = [whole.state()]
-    for step in steps:
-        whole.step(*step)
+    for _ in going_on(whole, split, 0):
         states.append(whole.state())
     for done, state in enumerate(states):
         assert all(value.is_contiguous() for value in state.values())
         continued = Engine(classifier(seed=1), params, CPU)
-        continued.step(*steps[0])  # so that there is something to replace
+        next(going_on(continued, split, 0))  # so that there is something to replace
         continued.load(state)
-        for step in steps[done:]:
-            continued.step(*step)
+        assert sum(1 for _ in going_on(continued, split, done)) == 8 - done
         equal = {name: torch.equal(value, states[-1][name]) for name, value in continued.state().items()}
         assert equal == dict.fromkeys(states[-1], True)
+
+
+def going_on(engine, split, done):
+    """The steps of two epochs from number `done` on, one after the other."""
+    steps = Steps(engine, split)
+    for step in range(done, 2 * steps.per_epoch):
+        if step == done or step % steps.per_epoch == 0:
+            steps.begin_epoch(step // steps.per_epoch + 1)
+        steps.step(step % steps.per_epoch)
+        yield step
 
 
 def test_a_state_is_a_copy_under_names_that_say_what_it_is():

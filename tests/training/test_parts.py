@@ -16,6 +16,7 @@ from classifier.training import engine, parts
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import DivergedError, Engine
 from classifier.training.loop import fit
+from classifier.training.mixing import Targets
 from classifier.training.parts import computation_of, tree_sum
 from classifier.workers import Crew
 from tests.processes import forks
@@ -56,6 +57,8 @@ def test_sums_follow_one_tree():
         {"parts": 2, "shift": 2, "schedule": "one_cycle", "label_smoothing": 0.1, "nesterov": True},
         {"parts": 3, "optimizer": "adamw", "rotation": 10.0, "scale": 0.1},
         {"parts": 4, "optimizer": "muon", "shift": 1},
+        {"parts": 3, "per": "image", "rotation": 10.0, "crop": 0.5, "policy": "trivialaugment"},
+        {"parts": 3, "shift": 2, "flip": 0.5, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0},
     ],
 )
 def test_the_number_of_processes_changes_no_bit(values):
@@ -85,7 +88,8 @@ def test_the_sum_of_the_parts_is_that_of_the_batch(count):
     cross_entropy(classifier(images), labels, label_smoothing=0.1).backward()
     expected = [parameter.grad.clone() for parameter in classifier.network.parameters()]
     one = Engine(classifier, train_params(parts=count, label_smoothing=0.1, learning_rate=1e-30), CPU)
-    one.step([(number, images[part], labels[part]) for number, part in one.parts.of(torch.arange(20))], 20, 1e-30)
+    parts = one.parts.of(torch.arange(20))
+    one.step([(n, classifier.normalize(images[part]), Targets(labels[part])) for n, part in parts], 20, 1e-30)
     for parameter, gradient in zip(classifier.network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
@@ -158,7 +162,7 @@ def test_validation_is_shared():
     classifier, images = Classifier(LeNet5(1, 10), [0.24], [0.33]), torch.from_numpy(digits_split(25).images)
     crew = Crew(2)
     logits = crew.share(25, 10)
-    crew.meet = lambda: None  # alone: the other's are left out
+    crew.meet = lambda written: None  # alone: the other's are left out
     predict(classifier, images, 10, crew, logits)
     assert logits.any(dim=1).tolist() == [True] * 10 + [False] * 10 + [True] * 5
 

@@ -1,0 +1,21 @@
+"""Cross entropy of every image, for labels and for mixed ones."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from classifier.training.mixing import Targets
+
+
+def losses(logits: Tensor, targets: Targets, label_smoothing: float = 0.0) -> Tensor:
+    """Logits `(..., B, classes)`, labels `(..., B)` -> `(..., B)`; of mixed images the mean of both labels' losses."""
+
+    def of(labels: Tensor) -> Tensor:
+        each = cross_entropy(logits.flatten(0, -2), labels.flatten(), label_smoothing=label_smoothing, reduction="none")
+        return each.view_as(labels)
+
+    own = of(targets.labels)
+    if targets.partners is None or targets.shares is None:
+        return own
+    return of(targets.partners).lerp(own, targets.shares)
