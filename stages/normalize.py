@@ -12,6 +12,7 @@ from __future__ import annotations
 from classifier.data.dataset import SIZE, DatasetMeta, known_preprocessing, write_meta, write_split
 from classifier.data.formats import parse
 from classifier.data.normalization import counts, make_splits, statistics
+from classifier.data.ranges import usual
 from classifier.params import load_params
 from classifier.project.cli import paths, run_stage
 from classifier.project.files import replacing
@@ -29,6 +30,7 @@ def main(arguments: list[str]) -> None:
     mean, std = statistics(splits["train"].images, params)
 
     channels = splits["train"].images.shape[1]
+    preprocessing = known_preprocessing(channels)
 
     with replacing(normalized) as new:
         meta = DatasetMeta(
@@ -39,9 +41,10 @@ def main(arguments: list[str]) -> None:
             class_names=list(class_names),
             channels=channels,
             size=SIZE,
-            preprocessing=known_preprocessing(channels),
+            preprocessing=preprocessing,
             mean=mean,
             std=std,
+            ranges=usual(splits["train"].images, preprocessing.margin),
             counts={name: counts(split.labels, class_names) for name, split in splits.items()},
             files={name: write_split(new, name, split) for name, split in splits.items()},
         )

@@ -89,12 +89,14 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class PixelStatistics(Checksummed):
-    """Normalization: mean and std per channel, of pixels scaled to 0..1."""
+    """What is known of the training images: mean and std per channel, of pixels scaled to 0..1, and their ranges."""
 
     channels: int = Field(ge=1, le=64)
     class_names: list[str] = Field(min_length=2, max_length=10_000)
     mean: list[Annotated[float, Field(ge=0, le=1)]]
     std: list[Annotated[float, Field(ge=SMALLEST_STD, le=10)]]
+    # `classifier.data.ranges`, by which unlike images are recognized; null in files of earlier versions
+    ranges: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] | None = None
 
     @model_validator(mode="after")
     def _one_per_channel(self) -> Self:

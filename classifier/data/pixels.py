@@ -46,6 +46,10 @@ class BadImageError(UserError):
     """A file that gives no pixels; the message is the reason, without the file's name."""
 
 
+class TooLargeError(BadImageError):
+    """A file of more pixels than are decoded."""
+
+
 def decoder() -> str:
     """The libraries that decode and resize, with their versions: others may give other pixels."""
     names = {"libjpeg_turbo": "libjpeg-turbo", "webp": "libwebp", "libtiff": "libtiff"}
@@ -78,7 +82,7 @@ def _open(content: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise BadImageError(_kind(content)) from None
     if image.width * image.height > LARGEST_PIXELS:
-        raise BadImageError(f"{image.width} x {image.height} pixels: allowed are {LARGEST_PIXELS:,} in all")
+        raise TooLargeError(f"{image.width} x {image.height} pixels: allowed are {LARGEST_PIXELS:,} in all")
     if image.format == "TIFF" and (content[8:10] == b"CR" or image.tag_v2.get(254, 0) & 1):  # type: ignore[attr-defined]
         raise BadImageError("a camera's raw file, whose first picture is a preview: convert it to JPEG or PNG")
     return image

@@ -1,0 +1,81 @@
+"""What a set's images have in common: the ranges of brightness, contrast, border and colour, to recognize others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Ranges = Mapping[str, Sequence[float]]  # measure -> lowest and highest usual value, 0..1
+Values = npt.NDArray[np.float64]
+CHUNK = 1 << 22  # pixels, which are widened to 4 bytes each
+RARE = 0.001  # of the images lie below the usual values, and as many above
+NEGATIVE = "its negative is like them"
+TOLERANCE = 0.1  # beyond the usual values, before an image counts as unlike the others
+WORDS = {
+    "brightness": ("darker", "brighter"),
+    "contrast": ("of less contrast", "of more contrast"),
+    "border": ("darker at the border", "brighter at the border"),
+    "colour": ("less colourful", "more colourful"),
+}
+
+
+def measure(images: np.ndarray, margin: int) -> dict[str, Values]:
+    """Images `(N, C, H, W) uint8` -> the measures of each, `(N,)` float64 in 0..1.
+
+    brightness: mean of all pixels; contrast: their standard deviation; border: mean of the outermost pixels inside the
+    margin, which preprocessing fills; colour: mean difference between the largest and the smallest channel. Sums are of
+    integers, so that the values are the same on every machine.
+    """
+    inner = images[..., margin : images.shape[2] - margin, margin : images.shape[3] - margin]
+    channels, height, width = inner.shape[1:]
+    ring = np.zeros((height, width), bool)
+    ring[[0, -1], :] = ring[:, [0, -1]] = True
+    count = channels * height * width
+    wide = inner.astype(np.int32)
+    sums = wide.sum((1, 2, 3), np.int64) / count
+    squares = (wide * wide).sum((1, 2, 3), np.int64) / count
+    measures = {
+        "brightness": sums / 255,
+        "contrast": np.sqrt(np.maximum(squares - sums * sums, 0)) / 255,
+        "border": inner[..., ring].sum((1, 2), np.int64) / (255 * channels * ring.sum()),
+    }
+    if channels > 1:
+        spread = inner.max(1).astype(np.int64) - inner.min(1)
+        measures["colour"] = spread.sum((1, 2)) / (255 * height * width)
+    return measures
+
+
+def usual(images: np.ndarray, margin: int) -> dict[str, list[float]]:
+    """The ranges of training images `(N, C, H, W) uint8`."""
+    step = max(1, CHUNK // images[0].size)
+    chunks = [measure(images[start : start + step], margin) for start in range(0, len(images), step)]
+    return ranges_of({name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]})
+
+
+def ranges_of(measures: Mapping[str, Values]) -> dict[str, list[float]]:
+    """The ranges of all images' measures, without the RARE images at either end."""
+    found = {}
+    for name, values in measures.items():
+        ordered = np.sort(values)
+        cut = int(RARE * len(ordered))
+        found[name] = [round(float(ordered[end]), 4) for end in (cut, len(ordered) - 1 - cut)]
+    return found
+
+
+def unlike(image: np.ndarray, ranges: Ranges, margin: int) -> str | None:
+    """In what an image `(C, H, W) uint8` is unlike the training's, and whether its negative is; None if it is not."""
+    if not (found := _beyond(image, ranges, margin)):
+        return None
+    text = f"unlike the training images: {' and '.join(found)}"
+    return text if _beyond(255 - image, ranges, margin) else f"{text}; {NEGATIVE}"
+
+
+def _beyond(image: np.ndarray, ranges: Ranges, margin: int) -> list[str]:
+    values = {name: float(value[0]) for name, value in measure(image[None], margin).items()}
+    return [
+        f"{WORDS[name][values[name] > high]} ({values[name]:.2f}, theirs {low:.2f} to {high:.2f})"
+        for name, (low, high) in ranges.items()
+        if not low - TOLERANCE <= values[name] <= high + TOLERANCE
+    ]
