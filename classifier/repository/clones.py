@@ -34,7 +34,7 @@ from classifier.repository.dvc import (
 )
 from classifier.repository.git import Repository, git, git_line
 from classifier.repository.lockfile import CORRUPT, Lock
-from classifier.repository.worktree import check_out
+from classifier.repository.worktree import check_out, share_images
 
 ROOT_VARIABLE = "PIPELINE_ROOT"  # see classifier.project.lineage; set for all processes in clones
 
@@ -48,9 +48,10 @@ class Baseline:
     commit: str
     diff: bytes
     changed: Sequence[str]  # paths below the root that differ from the commit, including those not in the diff
+    images: str | None = None  # download.folder
 
     @classmethod
-    def of(cls, root: Path) -> Baseline:
+    def of(cls, root: Path, images: str | None = None) -> Baseline:
         """Capture the current state. Raises UserError if the project has no commit."""
         state = git_state()
         if state.commit is None:
@@ -58,8 +59,12 @@ class Baseline:
         plain = ("--name-only", "--no-renames", "--ignore-submodules", "--relative", "-z")
         tracked = git(root, "diff", *plain, "HEAD", "--", ".")
         others = git(root, "ls-files", "--others", "--exclude-standard", "-z")
-        changed = [name for name in os.fsdecode(tracked + others).split("\0") if name]
-        return cls(root, Repository.of(root), state.commit, state.diff, changed)
+        changed = [
+            name
+            for name in os.fsdecode(tracked + others).split("\0")
+            if name and not (images and Path(name).is_relative_to(images))
+        ]
+        return cls(root, Repository.of(root), state.commit, state.diff, changed, images)
 
 
 class Clone:
@@ -92,6 +97,8 @@ class Clone:
             if source.is_symlink() or source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
+        if self.baseline.images:
+            share_images(self.baseline.root, self.project, self.baseline.images)
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
         """Start `dvc ARGUMENTS` in the clone, in its own session, so that Ctrl-C reaches only this process."""

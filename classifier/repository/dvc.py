@@ -87,6 +87,11 @@ def listing_in(cache_folder: Path, md5: str) -> dict[str, str]:
     return {entry["relpath"]: entry["md5"] for entry in json.loads(place_in(cache_folder, md5).read_bytes())}
 
 
+def dvc_tracks(root: Path, path: str) -> bool:
+    """Whether `dvc add` tracks a file or folder of the project at `root`, or a folder above it."""
+    return any((root / f"{place}.dvc").is_file() for place in (Path(path), *Path(path).parents) if place.name)
+
+
 def experiment_refs(pattern: str) -> str:
     """The pattern of git references to experiments with this name or pattern."""
     return f"refs/exps/*/*/{pattern}"

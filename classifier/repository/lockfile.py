@@ -34,7 +34,7 @@ class Lock:
     @property
     def code(self) -> dict[str, str]:
         """DVC's hash of the stages' dependencies that are neither outputs nor the user's images, by path."""
-        made = {*self.outputs, self.params.get("download", {}).get("folder")}
+        made = {*self.outputs, f"{self.params.get('download', {}).get('folder')}/"}
         return {path: md5 for _, path, md5 in self._dependencies() if path not in made}
 
     @property

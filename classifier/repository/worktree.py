@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from classifier.repository.dvc import share_cache
+from classifier.repository.dvc import dvc_tracks, share_cache
 from classifier.repository.git import Repository, Scratch, git, git_line
 
 
@@ -55,3 +56,31 @@ def check_out(repository: Repository, folder: Path, commit: str, diff: bytes) ->
     theirs = {"GIT_DIR": str(repository.git_dir), "GIT_WORK_TREE": str(folder), **scratch.variables}
     git(folder, "read-tree", "--reset", "-u", tree, variables=theirs)
     git(folder, "clean", "-d", "--force", "--quiet")
+
+
+def share_images(root: Path, project: Path, folder: str) -> None:
+    """Show the user's images, at `folder` in the project at `root`, in a checkout of it.
+
+    Does nothing for images outside of the project and for those that DVC tracks. DVC does not follow links to folders
+    within a folder, so what git already put there is completed by hard links to the files.
+    """
+    source, target = root / folder, project / folder
+    if Path(folder).is_absolute() or not source.exists() or dvc_tracks(root, folder):
+        return
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+        return
+    for place, _, names in os.walk(source) if not target.is_symlink() else ():
+        beside = target / Path(place).relative_to(source)
+        beside.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if not (beside / name).exists():
+                _link(Path(place, name).resolve(), beside / name)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)  # another file system

@@ -47,7 +47,7 @@ from classifier.recording.tags import (
 )
 from classifier.repository.dvc import complaint, dvc_command, dvc_environment
 from classifier.repository.lockfile import hash_of
-from classifier.repository.worktree import worktree
+from classifier.repository.worktree import share_images, worktree
 from classifier.runs.reading import SWEEP, is_sweep
 
 DATA = Path("data/normalized")
@@ -244,8 +244,9 @@ class Reproduction:
         self.environment["MLFLOW_TRACKING_URI"] = sqlite_uri(project / DATABASE)
         if threads:
             self.environment["OMP_NUM_THREADS"] = threads  # the order of summation depends on it
-        params = YAML(typ="safe", pure=True).load(project / "params.yaml")
-        mirror = os.environ.get("DATA_MIRROR") or params.get("download", {}).get("mirror")
+        download = YAML(typ="safe", pure=True).load(project / "params.yaml").get("download", {})
+        share_images(root, project, download.get("folder", "images"))
+        mirror = os.environ.get("DATA_MIRROR") or download.get("mirror")
         if mirror and (root / mirror).is_dir():  # relative folders start at the project's root
             self.environment["DATA_MIRROR"] = str((root / mirror).resolve())
 

@@ -17,6 +17,7 @@ class SourceFile:
 
     name: str
     checksum: str
+    address: str | None = None  # its own, to try after all mirrors
 
 
 @dataclass(frozen=True)

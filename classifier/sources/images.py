@@ -6,12 +6,35 @@ alone, so that it has the same bytes on every machine, wherever the folder lies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+
+from classifier.errors import UserError
+from classifier.params import DownloadParams
+from classifier.project.checksummed import write_checksummed
+from classifier.project.files import sha256, write_atomic
+from classifier.sources.archives import Archive
+from classifier.sources.layout import Layout, Placed, lay_out
+from classifier.sources.listing import Folder, Listing
+from classifier.sources.progress import count_progress
+from classifier.sources.raw import MANIFEST, ImageSet, Manifest, describe, read_manifest, read_verified
+from classifier.sources.table import lay_out_by
+
+TABLE = "images.parquet"
+CHUNK = 512  # files that a process measures at once
+COLUMNS = ("path", "bytes", "sha256", "width", "height", "mode", "label", "split", "group", "problem", "offset")
+
+Files = Folder | Archive
+Measured = tuple[int | None, str | None, int | None, int | None, str | None, str | None]  # bytes to mode, problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +42,9 @@ class ImageRecord:
     """A file of the source. A file that cannot be used has a `problem`, in one line; its other values may be None."""
 
     path: str  # in the folder or archive, separated by "/"; unique
-    bytes: int
+    bytes: int | None
     sha256: str | None  # of the file, 64 hexadecimal digits
-    width: int | None  # pixels, as stored: an EXIF orientation is not applied
+    width: int | None  # pixels, as stored: an EXIF orientation is not applied; None if Pillow does not know the kind
     height: int | None
     mode: str | None  # of Pillow: L, RGB, CMYK, P, ...
     label: int | None  # index of `Images.class_names`
@@ -34,33 +57,207 @@ class ImageRecord:
 class Images:
     """The records of `data/raw`, in the order of their paths' code points, and the files' verified bytes.
 
-    `read` works in any process that was forked from this one or got a pickled copy.
+    `read` works in this process and in processes that were forked from it.
     """
 
     class_names: tuple[str, ...]  # in the order of their numbers
-    labels: npt.NDArray[np.int64]  # (N,), -1 for None
-    splits: list[str | None]  # (N,)
-    groups: list[str | None]  # (N,)
+    listed: bool  # download.classes names them, which allows classes without images
+    skipped: dict[str, int]  # kind of file -> files left out
 
     def __init__(self, raw: Path, folder: Path) -> None:
-        """`raw`: the output of the stage download; `folder`: download.folder, ignored if an archive was downloaded."""
-        raise NotImplementedError
+        """`raw`: the output of the stage download; `folder`: download.folder, ignored if an archive was downloaded.
+
+        Raises FileNotFoundError or UserError, naming the next command, if one of them is missing or was changed.
+        """
+        import pyarrow as pa  # 0.1 s
+        from pyarrow.parquet import read_table
+
+        self.manifest = read_manifest(raw)
+        images = self.manifest.images
+        (file,) = [file for file in self.manifest.files if file.name == TABLE]
+        assert images is not None, "the data set is a folder"
+        self.class_names, self.listed, self.skipped = tuple(images.class_names), images.listed, images.skipped
+        content = read_verified(raw / TABLE, file)
+        self._table = read_table(pa.BufferReader(content), use_threads=False)
+        self._files = open_files(raw / images.archive if images.archive else folder, raw)
 
     def __len__(self) -> int:
         """Number of records, with and without a problem."""
-        raise NotImplementedError
+        return int(self._table.num_rows)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(N,), -1 for None."""
+        return np.asarray(self._table["label"].fill_null(-1).to_numpy(), np.int64)
+
+    @property
+    def splits(self) -> list[str | None]:
+        """(N,)"""
+        return list(self._table["split"].to_pylist())
+
+    @property
+    def groups(self) -> list[str | None]:
+        """(N,)"""
+        return list(self._table["group"].to_pylist())
 
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[ImageRecord]:
         """Yield the records `start` to `stop`, with and without a problem."""
-        raise NotImplementedError
+        part = self._table.slice(start, None if stop is None else max(0, stop - start))
+        for batch in part.to_batches(max_chunksize=CHUNK):
+            columns = [batch.column(name).to_pylist() for name in COLUMNS]
+            for values in zip(*columns, strict=True):
+                yield ImageRecord(*values)
 
     def read(self, record: ImageRecord) -> bytes:
         """The bytes of a file without a problem, verified.
 
-        Raises UserError or FileNotFoundError, naming the file, if it is gone or was changed since the stage download.
+        Raises UserError, naming the file, if it is gone or was changed since the stage download.
         """
-        raise NotImplementedError
+        where = f"{self._files.path}: {record.path!r:.300}"
+        try:
+            content = self._files.read(record.path, record.offset, record.bytes or 0)
+        except (UserError, OSError) as error:
+            raise UserError(f"{where} {_reason(error)}: run dvc repro") from None
+        if (found := sha256(content)) != record.sha256:
+            raise UserError(
+                f"{where} has SHA-256 {found}, data/raw says {record.sha256}: it changed since: run dvc repro"
+            )
+        return content
 
     def __iter__(self) -> Iterator[tuple[ImageRecord, bytes]]:
         """Yield each record without a problem, and its verified bytes, in order."""
         return ((record, self.read(record)) for record in self.records() if record.problem is None)
+
+
+def open_files(source: Path, scratch: Path) -> Files:
+    """Open a folder or an archive; `scratch`: a folder for the decompressed bytes of a tar.
+
+    Raises FileNotFoundError, naming download.folder, if there is none.
+    """
+    if source.is_dir():
+        return Folder(source)
+    if not source.exists():
+        raise FileNotFoundError(
+            f"{source} does not exist: set download.folder to the folder, zip or tar with the images; "
+            "a path in the project, or an absolute path"
+        )
+    return Archive(source, scratch)
+
+
+def write_images(raw: Path, files: Files, params: DownloadParams, archive: str | None = None) -> Manifest:
+    """Describe all images in `raw`; `archive`: the name of the file in it that was downloaded, if any.
+
+    Raises UserError, naming what is wrong, for a source whose classes, splits or groups cannot be told.
+    """
+    listing = files.list()
+    layout = _layout(files, listing, params)
+    left_out = len(listing.entries) - len(layout.files) - (params.table is not None)
+    content = _table_bytes(layout, measure(files, layout.files))
+    write_atomic(raw / TABLE, content)
+    manifest = Manifest(
+        dataset=params.dataset,
+        home="a folder of images" if params.address is None else params.address,
+        licence="not stated",
+        citation="none",
+        files=[
+            describe(raw / TABLE, ""),
+            *([describe(raw / archive, params.address or "")] if archive else []),
+        ],
+        images=ImageSet(
+            class_names=layout.class_names,
+            listed=params.classes is not None,
+            count=len(layout.files),
+            skipped={**listing.skipped, **({"not in the table": left_out} if left_out else {})},
+            archive=archive,
+        ),
+    )
+    write_checksummed(raw / MANIFEST, manifest)
+    return manifest
+
+
+def _layout(files: Files, listing: Listing, params: DownloadParams) -> Layout:
+    if params.table is None:
+        return lay_out(listing, params)
+    path = listing.root + params.table
+    found = next((entry for entry in listing.entries if entry.path == path), None)
+    if found is None or found.problem:
+        reason = found.problem if found else "is not there: download.table is a path in download.folder"
+        raise UserError(f"{files.path}: table {params.table} {reason}")
+    return lay_out_by(files.read(path, found.offset, found.bytes or 0), listing, params)
+
+
+def measure(files: Files, placed: Sequence[Placed]) -> Iterable[Measured]:
+    """Yield size, SHA-256 and header of each file, read by a process per core."""
+    chunks = [placed[start : start + CHUNK] for start in range(0, len(placed), CHUNK)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with count_progress("images", len(placed), "files") as advance:
+        if cores == 1 or len(chunks) < 2:
+            for chunk in chunks:
+                yield from _measure(files, chunk)
+            return
+        global _inherited
+        _inherited = files, chunks
+        done = 0
+        with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
+            for measured in pool.map(_measure_inherited, range(len(chunks))):
+                yield from measured
+                advance(done := done + len(measured))
+
+
+_inherited: tuple[Files, list[Sequence[Placed]]]  # by the forked processes: an open archive cannot be sent
+
+
+def _measure_inherited(number: int) -> list[Measured]:
+    files, chunks = _inherited
+    return _measure(files, chunks[number])
+
+
+def _measure(files: Files, placed: Sequence[Placed]) -> list[Measured]:
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a header may state any size: nothing is decoded
+    try:
+        return [_measure_one(files, each) for each in placed]
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _measure_one(files: Files, placed: Placed) -> Measured:
+    entry = placed.entry
+    if entry.problem:
+        return entry.bytes, None, None, None, None, entry.problem
+    try:
+        content = files.read(entry.path, entry.offset, entry.bytes or 0)
+    except (UserError, OSError) as error:
+        return entry.bytes, None, None, None, None, _reason(error)
+    return len(content), sha256(content), *_header(content), None
+
+
+def _header(content: bytes) -> tuple[int, int, str] | tuple[None, None, None]:
+    """Width, height and mode as Pillow reads them without decoding."""
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return image.width, image.height, image.mode
+    except Exception:  # of a damaged header; the stage normalize names what cannot be decoded
+        return None, None, None
+
+
+def _reason(error: Exception) -> str:
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _table_bytes(layout: Layout, measured: Iterable[Measured]) -> bytes:
+    """The table in Parquet; equal values give equal bytes."""
+    numbers = {name: number for number, name in enumerate(layout.class_names)}
+    rows = []
+    for placed, (*about, problem) in zip(layout.files, measured, strict=True):
+        usable = placed.class_name is not None and problem is None
+        said = (numbers[str(placed.class_name)], placed.split, placed.group) if usable else (None, None, None)
+        rows.append((placed.entry.path, *about, *said, problem, placed.entry.offset))
+    import pyarrow as pa  # here, because its threads must not be forked
+    from pyarrow.parquet import write_table
+
+    kinds = {"bytes": pa.int64(), "offset": pa.int64(), "width": pa.int32(), "height": pa.int32(), "label": pa.int32()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+    sink = pa.BufferOutputStream()
+    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    write_table(pa.table(columns, schema), sink, compression="zstd", use_dictionary=["mode", "split", "group"])
+    return bytes(sink.getvalue())

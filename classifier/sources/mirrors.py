@@ -51,13 +51,16 @@ def without_password(mirror: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", mirror)
 
 
-def pieces_of(mirror: str, name: str) -> Pieces:
-    """Yield a file's bytes as they arrive. Raises MirrorError if the mirror does not have it or aborts the transfer."""
+def pieces_of(mirror: str, name: str | None) -> Pieces:
+    """Yield a file's bytes as they arrive; without a name, `mirror` is the file's own address.
+
+    Raises MirrorError if the mirror does not have it or aborts the transfer.
+    """
     if _has_scheme(mirror, "http", "https"):
-        return _from_server(f"{mirror.rstrip('/')}/{quote(name)}")
+        return _from_server(mirror if name is None else f"{mirror.rstrip('/')}/{quote(name)}")
     if _has_scheme(mirror, "file"):
         mirror = url2pathname(urlsplit(mirror).path)
-    return _from_file(project_root() / Path(mirror).expanduser() / name)
+    return _from_file(project_root() / Path(mirror).expanduser() / (name or ""))
 
 
 def _has_scheme(mirror: str, *schemes: str) -> bool:

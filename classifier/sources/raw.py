@@ -1,5 +1,6 @@
 """`data/raw/`: a data set's original files, unchanged, and `manifest.json`, which describes them.
 
+Of dataset `folder` it holds a table of the images (`classifier.sources.images`) in place of the images themselves.
 Reading verifies every file against the manifest, and the manifest against its checksum, before anything parses it.
 """
 
@@ -31,14 +32,29 @@ class RawFile(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class ImageSet(BaseModel):
+    """What the stage download found in a folder or archive of images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    class_names: list[str]  # in the order of their numbers
+    listed: bool  # in download.classes, which allows classes without images
+    count: int  # files, with and without a problem
+    skipped: dict[str, int]  # kind of file -> files
+    archive: str | None  # downloaded, in the same folder; None: the images lie in download.folder
+
+
 class Manifest(Checksummed):
     """The fields of manifest.json."""
+
+    UPGRADES = (lambda values: values | {"images": None},)
 
     dataset: str
     home: str  # address
     licence: str
     citation: str
     files: list[RawFile]
+    images: ImageSet | None  # of dataset folder
 
 
 def write_manifest(folder: Path, dataset: str, origin: Origin) -> Manifest:
@@ -49,17 +65,24 @@ def write_manifest(folder: Path, dataset: str, origin: Origin) -> Manifest:
         home=source.home,
         licence=source.licence,
         citation=source.citation,
-        files=[
-            RawFile(
-                name=file.name,
-                source=origin.address(file),
-                bytes=(folder / file.name).stat().st_size,
-                sha256=sha256_of(folder / file.name),
-            )
-            for file in origin.files
-        ],
+        files=[describe(folder / file.name, origin.address(file)) for file in origin.files],
+        images=None,
     )
     write_checksummed(folder / MANIFEST, manifest)
+    return manifest
+
+
+def describe(path: Path, source: str) -> RawFile:
+    """Describe a file that came from the address `source`."""
+    return RawFile(name=path.name, source=source, bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest, verified. Raises FileNotFoundError or UserError, naming the command that repairs it."""
+    path = folder / MANIFEST
+    manifest = read_checksummed(path, Manifest, "download")
+    if manifest.dataset not in SOURCES and manifest.images is None:
+        raise UserError(f"{path}: dataset {manifest.dataset!r:.80}: allowed are {', '.join(SOURCES)}: {AGAIN}")
     return manifest
 
 
@@ -69,14 +92,12 @@ def read_raw(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     Raises FileNotFoundError for a missing file, UserError for a changed one; both name it and the command that
     repairs it.
     """
-    path = folder / MANIFEST
-    manifest = read_checksummed(path, Manifest, "download")
-    if manifest.dataset not in SOURCES:
-        raise UserError(f"{path}: dataset {manifest.dataset!r:.80}: allowed are {', '.join(SOURCES)}: {AGAIN}")
-    return manifest, {file.name: _read(folder / file.name, file) for file in manifest.files}
+    manifest = read_manifest(folder)
+    return manifest, {file.name: read_verified(folder / file.name, file) for file in manifest.files}
 
 
-def _read(path: Path, file: RawFile) -> bytes:
+def read_verified(path: Path, file: RawFile) -> bytes:
+    """The file's bytes. Raises FileNotFoundError or UserError unless they are those of the manifest."""
     try:
         content = read_file(path, LARGEST)
     except FileNotFoundError:

@@ -46,8 +46,10 @@ DELIVERY_RETRY_S = 5
 
 
 def sweep_key(what: Any, params: Params) -> str:
-    """SHA-256 of values and ranges (`what`, as JSON), the stages' params, and the code that dvc.yaml names."""
-    code = {path: hash_of(Path(path)) for path in code_paths(Path(PIPELINE).read_bytes())}
+    """SHA-256 of values and ranges (`what`, as JSON), the stages' params, the code that dvc.yaml names, the images."""
+    paths = code_paths(Path(PIPELINE).read_bytes())
+    paths += [params.download.folder] if params.download.dataset == "folder" else []
+    code = {path: hash_of(Path(path)) for path in paths}
     return sha256(json.dumps([what, params.flat(), code]).encode())
 
 

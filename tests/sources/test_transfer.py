@@ -6,17 +6,18 @@ import ssl
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from classifier.sources import transfer
 from classifier.sources.catalog import SourceFile
-from classifier.sources.transfer import fetch
 from tests.conftest import ROOT
 from tests.loopback import closed_address, reset, send
 
 CONTENT = bytes(range(256)) * 1000
+fetch = partial(transfer.fetch, largest=1_000_000)
 FILE = SourceFile("images.gz", f"md5:{hashlib.md5(CONTENT).hexdigest()}")
 
 
@@ -65,7 +66,6 @@ BAD_ANSWERS = {
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
-    monkeypatch.setattr(transfer, "LARGEST", 1_000_000)
     monkeypatch.delenv("DVC_ROOT", raising=False)
 
 
@@ -100,7 +100,7 @@ def test_when_no_mirror_is_left_one_line_names_file_mirrors_reasons_and_remedy(s
     assert f"{empty}/images.gz: No such file or directory" in message
     assert "set DATA_MIRROR or download.mirror" in message
     assert "\n" not in message
-    assert not out.exists()
+    assert not list(out.iterdir())
 
 
 def test_an_unknown_host_is_named(tmp_path):
@@ -108,7 +108,7 @@ def test_an_unknown_host_is_named(tmp_path):
         fetch(FILE, tmp_path, ["http://nowhere.invalid"], deadline_s=20, retries=0)
 
 
-def test_nothing_is_on_the_disk_until_the_file_is_verified(serve, tmp_path):
+def test_no_file_has_the_name_until_it_is_verified(serve, tmp_path):
     seen = []
 
     def watched(request):
@@ -121,7 +121,7 @@ def test_nothing_is_on_the_disk_until_the_file_is_verified(serve, tmp_path):
         request.wfile.write(CONTENT[200_000:])
 
     fetch(FILE, tmp_path, [serve(watched).address], deadline_s=10, retries=0)
-    assert seen == []
+    assert [path.suffix for path in seen] == [".tmp"]
     assert [path.name for path in tmp_path.iterdir()] == ["images.gz"]
 
 

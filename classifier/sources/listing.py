@@ -1,0 +1,110 @@
+"""The files of a folder of images: which are there, which are skipped, and which cannot be used."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from classifier.errors import UserError
+
+LARGEST_IMAGE = 1 << 28  # bytes
+HIDDEN = "hidden"  # how names that start with a dot are counted
+SYSTEM = {  # names, in lower case, of files and folders that systems and viewers leave beside images
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"),
+    *("system volume information", "lost+found", "__pycache__"),
+}
+LINKED = "is a symbolic link to a folder, which DVC does not follow"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of a folder or archive; `path` is separated by "/"."""
+
+    path: str
+    bytes: int | None = None  # if the archive says so
+    problem: str | None = None  # why it cannot be used
+    offset: int | None = None  # of its bytes in a tar, uncompressed
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files in the order of their paths' code points."""
+
+    entries: list[Entry]
+    empty: list[str]  # folders that hold neither files nor folders, apart from those skipped
+    skipped: Mapping[str, int]  # name of a system's file, or HIDDEN -> number of files and folders
+    root: str = ""  # "photos/" if an archive holds nothing beside this folder
+
+
+def skipped_as(name: str) -> str | None:
+    """How a file or folder of this name is counted among the skipped; None if it is not."""
+    return name if name.lower() in SYSTEM else HIDDEN if name.startswith(".") else None
+
+
+def readable(path: str) -> str:
+    """The path with escapes for bytes that are not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _problem_of(entry: os.DirEntry[str]) -> str | None:
+    if readable(entry.path) != entry.path:
+        return "has a name that is not UTF-8"
+    if entry.is_file():
+        return None
+    if entry.is_symlink():
+        return LINKED if entry.is_dir() else "is a symbolic link to nothing that can be read"
+    return "is no regular file"
+
+
+class Folder:
+    """A folder of images."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def list(self) -> Listing:
+        """List the folder and its subfolders. Raises OSError if the folder itself cannot be read."""
+        entries: list[Entry] = []
+        empty: list[str] = []
+        skipped: Counter[str] = Counter()
+        waiting = [""]  # folders: "" or "a/b/"
+        while waiting:
+            place = waiting.pop()
+            found = False
+            try:
+                with os.scandir(self.path / place) as scan:
+                    for each in scan:
+                        if kind := skipped_as(each.name):
+                            skipped[kind] += 1
+                            continue
+                        found = True
+                        path = place + each.name
+                        if each.is_dir(follow_symlinks=False):
+                            waiting.append(f"{path}/")
+                        else:
+                            entries.append(Entry(readable(path), problem=_problem_of(each)))
+            except OSError as error:
+                if not place:
+                    raise
+                entries.append(Entry(readable(place[:-1]), problem=f"cannot be read: {error.strerror}"))
+            else:
+                if place and not found:
+                    empty.append(readable(place[:-1]))
+        return Listing(sorted(entries, key=lambda entry: entry.path), sorted(empty), dict(sorted(skipped.items())))
+
+    def read(self, path: str, offset: int | None, size: int | None) -> bytes:
+        """The bytes of a file. Raises UserError or OSError if it cannot be read."""
+        handle = os.open(f"{self.path}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(handle).st_size
+            if size > LARGEST_IMAGE:
+                raise UserError(f"has {size:,} bytes: allowed are {LARGEST_IMAGE:,}")
+            content = os.read(handle, size + 1)
+            while len(content) <= size and (more := os.read(handle, size + 1 - len(content))):
+                content += more  # a network's file system may give less than it has
+            return content
+        finally:
+            os.close(handle)
