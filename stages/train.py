@@ -1,4 +1,4 @@
-"""Train LeNet-5 on the normalized images, one seed or several.
+"""Train a network on the normalized images, one seed or several.
 
     python -m stages.train params.yaml data/normalized models/classifier reports/train
 
@@ -32,7 +32,8 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     # Imported here, so that this process imports torch while the recorder's imports mlflow: 2 s each.
     from classifier.device import be_deterministic, describe, environment, keep_freed_memory, pick_device, set_precision
     from classifier.networks.model import parameter_count
-    from classifier.networks.model_dir import build, write_model
+    from classifier.networks.model_dir import write_model
+    from classifier.networks.registry import build, specify
     from classifier.project.files import replacing
     from classifier.training.checkpoint import checkpointed, fingerprint_of
     from classifier.training.console import Console
@@ -47,7 +48,8 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     set_precision(params.train.precision, device)
     be_deterministic(device)
     keep_freed_memory()
-    images, size = sum(meta.counts["train"]), parameter_count(build(meta))
+    spec = specify(meta, params.train.network)
+    images, size = sum(meta.counts["train"]), parameter_count(build(spec))
     computation, machine = computation_of(params.train, device), environment(device)
     fingerprint = fingerprint_of(params.train, data, computation.decisive(machine), Path(__file__))
     with checkpointed(fingerprint, params.train.checkpoint_every) as work:
@@ -55,7 +57,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
         record.log_data(data, meta)
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             record.settle()
-            console.say(f"{meta.name}: {images} images, {size} parameters, {describe(device)}, {computation}")
+            console.say(f"{meta.name}: {images} images, {spec.architecture}, {size} parameters, {describe(device)}, {computation}")
 
             def report(seed: int, row: Row) -> None:
                 console.show(seed, row)
@@ -71,7 +73,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
         histories = {seed: each.rows for seed, each in trained.items()}
         classifiers = {seed: each.classifier for seed, each in trained.items()}
         with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
-            model_meta = write_model(new_model, classifiers, chosen, meta)
+            model_meta = write_model(new_model, classifiers, chosen, spec)
             write_training(new_reports, histories, chosen, size)
         record.log_training(model, model_meta, reports, histories, seconds_of(trained, params.train, device))
 

@@ -1,51 +1,50 @@
 """The model directory, `models/classifier/`: everything that evaluation and serving need, without pickles.
 
-- `weights.safetensors`: the network's parameters, float32.
+- `weights.safetensors`: the network's parameters, float32, and its buffers, each in its own type.
 - `meta.json`: `ModelMeta`, with a checksum (`classifier.project.checksummed`).
 - `replicas/seed-<seed>.safetensors`: the weights of every seed, if several were trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from classifier.data.dataset import DatasetMeta, PixelStatistics, Sha256
+from classifier.data.dataset import DatasetMeta, Sha256, known_preprocessing
 from classifier.errors import UserError
-from classifier.networks.model import Classifier, LeNet5
+from classifier.networks.model import Classifier
+from classifier.networks.registry import NetworkSpec, build, spec_of
 from classifier.project.checksummed import read_checksummed, write_checksummed
 from classifier.project.files import read_file, replacing, sha256, write_atomic
 
-LARGEST = 1 << 28  # bytes of weights
-NETWORK = "lenet5"
+LARGEST = 1 << 32  # bytes of weights
 
 
-class ModelMeta(PixelStatistics):
+def _with_preprocessing(values: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 knew LeNet-5 alone, on images of 32x32 pixels."""
+    preprocessing = known_preprocessing(values["channels"]).model_dump()
+    return {**values, "pretrained": None, "preprocessing": preprocessing}
+
+
+class ModelMeta(NetworkSpec):
     """The fields of meta.json."""
 
-    architecture: str  # NETWORK
-    dataset: str
+    UPGRADES = (_with_preprocessing,)
+
     seed: int  # of weights.safetensors, the median of the seeds on validation
     # Seed -> SHA-256 of its weights, if several were trained.
     replicas: dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Sha256]
     weights_sha256: Sha256
 
 
-def build(meta: DatasetMeta | ModelMeta, seed: int = 0) -> Classifier:
-    """A new classifier for this data with PyTorch's default initialization, which depends only on `seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = LeNet5(meta.channels, len(meta.class_names))
-    return Classifier(network, meta.mean, meta.std)
-
-
-def write_model(folder: Path, models: Mapping[int, Classifier], chosen: int, data: DatasetMeta) -> ModelMeta:
+def write_model(
+    folder: Path, models: Mapping[int, Classifier], chosen: int, spec: DatasetMeta | NetworkSpec
+) -> ModelMeta:
     """Write meta.json and the model of the seed `chosen`, and the models of all seeds if there are several.
 
     Equal models give equal bytes.
@@ -53,12 +52,7 @@ def write_model(folder: Path, models: Mapping[int, Classifier], chosen: int, dat
     weights = {seed: _bytes_of(classifier) for seed, classifier in models.items()}
     several = weights if len(weights) > 1 else {}
     meta = ModelMeta(
-        architecture=NETWORK,
-        channels=data.channels,
-        class_names=data.class_names,
-        mean=data.mean,
-        std=data.std,
-        dataset=data.name,
+        **dict(spec_of(spec)),
         seed=chosen,
         replicas={str(seed): sha256(content) for seed, content in several.items()},
         weights_sha256=sha256(weights[chosen]),
@@ -81,14 +75,7 @@ def _bytes_of(classifier: Classifier) -> bytes:
 
 def read_model_meta(folder: Path) -> ModelMeta:
     """Read meta.json. Raises FileNotFoundError if it is missing, UserError unless `write_model` wrote it."""
-    path = folder / "meta.json"
-    meta = read_checksummed(path, ModelMeta, "train")
-    if meta.architecture != NETWORK:
-        raise UserError(
-            f"{path} describes a {meta.architecture!r:.80} network, which this version of the project does not have "
-            f"(it has {NETWORK}): update the project, or run dvc repro -f train"
-        )
-    return meta
+    return read_checksummed(folder / "meta.json", ModelMeta, "train")
 
 
 def read_model(folder: Path) -> Classifier:
@@ -111,13 +98,19 @@ def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
     if (found := sha256(content)) != known:
         raise UserError(f"{path} has SHA-256 {found}, meta.json says {known}: run dvc repro -f train")
     classifier = build(meta)
+    own = classifier.network.state_dict()
     try:
         state = load(content)
         classifier.network.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path} does not hold LeNet-5's weights: {' '.join(str(error).split())}") from None
-    if other := [name for name, value in state.items() if value.dtype != torch.float32]:
-        raise UserError(f"{path} holds {', '.join(other)} not as float32: run dvc repro -f train")
-    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise UserError(f"{path} holds NaN or Inf in {', '.join(broken)}: run dvc repro -f train")
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} does not hold the weights of {meta.architecture}: {reason:.1000}") from None
+    if other := [name for name, value in state.items() if value.dtype != own[name].dtype]:
+        raise UserError(f"{path} holds {_some(other)} not as {own[other[0]].dtype}: run dvc repro -f train")
+    if broken := [name for name, value in state.items() if not value.isfinite().all() and own[name].isfinite().all()]:
+        raise UserError(f"{path} holds NaN or Inf in {_some(broken)}: run dvc repro -f train")
     return classifier.eval()
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -11,7 +11,7 @@ import torch
 
 from classifier.data.dataset import Split, read_meta, read_split
 from classifier.networks.model import Classifier
-from classifier.networks.model_dir import build
+from classifier.networks.registry import build, specify
 from classifier.params import TrainParams
 from classifier.training.checkpoint import NO_WORK, Checkpoints, Work
 from classifier.training.engine import Engine
@@ -38,7 +38,7 @@ def train_one(
     """Train the network of one seed on `data/normalized`; it resumes from its last checkpoint in `work`."""
     meta = read_meta(data)
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
-    trained = Trained(build(meta, seed), [])
+    trained = Trained(build(specify(meta, params.network), seed), [])
 
     def keep(seed: int, row: Row) -> None:
         trained.rows.append(row)

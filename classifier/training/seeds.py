@@ -27,7 +27,7 @@ from classifier.data.dataset import read_meta, read_split
 from classifier.device import keep_freed_memory
 from classifier.errors import UserError
 from classifier.networks.model import Classifier
-from classifier.networks.model_dir import build
+from classifier.networks.registry import NetworkSpec, build, specify
 from classifier.params import TrainParams
 from classifier.project.cli import run
 from classifier.project.files import write_atomic
@@ -78,7 +78,7 @@ def train_in_stacks(
     """The checkpoints of a stack lie in the folder of its first seed."""
     meta = read_meta(data)
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
-    trained = {seed: Trained(build(meta, seed), []) for seed in seeds}
+    trained = {seed: Trained(build(specify(meta, params.network), seed), []) for seed in seeds}
 
     def keep(seed: int, row: Row) -> None:
         trained[seed].rows.append(row)
@@ -113,7 +113,8 @@ def _train_in_processes(
             else:
                 rows[reported[0]].append(reported[1])
                 report(*reported)
-        return {seed: Trained(_read(data, seed, Path(folder)), rows[seed]) for seed in seeds}
+        spec = specify(read_meta(data), params.network)
+        return {seed: Trained(_read(spec, seed, Path(folder)), rows[seed]) for seed in seeds}
 
 
 @contextmanager
@@ -169,8 +170,8 @@ def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row]
         reports.put(end)
 
 
-def _read(data: Path, seed: int, folder: Path) -> Classifier:
-    classifier = build(read_meta(data), seed)
+def _read(spec: NetworkSpec, seed: int, folder: Path) -> Classifier:
+    classifier = build(spec, seed)
     classifier.network.load_state_dict(load_file(folder / f"{seed}.safetensors"))
     return classifier
 

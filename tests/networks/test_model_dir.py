@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from classifier.networks.model_dir import build, read_model, read_model_meta, write_model
+from classifier.networks.model_dir import read_model, read_model_meta, write_model
+from classifier.networks.registry import build
 from classifier.project.files import sha256_of
 from tests.forgery import write_forged
 from tests.samples import digits_split, write_digits
