@@ -52,6 +52,10 @@ BEFORE = {  # new key -> value
     "train.augment.erase": 0.0,
     "train.augment.mixup": 0.0,
     "train.augment.cutmix": 0.0,
+    "train.network": "lenet5",
+    "train.pretrained": None,
+    "train.freeze": 0,
+    "train.deterministic": True,
     "evaluate.arithmetic": "native",
 }
 
@@ -177,6 +181,18 @@ class AugmentParams(Section):
 class TrainParams(Section):
     seed: Seed = Field(description="seed of the initial weights, the order of the images and the augmentation")
     seeds: int = Field(ge=1, le=1024, description="number of models to train, with seeds seed, seed + 1, and so on")
+    network: str = Field(
+        pattern=r"^(timm/)?\w[\w.-]*$|^\w[\w.]*:\w+$",
+        max_length=200,
+        description="lenet5, a name of torchvision.models, timm/NAME, or module:function of the folder networks/",
+    )
+    pretrained: str | None = Field(
+        min_length=1,
+        description="initial weights: imagenet (torchvision's), or a safetensors file; null: random, by the seed",
+    )
+    freeze: Literal["always"] | Annotated[int, Field(ge=0)] = Field(
+        description="epochs in which only the last layer is trained; always: in all epochs"
+    )
     epochs: int = Field(ge=1, le=100_000, description="passes over the training split")
     batch_size: int = Field(
         ge=1, le=65_536, description="images per optimizer step; the last batch of an epoch may be smaller"
@@ -204,6 +220,9 @@ class TrainParams(Section):
     )
     parts: Count = Field(description="parts of a batch, each computed by one thread; auto: 2 on a CPU, else 1")
     processes: Count = Field(description="processes that share the parts on a CPU (Linux); auto: one per core")
+    deterministic: bool = Field(
+        description="on cuda, refuse layers without a deterministic kernel; false: they run, and the run says so"
+    )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         description="float32, tf32 (TF32 matrix products on cuda) or bfloat16 (autocast; weights stay float32)"
     )
