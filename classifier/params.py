@@ -54,6 +54,7 @@ BEFORE = {  # new key -> value
     "train.augment.cutmix": 0.0,
     "train.network": "lenet5",
     "train.pretrained": None,
+    "train.pretrained_file": "weights",
     "train.freeze": 0,
     "train.deterministic": True,
     "evaluate.arithmetic": "native",
@@ -186,9 +187,12 @@ class TrainParams(Section):
         max_length=200,
         description="lenet5, a name of torchvision.models, timm/NAME, or module:function of the folder networks/",
     )
-    pretrained: str | None = Field(
+    pretrained: Literal["imagenet", "file"] | None = Field(
+        description="initial weights: null (random, by the seed), imagenet (torchvision's) or file",
+    )
+    pretrained_file: str = Field(
         min_length=1,
-        description="initial weights: imagenet (torchvision's), or a safetensors file; null: random, by the seed",
+        description="safetensors or .pth file of pretrained: file, a path in the project, or an absolute path",
     )
     freeze: Literal["always"] | Annotated[int, Field(ge=0)] = Field(
         description="epochs in which only the last layer is trained; always: in all epochs"

@@ -57,7 +57,8 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
         record.log_data(data, meta)
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             record.settle()
-            console.say(f"{meta.name}: {images} images, {spec.architecture}, {size} parameters, {describe(device)}, {computation}")
+            network = f"{spec.architecture}, {size} parameters"
+            console.say(f"{meta.name}: {images} images, {network}, {describe(device)}, {computation}")
 
             def report(seed: int, row: Row) -> None:
                 console.show(seed, row)

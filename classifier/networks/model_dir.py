@@ -97,7 +97,10 @@ def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
     if (found := sha256(content)) != known:
         raise UserError(f"{path} has SHA-256 {found}, meta.json says {known}: run dvc repro -f train")
-    classifier = build(meta)
+    try:
+        classifier = build(meta)
+    except UserError as error:
+        raise UserError(f"the network that meta.json beside {path} describes cannot be built: {error}") from None
     own = classifier.network.state_dict()
     try:
         state = load(content)

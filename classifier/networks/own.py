@@ -29,22 +29,22 @@ def own_network(name: str, channels: int, classes: int, size: int) -> nn.Module:
     """What the function returns. An error inside of it keeps its traceback, since it is one of the person's program."""
     found = NAME.fullmatch(name)
     if not found:
-        raise UserError(f"train.network: {name!r:.80} should be module:function, as in example:small")
+        raise UserError(f"the network {name!r:.80} should be module:function, as in example:small")
     module, function = found.groups()
     folder = own_folder()
     path = folder.joinpath(*module.split(".")).with_suffix(".py")
     if not path.is_file():
-        raise UserError(f"train.network: {name}: {path} does not exist")
+        raise UserError(f"network {name}: {path} does not exist")
     if str(folder.parent) not in sys.path:
         sys.path.insert(0, str(folder.parent))
         invalidate_caches()
     loaded = import_module(f"{FOLDER}.{module}")
     if loaded.__file__ is None or not path.samefile(loaded.__file__):
-        raise UserError(f"train.network: {name}: Python finds {loaded.__file__} in place of {path}: rename the module")
+        raise UserError(f"network {name}: Python finds {loaded.__file__} in place of {path}: rename the module")
     make = getattr(loaded, function, None)
     if not callable(make):
-        raise UserError(f"train.network: {name}: {path} has no function {function}")
+        raise UserError(f"network {name}: {path} has no function {function}")
     network = make(channels, classes, size)
     if not isinstance(network, nn.Module):
-        raise UserError(f"train.network: {name} returns {type(network).__name__}: allowed is a torch.nn.Module")
+        raise UserError(f"network {name} returns {type(network).__name__}: allowed is a torch.nn.Module")
     return network

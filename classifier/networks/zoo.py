@@ -22,7 +22,7 @@ def torchvision_network(name: str, classes: int, size: int) -> nn.Module:
 
     names = models.list_models(module=models)
     if name not in names:
-        raise UserError(f"{_unknown(name, names)}; others are timm/NAME, and module:function of the folder networks/")
+        raise UserError(_unknown(name, names))
     arguments: dict[str, Any] = {}
     if name.startswith("vit_"):
         arguments = {"image_size": size}  # its positions are parameters
@@ -42,7 +42,7 @@ def timm_network(name: str, classes: int, size: int) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise UserError(f"train.network: {name!r} needs timm: pip install timm") from None
+        raise UserError(f"{name} needs timm: pip install timm") from None
     short = name.removeprefix("timm/")
     if not timm.is_model(short):
         raise UserError(_unknown(name, [f"timm/{each}" for each in timm.list_models()]))
@@ -62,7 +62,10 @@ def timm_network(name: str, classes: int, size: int) -> nn.Module:
 def _unknown(name: str, names: list[str]) -> str:
     close = get_close_matches(name, names, n=FEW) or get_close_matches(name, names, n=FEW, cutoff=0.3)
     hint = f"did you mean {', '.join(close)}? " if close else ""
-    return f"train.network: {name!r:.80} is not a network; {hint}allowed are lenet5 and the {len(names)} like {names[0]}"
+    return (
+        f"there is no network {name!r:.80}; {hint}train.network takes lenet5, a name of torchvision.models, "
+        "timm/NAME, and module:function of the folder networks/"
+    )
 
 
 def _line(error: Exception) -> str:

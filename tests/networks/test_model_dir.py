@@ -81,9 +81,9 @@ def test_changed_weights_are_refused(folder):
     ("change", "message"),
     [
         (lambda state: state["fc1.weight"].view(-1)[7].fill_(float("nan")), "NaN or Inf in fc1.weight"),
-        (lambda state: state.pop("fc3.bias"), "does not hold LeNet-5's weights"),
-        (lambda state: state.update({"fc3.bias": torch.zeros(11)}), "does not hold LeNet-5's weights"),
-        (lambda state: state.update(extra=torch.zeros(1)), "does not hold LeNet-5's weights"),
+        (lambda state: state.pop("fc3.bias"), "does not hold the weights of lenet5"),
+        (lambda state: state.update({"fc3.bias": torch.zeros(11)}), "does not hold the weights of lenet5"),
+        (lambda state: state.update(extra=torch.zeros(1)), "does not hold the weights of lenet5"),
         (lambda state: state.update({"fc3.bias": torch.zeros(10).double()}), "fc3.bias not as float32"),
     ],
 )
@@ -97,16 +97,16 @@ def test_weights_that_do_not_fit_are_refused(folder, change, message):
     ("values", "message"),
     [
         (
-            {"architecture": "resnet18"},
-            r"meta\.json describes a 'resnet18' network, which this version of the project does not have "
-            r"\(it has lenet5\): update the project, or run dvc repro -f train",
+            {"architecture": "resnet"},
+            r"meta\.json .* cannot be built: there is no network 'resnet'; did you mean resnet",
         ),
+        ({"architecture": "resnet18"}, "does not hold the weights of resnet18"),
         ({"architecture": 5}, "corrupt.*architecture: 5"),
         ({"mean": [0.1, 0.2]}, "2 means and 1 stds for 1 channels"),
         ({"channels": 0}, "corrupt"),
         ({"replicas": {"../../secret": "0" * 64}}, "corrupt.*secret"),
         ({"class_names": "0123456789"}, "corrupt"),
-        ({"class_names": ["a", "b"]}, "does not hold LeNet-5's weights"),
+        ({"class_names": ["a", "b"]}, "does not hold the weights of lenet5"),
     ],
 )
 def test_meta_that_does_not_fit_is_refused(folder, values, message):
@@ -118,7 +118,7 @@ def test_meta_that_does_not_fit_is_refused(folder, values, message):
 def test_a_pickle_in_disguise_is_refused(folder):
     torch.save({"fc1.weight": torch.zeros(1)}, folder / "weights.safetensors")  # noqa: TID251, what the test refuses
     edit_meta(folder, weights_sha256=sha256_of(folder / "weights.safetensors"))
-    with pytest.raises(ValueError, match="does not hold LeNet-5's weights"):
+    with pytest.raises(ValueError, match="does not hold the weights of lenet5"):
         read_model(folder)
 
 
