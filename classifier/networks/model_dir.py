@@ -102,6 +102,7 @@ def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
     except UserError as error:
         raise UserError(f"the network that meta.json beside {path} describes cannot be built: {error}") from None
     own = classifier.network.state_dict()
+    finite = [name for name, value in own.items() if value.isfinite().all()]  # all, but for masks
     try:
         state = load(content)
         classifier.network.load_state_dict(state)
@@ -110,7 +111,7 @@ def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
         raise UserError(f"{path} does not hold the weights of {meta.architecture}: {reason:.1000}") from None
     if other := [name for name, value in state.items() if value.dtype != own[name].dtype]:
         raise UserError(f"{path} holds {_some(other)} not as {own[other[0]].dtype}: run dvc repro -f train")
-    if broken := [name for name, value in state.items() if not value.isfinite().all() and own[name].isfinite().all()]:
+    if broken := [name for name in finite if not state[name].isfinite().all()]:
         raise UserError(f"{path} holds NaN or Inf in {_some(broken)}: run dvc repro -f train")
     return classifier.eval()
 

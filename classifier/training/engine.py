@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from classifier.errors import UserError
 from classifier.networks.inference import predict
 from classifier.networks.model import Classifier
 from classifier.params import TrainParams
+from classifier.training.buffers import Buffers
 from classifier.training.checkpoint import CHECKPOINTS
 from classifier.training.loss import losses
 from classifier.training.mixing import Targets
@@ -51,7 +53,8 @@ class Engine:
         self.computation = computation_of(params, device)
         self.seeds = seeds or [params.seed]
         self.shape = (len(seeds),) if seeds else ()  # of a value per model
-        self.parameters = dict(classifier.network.named_parameters())
+        network = classifier.network
+        self.parameters = {name: each for name, each in network.named_parameters() if each.requires_grad}
         # The window's sums: loss over steps, loss over images, steps before the first that is not finite.
         self.loss, self.images_loss, self.good_steps = torch.zeros(3, *self.shape, device=device).unbind()
         self.found_inf = torch.zeros((), device=device)  # 1 from the first step that is not finite: no update follows
@@ -64,11 +67,16 @@ class Engine:
         found_inf = self.found_inf if self.skips_by_itself else None
         self.optimizer = make_optimizer(self.parameters, params, found_inf, len(self.shape))
         self.steps = 0  # in the window
-        buffers = [name for name, _ in classifier.network.named_buffers()]
-        assert self.computation.parts == 1 or not buffers, f"nothing combines {buffers} of several parts"
-        self.parts = Parts(self.computation.parts, self.parameters, self.loss, crew)
+        self.place = (0, 0)  # epoch, and number of the batch in it
+        self.parts = Parts(self.computation.parts, self.parameters, Buffers(network), self.loss, crew)
         self.logits: Tensor | None = None  # of the validation split, where processes share it
         self.hold_out(torch.empty(0), torch.empty(0))
+
+    def begin_step(self, epoch: int, batch: int) -> None:
+        """Before the step on the epoch's batch number `batch`, from 0."""
+        self.place = epoch, batch
+        if self.device.type == "cuda":  # a graph seeds no generator
+            self._seed(self.parts.crew.rank)
 
     def step(self, batch: Iterable[Part], size: int, rate: float) -> None:
         """Forward, backward and update on the parts of a batch of `size` images that are this process's."""
@@ -78,12 +86,25 @@ class Engine:
     def update(self, batch: Iterable[Part], size: int, rate: float | Tensor) -> None:
         """The device's share of `step`, which a CUDA graph can replay."""
         for number, images, targets in batch:
+            self.parts.begin()
+            if self.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+                self._seed(number)
             with self._autocast():
                 logits = self.classifier.network(images.contiguous(memory_format=self.layout))
             self.parts.backward(number, self._loss(logits.float(), targets), targets.labels.shape[-1] / size)
         self._watch(self.parts.sum(size), size)
         if self.skips_by_itself or not self.found_inf:
             self.optimizer.step(rate)
+
+    def _seed(self, part: int) -> None:
+        """What a network draws at random, as dropout does, follows from the seed, the epoch, the step and the part."""
+        key = " ".join(map(str, (*self.seeds, *self.place, part))).encode()
+        generator = torch.default_generator
+        if self.device.type == "cuda":
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        elif self.device.type == "mps":
+            generator = torch.mps._get_default_mps_generator()
+        generator.manual_seed(int.from_bytes(blake2b(key, digest_size=8).digest(), "little"))
 
     def _loss(self, logits: Tensor, targets: Targets) -> Tensor:
         if targets.shares is None:
@@ -153,7 +174,8 @@ class Engine:
             raise UserError(f"not this training's state, which differs in {wrong!s:.200}; remove {CHECKPOINTS}")
         for name, value in tensors.items():
             saved = state[name]
-            if saved.shape != value.shape or saved.dtype != value.dtype or not saved.isfinite().all():
+            broken = value.isfinite().all() and not saved.isfinite().all()  # a mask need not be finite
+            if saved.shape != value.shape or saved.dtype != value.dtype or broken:
                 found = f"{tuple(saved.shape)!s:.80} {saved.dtype}, or not finite"
                 allowed = f"finite {tuple(value.shape)} {value.dtype}"
                 raise UserError(f"{name} of the checkpoint is {found}: allowed is {allowed}; remove {CHECKPOINTS}")
@@ -161,7 +183,9 @@ class Engine:
             value.copy_(state[name])
 
     def _tensors(self) -> dict[str, Tensor]:
-        weights = {f"weights/{name}": value for name, value in self.classifier.network.state_dict().items()}
+        network = self.classifier.network
+        weights = dict(network.named_parameters()) | dict(network.named_buffers())
+        weights = {f"weights/{name}": value for name, value in weights.items()}
         optimizer = {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
         sums = {f"sums/{name}": getattr(self, name) for name in ("loss", "images_loss", "good_steps", "found_inf")}
         return weights | optimizer | sums | {"sums/epoch_loss": torch.from_numpy(self.epoch_loss)}

@@ -78,6 +78,7 @@ class GraphedSteps(Steps):
         return replay
 
     def begin_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
         if self.planned_epoch != epoch:  # training goes on from a checkpoint
             self._plan_ahead(epoch)
         self.rates, rates, order, draws = self.plan.result()
@@ -100,6 +101,7 @@ class GraphedSteps(Steps):
         return rates, torch.tensor(rates, dtype=torch.float64), torch.stack([order for order, _ in plans]), draws
 
     def step(self, batch: int) -> None:
+        self.engine.begin_step(self.epoch, batch)
         self.number.fill_(batch)
         if batch < self.full:
             self.replay()

@@ -1,7 +1,7 @@
 """A batch in parts: each part is computed by one thread, and the parts' gradients are summed in one fixed tree.
 
-The result depends on the number of parts, and not on how many processes share them. What a network draws at random or
-keeps beside its parameters would belong to a part as well.
+The result depends on the number of parts, and not on how many processes share them. What a network draws at random
+(`classifier.training.engine`) and keeps beside its parameters (`classifier.training.buffers`) belongs to a part too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from classifier import arithmetic
 from classifier.params import TrainParams
+from classifier.training.buffers import Buffers, as_bytes_of, words
 from classifier.training.optimizer import gradients
 from classifier.workers import Crew
 
@@ -78,22 +79,32 @@ def _count(number: int, name: str) -> str:
 
 
 class Parts:
-    """The losses and gradients of a batch's parts, of which each process of the crew computes its own."""
+    """The losses, gradients and buffers of a batch's parts, of which each process of the crew computes its own."""
 
-    def __init__(self, count: int, parameters: Mapping[str, Tensor], loss: Tensor, crew: Crew) -> None:
+    def __init__(
+        self, count: int, parameters: Mapping[str, Tensor], buffers: Buffers, loss: Tensor, crew: Crew
+    ) -> None:
         """`loss` is like that of a part: a value per model."""
-        self.count, self.parameters, self.crew = count, parameters, crew
-        self.summed = [loss, *parameters.values()]
+        self.count, self.parameters, self.buffers, self.crew = count, parameters, buffers, crew
+        self.summed = [loss, *parameters.values(), *buffers.averaged]
         self.turn = 0
         if count > 1:
+            self.values = sum(tensor.numel() for tensor in self.summed)
+            self.aligned = -(-self.values // 4) * 4
             # Two sets in turn: while one process still reads a step's, another may write the next step's.
-            values = sum(tensor.numel() for tensor in self.summed)
-            shape = (2, count, values)
+            shape = (2, count, self.aligned + sum(map(words, buffers.taken)))
             self.rows = crew.share(*shape) if crew.size > 1 else torch.zeros(shape, device=loss.device)
             self.views = [[self._views(row) for row in rows] for rows in self.rows]
+            self.taken = [self._taken(rows[0]) for rows in self.rows]
+
+    def _taken(self, row: Tensor) -> list[Tensor]:
+        """The rest of a row, which is not summed, as the buffers of which the first part's values are taken."""
+        buffers = self.buffers.taken
+        places = torch.split(row[self.aligned :], [words(buffer) for buffer in buffers])
+        return [as_bytes_of(place, buffer) for place, buffer in zip(places, buffers, strict=True)]
 
     def _views(self, row: Tensor) -> list[Tensor]:
-        """A row of values as the loss and the gradients, each with the strides of its parameter."""
+        """A row of values as the loss, gradients and changes of buffers, each with the strides of its tensor."""
         views, start = [], row.storage_offset()
         for tensor in self.summed:
             views.append(row.as_strided(tensor.shape, tensor.stride(), start))
@@ -101,32 +112,46 @@ class Parts:
         return views
 
     def of(self, batch: Tensor) -> list[tuple[int, Tensor]]:
-        """This process's parts of a batch's images `(..., B)`, with their numbers; a small batch has fewer parts."""
-        parts = batch.tensor_split(min(self.count, batch.shape[-1]), -1)
+        """This process's parts of a batch's images `(..., B)`, with their numbers."""
+        parts = batch.tensor_split(self._parts_of(batch.shape[-1]), -1)
         return list(enumerate(parts))[self.crew.rank :: self.crew.size]
+
+    def _parts_of(self, size: int) -> int:
+        """A small batch has fewer parts, of two images at least, since batch normalization has no statistics of one."""
+        return min(self.count, max(1, size // 2))
+
+    def begin(self) -> None:
+        """Before the forward pass of a part."""
+        if self.count > 1:
+            self.buffers.begin()
 
     def backward(self, number: int, loss: Tensor, share: float) -> None:
         """Compute the gradients of part `number`, whose mean loss counts for `share` of the batch's."""
         for parameter in self.parameters.values():
             parameter.grad = None
         loss.backward(torch.full_like(loss, share))  # type: ignore[no-untyped-call]
+        for parameter in self.parameters.values():
+            if parameter.grad is None:  # the network has not used it
+                parameter.grad = torch.zeros_like(parameter)
         if self.count == 1:
             self.loss = loss.detach()
         else:
-            values = [loss.detach() * share, *gradients(self.parameters)]
+            values = [loss.detach() * share, *gradients(self.parameters), *self.buffers.changes(share)]
             torch._foreach_copy_(self.views[self.turn][number], values)
+            if number == 0 and self.buffers.taken:
+                torch._foreach_copy_(self.taken[self.turn], self.buffers.taken)
 
     def sum(self, size: int) -> Tensor:
-        """The mean loss of a batch of `size` images; its gradients become those of the parameters."""
+        """The mean loss of a batch of `size` images; its gradients and buffers become those of the network."""
         if self.count == 1:
             return self.loss
-        rows = self.rows[self.turn][: min(self.count, size)].unbind()
-        self.crew.meet(rows)
-        total = tree_sum(rows)
-        self.turn = 1 - self.turn
-        loss, *summed = self._views(total)
-        for parameter, gradient in zip(self.parameters.values(), summed, strict=True):
+        rows = self.rows[self.turn][: self._parts_of(size)]
+        self.crew.meet(rows.unbind())
+        loss, *summed = self._views(tree_sum(rows[:, : self.values].unbind()))
+        for parameter, gradient in zip(self.parameters.values(), summed, strict=False):
             parameter.grad = gradient
+        self.buffers.end(summed[len(self.parameters) :], self.taken[self.turn])
+        self.turn = 1 - self.turn
         return loss
 
 

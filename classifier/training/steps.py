@@ -51,6 +51,7 @@ class Steps:
         self.batches = torch.split(torch.arange(len(train), device=engine.device), self.params.batch_size)  # places
 
     def begin_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
         (seed,) = self.engine.seeds
         order, draws = self._plan(seed, epoch)
         self.order = order.to(self.engine.device)
@@ -67,6 +68,7 @@ class Steps:
 
     def step(self, batch: int) -> None:
         """On the epoch's batch number `batch`, from 0."""
+        self.engine.begin_step(self.epoch, batch)
         self.engine.step(self._parts(self.batches[batch]), len(self.batches[batch]), self.rates[batch])
 
     def _parts(self, places: Tensor) -> Iterator[Part]:
