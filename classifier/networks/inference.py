@@ -8,6 +8,22 @@ from torch import Tensor
 from classifier.networks.model import Classifier
 from classifier.workers import ALONE, Crew, threads
 
+PORTION = 16  # images
+
+
+def logits_of(classifier: Classifier, images: Tensor) -> Tensor:
+    """Raw images `(N, C, H, W) uint8` -> logits `(N, classes)` float32, on a CPU the same alone and among others.
+
+    PyTorch chooses its kernels by the number of images, and each sums in an order of its own. What an image gives
+    depends neither on its place nor on the others. So a CPU always computes PORTION at once, the last ones filled up
+    with black images. The classifier must be in evaluation mode.
+    """
+    if images.device.type != "cpu":
+        logits: Tensor = classifier(images).float()
+        return logits
+    filled = torch.cat([images, images.new_zeros((-len(images) % PORTION, *images.shape[1:]))])
+    return torch.cat([classifier(portion).float() for portion in torch.split(filled, PORTION)])[: len(images)]
+
 
 @torch.inference_mode()
 def predict(
@@ -31,14 +47,21 @@ def predict(
     return logits
 
 
+@torch.inference_mode()
 def predict_in_parts(classifier: Classifier, images: Tensor, batch_size: int, classes: int) -> Tensor:
-    """`predict` on a CPU, where a process per core shares the batches: its bits do not depend on their number."""
+    """`logits_of` in evaluation mode, where a process per core shares the batches."""
     crew = Crew(min(torch.get_num_threads(), -(-len(images) // batch_size)))
     logits = crew.share(len(images), classes)
+    batches, places = torch.split(images, batch_size), torch.split(logits, batch_size)
 
     def work() -> None:
-        predict(classifier, images, batch_size, crew, logits)
+        for number in range(crew.rank, len(batches), crew.size):
+            places[number].copy_(logits_of(classifier, batches[number]))
+        crew.meet(places)
 
+    training = classifier.training
+    classifier.eval()
     with threads(1), crew.working(work):
         work()
+    classifier.train(training)
     return logits
