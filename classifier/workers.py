@@ -46,7 +46,8 @@ class Crew:
         """While the block runs, every other process runs `work`. None of them outlives the block."""
         try:
             for rank in range(1, self.size):
-                self.pids[rank] = self._fork(rank, work)
+                with held_back(signal.SIGINT, signal.SIGTERM):
+                    self.pids[rank] = self._fork(rank, work)
             yield
         finally:
             for pid in self.pids.values():
@@ -120,6 +121,7 @@ class Crew:
         """What a new process does first: it ends with rank 0, which alone answers signals and holds files."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self.parent:
@@ -128,6 +130,16 @@ class Crew:
 
 
 ALONE = Crew(1)
+
+
+@contextmanager
+def held_back(*signals: signal.Signals) -> Iterator[None]:
+    """Answer `signals` after the block. Python ignores what a handler raises while a process is forked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

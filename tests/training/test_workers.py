@@ -141,3 +141,20 @@ def test_interrupts_are_left_to_the_first_process():
 def test_shared_memory_takes_no_file(tmp_path):
     assert torch.equal(Crew(2).share(2, 3), torch.zeros(2, 3))
     assert Crew(2).share(0, 3).shape == (0, 3)
+
+
+def test_a_signal_while_a_process_is_forked_is_not_lost():
+    code = """
+import os, signal
+from classifier.workers import Crew
+
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+crew = Crew(2)
+try:
+    with crew.working(signal.pause):
+        print("not interrupted")
+except KeyboardInterrupt:
+    print("interrupted", crew.pids)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, cwd=ROOT)
+    assert (found.stdout, found.stderr) == ("interrupted {}\n", "")
