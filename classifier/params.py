@@ -33,7 +33,7 @@ RENAMED = {  # old name -> current name
     "train.rotation": "train.augment.rotation",
     "train.scale": "train.augment.scale",
 }
-BEFORE = {  # new key -> value
+BEFORE: dict[str, Any] = {  # new key -> value
     "download.folder": "images",
     **dict.fromkeys(f"download.{key}" for key in ("address", "sha256", "table", "classes", "groups")),
     "normalize.image_size": 32,
@@ -58,6 +58,7 @@ BEFORE = {  # new key -> value
     "train.freeze": 0,
     "train.deterministic": True,
     "evaluate.arithmetic": "native",
+    "evaluate.corruptions": [],
 }
 
 
@@ -241,12 +242,20 @@ class TrainParams(Section):
 class EvaluateParams(Section):
     device: Device = Field(description="like train.device")
     arithmetic: Arithmetic = Field(description="like train.arithmetic")
-    batch_size: int = Field(ge=1, le=65_536, description="images per forward pass")
+    batch_size: int = Field(
+        ge=1, le=65_536, description="images per forward pass; fewer where these have more than 4,194,304 values"
+    )
     confidence: float = Field(gt=0.5, lt=1, description="confidence level of the accuracy's Wilson interval")
     calibration_bins: int = Field(
         ge=2, le=1000, description="number of equal-width bins of the expected calibration error"
     )
-    mistakes: int = Field(ge=1, le=400, description="number of images in misclassified.png")
+    mistakes: int = Field(ge=1, le=400, description="number of images in misclassified.png and mistakes.csv")
+    corruptions: list[
+        Literal["noise", "blur", "brightness", "contrast", "rotation", "translation", "jpeg", "occlusion"]
+    ] = Field(
+        description="corruptions of the test images, each at five strengths, under which accuracy is measured; with "
+        "all eight the test split is evaluated 40 times more; []: none"
+    )
 
 
 class PromoteParams(Section):

@@ -1,9 +1,9 @@
-"""Evaluate the trained model on the test split, which no other stage reads.
+"""Evaluate the trained model on the test split, which no other stage uses.
 
     python -m stages.evaluate params.yaml data/normalized models/classifier reports/train reports/evaluate
 
-Reads: params.yaml, section `evaluate`; the test split; the model; the training history, to restore a run that is
-missing in MLflow.
+Reads: params.yaml, section `evaluate`; the test split; the validation split, to fit a temperature; the model; the
+training history, for the report and to restore a run that is missing in MLflow.
 Writes: the last folder (`classifier.evaluation.report` lists its files), and completes the run in MLflow.
 """
 
@@ -34,16 +34,16 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     import pandas as pd
     import torch
 
-    from classifier.data.dataset import read_meta, read_split
+    from classifier.data.dataset import read_meta, read_paths, read_split
     from classifier.device import be_deterministic, pick_device, set_precision
-    from classifier.evaluation.metrics import Predictions
-    from classifier.evaluation.report import write_evaluation
-    from classifier.networks.inference import predict, predict_in_parts
-    from classifier.networks.model import Classifier
+    from classifier.evaluation.inference import Inference
+    from classifier.evaluation.report import Evaluation, write_evaluation
+    from classifier.evaluation.robustness import conditions
+    from classifier.networks.model import parameter_count
     from classifier.networks.model_dir import read_model, read_model_meta, read_models
     from classifier.recording.run import restore_training
     from classifier.training.history import read_history
-    from classifier.training.report import verify_training
+    from classifier.training.report import read_histories, verify_training
 
     data_meta, model_meta = read_meta(data), read_model_meta(model)
     verify_training(training)
@@ -55,30 +55,38 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     # No environment: if this creates the run, it would be recorded as the training's.
     record.begin(uuid4().hex, {}, model_meta.weights_sha256)
     restore_training(record, data, data_meta, model, model_meta, training)
-    test = read_split(data, "test", data_meta)
-    images = torch.from_numpy(test.images).to(device)
-
-    def predictions_of(classifier: Classifier) -> Predictions:
-        if device.type == "cpu" and params.evaluate.arithmetic == "portable":
-            logits = predict_in_parts(classifier, images, params.evaluate.batch_size, len(model_meta.class_names))
-        else:
-            logits = predict(classifier.to(device), images, params.evaluate.batch_size)
-        return Predictions(test.labels, logits.cpu().double().log_softmax(1).numpy(), model_meta.class_names)
-
-    predictions = predictions_of(read_model(model))
-    seeds = {seed: predictions_of(classifier) for seed, classifier in read_models(model).items()}
-    history = pd.DataFrame(read_history(training / "history.csv"))
-    metrics, of_seeds = write_evaluation(reports, test.images, predictions, seeds, history, params.evaluate)
-    line = summary(data_meta.name, metrics)
+    test, validation = (read_split(data, name, data_meta) for name in ("test", "validation"))
+    portable = device.type == "cpu" and params.evaluate.arithmetic == "portable"
+    inference = Inference(device, params.evaluate.batch_size, torch.get_num_threads() if portable else 0)
+    classifier, names = read_model(model), model_meta.class_names
+    predictions = inference.predictions(classifier, test, names)
+    several = {seed: each for seed, each in read_models(model).items() if seed != model_meta.seed}
+    seeds = {seed: inference.predictions(each, test, names) for seed, each in several.items()}
+    histories = read_histories(training, [int(seed) for seed in model_meta.replicas])
+    histories = histories or {model_meta.seed: read_history(training / "history.csv")}
+    evaluation = Evaluation(
+        data=data_meta,
+        model=model_meta,
+        parameters=parameter_count(classifier),
+        histories={seed: pd.DataFrame(rows) for seed, rows in histories.items()},
+        test=test,
+        paths=read_paths(data, "test", data_meta),
+        predictions=predictions,
+        validation=inference.predictions(classifier, validation, names) if len(validation) else None,
+        right=inference.right(classifier, test, conditions(params.evaluate.corruptions)),
+        seeds=dict(sorted((seeds | {model_meta.seed: predictions}).items())) if seeds else {},
+    )
+    metrics, of_seeds = write_evaluation(reports, evaluation, params.evaluate)
+    line = summary(data_meta.name, metrics, len(test))
     record.log.append(line)
     record.log_evaluation(metrics, of_seeds, reports, model)
     return line
 
 
-def summary(dataset: str, metrics: dict[str, float | int]) -> str:
+def summary(dataset: str, metrics: dict[str, float], images: int) -> str:
     """Format accuracy, its interval and the number of images."""
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
-    return f"{dataset}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {metrics['n']} images)"
+    return f"{dataset}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {images} images)"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from uuid import uuid4
 import mlflow
 import numpy as np
 
-from classifier.evaluation.metrics import Predictions, evaluate, prediction_table
+from classifier.evaluation.metrics import Predictions, evaluate
+from classifier.evaluation.tables import prediction_table
 from classifier.recording.run import restore_training
 from classifier.repository.lockfile import hash_of
 from classifier.tracking.delivery import open_store

@@ -23,8 +23,9 @@ OUTPUTS = {
     "models/classifier": {"weights.safetensors", "meta.json"},
     "reports/train": {"history.csv", "metrics.json", "manifest.json"},
     "reports/evaluate": {
-        *("metrics.json", "per_class.csv", "confusion.csv", "calibration.csv", "predictions.parquet"),
-        *("misclassified.png", "confusion.png", "calibration.png", "curves.png"),
+        *("metrics.json", "summary.json", "report.html", "per_class.csv", "confusion.csv", "confusions.csv"),
+        *("calibration.csv", "mistakes.csv", "robustness.csv", "predictions.parquet", "misclassified.png"),
+        *("confusion.png", "calibration.png", "curves.png", "robustness.png"),
     },
 }
 

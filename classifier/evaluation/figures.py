@@ -1,112 +1,85 @@
-"""Figures of a training and its evaluation, as PNG bytes (`classifier.evaluation.style`)."""
+"""Charts of a training and its evaluation, as PNG bytes (`classifier.evaluation.style`)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from classifier.errors import UserError
-from classifier.evaluation.metrics import Predictions, expected_calibration_error, most_confident_mistakes
-from classifier.evaluation.style import BLUE, DPI, GREEN, INK, MUTED, ORANGE, png
+from classifier.evaluation.metrics import Predictions, expected_calibration_error
+from classifier.evaluation.style import BLUE, GREEN, INK, MUTED, ORANGE, elided, png
+from classifier.evaluation.tables import WHOLE, confusions
 
-LETTER = 0.72 * DPI / 72  # approximate width of a bold letter, in pixels per point of font size
-
-
-@png
-def misclassified(images: np.ndarray, predictions: Predictions, limit: int) -> Figure:
-    """Show the `limit` most confident mistakes, each with its label, prediction and probability.
-
-    Without mistakes, the figure holds a line that says so.
-
-    images: `(N, C, 32, 32) uint8` in 0..255, C 1 (gray) or 3 (RGB).
-    """
-    if images.shape[1] not in (1, 3):
-        raise UserError(f"images have {images.shape[1]} channels: a picture can show 1 or 3")
-    shown = most_confident_mistakes(predictions, limit)
-    names = [
-        f"{predictions.class_names[label]} \u2192 {predictions.class_names[prediction]}"
-        for label, prediction in zip(predictions.labels[shown], predictions.predicted[shown], strict=True)
-    ]
-    # All positions are in pixels of the figure, so that an image pixel covers a whole number of them.
-    longest = max(map(len, names), default=1)
-    size = 32 * int(np.clip(longest * LETTER * 8 / 32, 5, 7))
-    text_size = min(10.0, size / (longest * LETTER))
-    gap, caption, margin, header = 24, 64, 36, 108
-    columns = min(max(len(shown), 1), max(5, round(len(shown) ** 0.5)))
-    rows = -(-len(shown) // columns)
-    width = max(2 * margin + columns * (size + gap) - gap, 900)
-    height = header + rows * (size + caption) + 12
-    figure = Figure(figsize=(width / DPI, height / DPI))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.axis("off")
-    axes.text(margin, 48, _mistakes_title(len(shown), predictions), size=12, weight="bold")
-    if len(shown):
-        axes.text(margin, 80, "label \u2192 prediction, and the probability the model gave it", size=9, color=MUTED)
-    for place, (index, name) in enumerate(zip(shown, names, strict=True)):
-        left, top = margin + place % columns * (size + gap), header + place // columns * (size + caption)
-        axes.imshow(
-            images[index].transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255, interpolation="nearest",
-            extent=(left, left + size, top + size, top),
-        )  # fmt: skip
-        centre, probability = left + size / 2, f"{predictions.top_probability[index]:.1%}"
-        axes.text(centre, top + size + 22, name, size=text_size, weight="bold", ha="center")
-        axes.text(centre, top + size + 43, probability, size=8, color=MUTED, ha="center")
-    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")  # last, because imshow sets them too
-    return figure
-
-
-def _mistakes_title(shown: int, predictions: Predictions) -> str:
-    mistakes = int((predictions.predicted != predictions.labels).sum())
-    if mistakes == 0:
-        what = "No mistakes"
-    elif mistakes == 1:
-        what = "The only mistake"
-    elif shown == mistakes:
-        what = f"The {mistakes:,} mistakes"
-    else:
-        what = f"The {shown} most confident of {mistakes:,} mistakes"
-    return f"{what} on {len(predictions):,} test images"
+CLOSE_UP = 30  # classes shown of many
+DECADE = 10  # ratio of the largest to the smallest loss from which the axis is logarithmic
+OTHERS = "all others"
 
 
 @png
-def confusion(counts: np.ndarray, class_names: list[str]) -> Figure:
-    """Confusion matrix, normalized by row; shows the counts for up to 20 classes.
+def confusion(predictions: Predictions) -> Figure:
+    """Confusion matrix, normalized by row, with the counts; of more than `WHOLE` classes those that are confused most.
 
-    counts: `(K, K) int64`, images by label (row) and prediction (column).
+    The column `OTHERS` then holds the predictions of classes that are not shown.
     """
-    classes = len(class_names)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(2.6 + 0.46 * classes, 4.6, 11))
+    counts, names = predictions.confusion, [elided(name) for name in predictions.class_names]
+    title = f"Confusion of {counts.sum():,} test images"
+    images = counts.sum(axis=1)
+    if len(names) > WHOLE:
+        shown = _most_confused(predictions, CLOSE_UP)
+        title = f"Largest confusions of {counts.sum():,} test images: {len(shown)} of {len(names):,} classes"
+        rest = images[shown] - counts[np.ix_(shown, shown)].sum(axis=1)
+        counts, images = np.column_stack([counts[np.ix_(shown, shown)], rest]), images[shown]
+        names = [names[number] for number in shown]
+    return _matrix(counts, images, names, title)
+
+
+def _most_confused(predictions: Predictions, limit: int) -> list[int]:
+    """Classes of the largest confusions, those of the same confusion beside each other."""
+    number = {name: place for place, name in enumerate(predictions.class_names)}
+    table = confusions(predictions).head(limit)
+    found = dict.fromkeys(
+        number[name] for pair in zip(table["actual"], table["predicted"], strict=True) for name in pair
+    )
+    return [*found][:limit] or [*range(limit)]
+
+
+def _matrix(counts: np.ndarray, images: np.ndarray, names: list[str], title: str) -> Figure:
+    """counts: `(R, R or R + 1) int64`, images: `(R,) int64`, the sums of the whole rows."""
+    rows, columns = counts.shape
+    shares = counts / np.maximum(images, 1)[:, None]
+    side = float(np.clip(2.6 + 0.46 * rows, 4.6, 13))
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
     axes = figure.add_subplot()
     # The square root makes a share of 1% visible next to one of 99%.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
-    names_size = 9 if classes <= 20 else max(3.0, 180 / classes)
-    rotation = 0 if max(map(len, class_names)) <= 3 else 45
+    cell = 72 * (side - 2.2) / rows  # points
+    size = min(9.0, 0.75 * cell)
+    labels = [*names, *[OTHERS] * (columns - rows)]
+    rotation = 0 if max(map(len, labels)) <= 3 and rows <= 20 else 45
     axes.set_xticks(
-        range(classes), class_names, size=names_size, rotation=rotation, ha="right" if rotation else "center",
+        range(columns), labels, size=size, rotation=rotation, ha="right" if rotation else "center",
         rotation_mode="anchor" if rotation else "default",
     )  # fmt: skip
-    axes.set_yticks(range(classes), class_names, size=names_size)
-    axes.set(xlabel="prediction", ylabel="label", title=f"Confusion of {counts.sum():,} test images")
+    axes.set_yticks(range(rows), names, size=size)
+    axes.set(xlabel="prediction", ylabel="label", title=title)
     axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
-    if classes <= 20:
-        axes.set_xticks(np.arange(1, classes) - 0.5, minor=True)
-        axes.set_yticks(np.arange(1, classes) - 0.5, minor=True)
-        axes.grid(which="minor", color="white", linewidth=1.5)
-        axes.tick_params(which="minor", length=0)
-        for row, column in np.argwhere(counts):
-            text = f"{counts[row, column]}"
-            axes.text(
-                column, row, text, ha="center", va="center", size=9 if len(text) < 4 else 7.5,
-                color="white" if shares[row, column] > 0.3 else INK,
-            )  # fmt: skip
+    axes.set_xticks(np.arange(1, columns) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, rows) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=min(1.5, cell / 20))
+    axes.tick_params(which="minor", length=0)
+    for row, column in np.argwhere(counts):
+        text = f"{counts[row, column]}"
+        axes.text(
+            column, row, text, ha="center", va="center", size=min(size, cell / (0.75 * len(text))),
+            color="white" if shares[row, column] > 0.3 else INK,
+        ).set_in_layout(False)  # fmt: skip
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, format=PercentFormatter(1, decimals=0))
     bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.set_label("share of the label's images")
@@ -115,60 +88,83 @@ def confusion(counts: np.ndarray, class_names: list[str]) -> Figure:
 
 
 @png
-def calibration(bins: pd.DataFrame) -> Figure:
-    """Reliability diagram of the bins of `metrics.calibration`, with the number of images per bin."""
-    figure = Figure(figsize=(6.2, 6.6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    seen = bins[bins["count"] > 0]
-    accuracy, confidence = seen["accuracy"], seen["confidence"]
-    middle, width = (seen["low"] + seen["high"]) / 2, (seen["high"] - seen["low"]) * 0.92
-    upper.bar(middle, accuracy, width, color=BLUE, label="accuracy")
-    gap = {"alpha": 0.85, "hatch": "////", "edgecolor": "white", "linewidth": 0}
-    upper.bar(
-        middle, (confidence - accuracy).clip(lower=0), width, accuracy, color=ORANGE, label="overconfident by", **gap
-    )
-    upper.bar(
-        middle, (accuracy - confidence).clip(lower=0), width, confidence, color=GREEN, label="underconfident by", **gap
-    )
-    upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
-    upper.set(ylim=(0, 1.02), ylabel="accuracy")
-    upper.set_title(f"Expected calibration error {expected_calibration_error(bins):.2%}")
-    upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    figure.legend(loc="outside lower center", ncols=4, fontsize=9, columnspacing=1.2, handlelength=1.6)
-    lower.bar(middle, seen["count"], width, color=MUTED)
-    # Most images lie in the last bin; a linear scale would hide the others.
-    lower.set_yscale("log")
-    lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    lower.set(xlim=(0, 1), ylim=(0.5, None), xlabel="confidence (probability of the predicted class)", ylabel="images")
-    lower.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+def calibration(bins: pd.DataFrame, scaled: pd.DataFrame | None, temperature: float | None) -> Figure:
+    """Reliability diagram of the bins of `metrics.calibration`, with the number of images in each bin.
+
+    scaled: the bins at the `temperature` that was fitted on the validation split; None without one.
+    """
+    panels = [(bins, "as trained")]
+    if scaled is not None:
+        panels.append((scaled, f"temperature {temperature:.3g}"))
+    figure = Figure(figsize=(6.2 * len(panels), 6.4), layout="constrained")
+    grid = figure.subplots(2, len(panels), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False)
+    for (table, name), upper, lower in zip(panels, *grid, strict=True):
+        _reliability(upper, lower, table[table["count"] > 0])
+        upper.set_title(f"Calibration error {expected_calibration_error(table):.2%}, {name}")
+    grid[0, 0].set(ylabel="accuracy")
+    grid[1, 0].set(ylabel="images")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
+def _reliability(upper: Axes, lower: Axes, seen: pd.DataFrame) -> None:
+    middle, width = (seen["low"] + seen["high"]) / 2, (seen["high"] - seen["low"]) * 0.92
+    upper.bar(middle, seen["accuracy"], width, color=BLUE, label="accuracy of the bin's images")
+    upper.hlines(
+        seen["confidence"], middle - width / 2, middle + width / 2, color=ORANGE, linewidth=3,
+        label="their mean confidence",
+    )  # fmt: skip
+    upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="perfect calibration")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02))
+    upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    lower.bar(middle, seen["count"], width, color=MUTED)
+    # Most images lie in the last bin; a linear scale would hide the others.
+    lower.set_yscale("log")
+    lower.set(ylim=(0.5, 8 * seen["count"].max()), xlabel="confidence (probability of the predicted class)")
+    lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    lower.yaxis.set_minor_formatter(NullFormatter())
+    lower.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if len(seen) <= 20:
+        for place, count in zip(middle, seen["count"], strict=True):
+            lower.annotate(f"{count:,}", (place, count), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+
+
 @png
-def curves(history: pd.DataFrame) -> Figure:
+def curves(histories: Mapping[int, pd.DataFrame], seed: int) -> Figure:
     """Loss, validation accuracy and learning rate over the optimizer steps.
 
-    history: the columns of `reports/train/history.csv` (step, epoch, running_loss, learning_rate, validation_loss,
-    validation_accuracy), NaN for missing values. Without validation, the figure shows loss and learning rate only.
+    histories: by seed, each the columns of `reports/train/history.csv` (step, epoch, running_loss, learning_rate,
+    train_loss, validation_loss, validation_accuracy), NaN for missing values. Of several seeds, lines show the mean and
+    bands reach from the lowest to the highest seed; the learning rate is that of `seed`. Without validation, the figure
+    shows loss and learning rate only.
     """
-    validated = history.dropna(subset=["validation_accuracy"])
+    chosen = histories[seed]
+    validated = chosen.dropna(subset=["validation_accuracy"])
     panels = 2 if validated.empty else 3
     figure = Figure(figsize=(7.2, 1.0 + 2.1 * panels), layout="constrained")
     loss, *middle, rate = figure.subplots(panels, 1, sharex=True)
-    _line(loss, history, "running_loss", BLUE, "training (running loss)", linewidth=1.2)
+    several = f", mean and range of {len(histories)} seeds" if len(histories) > 1 else ""
+    _line(loss, histories, "running_loss", BLUE, "training (running loss)", linewidth=1.2)
     if middle:
         marker = {"marker": "o", "markersize": 3.5}
-        _line(loss, validated, "validation_loss", ORANGE, "validation", **marker)
-        _line(middle[0], validated, "validation_accuracy", ORANGE, "validation", **marker)
-        last = validated["validation_accuracy"].iloc[-1]
-        middle[0].set(ylabel="accuracy", title=f"Validation accuracy: {last:.2%} at the end")
+        _line(loss, histories, "validation_loss", ORANGE, "validation", **marker)
+        _line(middle[0], histories, "validation_accuracy", ORANGE, "validation", **marker)
+        lasts = [each["validation_accuracy"].dropna().iloc[-1] for each in histories.values()]
+        middle[0].set(ylabel="accuracy", title=f"Validation accuracy: {np.mean(lasts):.2%} at the end{several}")
         middle[0].yaxis.set_major_formatter(PercentFormatter(1))
-    loss.set(ylabel="cross entropy (nats)", title="Loss")
-    if loss.get_ylim()[0] < loss.get_ylim()[1] / 2:  # otherwise a small decrease would look flat
+    loss.set(ylabel="cross entropy (nats)", title=f"Loss{several}")
+    values = pd.concat([each[["running_loss", "validation_loss"]] for each in histories.values()]).stack()
+    if values.min() > 0 and values.max() >= DECADE * values.min():
+        loss.set_yscale("log")
+        loss.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        loss.yaxis.set_minor_formatter(NullFormatter())
+        loss.grid(which="minor", linewidth=0.4)
+    elif loss.get_ylim()[0] < loss.get_ylim()[1] / 2:  # otherwise a small decrease would look flat
         loss.set_ylim(bottom=0)
     loss.legend(loc="upper right")
-    _line(rate, history, "learning_rate", GREEN, "learning rate")
-    epochs = int(history["epoch"].max())
+    _line(rate, {seed: chosen}, "learning_rate", GREEN, "learning rate")
+    epochs = int(chosen["epoch"].max())
     rate.set(ylabel="learning rate", title="Learning rate", ylim=(0, None))
     rate.set_xlabel(f"optimizer steps ({epochs} {'epoch' if epochs == 1 else 'epochs'})")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -176,6 +172,11 @@ def curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def _line(axes: Axes, history: pd.DataFrame, column: str, color: str, label: str, **style: object) -> None:
-    rows = history.dropna(subset=[column])
-    axes.plot(rows["step"], rows[column], color=color, label=label, **style)  # type: ignore[arg-type]
+def _line(
+    axes: Axes, histories: Mapping[int, pd.DataFrame], column: str, color: str, label: str, **style: object
+) -> None:
+    table = pd.concat([history.set_index("step")[column] for history in histories.values()], axis=1).dropna(how="all")
+    steps = table.index.to_numpy()
+    axes.plot(steps, table.mean(axis=1), color=color, label=label, **style)  # type: ignore[arg-type]
+    if len(histories) > 1:
+        axes.fill_between(steps, table.min(axis=1), table.max(axis=1), color=color, alpha=0.25, linewidth=0)

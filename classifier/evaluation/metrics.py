@@ -1,6 +1,6 @@
-"""Evaluation metrics and tables, computed from arrays of labels and log-probabilities.
+"""Predictions, and the metrics computed from them.
 
-Tables list classes in the data set's order and bins from low to high, so equal predictions give equal bytes.
+What is counted is counted in integers, so that equal predictions give equal numbers on every machine.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from classifier.errors import UserError
+
+TOP = 5  # of top-5 accuracy, which is given for more classes than that
 
 
 @dataclass(frozen=True)
@@ -50,45 +51,67 @@ class Predictions:
         return len(self.labels)
 
     @cached_property
-    def probabilities(self) -> np.ndarray:
-        """`(N, K) float64` in 0..1."""
-        import torch  # whose exponential has the bits of portable arithmetic; that of NumPy depends on the processor
-
-        probabilities: np.ndarray = torch.from_numpy(self.log_probabilities).double().exp().numpy()
-        return probabilities
-
-    @cached_property
     def predicted(self) -> np.ndarray:
         """`(N,) int64`: the most probable class; the first of equally probable ones."""
         most_probable: np.ndarray = self.log_probabilities.argmax(axis=1)
         return most_probable
 
     @cached_property
+    def right(self) -> np.ndarray:
+        """`(N,) bool`: whether the predicted class is the label."""
+        same: np.ndarray = self.predicted == self.labels
+        return same
+
+    @cached_property
     def top_probability(self) -> np.ndarray:
         """`(N,) float64`: probability of the predicted class."""
-        top: np.ndarray = self.probabilities[np.arange(len(self)), self.predicted]
-        return top
+        return exp(self.log_probabilities[np.arange(len(self)), self.predicted])
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """`(K, K) int64`: images by label (row) and prediction (column)."""
+        classes = len(self.class_names)
+        counts = np.bincount(self.labels * classes + self.predicted, minlength=classes**2)
+        return counts.reshape(classes, classes)
 
 
-def evaluate(predictions: Predictions, confidence: float, calibration_bins: int) -> dict[str, float | int]:
-    """Return the test metrics by name; all except loss and n are in 0..1.
+def exp(values: np.ndarray) -> np.ndarray:
+    """Exponential in float64, with the bits of portable arithmetic; those of NumPy's depend on the processor."""
+    import torch
 
-    loss: mean cross entropy in nats, accumulated in float64. macro_f1: mean F1 over the classes that occur as a label
-    or a prediction (scikit-learn's default).
+    powers: np.ndarray = torch.from_numpy(np.ascontiguousarray(values)).double().exp().numpy()
+    return powers
+
+
+def evaluate(predictions: Predictions, confidence: float, calibration_bins: int) -> dict[str, float]:
+    """Return the test metrics by name; all except loss are in 0..1.
+
+    - accuracy, and its Wilson interval at `confidence`: accuracy_low, accuracy_high
+    - top5_accuracy: share of images whose label is among the five most probable classes; for more than five classes
+    - balanced_accuracy: mean recall of the classes that have images
+    - macro_f1: mean F1 of the classes that occur as a label or a prediction (scikit-learn's default)
+    - roc_auc: mean area under the ROC curve of each class against the rest; of the classes that have images, omitted
+      where all images are of one class
+    - loss: mean cross entropy in nats, accumulated in float64
+    - expected_calibration_error, in `calibration_bins` bins
     """
-    labels, predicted = predictions.labels, predictions.predicted
-    hits = int(accuracy_score(labels, predicted, normalize=False))
-    low, high = wilson_interval(hits, len(predictions), confidence)
-    log_likelihood = predictions.log_probabilities[np.arange(len(predictions)), labels].astype(np.float64)
+    log_probabilities, labels, n = predictions.log_probabilities, predictions.labels, len(predictions)
+    hits = int(predictions.right.sum())
+    low, high = wilson_interval(hits, n, confidence)
+    images, guesses = predictions.confusion.sum(axis=1), predictions.confusion.sum(axis=0)
+    right = predictions.confusion.diagonal()
+    present, occurring = images > 0, images + guesses > 0
+    areas = roc_areas(predictions)
     return {
-        "accuracy": hits / len(predictions),
+        "accuracy": hits / n,
         "accuracy_low": low,
         "accuracy_high": high,
-        "error_rate": (len(predictions) - hits) / len(predictions),
-        "loss": float(-log_likelihood.mean()),
-        "macro_f1": float(f1_score(labels, predicted, average="macro")),
+        **({"top5_accuracy": top_hits(predictions, TOP) / n} if len(images) > TOP else {}),
+        "balanced_accuracy": float((right[present] / images[present]).mean()),
+        "macro_f1": float((2 * right[occurring] / (images + guesses)[occurring]).mean()),
+        **({"roc_auc": float(np.nanmean(areas))} if present.sum() > 1 else {}),
+        "loss": float(-log_probabilities[np.arange(n), labels].astype(np.float64).mean()),
         "expected_calibration_error": expected_calibration_error(calibration(predictions, calibration_bins)),
-        "n": len(predictions),
     }
 
 
@@ -105,6 +128,30 @@ def wilson_interval(hits: int, n: int, confidence: float) -> tuple[float, float]
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
+def top_hits(predictions: Predictions, k: int) -> int:
+    """Number of images whose label is among the `k` most probable classes; the first of equally probable ones win."""
+    of_label = predictions.log_probabilities[np.arange(len(predictions)), predictions.labels][:, None]
+    earlier = np.arange(len(predictions.class_names)) < predictions.labels[:, None]
+    ahead = (predictions.log_probabilities > of_label) | ((predictions.log_probabilities == of_label) & earlier)
+    return int((ahead.sum(axis=1) < k).sum())
+
+
+def roc_areas(predictions: Predictions) -> np.ndarray:
+    """`(K,) float64`: area under the ROC curve of each class against the rest, NaN without images in or outside of it.
+
+    The area is the probability that an image of the class gets a higher probability of it than one of another class,
+    counting ties as one half (Hanley and McNeil 1982).
+    """
+    areas = np.full(len(predictions.class_names), np.nan)
+    for number, scores in enumerate(predictions.log_probabilities.T):
+        of_class = predictions.labels == number
+        inside, outside = scores[of_class], np.sort(scores[~of_class])
+        if len(inside) and len(outside):
+            halves = np.searchsorted(outside, inside, "left") + np.searchsorted(outside, inside, "right")
+            areas[number] = int(halves.sum()) / (2 * len(inside) * len(outside))
+    return areas
+
+
 def calibration(predictions: Predictions, bins: int) -> pd.DataFrame:
     """One row per equal-width bin of the top probability (Guo et al. 2017, "On Calibration of Modern Neural Networks").
 
@@ -115,14 +162,13 @@ def calibration(predictions: Predictions, bins: int) -> pd.DataFrame:
     bin_of = np.searchsorted(edges[1:-1], predictions.top_probability, side="left")
     count = np.bincount(bin_of, minlength=bins)
     seen = np.where(count > 0, count, np.nan)
-    hit = predictions.predicted == predictions.labels
     return pd.DataFrame(
         {
             "low": edges[:-1],
             "high": edges[1:],
             "count": count,
             "confidence": np.bincount(bin_of, predictions.top_probability, bins) / seen,
-            "accuracy": np.bincount(bin_of, hit, bins) / seen,
+            "accuracy": np.bincount(bin_of, predictions.right, bins) / seen,
         }
     )
 
@@ -133,60 +179,8 @@ def expected_calibration_error(bins: pd.DataFrame) -> float:
     return float((gap * bins["count"]).sum() / bins["count"].sum())
 
 
-def per_class(predictions: Predictions) -> pd.DataFrame:
-    """One row per class: class (index), name, precision, recall, f1, support (images), predicted (count).
-
-    The precision of a class that is never predicted is 0, and so is the recall of a class without images.
-    """
-    classes = np.arange(len(predictions.class_names))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        predictions.labels, predictions.predicted, labels=classes, zero_division=0
-    )
-    return pd.DataFrame(
-        {
-            "class": classes,
-            "name": predictions.class_names,
-            "precision": precision,
-            "recall": recall,
-            "f1": f1,
-            "support": support,
-            "predicted": np.bincount(predictions.predicted, minlength=len(classes)),
-        }
-    )
-
-
-def confusion_counts(predictions: Predictions) -> np.ndarray:
-    """`(K, K) int64`: images by label (row) and prediction (column)."""
-    classes = np.arange(len(predictions.class_names))
-    return np.asarray(confusion_matrix(predictions.labels, predictions.predicted, labels=classes))
-
-
-def confusion(predictions: Predictions) -> pd.DataFrame:
-    """One row per pair of classes, including zeros: actual, predicted (names), count.
-
-    `dvc plots` needs this long form; `table.pivot(index="actual", columns="predicted", values="count")` is the matrix.
-    """
-    names, classes = predictions.class_names, len(predictions.class_names)
-    return pd.DataFrame(
-        {
-            "actual": np.repeat(names, classes),
-            "predicted": np.tile(names, classes),
-            "count": confusion_counts(predictions).ravel(),
-        }
-    )
-
-
-def prediction_table(predictions: Predictions) -> pd.DataFrame:
-    """One row per image: index (in the split), label, predicted, p_0 .. p_<K-1> (float32, one per class)."""
-    table = pd.DataFrame(
-        {"index": np.arange(len(predictions)), "label": predictions.labels, "predicted": predictions.predicted}
-    )
-    names = [f"p_{number}" for number in range(len(predictions.class_names))]
-    return table.join(pd.DataFrame(predictions.probabilities.astype(np.float32), columns=names))
-
-
 def most_confident_mistakes(predictions: Predictions, count: int) -> np.ndarray:
     """Indices of up to `count` misclassified images, by descending confidence, then by index."""
-    mistakes = np.flatnonzero(predictions.predicted != predictions.labels)
+    mistakes = np.flatnonzero(~predictions.right)
     order = np.argsort(-predictions.top_probability[mistakes], kind="stable")
     return mistakes[order][:count]

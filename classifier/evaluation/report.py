@@ -2,77 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import classifier.evaluation.figures as figures
-import classifier.evaluation.metrics as evaluation
+from classifier.data.dataset import DatasetMeta, Split
+from classifier.evaluation import figures, gallery, metrics, page, robustness, tables
 from classifier.evaluation.metrics import Predictions
+from classifier.evaluation.temperature import fit_temperature, scaled
+from classifier.networks.model_dir import ModelMeta
 from classifier.params import EvaluateParams
 from classifier.project.files import replacing, write_atomic, write_json
 from classifier.training.summary import spread
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What the stage has read and computed."""
+
+    data: DatasetMeta
+    model: ModelMeta
+    parameters: int  # of the network
+    histories: Mapping[int, pd.DataFrame]  # by seed (`reports/train/history.csv`), with that of `model.seed`
+    test: Split
+    predictions: Predictions  # of the model for the test split
+    validation: Predictions | None = None  # for the validation split; None if it is empty
+    # For each of `robustness.conditions` and each test image, whether the prediction is right: `(conditions, N) bool`.
+    right: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), dtype=bool))
+    seeds: Mapping[int, Predictions] = field(default_factory=dict)  # of each seed's model, if several were trained
+    paths: Sequence[str] | None = None  # of the test images; None for a data set that is not a folder of images
+
+
 def write_evaluation(
-    folder: Path,
-    images: np.ndarray,
-    predictions: Predictions,
-    seeds: Mapping[int, Predictions],
-    history: pd.DataFrame,
-    params: EvaluateParams,
-) -> tuple[dict[str, float | int], dict[int, dict[str, float | int]]]:
+    folder: Path, evaluation: Evaluation, params: EvaluateParams
+) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
     """Write the files below and return the metrics, then the metrics of each seed. Equal input gives equal bytes.
 
-    - `metrics.json`: accuracy, accuracy_low, accuracy_high (Wilson interval at confidence), confidence, error_rate,
-      loss (nats), macro_f1, expected_calibration_error, n; with several seeds also accuracy_mean, accuracy_std and the
-      mean's 95% interval accuracy_mean_low, accuracy_mean_high
-    - `per_class.csv`: class, name, precision, recall, f1, support, predicted; one row per class
-    - `confusion.csv`: actual, predicted, count; one row per pair of classes
-    - `calibration.csv`: low, high, count, confidence, accuracy; one row per bin, the last two empty in an empty bin
-    - `predictions.parquet`: index, label, predicted (int64), p_0 .. p_<K-1> (float32); one row per image
-    - `misclassified.png` (the most confident mistakes), `confusion.png`, `calibration.png`
-    - `curves.png`: the training, from `history` (`reports/train/history.csv`)
-    - `replicas.csv`, with several seeds only: seed and the metrics of metrics.json; one row per seed
-
-    images: `(N, C, 32, 32) uint8` in 0..255, C 1 or 3, in the order of `predictions`. seeds: the predictions of each
-    seed's model, empty when a single model was trained.
+    - `metrics.json`: those of `metrics.evaluate`; where there is a validation split, temperature
+      (`classifier.evaluation.temperature`) and scaled_calibration_error, at that temperature; those of
+      `robustness.metrics`; with several seeds also accuracy_mean, accuracy_std and the mean's 95% interval
+      accuracy_mean_low, accuracy_mean_high
+    - `summary.json`: what the metrics belong to: dataset, classes, images per split, confidence (of all intervals),
+      network, pretrained, parameters, seed, and the SHA-256 of the weights and of the data's files
+    - `report.html`: everything on one page, which needs no other file (`classifier.evaluation.page`)
+    - `per_class.csv`, `confusion.csv`, `confusions.csv`, `mistakes.csv`, `predictions.parquet`:
+      see `classifier.evaluation.tables`
+    - `calibration.csv`: low, high, count, confidence, accuracy; and scaled_count, scaled_confidence, scaled_accuracy at
+      the temperature. One row per bin; fields are empty in an empty bin, and the last three without a temperature
+    - `robustness.csv`: corruption, strength, images, accuracy, accuracy_low, accuracy_high; a row for each strength
+    - `misclassified.png` (the most confident mistakes), `robustness.png`, `confusion.png`, `calibration.png`, and
+      `curves.png` (the training)
+    - `replicas.csv`, with several seeds only: seed and its metrics; one row per seed
     """
-    metrics = evaluation.evaluate(predictions, params.confidence, params.calibration_bins)
-    metrics["confidence"] = params.confidence
-    of_seeds = {
-        seed: evaluation.evaluate(each, params.confidence, params.calibration_bins) for seed, each in seeds.items()
+    predictions, of_seeds = evaluation.predictions, _of_seeds(evaluation, params)
+    found = metrics.evaluate(predictions, params.confidence, params.calibration_bins)
+    bins, scaled_bins, temperature = metrics.calibration(predictions, params.calibration_bins), None, None
+    if evaluation.validation is not None:
+        temperature = fit_temperature(evaluation.validation)
+        scaled_bins = metrics.calibration(scaled(predictions, temperature), params.calibration_bins)
+        error = metrics.expected_calibration_error(scaled_bins)
+        found |= {"temperature": temperature, "scaled_calibration_error": error}
+    corrupted = robustness.table(params.corruptions, evaluation.right, params.confidence)
+    found |= robustness.metrics(corrupted) | _over_seeds(of_seeds)
+    mistakes = tables.mistakes(predictions, params.mistakes, evaluation.paths)
+    mistaken = evaluation.test.take(mistakes["index"].to_numpy())
+    pictures = {
+        "curves.png": figures.curves(evaluation.histories, evaluation.model.seed),
+        "confusion.png": figures.confusion(predictions),
+        "calibration.png": figures.calibration(bins, scaled_bins, temperature),
+        "misclassified.png": gallery.misclassified(
+            mistaken, mistakes, int((~predictions.right).sum()), len(predictions)
+        ),
+        "robustness.png": gallery.robustness(corrupted, found["accuracy"], evaluation.test.take(np.array([0]))[0]),
+    }
+    written = {
+        "per_class.csv": tables.per_class(predictions, params.confidence),
+        "confusion.csv": tables.confusion(predictions),
+        "confusions.csv": tables.confusions(predictions),
+        "calibration.csv": _side_by_side(bins, scaled_bins),
+        "mistakes.csv": mistakes,
+        "robustness.csv": corrupted,
     }
     if of_seeds:
-        names = {
-            "mean": "accuracy_mean",
-            "std": "accuracy_std",
-            "low": "accuracy_mean_low",
-            "high": "accuracy_mean_high",
-        }
-        of_all = spread([values["accuracy"] for values in of_seeds.values()], highest=1)
-        metrics |= {names[name]: value for name, value in of_all.items()}
-    counts = evaluation.confusion_counts(predictions)
-    bins = evaluation.calibration(predictions, params.calibration_bins)
+        written["replicas.csv"] = pd.DataFrame([{"seed": seed} | values for seed, values in of_seeds.items()])
+    summary = _summary(evaluation, params)
+    html = page.page(summary, found, written, pictures, mistaken, evaluation)
     with replacing(folder) as new:
-        write_json(new / "metrics.json", metrics)
-        _write_csv(new / "per_class.csv", evaluation.per_class(predictions))
-        _write_csv(new / "confusion.csv", evaluation.confusion(predictions))
-        _write_csv(new / "calibration.csv", bins)
-        table = evaluation.prediction_table(predictions)
+        write_json(new / "metrics.json", found)
+        write_json(new / "summary.json", summary)
+        write_atomic(new / "report.html", html.encode())
+        for name, table in written.items():
+            _write_csv(new / name, table)
+        table = tables.prediction_table(predictions, evaluation.paths)
         write_atomic(new / "predictions.parquet", table.to_parquet(index=False, engine="pyarrow"))
-        write_atomic(new / "misclassified.png", figures.misclassified(images, predictions, params.mistakes))
-        write_atomic(new / "confusion.png", figures.confusion(counts, predictions.class_names))
-        write_atomic(new / "calibration.png", figures.calibration(bins))
-        write_atomic(new / "curves.png", figures.curves(history))
-        if of_seeds:
-            rows = [{"seed": seed} | values for seed, values in of_seeds.items()]
-            _write_csv(new / "replicas.csv", pd.DataFrame(rows))
-    return metrics, of_seeds
+        for name, content in pictures.items():
+            write_atomic(new / name, content)
+    return found, of_seeds
+
+
+def _of_seeds(evaluation: Evaluation, params: EvaluateParams) -> dict[int, dict[str, float]]:
+    return {
+        seed: metrics.evaluate(each, params.confidence, params.calibration_bins)
+        for seed, each in evaluation.seeds.items()
+    }
+
+
+def _over_seeds(of_seeds: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    if not of_seeds:
+        return {}
+    names = {"mean": "accuracy_mean", "std": "accuracy_std", "low": "accuracy_mean_low", "high": "accuracy_mean_high"}
+    over_all = spread([values["accuracy"] for values in of_seeds.values()], highest=1)
+    return {names[name]: value for name, value in over_all.items()}
+
+
+def _side_by_side(bins: pd.DataFrame, scaled_bins: pd.DataFrame | None) -> pd.DataFrame:
+    other = bins * np.nan if scaled_bins is None else scaled_bins
+    return bins.join(other[["count", "confidence", "accuracy"]].add_prefix("scaled_"))
+
+
+def _summary(evaluation: Evaluation, params: EvaluateParams) -> dict[str, object]:
+    data, model = evaluation.data, evaluation.model
+    return {
+        "dataset": data.name,
+        "classes": len(data.class_names),
+        "images": {split: sum(counts) for split, counts in data.counts.items()},
+        "confidence": params.confidence,
+        "network": model.architecture,
+        "pretrained": model.pretrained,
+        "parameters": evaluation.parameters,
+        "seed": model.seed,
+        "weights_sha256": model.weights_sha256,
+        "data_sha256": {split: [file.sha256 for file in files] for split, files in data.files.items()},
+    }
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write UTF-8 with line feeds, floats at full precision and NaN as an empty field."""
+    """Write UTF-8 with line feeds, floats at full precision and missing values as empty fields."""
     write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())

@@ -6,16 +6,19 @@ Figures are built without pyplot: its global state keeps figures alive and selec
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-from matplotlib import style
+from matplotlib import colormaps, style
 from matplotlib.figure import Figure
 
 DPI = 150
 INK, MUTED, FAINT = "#1f2933", "#66727f", "#e3e8ed"
 BLUE, ORANGE, GREEN = "#2f6db5", "#e07b39", "#3a9268"
+SHARES = colormaps["Blues"]  # of 0..1
+LONGEST = 22  # letters of a name
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib
     "font.size": 10,
@@ -47,9 +50,16 @@ def png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
-        with style.context(["default", STYLE]):
+        with style.context(["default", STYLE]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
             file = io.BytesIO()
             draw(*args, **kwargs).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
         return file.getvalue()
 
     return drawn
+
+
+def elided(name: str, longest: int = LONGEST) -> str:
+    """A name in one line; of a longer one the end, which tells nested classes and files apart."""
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return line if len(line) <= longest else f"\N{HORIZONTAL ELLIPSIS}{line[1 - longest :]}"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from classifier.networks.model import Classifier
-from classifier.workers import ALONE, Crew, threads
+from classifier.workers import ALONE, Crew
 
 PORTION = 16  # images
 
@@ -43,25 +43,5 @@ def predict(
         for number in range(crew.rank, len(batches), crew.size):
             places[number].copy_(classifier(batches[number]))
         crew.meet(places)
-    classifier.train(training)
-    return logits
-
-
-@torch.inference_mode()
-def predict_in_parts(classifier: Classifier, images: Tensor, batch_size: int, classes: int) -> Tensor:
-    """`logits_of` in evaluation mode, where a process per core shares the batches."""
-    crew = Crew(min(torch.get_num_threads(), -(-len(images) // batch_size)))
-    logits = crew.share(len(images), classes)
-    batches, places = torch.split(images, batch_size), torch.split(logits, batch_size)
-
-    def work() -> None:
-        for number in range(crew.rank, len(batches), crew.size):
-            places[number].copy_(logits_of(classifier, batches[number]))
-        crew.meet(places)
-
-    training = classifier.training
-    classifier.eval()
-    with threads(1), crew.working(work):
-        work()
     classifier.train(training)
     return logits

@@ -2,19 +2,28 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
 from classifier.evaluation.metrics import (
     Predictions,
     calibration,
-    confusion,
-    confusion_counts,
     evaluate,
+    exp,
     expected_calibration_error,
     most_confident_mistakes,
-    per_class,
-    prediction_table,
+    roc_areas,
+    top_hits,
     wilson_interval,
 )
+from classifier.evaluation.tables import confusion, confusions, mistakes, per_class, prediction_table
+from tests.evaluation.samples import noisy_predictions, predictions_of
 
 NAMES = ["zero", "one", "two"]
 # Three classes; "two" has no images and is never predicted.      label, top class
@@ -40,16 +49,62 @@ def test_metrics_of_the_small_case() -> None:
         "accuracy": 0.75,
         "accuracy_low": low,
         "accuracy_high": high,
-        "error_rate": 0.25,
+        "balanced_accuracy": 0.75,  # recall of zero 1/2, of one 1; two has no images
         # -(ln 1/2 + ln 1/8 + ln 3/4 + ln 1/2) / 4 = (5 ln 2 + ln 4/3) / 4
         "loss": pytest.approx((5 * np.log(2) + np.log(4 / 3)) / 4, rel=1e-15),
         # zero: precision 1, recall 1/2, F1 2/3; one: precision 2/3, recall 1, F1 4/5; two does not occur
         "macro_f1": pytest.approx((2 / 3 + 4 / 5) / 2, rel=1e-15),
+        # zero: 0.5 > 0.125, 0.5 > 1e-300, 0.125 = 0.125 (half), 0.125 > 1e-300; one: 1, a half, 1 and 0 of four pairs
+        "roc_auc": pytest.approx((3.5 / 4 + 2.5 / 4) / 2, rel=1e-15),
         # Bin (0.25, 0.5]: confidence 1/2, accuracy 1; bin (0.5, 0.75]: confidence 3/4, accuracy 1/2.
         "expected_calibration_error": pytest.approx((2 * 0.5 + 2 * 0.25) / 4, rel=1e-15),
-        "n": 4,
     }
-    assert {name: type(value) for name, value in metrics.items()} == dict.fromkeys(metrics, float) | {"n": int}
+    assert {name: type(value) for name, value in metrics.items()} == dict.fromkeys(metrics, float)
+
+
+@pytest.mark.parametrize(("n", "classes", "absent"), [(300, 10, ()), (200, 7, (0, 3)), (50, 3, ())])
+def test_metrics_are_those_of_scikit_learn(n: int, classes: int, absent: tuple[int, ...]) -> None:
+    predictions = noisy_predictions(n, [str(number) for number in range(classes)], absent)
+    labels, probabilities = predictions.labels, exp(predictions.log_probabilities)
+    present = np.unique(labels)
+    areas = [roc_auc_score(labels == number, probabilities[:, number]) for number in present]
+    expected = {
+        "accuracy": (predictions.predicted == labels).mean(),
+        "balanced_accuracy": np.mean([(predictions.predicted == labels)[labels == each].mean() for each in present]),
+        "macro_f1": f1_score(labels, predictions.predicted, average="macro"),
+        "roc_auc": np.mean(areas),
+        "loss": log_loss(labels, probabilities, labels=range(classes)),
+    }
+    if classes > 5:
+        expected["top5_accuracy"] = top_k_accuracy_score(labels, probabilities, k=5, labels=range(classes))
+    if not absent:
+        expected["balanced_accuracy"] = balanced_accuracy_score(labels, predictions.predicted)
+    metrics = evaluate(predictions, 0.95, 10)
+    assert {name: metrics[name] for name in expected} == {name: pytest.approx(each) for name, each in expected.items()}
+    assert ("top5_accuracy" in metrics) == (classes > 5)
+    table = per_class(predictions, 0.95)
+    of_class = precision_recall_fscore_support(labels, predictions.predicted, labels=range(classes), zero_division=0)
+    for name, values in zip(("precision", "recall", "f1", "support"), of_class, strict=True):
+        assert table[name].tolist() == pytest.approx(values.tolist())
+
+
+def test_the_area_is_unknown_for_a_class_without_images_and_omitted_for_a_single_class() -> None:
+    areas = roc_areas(noisy_predictions(40, NAMES, absent=[1]))
+    assert np.isnan(areas).tolist() == [False, True, False]
+    single = predictions_of(np.zeros(5, dtype=np.int64), NAMES, wrong=[2])
+    assert "roc_auc" not in evaluate(single, 0.95, 4)
+    assert evaluate(single, 0.95, 4)["balanced_accuracy"] == 0.8
+
+
+def test_one_image_is_enough() -> None:
+    metrics = evaluate(predictions_of(np.array([1]), NAMES), 0.95, 4)
+    assert (metrics["accuracy"], metrics["balanced_accuracy"], metrics["macro_f1"]) == (1, 1, 1)
+
+
+def test_top_hits_counts_ties_by_the_order_of_the_classes() -> None:
+    even = Predictions(np.arange(6), np.log(np.full((6, 6), 1 / 6)), list("abcdef"))
+    assert [top_hits(even, k) for k in range(1, 7)] == [1, 2, 3, 4, 5, 6]
+    assert evaluate(even, 0.95, 4)["top5_accuracy"] == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +155,14 @@ def test_macro_f1_counts_a_class_that_is_only_predicted_and_one_that_is_only_a_l
 
 
 def test_per_class_with_a_class_nobody_has_seen() -> None:
-    table = per_class(small())
-    assert list(table.columns) == ["class", "name", "precision", "recall", "f1", "support", "predicted"]
+    table = per_class(small(), 0.95)
+    assert list(table.columns) == [
+        *("class", "name", "precision", "recall", "f1", "support", "predicted"),
+        *("recall_low", "recall_high", "precision_low", "precision_high"),
+    ]
+    intervals = [*wilson_interval(1, 2, 0.95), *wilson_interval(1, 1, 0.95)]
+    assert table.iloc[0, 7:].tolist() == intervals
+    assert table.iloc[2, 7:].isna().all()
     assert table["class"].tolist() == [0, 1, 2]
     assert table["name"].tolist() == NAMES
     assert table["precision"].tolist() == pytest.approx([1, 2 / 3, 0])
@@ -112,12 +173,31 @@ def test_per_class_with_a_class_nobody_has_seen() -> None:
 
 
 def test_confusion_has_every_pair_in_the_order_of_the_classes() -> None:
-    assert confusion_counts(small()).tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert small().confusion.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
     table = confusion(small())
     assert list(table.columns) == ["actual", "predicted", "count"]
     assert table["actual"].tolist() == [name for name in NAMES for _ in range(3)]
     assert table["predicted"].tolist() == NAMES * 3
     assert table["count"].tolist() == [1, 1, 0, 0, 2, 0, 0, 0, 0]
+
+
+def test_confusion_of_many_classes_leaves_out_the_zeros() -> None:
+    predictions = predictions_of(np.array([0, 0, 50]), [str(number) for number in range(51)], wrong=[1])
+    assert confusion(predictions).values.tolist() == [["0", "0", 1], ["0", "1", 1], ["50", "50", 1]]
+
+
+def test_confusions_are_the_largest_first_and_then_the_largest_share() -> None:
+    #                    a -> b twice, c -> a of 2 images, b -> c of 3 images, c is never b
+    labels = np.array([0, 0, 0, 2, 2, 1, 1, 1])
+    predictions = predictions_of(labels, ["a", "b", "c"], wrong=[0, 1, 3, 5])
+    table = confusions(predictions)
+    assert table.values.tolist() == [["a", "b", 2, 2 / 3], ["c", "a", 1, 1 / 2], ["b", "c", 1, 1 / 3]]
+    assert confusions(predictions_of(labels, ["a", "b", "c"])).columns.tolist() == [
+        "actual",
+        "predicted",
+        "count",
+        "share",
+    ]
 
 
 def test_calibration_bins_are_open_below_and_closed_above() -> None:
@@ -152,19 +232,28 @@ def test_ties_are_the_first_class() -> None:
 
 def test_probabilities_are_float64_whatever_comes_in() -> None:
     singles = np.log(PROBABILITIES).astype(np.float32)
-    found = Predictions(LABELS, singles, NAMES).probabilities
+    found = Predictions(LABELS, singles, NAMES).top_probability
     assert found.dtype == np.float64
-    np.testing.assert_allclose(found, np.exp(singles.astype(np.float64)), rtol=1e-15)
+    np.testing.assert_allclose(found, np.exp(singles.astype(np.float64)).max(axis=1), rtol=1e-15)
 
 
 def test_prediction_table_has_a_row_per_image() -> None:
     table = prediction_table(small())
-    assert list(table.columns) == ["index", "label", "predicted", "p_0", "p_1", "p_2"]
-    assert [str(kind) for kind in table.dtypes] == ["int64"] * 3 + ["float32"] * 3
+    assert list(table.columns) == ["index", "path", "label", "predicted", "p_0", "p_1", "p_2"]
+    assert [str(kind) for kind in table.dtypes] == ["int64", "string", "int64", "int64", *["float32"] * 3]
+    assert table["path"].isna().all()
     assert table["index"].tolist() == [0, 1, 2, 3]
     assert table["label"].tolist() == LABELS.tolist()
     assert table["predicted"].tolist() == [0, 1, 1, 1]
     assert np.array_equal(table.filter(like="p_").to_numpy(), PROBABILITIES.astype(np.float32))
+
+
+def test_images_are_named_by_their_paths() -> None:
+    paths = [f"test/zero/{number}.jpg" for number in range(4)]
+    assert prediction_table(small(), paths)["path"].tolist() == paths
+    table = mistakes(small(), 10, paths)
+    assert table.values.tolist() == [[1, "test/zero/1.jpg", "zero", "one", 0.75]]
+    assert mistakes(small(), 10)["path"].isna().tolist() == [True]
 
 
 def test_most_confident_mistakes_come_first_and_ties_by_index() -> None:

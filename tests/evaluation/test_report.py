@@ -1,63 +1,45 @@
 """reports/evaluate/: which files there are, what they hold, and that their bytes depend on the input alone."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
-from classifier.evaluation.metrics import Predictions, evaluate
-from classifier.evaluation.report import write_evaluation
-from classifier.params import EvaluateParams
+from classifier.evaluation.corruptions import KINDS
+from classifier.evaluation.metrics import evaluate, exp
+from classifier.evaluation.report import Evaluation, write_evaluation
+from classifier.evaluation.temperature import fit_temperature
 from classifier.project.files import sha256_of
+from tests.evaluation.samples import evaluation_of, history, noisy_predictions, params, predictions_of
 from tests.samples import ROOT
 
 FILES = {
-    "metrics.json",
-    "per_class.csv",
-    "confusion.csv",
-    "calibration.csv",
-    "predictions.parquet",
-    "misclassified.png",
-    "confusion.png",
-    "calibration.png",
-    "curves.png",
+    *("metrics.json", "summary.json", "report.html", "per_class.csv", "confusion.csv", "confusions.csv"),
+    *("calibration.csv", "mistakes.csv", "robustness.csv", "predictions.parquet", "misclassified.png"),
+    *("confusion.png", "calibration.png", "curves.png", "robustness.png"),
 }
-HISTORY = pd.DataFrame(
-    {
-        "step": [10, 20],
-        "epoch": [1, 1],
-        "running_loss": [2.3, 1.9],
-        "learning_rate": [0.1, 0.05],
-        "validation_loss": [None, 1.8],
-        "validation_accuracy": [None, 0.6],
-    }
-)
 NAMES = ["cat, big", "dog", "déer"]
+PREDICTIONS = noisy_predictions(47, NAMES, absent=[2])
+VALIDATION = noisy_predictions(31, NAMES, seed=8)
+RIGHT = np.random.default_rng(0).random((40, 47)) < 0.7
 
 
-def case(n: int = 47, channels: int = 1) -> tuple[np.ndarray, Predictions]:
-    """A classifier that is right about three times in four; class 2 has no images."""
-    numbers = np.random.default_rng(7)
-    labels = numbers.integers(0, 2, n)
-    logits = numbers.normal(size=(n, 3))
-    logits[np.arange(n), labels] += 2
-    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    images = numbers.integers(0, 256, (n, channels, 32, 32)).astype(np.uint8)
-    return images, Predictions(labels, log_probabilities.astype(np.float32), NAMES)
+def whole(**values: Any) -> Evaluation:
+    """An evaluation of everything that a run can have; class 2 has no test images."""
+    known = {"validation": VALIDATION, "right": RIGHT, "paths": [f"test/{number}.jpg" for number in range(47)]}
+    return evaluation_of(PREDICTIONS, **known | values)
 
 
-def write(folder: Path, channels: int = 1) -> dict[str, float | int]:
-    images, predictions = case(channels=channels)
-    return write_evaluation(folder, images, predictions, {}, HISTORY, params())[0]
-
-
-def params(confidence: float = 0.95, calibration_bins: int = 10, mistakes: int = 4) -> EvaluateParams:
-    values = {"confidence": confidence, "calibration_bins": calibration_bins, "mistakes": mistakes}
-    return EvaluateParams(device="cpu", batch_size=1, **values)
+def write(folder: Path, **values: Any) -> dict[str, float]:
+    return write_evaluation(folder, whole(**values), params(corruptions=list(KINDS)))[0]
 
 
 @pytest.fixture(scope="module")
@@ -67,62 +49,144 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_exactly_these_files(tmp_path: Path, channels: int) -> None:
-    metrics = write(tmp_path / "reports" / "evaluate", channels)
-    assert {path.name for path in (tmp_path / "reports" / "evaluate").iterdir()} == FILES
-    assert all(path.name in (write_evaluation.__doc__ or "") for path in (tmp_path / "reports" / "evaluate").iterdir())
-    assert metrics == evaluate(case()[1], 0.95, 10) | {"confidence": 0.95}
+def test_exactly_these_files_and_each_is_explained(written: Path) -> None:
+    assert {path.name for path in written.iterdir()} == FILES
+    assert all(name in (write_evaluation.__doc__ or "") for name in FILES)
 
 
-def test_metrics_are_written_with_all_their_digits(written: Path) -> None:
-    expected = evaluate(case()[1], 0.95, 10) | {"confidence": 0.95}
-    assert json.loads((written / "metrics.json").read_text()) == expected
+def test_a_single_image_in_colour_without_validation_paths_or_corruptions(tmp_path: Path) -> None:
+    metrics, of_seeds = write_evaluation(tmp_path / "a", evaluation_of(noisy_predictions(1, NAMES), 3, 200), params())
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    assert metrics == evaluate(noisy_predictions(1, NAMES), 0.95, 10)
+    assert of_seeds == {}
+    assert pd.read_csv(tmp_path / "a/robustness.csv").empty
+    assert pd.read_csv(tmp_path / "a/calibration.csv").filter(like="scaled_").isna().all(axis=None)
+
+
+def test_metrics_are_few_without_constants_and_have_all_their_digits(written: Path) -> None:
+    metrics = json.loads((written / "metrics.json").read_text())
+    assert set(metrics) == {
+        *("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "roc_auc", "loss"),
+        *("expected_calibration_error", "temperature", "scaled_calibration_error", "corrupted_accuracy"),
+        *(f"corrupted_accuracy_{kind}" for kind in KINDS),
+    }
+    expected = evaluate(PREDICTIONS, 0.95, 10)
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["temperature"] == fit_temperature(VALIDATION)
+    assert metrics["corrupted_accuracy"] == pytest.approx(RIGHT.mean())
+
+
+def test_the_probabilities_are_those_of_the_model_not_of_the_temperature(written: Path) -> None:
+    table = pd.read_parquet(written / "predictions.parquet")
+    assert np.array_equal(table.filter(like="p_"), exp(PREDICTIONS.log_probabilities).astype(np.float32))
+    assert json.loads((written / "metrics.json").read_text())["temperature"] != 1
+
+
+def test_the_summary_says_what_the_metrics_belong_to(written: Path) -> None:
+    assert json.loads((written / "summary.json").read_text()) == {
+        "dataset": "sample",
+        "classes": 3,
+        "images": {"train": 47, "validation": 47, "test": 47},
+        "confidence": 0.95,
+        "network": "lenet5",
+        "pretrained": None,
+        "parameters": 61706,
+        "seed": 0,
+        "weights_sha256": "2" * 64,
+        "data_sha256": {split: ["1" * 64] for split in ("train", "validation", "test")},
+    }
 
 
 def test_csv_files_read_back_as_they_were(written: Path) -> None:
-    names = ("per_class", "confusion", "calibration")
-    per_class, confusion, bins = (pd.read_csv(written / f"{name}.csv") for name in names)
-    metrics, (_, predictions) = json.loads((written / "metrics.json").read_text()), case()
+    per_class, confusion, bins, mistakes, confusions = (
+        pd.read_csv(written / f"{name}.csv")
+        for name in ("per_class", "confusion", "calibration", "mistakes", "confusions")
+    )
+    metrics = json.loads((written / "metrics.json").read_text())
     assert per_class["name"].tolist() == NAMES
-    assert per_class["support"].sum() == confusion["count"].sum() == bins["count"].sum() == 47
+    assert (
+        per_class["support"].sum()
+        == confusion["count"].sum()
+        == bins["count"].sum()
+        == bins["scaled_count"].sum()
+        == 47
+    )
     assert (confusion["actual"] == confusion["predicted"]) @ confusion["count"] == round(metrics["accuracy"] * 47)
-    top = predictions.top_probability
-    assert bins["confidence"].iloc[-1] == top[top > 0.9].mean()  # to the last digit
+    assert confusions["count"].sum() == 47 - round(metrics["accuracy"] * 47)
+    top = PREDICTIONS.top_probability
+    assert bins["confidence"].iloc[-1] == pytest.approx(top[top > 0.9].mean(), rel=1e-14)
     assert bins["accuracy"].isna().tolist() == (bins["count"] == 0).tolist()
-    assert list(per_class.columns) == ["class", "name", "precision", "recall", "f1", "support", "predicted"]
-    assert list(confusion.columns) == ["actual", "predicted", "count"]
-    assert list(bins.columns) == ["low", "high", "count", "confidence", "accuracy"]
+    assert mistakes["path"].tolist() == [f"test/{index}.jpg" for index in mistakes["index"]]
     for path in written.glob("*.csv"):
         assert b"\r" not in path.read_bytes()
         assert "nan" not in path.read_text(encoding="utf-8").lower()
+        assert "<na>" not in path.read_text(encoding="utf-8").lower()
         assert path.read_bytes().endswith(b"\n")
 
 
-def test_predictions_read_back_as_they_were(written: Path) -> None:
-    table, (_, predictions) = pd.read_parquet(written / "predictions.parquet"), case()
-    assert list(table.columns) == ["index", "label", "predicted", "p_0", "p_1", "p_2"]
-    assert table["index"].tolist() == list(range(47))
-    assert np.array_equal(table["label"], predictions.labels)
-    assert np.array_equal(table["predicted"], predictions.predicted)
-    assert np.array_equal(table.filter(like="p_"), predictions.probabilities.astype(np.float32))
+def test_predictions_have_one_schema_with_and_without_paths(written: Path, tmp_path: Path) -> None:
+    write(tmp_path / "a", paths=None)
+    with_paths, without = (
+        pyarrow.parquet.read_schema(folder / "predictions.parquet") for folder in (written, tmp_path / "a")
+    )
+    assert with_paths.remove_metadata() == without.remove_metadata()
+    assert with_paths.names == ["index", "path", "label", "predicted", "p_0", "p_1", "p_2"]
+    table = pd.read_parquet(written / "predictions.parquet")
+    assert table["path"].tolist() == [f"test/{number}.jpg" for number in range(47)]
+    assert np.array_equal(table["label"], PREDICTIONS.labels)
+    assert np.array_equal(table["predicted"], PREDICTIONS.predicted)
 
 
 def test_another_process_writes_the_same_bytes(written: Path, tmp_path: Path) -> None:
     program = (
-        f"from pathlib import Path; from tests.evaluation.test_report import write; write(Path({str(tmp_path)!r}))"
+        "import sys; from pathlib import Path; from tests.evaluation.test_report import write; write(Path(sys.argv[1]))"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
-    assert {path.name: sha256_of(path) for path in tmp_path.iterdir()} == {
+    elsewhere = os.environ | {"LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "5"}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a")], check=True, cwd=ROOT, env=elsewhere)
+    assert {path.name: sha256_of(path) for path in (tmp_path / "a").iterdir()} == {
         path.name: sha256_of(path) for path in written.iterdir()
     }
 
 
-def test_calibration_has_as_many_rows_as_asked_and_the_picture_as_many_mistakes(tmp_path: Path) -> None:
-    images, predictions = case()
-    write_evaluation(tmp_path / "a", images, predictions, {}, HISTORY, params())
-    write_evaluation(tmp_path / "b", images, predictions, {}, HISTORY, params(0.8, 3, 1))
+def test_params_are_followed(tmp_path: Path) -> None:
+    wide, narrow = (
+        write_evaluation(tmp_path / name, whole(right=RIGHT[:5]), each)[0]
+        for name, each in [
+            ("a", params(corruptions=["jpeg"])),
+            ("b", params(corruptions=["jpeg"], confidence=0.8, calibration_bins=3, mistakes=1)),
+        ]
+    )
     assert [len(pd.read_csv(tmp_path / name / "calibration.csv")) for name in "ab"] == [10, 3]
-    narrow, wide = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ba")
+    assert [len(pd.read_csv(tmp_path / name / "mistakes.csv")) for name in "ab"] == [4, 1]
+    assert pd.read_csv(tmp_path / "a/robustness.csv")["corruption"].tolist() == ["jpeg"] * 5
     assert wide["accuracy_low"] < narrow["accuracy_low"]
-    assert (tmp_path / "a" / "misclassified.png").read_bytes() != (tmp_path / "b" / "misclassified.png").read_bytes()
+    assert "corrupted_accuracy_jpeg" in wide
+    assert "corrupted_accuracy" not in wide
+
+
+def test_several_seeds_have_their_mean_its_interval_and_a_row_each(tmp_path: Path) -> None:
+    seeds = {0: PREDICTIONS, 1: predictions_of(PREDICTIONS.labels, NAMES, wrong=range(20))}
+    evaluation = replace(whole(), seeds=seeds, histories={0: history(), 1: history(1.2)})
+    metrics, of_seeds = write_evaluation(tmp_path / "a", evaluation, params(corruptions=list(KINDS)))
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES | {"replicas.csv"}
+    accuracies = [each.right.mean() for each in seeds.values()]
+    assert metrics["accuracy_mean"] == pytest.approx(np.mean(accuracies))
+    assert metrics["accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert 0 <= metrics["accuracy_mean_low"] < metrics["accuracy_mean"] < metrics["accuracy_mean_high"] <= 1
+    table = pd.read_csv(tmp_path / "a/replicas.csv")
+    assert table["accuracy"].tolist() == accuracies
+    assert of_seeds[1] == evaluate(seeds[1], 0.95, 10)
+    assert "2 seeds were trained" in (tmp_path / "a/report.html").read_text()
+
+
+@pytest.mark.parametrize(("classes", "channels", "size"), [(2, 1, 32), (10, 3, 32), (100, 3, 200), (1000, 1, 64)])
+def test_any_number_of_classes_any_size_and_colour(tmp_path: Path, classes: int, channels: int, size: int) -> None:
+    predictions = noisy_predictions(120, [f"animals/{number}" for number in range(classes)])
+    evaluation = evaluation_of(predictions, channels, size, right=RIGHT[:5, :1].repeat(120, axis=1))
+    metrics, _ = write_evaluation(tmp_path / "a", evaluation, params(corruptions=["noise"]))
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    assert len(pd.read_csv(tmp_path / "a/per_class.csv")) == classes
+    assert pd.read_csv(tmp_path / "a/confusion.csv")["count"].sum() == 120
+    assert len(pd.read_parquet(tmp_path / "a/predictions.parquet").columns) == classes + 4
+    assert ("top5_accuracy" in metrics) == (classes > 5)
+    assert (tmp_path / "a/report.html").stat().st_size < 2_000_000

@@ -28,13 +28,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
 from classifier.commands import recipe
 from classifier.data.dataset import Split, read_meta, write_meta, write_split
-from classifier.evaluation.metrics import Predictions
 from classifier.evaluation.report import write_evaluation
 from classifier.networks.model_dir import build, read_model_meta, write_model
 from classifier.project.cli import run
@@ -48,8 +45,10 @@ from classifier.training import seeds
 from classifier.training.checkpoint import Checkpoints, checkpointed
 from classifier.training.history import Row, write_history
 from classifier.training.report import verify_training, write_training
+from tests.evaluation.samples import evaluation_of, noisy_predictions
+from tests.evaluation.samples import params as evaluate_params
 from tests.faults.kernel import CREATING, RENAMING, WRITING, ask, can_refuse, refuse, small_disk
-from tests.samples import ROOT, digits_split, file_params, train_params, write_digits
+from tests.samples import ROOT, digits_split, train_params, write_digits
 
 DISK = 16 << 20  # bytes
 Strike = Callable[[], None]  # called where the fault starts
@@ -153,13 +152,9 @@ def read_the_report(folder: Path) -> Any:
 
 def evaluation(folder: Path, version: int, strike: Strike) -> None:
     """Its JSON, CSV, Parquet and PNG files, written with write_atomic to a new folder."""
-    digits = digits_split(20, start=version)
-    random = np.random.default_rng(version)
-    logits = torch.from_numpy(random.normal(size=(20, 10)))
-    predictions = Predictions(digits.labels.astype(np.int64), logits.log_softmax(1).numpy(), list("0123456789"))
-    params = file_params().evaluate.model_copy(update={"mistakes": 1})  # fewer pictures to draw
+    evaluation = evaluation_of(noisy_predictions(20, list("0123456789"), seed=version))
     strike()
-    write_evaluation(folder / "out", digits.images, predictions, {}, pd.DataFrame([ROW]), params)
+    write_evaluation(folder / "out", evaluation, evaluate_params(mistakes=1))
 
 
 def training(folder: Path, version: int, strike: Strike) -> None:

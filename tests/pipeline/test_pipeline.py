@@ -81,7 +81,7 @@ def test_a_comment_runs_nothing(project):
 
 def test_dvc_shows_metrics_plots_and_params(project):
     shown = json.loads(project.run("dvc", "metrics", "show", "--json"))
-    assert shown[""]["data"]["reports/evaluate/metrics.json"]["data"]["n"] == 359
+    assert shown[""]["data"]["reports/evaluate/metrics.json"]["data"]["accuracy"] > 0.97
     page = project.run("dvc", "plots", "show", "--out", "page").strip().splitlines()[-1]
     text = Path(page.removeprefix("file://")).read_text()
     for name in ("Running loss", "Learning rate", "Confusion matrix", "Calibration", "misclassified.png"):
@@ -117,7 +117,7 @@ def test_the_tutorials_recipe_gives_the_tutorials_numbers(quick, mnist_folder):
     assert "[1,   100] loss: 2.304\n" in quick.output
     assert "[2,   600] loss: 2.263\n" in quick.output
     assert 0.35 < quick.metrics()["accuracy"] < 0.39
-    assert quick.metrics()["n"] == 10_000
+    assert "10000 images)" in quick.output
 
 
 @pytest.mark.slow

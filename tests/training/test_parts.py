@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from classifier.data.dataset import Split
 from classifier.device import environment
 from classifier.errors import UserError
-from classifier.networks.inference import logits_of, predict, predict_in_parts
+from classifier.networks.inference import predict
 from classifier.networks.model import Classifier, LeNet5
 from classifier.training import engine, parts
 from classifier.training.checkpoint import Checkpoints
@@ -145,16 +145,6 @@ def test_a_process_that_is_killed_ends_training_and_its_checkpoint_goes_on(tmp_p
     assert not forks()
     assert list((tmp_path / "seed-0").iterdir())
     assert equal(trained(params, Checkpoints(tmp_path / "seed-0", every=1)), whole)
-
-
-def test_logits_have_the_same_bits_whoever_computes_them(monkeypatch):
-    torch.manual_seed(0)
-    classifier, images = Classifier(LeNet5(1, 10), [0.24], [0.33]), torch.from_numpy(digits_split(95).images)
-    with torch.inference_mode():
-        expected = logits_of(classifier.eval(), images)
-    for cores in (1, 2, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
-        assert torch.equal(predict_in_parts(classifier, images, 20, 10), expected)
 
 
 def test_validation_is_shared():

@@ -1,0 +1,41 @@
+"""Accuracy on corrupted test images (`classifier.evaluation.corruptions`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from classifier.evaluation.corruptions import KINDS, STRENGTHS
+from classifier.evaluation.metrics import wilson_interval
+
+COLUMNS = ["corruption", "strength", "images", "accuracy", "accuracy_low", "accuracy_high"]
+
+
+def conditions(kinds: Sequence[str]) -> list[tuple[str, int]]:
+    """Every kind at every strength, kinds in the order of `KINDS`."""
+    return [(kind, strength) for kind in KINDS if kind in kinds for strength in STRENGTHS]
+
+
+def table(kinds: Sequence[str], right: np.ndarray, confidence: float) -> pd.DataFrame:
+    """One row per corruption and strength, with the accuracy's Wilson interval.
+
+    right: `(conditions, N) bool`, for each of `conditions(kinds)` and each image whether the prediction is right.
+    """
+    n = right.shape[1]
+    rows = [
+        (kind, strength, n, int(hits.sum()) / n, *wilson_interval(int(hits.sum()), n, confidence))
+        for (kind, strength), hits in zip(conditions(kinds), right, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def metrics(table: pd.DataFrame) -> dict[str, float]:
+    """The mean accuracy over the strengths of each kind, and over all kinds where all were measured.
+
+    The latter is comparable between runs because it always means the same.
+    """
+    means = {str(kind): float(rows["accuracy"].mean()) for kind, rows in table.groupby("corruption", sort=False)}
+    named = {f"corrupted_accuracy_{kind}": mean for kind, mean in means.items()}
+    return named | ({"corrupted_accuracy": sum(means.values()) / len(means)} if len(means) == len(KINDS) else {})
