@@ -15,6 +15,7 @@ Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.intp]
 
 SHOWN = 10  # groups in one message
+PASSES = 3  # over all groups
 
 
 def assign_splits(
@@ -91,9 +92,9 @@ def choose_groups(
 ) -> Indices:
     """Sorted indices of the images of whole groups, close to `fraction` of the images of every class.
 
-    Groups come in random order; one is chosen if that brings the numbers per class closer to those of
-    `choose_by_class` and leaves training images to each of its classes. A class that has none then gets the smallest
-    group that can be spared.
+    Groups come in random order, several times; each is held out or put back if that brings the numbers per class closer
+    to those of `choose_by_class` (least squares, relative to them) and leaves training images to each of its classes. A
+    class that has none held out then gets the smallest group that can be spared.
     """
     totals = np.bincount(labels, minlength=len(class_names))
     sizes = [
@@ -102,7 +103,8 @@ def choose_groups(
     ]
     if not fraction:
         return np.empty(0, np.intp)
-    missing, left = np.array(sizes), totals.copy()  # still to hold out, and remaining for training, per class
+    wanted = np.array(sizes)
+    held = np.zeros_like(totals)  # images per class
     members: dict[object, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(index if group is None else group, []).append(index)
@@ -110,30 +112,32 @@ def choose_groups(
     contents = [np.unique(labels[each], return_counts=True) for each in indices]  # classes, images of each
     chosen: set[int] = set()
 
-    def choose(number: int) -> None:
-        classes, counts = contents[number]
-        chosen.add(number)
-        missing[classes] -= counts
-        left[classes] -= counts
+    def is_closer(classes: Indices, now: Indices) -> bool:
+        before, after = (((counts - wanted[classes]) ** 2 / wanted[classes]).sum() for counts in (held[classes], now))
+        return bool(after < before and (now < totals[classes]).all())
 
     def can_be_spared(number: int) -> bool:
         classes, counts = contents[number]
-        return bool((left[classes] > counts).all())
+        return bool((held[classes] + counts < totals[classes]).all())
 
     order = [int(number) for number in np.argsort(generator.random(len(indices)), kind="stable")]
-    for number in order:
-        classes, counts = contents[number]
-        before, after = np.abs(missing[classes]).sum(), np.abs(missing[classes] - counts).sum()
-        if after < before and can_be_spared(number):
-            choose(number)
-    for label in np.flatnonzero((left == totals) & (totals > 0)).tolist():
+    for _ in range(PASSES):
+        for number in order:
+            classes, counts = contents[number]
+            now = held[classes] + (-counts if number in chosen else counts)
+            if is_closer(classes, now):
+                held[classes] = now
+                chosen ^= {number}
+    for label in np.flatnonzero((held == 0) & (totals > 0)).tolist():
         holding = [number for number in order if label in contents[number][0] and can_be_spared(number)]
         if not holding:
             raise UserError(
                 f"class {class_names[label]!r} has {totals[label]} images in too few groups to hold one out: "
                 "add groups, or set download.groups: null"
             )
-        choose(min(holding, key=lambda number: len(indices[number])))
+        smallest = min(holding, key=lambda number: len(indices[number]))
+        held[contents[smallest][0]] += contents[smallest][1]
+        chosen.add(smallest)
     return np.sort(np.concatenate([indices[number] for number in chosen]))
 
 

@@ -13,6 +13,7 @@ import os
 import stat
 import tarfile
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections import Counter
@@ -51,7 +52,7 @@ class Archive:
         self.path, self.size = path, regular_size(path)
         self._zip: zipfile.ZipFile | None = None
         try:
-            self._file = _Positioned(path.open("rb"))
+            self._file = _Positioned(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             head = self._file.at(0, 6)
             if head.startswith(b"PK"):
                 self._zip = zipfile.ZipFile(cast(IO[bytes], self._file))
@@ -61,7 +62,6 @@ class Archive:
                 with opener(path) as packed:
                     self._file = _Positioned(self._unpacked(packed, scratch))
             self._file.largest = LARGEST_HEADER
-            self._tar = tarfile.open(fileobj=cast(IO[bytes], self._file), mode="r:")  # noqa: SIM115, stays open
         except (UserError, FileNotFoundError, PermissionError, NoSpaceError):
             raise
         except DAMAGED as error:
@@ -127,44 +127,46 @@ class Archive:
 
     def _tar_members(self) -> Iterator[tuple[Entry, bool]]:
         """Each member, and whether it is a folder."""
-        while (member := self._tar.next()) is not None:
-            self._tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
-            path = member.name.removeprefix("./")
-            problem = None if member.isfile() and not member.issparse() else "is a link or a special file"
-            if not (member.isdir() and path in ("", ".")):
-                found = _problem_of(path, member.size) or problem
-                yield Entry(readable(path), member.size, found, member.offset_data), member.isdir()
-        if self._tar.offset > self._file.size:
-            raise tarfile.ReadError("it ends within a file")
+        self._file.seek(0)
+        with tarfile.open(fileobj=cast(IO[bytes], self._file), mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
+                path = member.name.removeprefix("./")
+                problem = None if member.isfile() and not member.issparse() else "is a link or a special file"
+                if not (member.isdir() and path in ("", ".")):
+                    found = _problem_of(path, member.size) or problem
+                    yield Entry(readable(path), member.size, found, member.offset_data), member.isdir()
+            if self._file.at(archive.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it is cut off")
 
-    def _unpacked(self, packed: IO[bytes], scratch: Path) -> IO[bytes]:
-        """The decompressed bytes, in a file that vanishes with this process."""
+    def _unpacked(self, packed: IO[bytes], scratch: Path) -> int:
+        """A handle to the decompressed bytes, in a file that vanishes with this process."""
         allowed = max(FLOOR, TAR_RATIO * self.size)
-        with needing_space(scratch):
-            file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115, stays open
+        with needing_space(scratch), tempfile.TemporaryFile(dir=scratch) as file:
             while chunk := packed.read(CHUNK):
                 if file.tell() + len(chunk) > allowed:
                     raise UserError(f"{self.path} expands from {self.size:,} to over {allowed:,} bytes, its limit")
                 file.write(chunk)
             file.flush()
-        return file
+            return os.dup(file.fileno())
 
     def _refusal(self, error: Exception) -> UserError:
         return UserError(f"{self.path} is not a complete zip or tar archive: {error}")
 
 
 class _Positioned:
-    """A file whose position is this object's alone: forked processes can read it at the same time."""
+    """An open file whose position is this object's alone: forked processes can read it at the same time."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.size = os.fstat(file.fileno()).st_size
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        weakref.finalize(self, os.close, handle)
+        self.size = os.fstat(handle).st_size
         self.largest = self.size  # bytes of one read; a header may claim any size
         self._position = 0
 
     def at(self, position: int, size: int) -> bytes:
         """At most `size` bytes at a position."""
-        return os.pread(self._file.fileno(), size, position)
+        return os.pread(self._handle, size, position)
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:

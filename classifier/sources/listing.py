@@ -41,7 +41,9 @@ class Listing:
 
 def skipped_as(name: str) -> str | None:
     """How a file or folder of this name is counted among the skipped; None if it is not."""
-    return name if name.lower() in SYSTEM else HIDDEN if name.startswith(".") else None
+    if name.lower() in SYSTEM:
+        return name
+    return HIDDEN if name.startswith(".") and name not in (".", "..") else None
 
 
 def readable(path: str) -> str:
