@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from mmap import mmap
@@ -55,6 +55,9 @@ class Crew:
             for pid in self.pids.values():
                 os.waitpid(pid, 0)
             self.pids.clear()
+
+    def hand_out(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes rank 0's values of these tensors. Call it before `working`: forks have them already."""
 
     def meet(self, written: Sequence[Tensor] = ()) -> None:
         """Return when all processes have called this: each then has what the others wrote before.

@@ -5,55 +5,96 @@
 Reads: params.yaml, section `train`; the train and validation splits (only evaluate reads the test split).
 Writes: the model directory (`classifier.networks.model_dir`), the report (`classifier.training.report`) and the run.
 Why: the same params, data, code and libraries give the same bytes, on every x86-64 machine in portable arithmetic.
-An interrupted training resumes from its last checkpoint (`classifier.training.checkpoint`).
+An interrupted training resumes from its last checkpoint (`classifier.training.checkpoint`). torchrun can start it in
+several processes, on one machine or more (`classifier.training.ranks`): rank 0 is the stage, the others only compute.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from classifier.arithmetic import use
 from classifier.data.dataset import DatasetMeta, read_meta
-from classifier.params import Params, load_params
+from classifier.params import Params, TrainParams, load_params
 from classifier.project.cli import paths, run_stage
+from classifier.project.processes import rank, world
 from classifier.recording.run import Recording, recording
+
+if TYPE_CHECKING:
+    import torch
+
+    from classifier.training.parts import Computation
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The device, how it computes, its environment, and the fingerprint of all that decides the bits."""
+
+    device: torch.device
+    computation: Computation
+    environment: dict[str, str]
+    fingerprint: str
 
 
 def main(arguments: list[str]) -> None:
     params_path, data, model, reports = paths(arguments, "params", "data", "model", "reports")
     params, meta = load_params(params_path), read_meta(data)
     use(params.train.arithmetic)
+    if rank():
+        assist(params.train, data)
+        return
     with recording("train", params) as record:
         train(params, data, meta, model, reports, record)
 
 
+def prepare(params: TrainParams, data: Path) -> Prepared:
+    """Choose how to compute. Processes that torchrun started meet here, and must agree on what decides the bits."""
+    # Imported here, so that this process imports torch while the recorder's imports mlflow: 2 s each.
+    from classifier.device import be_deterministic, environment, keep_freed_memory, pick_device, set_precision
+    from classifier.training.checkpoint import deciding, fingerprint_of
+    from classifier.training.parts import computation_of
+    from classifier.training.ranks import Ranks
+
+    device = pick_device(params.device, "train.device")
+    set_precision(params.precision, device)
+    be_deterministic(device)
+    keep_freed_memory()
+    computation, machine = computation_of(params, device), environment(device)
+    decisive = computation.decisive(machine)
+    if world() > 1:
+        Ranks.joined(device).agree(deciding(params, data, decisive, Path(__file__)))
+    return Prepared(device, computation, machine, fingerprint_of(params, data, decisive, Path(__file__)))
+
+
+def assist(params: TrainParams, data: Path) -> None:
+    """The share of a process that torchrun started beside the stage: it computes, and writes nothing."""
+    from classifier.training.seeds import train_seeds
+
+    train_seeds(data, params, prepare(params, data).device, lambda seed, row: None)
+
+
 def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: Path, record: Recording) -> None:
     """Run the stage, recording into `record`."""
-    # Imported here, so that this process imports torch while the recorder's imports mlflow: 2 s each.
-    from classifier.device import be_deterministic, describe, environment, keep_freed_memory, pick_device, set_precision
+    from classifier.device import describe
     from classifier.networks.model import parameter_count
     from classifier.networks.model_dir import write_model
     from classifier.networks.registry import build, specify
     from classifier.project.files import replacing
-    from classifier.training.checkpoint import checkpointed, fingerprint_of
+    from classifier.training.checkpoint import checkpointed
     from classifier.training.console import Console
     from classifier.training.history import Row
-    from classifier.training.loop import train_one
-    from classifier.training.parts import computation_of
     from classifier.training.report import write_training
     from classifier.training.seeds import median_seed, seconds_of, train_seeds
     from classifier.training.steps import steps_per_epoch
 
-    device = pick_device(params.train.device, "train.device")
-    set_precision(params.train.precision, device)
-    be_deterministic(device)
-    keep_freed_memory()
+    prepared = prepare(params.train, data)
+    device, computation = prepared.device, prepared.computation
     spec = specify(meta, params.train.network)
     images, size = sum(meta.counts["train"]), parameter_count(build(spec))
-    computation, machine = computation_of(params.train, device), environment(device)
-    fingerprint = fingerprint_of(params.train, data, computation.decisive(machine), Path(__file__))
-    with checkpointed(fingerprint, params.train.checkpoint_every) as work:
-        record.begin(work.run_key(params), machine | computation.recorded())
+    with checkpointed(prepared.fingerprint, params.train.checkpoint_every) as work:
+        record.begin(work.run_key(params), prepared.environment | computation.recorded())
         record.log_data(data, meta)
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             record.settle()
@@ -64,11 +105,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
                 console.show(seed, row)
                 record.log_row(seed, row, row.seconds)
 
-            if params.train.seeds == 1:
-                seed = params.train.seed
-                trained = {seed: train_one(data, seed, params.train, device, report, work)}
-            else:
-                trained = train_seeds(data, params.train, device, report, work)
+            trained = train_seeds(data, params.train, device, report, work)
 
         chosen = median_seed(trained)
         histories = {seed: each.rows for seed, each in trained.items()}
@@ -80,4 +117,4 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, shared=True)

@@ -13,6 +13,7 @@ from classifier.errors import UserError
 from classifier.project.files import needing_space, sha256
 from classifier.project.lineage import check_place, project_root
 from classifier.project.ownership import owning
+from classifier.project.processes import rank
 
 
 def run(main: Callable[[list[str]], None], name: str) -> None:
@@ -59,14 +60,20 @@ def out_of_memory(error: Exception) -> str | None:
     return f"{text.rstrip('. ') or 'no memory is left'}; {free:.1f} GiB are free on this machine"
 
 
-def run_stage(main: Callable[[list[str]], None]) -> None:
+def run_stage(main: Callable[[list[str]], None], *, shared: bool = False) -> None:
     """Like `run`, but only one process at a time per stage and working folder. `--help` prints the stage's docstring.
 
     A stage outlives a killed `dvc repro`, and the next `dvc repro` starts the stage again; it waits for the first one.
+    Of the processes that torchrun starts together, rank 0 is the stage. The others run `main` as well if the stage is
+    `shared` among them, and have nothing to do otherwise.
     """
     stage = Path(sys.argv[0]).stem
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((sys.modules[main.__module__].__doc__ or "").strip())
+        return
+    if rank():
+        if shared:
+            run(main, stage)
         return
     place = project_root() / ".pipeline/stages" / f"{stage}-{sha256(str(Path.cwd()).encode())[:16]}"
 

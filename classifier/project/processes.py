@@ -1,7 +1,8 @@
-"""Ending processes: they are asked first, so that a stage can record how it ended."""
+"""Processes: which of torchrun's this one is, and how others are ended."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -11,8 +12,21 @@ import psutil
 ENDING_S = 20  # for a stage to record how it ended
 
 
+def world() -> int:
+    """How many processes torchrun started together with this one, itself included; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number among those that torchrun started together; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0")) if world() > 1 else 0
+
+
 def end_processes(living: Callable[[], Iterable[psutil.Process]]) -> None:
-    """Terminate the processes that `living` lists; kill those that it still lists after ENDING_S."""
+    """Terminate the processes that `living` lists; kill those that it still lists after ENDING_S.
+
+    They are asked first, so that a stage can record how it ended.
+    """
     for process in living():
         with suppress(psutil.NoSuchProcess):
             process.terminate()

@@ -231,9 +231,18 @@ def _remove_abandoned(root: Path) -> None:
 
 
 def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path) -> str:
-    """SHA-256 over all that the bits of a training depend on; `stage` is the file that trains by this package."""
+    """SHA-256 over `deciding`."""
+    return sha256(json.dumps(deciding(params, data, environment, stage), sort_keys=True).encode())
+
+
+def deciding(params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path) -> dict[str, str]:
+    """All that the bits of a training depend on, by name; `stage` is the file that trains by this package."""
     code = {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
     code["the stage"] = sha256_of(stage)
-    deciding = params.model_dump(exclude={"checkpoint_every", "processes"})
-    values = [deciding, sha256_of(data / "meta.json"), dict(environment), code]
-    return sha256(json.dumps(values, sort_keys=True).encode())
+    values = params.model_dump(exclude={"checkpoint_every", "processes"})
+    return {
+        "params": sha256(json.dumps(values, sort_keys=True).encode()),
+        "data": sha256_of(data / "meta.json"),
+        "code": sha256(json.dumps(code, sort_keys=True).encode()),
+        **environment,
+    }

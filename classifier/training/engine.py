@@ -163,13 +163,13 @@ class Engine:
         return [(cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item())]
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all tensors that the next step depends on: `weights/...`, `optimizer/...` and `sums/...`."""
-        return {name: value.clone(memory_format=torch.contiguous_format) for name, value in self._tensors().items()}
+        """Copies of `tensors`: `weights/...`, `optimizer/...` and `sums/...`."""
+        return {name: value.clone(memory_format=torch.contiguous_format) for name, value in self.tensors().items()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Continue from the values of `state()`, bit for bit. They are copied into the tensors in place."""
-        tensors = self._tensors()
+        tensors = self.tensors()
         if wrong := sorted(tensors.keys() ^ state.keys()):
             raise UserError(f"not this training's state, which differs in {wrong!s:.200}; remove {CHECKPOINTS}")
         for name, value in tensors.items():
@@ -182,7 +182,8 @@ class Engine:
         for name, value in tensors.items():
             value.copy_(state[name])
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that the next step depends on."""
         network = self.classifier.network
         weights = dict(network.named_parameters()) | dict(network.named_buffers())
         weights = {f"weights/{name}": value for name, value in weights.items()}

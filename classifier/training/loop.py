@@ -18,8 +18,9 @@ from classifier.training.engine import Engine
 from classifier.training.graph import GraphedSteps
 from classifier.training.history import Row
 from classifier.training.parts import computation_of
+from classifier.training.ranks import crew_of
 from classifier.training.steps import Steps, on_device
-from classifier.workers import Crew, threads
+from classifier.workers import threads
 
 Report = Callable[[int, Row], None]  # of a seed and its row
 
@@ -64,46 +65,55 @@ def fit(
     the validation split is empty. Training resumes from the last of `checkpoints`, whose rows are reported again.
     Raises DivergedError before an update that would not be finite.
     """
-    crew = Crew(computation_of(params, device).processes)
+    crew = crew_of(computation_of(params, device), device)
     engine = Engine(classifier.to(device), params, device, crew=crew)
     run_epochs(make_steps(engine, train), validation, report, checkpoints)
 
 
 def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Checkpoints | None) -> None:
     """`fit` for the one or the several models of an engine. A checkpoint holds them all, and their rows in turn."""
-    engine, params, seeds = steps.engine, steps.params, steps.engine.seeds
+    engine, params, crew = steps.engine, steps.params, steps.engine.parts.crew
     engine.hold_out(*on_device(validation, engine.device))
-    batches_per_epoch = steps.per_epoch
-    window = min(params.log_every, batches_per_epoch)
+    window = min(params.log_every, steps.per_epoch)
     step, began = 0, time.monotonic()
-    if checkpoints and (saved := checkpoints.load(params.epochs, batches_per_epoch, window, len(seeds))):
+    if checkpoints and (saved := checkpoints.load(params.epochs, steps.per_epoch, window, len(engine.seeds))):
         engine.load(saved.tensors)
         step, engine.steps = saved.position.step, saved.position.window
         for number, row in enumerate(saved.rows):
-            report(seeds[number % len(seeds)], row)
+            report(engine.seeds[number % len(engine.seeds)], row)
         began -= (saved.rows[-1].seconds or 0.0) if saved.rows else 0.0
-    start = step
-    with threads(engine.computation.threads), engine.parts.crew.working(lambda: assist(steps, start)):
-        for epoch in range(step // batches_per_epoch + 1, params.epochs + 1):
-            steps.begin_epoch(epoch)
-            done = step % batches_per_epoch
-            if not done:
-                engine.epoch_loss.fill(0)
-            for batch in range(done + 1, batches_per_epoch + 1):
-                steps.step(batch - 1)
-                step += 1
-                last = batch == batches_per_epoch
-                if batch % window == 0 or last:
-                    rows = end_window(steps, epoch, batch, full=batch % window == 0)
-                    seconds = time.monotonic() - began
-                    for seed, row in zip(seeds, (replace(row, seconds=seconds) for row in rows), strict=True):
-                        report(seed, row)
-                        if checkpoints:
-                            checkpoints.add(row)
-                if checkpoints and (last or step % checkpoints.every == 0):
-                    checkpoints.save(step, engine.steps, engine.state())
-        if checkpoints:
-            checkpoints.wait()
+    position = torch.tensor([step, engine.steps])
+    crew.hand_out([position, *engine.tensors().values()])
+    start, engine.steps = position.tolist()
+    with threads(engine.computation.threads), crew.working(lambda: assist(steps, start)):
+        if crew.rank == 0:
+            lead(steps, start, began, report, checkpoints)
+
+
+def lead(steps: Steps, step: int, began: float, report: Report, checkpoints: Checkpoints | None) -> None:
+    """What the first process does from `step` on: steps, windows, reports and checkpoints."""
+    engine, params, batches_per_epoch = steps.engine, steps.params, steps.per_epoch
+    window = min(params.log_every, batches_per_epoch)
+    for epoch in range(step // batches_per_epoch + 1, params.epochs + 1):
+        steps.begin_epoch(epoch)
+        done = step % batches_per_epoch
+        if not done:
+            engine.epoch_loss.fill(0)
+        for batch in range(done + 1, batches_per_epoch + 1):
+            steps.step(batch - 1)
+            step += 1
+            last = batch == batches_per_epoch
+            if batch % window == 0 or last:
+                rows = end_window(steps, epoch, batch, full=batch % window == 0)
+                seconds = time.monotonic() - began
+                for seed, row in zip(engine.seeds, (replace(row, seconds=seconds) for row in rows), strict=True):
+                    report(seed, row)
+                    if checkpoints:
+                        checkpoints.add(row)
+            if checkpoints and (last or step % checkpoints.every == 0):
+                checkpoints.save(step, engine.steps, engine.state())
+    if checkpoints:
+        checkpoints.wait()
 
 
 def end_window(steps: Steps, epoch: int, batch: int, full: bool) -> list[Row]:
@@ -135,7 +145,11 @@ def assist(steps: Steps, start: int) -> None:
 
 
 def make_steps(engine: Engine, train: Split) -> Steps:
-    """The steps as the device takes them: replayed as a graph on CUDA, where no shape depends on what is drawn."""
-    if engine.device.type == "cuda" and engine.params.augment.policy == "none":
+    """The steps as the device takes them.
+
+    They are replayed as a graph on CUDA, where no shape depends on what is drawn, and no other process shares them.
+    """
+    alone, fixed = engine.parts.crew.size == 1, engine.params.augment.policy == "none"
+    if engine.device.type == "cuda" and alone and fixed:
         return GraphedSteps(engine, train)
     return Steps(engine, train)

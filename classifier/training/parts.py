@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from classifier import arithmetic
+from classifier.errors import UserError
 from classifier.params import TrainParams
+from classifier.project.processes import world
 from classifier.training.buffers import Buffers, as_bytes_of, words
 from classifier.training.optimizer import gradients
 from classifier.workers import Crew
@@ -51,21 +53,31 @@ class Computation:
 
 def computation_of(params: TrainParams, device: torch.device) -> Computation:
     """Raises UserError when `params` ask for portable arithmetic and this process computes otherwise."""
+    parts = params.parts if params.parts != "auto" else 2 if device.type == "cpu" else 1
+    if world() > parts:
+        raise UserError(
+            f"torchrun started {world()} processes for {_count(parts, 'part')} of a batch: start at most {parts}, "
+            f"or set train.parts to {world()} or more, which changes the results"
+        )
     if device.type != "cpu":
-        parts = 1 if params.parts == "auto" else params.parts
-        return Computation("native", "", parts, processes=1, threads=torch.get_num_threads())
+        return Computation("native", "", parts, processes=world(), threads=torch.get_num_threads())
     portable = params.arithmetic == "portable"
     if portable:
         arithmetic.verify()
-    parts = 2 if params.parts == "auto" else params.parts
     return Computation(
         "portable" if portable and arithmetic.is_x86() else "native",
         arithmetic.instructions(),
         parts,
-        # Elsewhere than on Linux, a process that is forked after torch has computed may crash.
-        processes=min(parts, processes_of(params)) if sys.platform == "linux" else 1,
+        processes=_processes(params, parts),
         threads=1 if portable or parts > 1 else torch.get_num_threads(),
     )
+
+
+def _processes(params: TrainParams, parts: int) -> int:
+    if world() > 1:
+        return world()
+    # Elsewhere than on Linux, a process that is forked after torch has computed may crash.
+    return min(parts, processes_of(params)) if sys.platform == "linux" else 1
 
 
 def processes_of(params: TrainParams) -> int:

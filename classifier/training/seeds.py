@@ -31,6 +31,7 @@ from classifier.networks.registry import NetworkSpec, build, specify
 from classifier.params import TrainParams
 from classifier.project.cli import run
 from classifier.project.files import write_atomic
+from classifier.project.processes import world
 from classifier.training.checkpoint import NO_WORK, Work
 from classifier.training.history import Row
 from classifier.training.loop import Report, Trained, train_one
@@ -47,6 +48,8 @@ def seeds_of(params: TrainParams) -> list[int]:
 
 def side_by_side(params: TrainParams, device: torch.device) -> int:
     """How many seeds are trained at the same time, if there are so many."""
+    if world() > 1:  # all processes share each
+        return 1
     return {"cpu": processes_of(params), "cuda": TOGETHER}.get(device.type, 1)
 
 
@@ -55,9 +58,9 @@ def train_seeds(
 ) -> dict[int, Trained]:
     """Train all seeds on `data/normalized`; each resumes from its last checkpoint in `work`."""
     seeds = seeds_of(params)
-    if device.type == "cuda":
-        return train_in_stacks(data, seeds, params, device, report, work)
     workers = min(len(seeds), side_by_side(params, device))
+    if workers > 1 and device.type == "cuda":
+        return train_in_stacks(data, seeds, params, device, report, work)
     if workers == 1:
         return {seed: train_one(data, seed, params, device, report, work) for seed in seeds}
     return _train_in_processes(data, seeds, params, workers, report, work)

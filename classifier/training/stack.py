@@ -95,5 +95,5 @@ class VectorizedEngine(Engine):
         accuracies = (logits.argmax(-1) == labels).float().mean(1)
         return [*zip(means.tolist(), accuracies.tolist(), strict=True)]
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return super()._tensors() | {"sums/diverged": self.diverged}
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"sums/diverged": self.diverged}

@@ -1,0 +1,129 @@
+"""Processes that torchrun started together, on one machine or several: they share a training as forked ones do.
+
+    torchrun --nproc-per-node 2 -m stages.train params.yaml data/normalized models/classifier reports/train
+
+Each reads params, data and code of its own clone. Rank 0 is the stage; the others compute their parts of every batch
+and write nothing. What they exchange goes through gloo or, where every process has a GPU of its own, through NCCL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from classifier.errors import UserError
+from classifier.project.processes import rank, world
+from classifier.training.parts import Computation
+from classifier.workers import PATIENCE_S, Crew
+
+RESUMES = "run again: training resumes from its last checkpoint"
+
+
+def crew_of(computation: Computation, device: torch.device) -> Crew:
+    """The processes that share a training: those that torchrun started, else forks of this one."""
+    return Ranks.joined(device) if world() > 1 else Crew(computation.processes)
+
+
+class Ranks(Crew):
+    """`Crew` of processes that torchrun started. A process has one, since it can join the others once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.size, self.rank, self.device = world(), rank(), device
+        if self.rank:  # it holds no files, and ends with the first one
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        local, here = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+        own_gpu = False
+        if device.type == "cuda":
+            own_gpu = here <= torch.cuda.device_count()
+            torch.cuda.set_device(local % torch.cuda.device_count())
+        self.way = device if own_gpu else torch.device("cpu")  # where tensors lie that travel
+        with reported():
+            dist.init_process_group("nccl" if own_gpu else "gloo", timeout=timedelta(seconds=PATIENCE_S))
+
+    @classmethod
+    @cache
+    def joined(cls, device: torch.device) -> Ranks:
+        """Returns when all processes have called this."""
+        return cls(device)
+
+    def agree(self, deciding: Mapping[str, str]) -> None:
+        """Raises UserError in every process unless all have the same of what decides the bits, machines apart."""
+        described = {name: value for name, value in deciding.items() if name not in ("platform", "cpu", "threads")}
+        digests = [hashlib.sha256(value.encode()).digest() for value in described.values()]
+        own = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(len(digests), -1)
+        for number, found in enumerate(self._gather(own.to(self.way))):
+            equal = (found == own.to(self.way)).all(1).tolist()
+            other = [name for name, same in zip(described, equal, strict=True) if not same]
+            if other:
+                here = ", ".join(f"{name} {described[name]:.80}" for name in other)
+                raise UserError(
+                    f"rank {self.rank} on {socket.gethostname()} and rank {number} differ in {', '.join(other)} "
+                    f"(here: {here}): give every machine the same commit, params.yaml, data and libraries"
+                )
+
+    def share(self, *shape: int) -> Tensor:
+        """Zeros `shape`, float32, that `meet` makes equal everywhere."""
+        return torch.zeros(shape, device=self.device)
+
+    @contextmanager
+    def working(self, work: Callable[[], None]) -> Iterator[None]:
+        """Every process but the first one runs `work` before the block, which is for the first one."""
+        if self.rank:
+            work()
+        yield
+
+    def hand_out(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            sent = tensor.to(self.way, memory_format=torch.contiguous_format, copy=True)
+            with reported():
+                dist.broadcast(sent, 0)
+            tensor.copy_(sent)
+
+    def meet(self, written: Sequence[Tensor] = ()) -> None:
+        shares = [written[number :: self.size] for number in range(self.size)]
+        longest = max(1, *(sum(tensor.numel() for tensor in share) for share in shares))
+        sent = torch.zeros(longest, device=self.way)
+        for place, tensor in zip(_split(sent, shares[self.rank]), shares[self.rank], strict=True):
+            place.copy_(tensor)
+        for number, found in enumerate(self._gather(sent)):
+            if number != self.rank:
+                for place, tensor in zip(_split(found, shares[number]), shares[number], strict=True):
+                    tensor.copy_(place)
+
+    def _gather(self, sent: Tensor) -> Iterable[Tensor]:
+        """The same of every process, by rank."""
+        found = sent.new_empty(self.size, *sent.shape)
+        with reported():
+            dist.all_gather(list(found.unbind()), sent)
+        return found.unbind()
+
+
+def _split(values: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The beginning of a row of values, as tensors with these shapes."""
+    sizes = [tensor.numel() for tensor in like]
+    parts = torch.split(values[: sum(sizes)], sizes)
+    return [part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """What torch.distributed raises when another process has ended, or has not answered in time, as one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"rank {rank()} of {world()} lost the others, which ended or did not answer for {PATIENCE_S} s "
+            f"({said:.200}); {RESUMES}"
+        ) from None

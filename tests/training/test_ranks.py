@@ -1,0 +1,231 @@
+"""Processes that torchrun starts: the bytes of one process, and a clean end of all of them, whatever ends one."""
+
+import os
+import re
+import signal
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+
+from classifier.arithmetic import CAPS
+from classifier.errors import UserError
+from classifier.project.files import sha256_of
+from classifier.training.parts import computation_of
+from tests.commands.test_ui import free_port
+from tests.processes import words_of
+from tests.samples import ROOT, train_params, write_digits
+
+STAGE = ["-m", "stages.train", "params.yaml", "data/normalized", "model", "report"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+# A program of torchrun's processes: what `Ranks` does with small tensors.
+PROGRAM = """
+import sys
+import torch
+from classifier.errors import UserError
+from classifier.training.ranks import Ranks
+crew = Ranks.joined(torch.device("cpu"))
+rows, ragged = crew.share(5, 3), [torch.zeros(size) for size in (4, 1, 2)]
+for turn in range(50):
+    for number in range(crew.rank, 5, crew.size):
+        rows[number] = 100 * turn + number
+    for number in range(crew.rank, 3, crew.size):
+        ragged[number].fill_(turn + number)
+    crew.meet(rows.unbind())
+    crew.meet(ragged)
+    assert rows.tolist() == [[100 * turn + number] * 3 for number in range(5)]
+    assert [each.tolist() for each in ragged] == [[turn] * 4, [turn + 1], [turn + 2] * 2]
+crew.meet()
+layout = torch.full((2, 3, 4, 4), float(crew.rank)).to(memory_format=torch.channels_last)
+position = torch.tensor([7 - crew.rank, crew.rank])
+crew.hand_out([position, layout])
+assert position.tolist() == [7, 0] and not layout.any() and layout.is_contiguous(memory_format=torch.channels_last)
+crew.agree({"data": "a", "cpu": str(crew.rank)})
+try:
+    crew.agree({"data": "a", "torch": f"2.{crew.rank // 2}"})
+except UserError as error:
+    print(error)
+ran = []
+with crew.working(lambda: ran.append(crew.rank)):
+    assert ran == [crew.rank] * (crew.rank > 0)
+print("all is well")
+"""
+
+
+def free_variables(**more):
+    """Without the caps that the tests have chosen, and torchrun's own."""
+    gone = (*CAPS, "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in gone}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+def launch(arguments, folder=".", processes=2, nodes=(), **more):
+    command = [*TORCHRUN, *(nodes or ["--standalone"]), "--nproc-per-node", str(processes), *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=free_variables(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def outputs(folder):
+    files = [path for out in ("model", "report") for path in sorted((folder / out).rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+
+
+def runs(folder):
+    """Journals and checkpoints that are left, whose rank 0 alone has."""
+    return sorted(path.name for path in (folder / ".pipeline/checkpoints").glob("*"))
+
+
+@pytest.fixture
+def write_project(monkeypatch):
+    """`write_project(folder, parts)`: some seconds of training, a checkpoint after every tenth step."""
+
+    def write(folder, parts=3, train=600):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_digits(folder / "data/normalized", train=train)
+        text = (ROOT / "params.yaml").read_text()
+        changes = {"checkpoint_every: 500": "checkpoint_every: 10", "parts: auto": f"parts: {parts}"}
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        (folder / "params.yaml").write_text(text)
+        return folder
+
+    return write
+
+
+def ranks_of(torchrun):
+    """The stage's processes by rank, once they train."""
+    found = [each for each in psutil.Process(torchrun.pid).children() if "stages.train" in words_of(each)]
+    return {int(each.environ()["RANK"]): each for each in found}
+
+
+def wait_for_checkpoint(torchrun, folder):
+    end = time.monotonic() + 100
+    while not list(folder.glob(".pipeline/checkpoints/*/seed-0/*.safetensors")):
+        assert torchrun.poll() is None, torchrun.stdout.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_processes_are_as_many_as_parts_at_most(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    found = computation_of(train_params(parts=4), torch.device("cpu"))
+    assert (found.parts, found.processes, found.threads) == (4, 3, 1)
+    with pytest.raises(
+        UserError, match=r"3 processes for 2 parts of a batch: start at most 2, or set train.parts to 3"
+    ):
+        computation_of(train_params(parts="auto"), torch.device("cpu"))
+    with pytest.raises(UserError, match=r"3 processes for 1 part of a batch"):
+        computation_of(train_params(parts="auto"), torch.device("cuda"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_what_processes_exchange_is_everywhere_afterwards(tmp_path, processes):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    with launch(["program.py"], tmp_path, processes) as torchrun:
+        said = torchrun.communicate(timeout=100)[0]
+    assert torchrun.returncode == 0, said
+    assert said.count("all is well") == processes
+    other = r"rank 2 on \S+ and rank 0 differ in torch \(here: torch 2\.1\): give every machine the same commit"
+    assert bool(re.search(other, said)) == (processes == 3)
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_bytes_of_one_process(tmp_path, write_project):
+    alone = write_project(tmp_path / "alone")
+    subprocess.run([sys.executable, *STAGE], cwd=alone, env=free_variables(), check=True, capture_output=True)
+    for processes in (2, 3):
+        folder = write_project(tmp_path / str(processes))
+        with launch(STAGE, folder, processes) as torchrun:
+            said = torchrun.communicate(timeout=200)[0]
+        assert torchrun.returncode == 0, said
+        assert f"portable arithmetic, 3 parts in {processes} processes of 1 thread" in said
+        assert said.count("[1,    10] loss: ") == 1, said
+        assert outputs(folder) == outputs(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)])
+def test_a_process_that_is_killed_ends_all_and_training_resumes(tmp_path, write_project, victim, how):
+    alone, folder = write_project(tmp_path / "alone"), write_project(tmp_path / "torchrun")
+    subprocess.run([sys.executable, *STAGE], cwd=alone, env=free_variables(), check=True, capture_output=True)
+    with launch(STAGE, folder) as torchrun:
+        wait_for_checkpoint(torchrun, folder)
+        ranks = ranks_of(torchrun)
+        ranks[victim].send_signal(how)
+        said = torchrun.communicate(timeout=100)[0]
+    assert torchrun.returncode != 0
+    assert not [each for each in ranks.values() if each.is_running()]
+    assert not outputs(folder)
+    assert runs(folder)
+    if victim:
+        assert "lost the others, which ended or did not answer" in said
+    with launch(STAGE, folder) as torchrun:
+        said = torchrun.communicate(timeout=200)[0]
+    assert torchrun.returncode == 0, said
+    assert outputs(folder) == outputs(alone)
+    assert not runs(folder)
+
+
+IMPATIENT = """
+import classifier.training.ranks as ranks
+from classifier.project.cli import run_stage
+from stages.train import main
+ranks.PATIENCE_S = 4
+run_stage(main, shared=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_all(tmp_path, write_project):
+    folder = write_project(tmp_path / "torchrun")
+    (folder / "train.py").write_text(IMPATIENT)
+    with launch(["train.py", *STAGE[2:]], folder) as torchrun:
+        wait_for_checkpoint(torchrun, folder)
+        children = {int(each.environ()["RANK"]): each for each in psutil.Process(torchrun.pid).children()}
+        children[1].suspend()
+        said = torchrun.communicate(timeout=100)[0]
+    assert torchrun.returncode != 0
+    assert "train: rank 0 of 2 lost the others, which ended or did not answer for 4 s" in said
+    assert "run again: training resumes from its last checkpoint" in said
+    assert not [each for each in children.values() if each.is_running()]
+    assert runs(folder)
+
+
+def launch_hosts(folders, port, processes=1):
+    """A torchrun on each of several machines, here on loopback, each with a clone of its own."""
+    where = ["--nnodes", str(len(folders)), "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    hosts = [["--node-rank", str(number), *where] for number in range(len(folders))]
+    return [launch(STAGE, folder, processes, host) for folder, host in zip(folders, hosts, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_machines_with_clones_of_their_own_train_one_model(tmp_path, write_project):
+    alone = write_project(tmp_path / "alone")
+    subprocess.run([sys.executable, *STAGE], cwd=alone, env=free_variables(), check=True, capture_output=True)
+    folders = [write_project(tmp_path / name) for name in ("first", "second")]
+    hosts = launch_hosts(folders, free_port())
+    said = [host.communicate(timeout=200)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], said
+    assert outputs(folders[0]) == outputs(alone)
+    assert not outputs(folders[1])
+    assert not (folders[1] / ".pipeline").exists()
+
+
+@pytest.mark.slow
+def test_machines_with_other_data_say_so_before_anything_is_recorded(tmp_path, write_project):
+    folders = [write_project(tmp_path / "first"), write_project(tmp_path / "second", train=500)]
+    hosts = launch_hosts(folders, free_port())
+    said = [host.communicate(timeout=200)[0] for host in hosts]
+    assert 0 not in [host.returncode for host in hosts]
+    assert re.search(
+        r"train: rank 0 on \S+ and rank 1 differ in data \(here: data \w+\): give every machine the", said[0]
+    )
+    assert re.search(r"train: rank 1 on \S+ and rank 0 differ in data", said[1])
+    assert not runs(folders[0])
