@@ -35,6 +35,10 @@ repro: setup ## repair what a killed DVC left, run the pipeline (dvc repro) and 
 	$(BIN)/dvc repro
 	@$(BIN)/python -m classifier results
 
+.PHONY: verify
+verify: setup ## run the committed pipeline in a temporary clone and compare its bytes with the committed dvc.lock
+	@$(BIN)/python -m classifier verify
+
 .PHONY: ui
 ui: setup ## open the MLflow UI on 127.0.0.1, port 5000 or PORT=
 	$(BIN)/python -m classifier ui $(PORT)

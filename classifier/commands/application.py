@@ -26,6 +26,7 @@ COMMANDS = (  # in the order of --help
     "compare",
     "sweep",
     "reproduce",
+    "verify",
     "record",
     "sync",
     "gc",

@@ -49,6 +49,9 @@ def _show(report: ReproductionReport) -> None:
     else:
         several = "s" if len(report.differences) > 1 else ""
         print(f"run {report.run_id} is not reproduced: {len(report.differences)} difference{several}")
+        if report.computation:
+            changes = (f"{each.name} was {each.recorded}, is {each.reproduced}" for each in report.computation)
+            print(f"it was computed otherwise, which may be why: {'; '.join(changes)}")
         _table(report.differences)
     for line in report.missing:
         print(f"cannot be compared: {line}")

@@ -63,14 +63,15 @@ class Lock:
         return [(name, dep["path"], dep["md5"]) for name, stage in self.stages.items() for dep in stage.get("deps", [])]
 
 
-def read_lock() -> Lock:
-    """Read dvc.lock of the current folder. Raises FileNotFoundError or UserError when it is missing or corrupt."""
+def read_lock(project: Path = Path()) -> Lock:
+    """Read a project's dvc.lock. Raises FileNotFoundError or UserError when it is missing or corrupt."""
+    lock = project / LOCK
     try:
-        return Lock(YAML(typ="safe", pure=True).load(LOCK)["stages"])
+        return Lock(YAML(typ="safe", pure=True).load(lock)["stages"])
     except FileNotFoundError:
         raise FileNotFoundError(f"{LOCK} does not exist: run in the project's root, or dvc repro first") from None
     except CORRUPT:
-        if has_conflicts(LOCK.read_bytes()):
+        if has_conflicts(lock.read_bytes()):
             raise UserError(f"{LOCK} has merge conflicts: {RESOLVE}") from None
         raise UserError(f"{LOCK} is corrupt: git checkout {LOCK}, or dvc repro") from None
 

@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import psutil
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
-from classifier.arithmetic import CAPS
 from classifier.errors import UserError
 from classifier.params import upgraded
 from classifier.project.files import sha256, write_atomic
 from classifier.project.lineage import project_root
-from classifier.project.processes import end_processes
 from classifier.recording.run import SECONDS
-from classifier.recording.store import DATABASE, sqlite_uri
 from classifier.recording.tags import (
     COMMIT_TAG,
     DATA_TAG,
@@ -45,14 +37,17 @@ from classifier.recording.tags import (
     TEST_TAG,
     WEIGHTS_TAG,
 )
-from classifier.repository.dvc import complaint, dvc_command, dvc_environment
+from classifier.repository.dvc import complaint
 from classifier.repository.lockfile import hash_of
-from classifier.repository.worktree import share_images, worktree
+from classifier.repository.worktree import worktree
+from classifier.runs.checkout import Checkout
 from classifier.runs.reading import SWEEP, is_sweep
 
 DATA = Path("data/normalized")
 REPORTS = ("train", "evaluate")  # folders of artifacts
 MEASURED = ("system/", SECONDS)  # metrics of the machine, which differ between runs
+COMPUTATION = ("arithmetic", "instructions", "parts", "device")  # of the environment: how results are computed
+NATIVE = ("cpu", "threads")  # decide them in native arithmetic as well
 RECORDED = "recorded"  # the name under which DVC fetches the data by their hash
 
 
@@ -90,6 +85,13 @@ class ReproductionReport:
         return [each for each in self.findings if not each.same and each.kind == "environment"]
 
     @property
+    def computation(self) -> list[Finding]:
+        """What differs in how results are computed: in portable arithmetic neither processor nor threads decide."""
+        portable = Finding("environment", "arithmetic", "portable", "portable") in self.findings
+        names = COMPUTATION if portable else COMPUTATION + NATIVE
+        return [each for each in self.environment if each.name in names]
+
+    @property
     def identical(self) -> bool:
         return not self.differences and not self.missing
 
@@ -108,6 +110,7 @@ class ReproductionReport:
             "compared": self.compared,
             "warnings": self.warnings,
             "missing": self.missing,
+            "computation": [asdict(each) for each in self.computation],
             "differences": [asdict(each) for each in self.differences],
             "environment": [asdict(each) for each in self.environment],
             "folder": str(self.folder) if self.folder else None,
@@ -146,6 +149,11 @@ class StoredRun:
         tags = {name: value for name, value in self.tags.items() if name.startswith(ENVIRONMENT)}
         return {**packages, **{name.removeprefix(ENVIRONMENT): value for name, value in tags.items()}}
 
+    @property
+    def portable(self) -> bool:
+        """Whether neither the processor nor the number of threads decided the results."""
+        return self.tags.get(f"{ENVIRONMENT}arithmetic") == "portable"
+
     def check(self) -> None:
         """Raise UserError or FileNotFoundError if this run cannot be reproduced."""
         tags = self.tags
@@ -173,7 +181,7 @@ class StoredRun:
         tags, lacks = self.tags, []
         if PROBLEM_TAG in tags:
             lacks.append(f"the run's code was not recorded completely: {tags[PROBLEM_TAG]}")
-        if f"{ENVIRONMENT}threads" not in tags:
+        if "threads" not in self.environment and not self.portable:
             lacks.append("the number of threads was not recorded, on which results depend: OMP_NUM_THREADS sets it")
         return lacks
 
@@ -204,7 +212,8 @@ def reproduce(run: Run, *, keep: bool = False) -> ReproductionReport:
         write_atomic(params, with_sections(file, recorded) if recorded else with_params(file, record.params))
         if "dvc.lock" in record.code:  # it knows the original files' hash too
             write_atomic(project / "dvc.lock", record.code["dvc.lock"])
-        reproduction = Reproduction(project, root, commit, record.tags.get("env.threads"))
+        threads = None if record.portable else record.tags.get(f"{ENVIRONMENT}threads")
+        reproduction = Reproduction(project, root, commit, threads)
         reproduction.bring_data(record.tags[DATA_TAG])
         repeated = reproduction.execute(evaluate=record.error is not None or EVALUATED_TAG in record.tags)
         findings = [*compare_data(record, project / DATA), *compare(record, repeated, reproduction.error)]
@@ -231,24 +240,15 @@ def with_params(file: bytes, params: Mapping[str, str]) -> bytes:
     return json.dumps(tree).encode()  # JSON is YAML
 
 
-class Reproduction:
-    """Runs the stages in the checkout."""
+class Reproduction(Checkout):
+    """Runs the stages of a recorded run in the checkout."""
 
     def __init__(self, project: Path, root: Path, commit: str, threads: str | None) -> None:
-        self.project, self.commit = project, commit
-        self.output: list[str] = []  # of the last DVC command, by lines
+        super().__init__(project, root)
+        self.commit = commit
         self.error: str | None = None  # why training or evaluation failed
-        own = ("MLFLOW_", "PIPELINE_", *CAPS)  # the run's own code chooses its arithmetic
-        self.environment = {name: value for name, value in dvc_environment().items() if not name.startswith(own)}
-        self.environment["DVC_SITE_CACHE_DIR"] = str(project.parent / "dvc-site-cache")
-        self.environment["MLFLOW_TRACKING_URI"] = sqlite_uri(project / DATABASE)
         if threads:
             self.environment["OMP_NUM_THREADS"] = threads  # the order of summation depends on it
-        download = YAML(typ="safe", pure=True).load(project / "params.yaml").get("download", {})
-        share_images(root, project, download.get("folder", "images"))
-        mirror = os.environ.get("DATA_MIRROR") or download.get("mirror")
-        if mirror and (root / mirror).is_dir():  # relative folders start at the project's root
-            self.environment["DATA_MIRROR"] = str((root / mirror).resolve())
 
     def bring_data(self, wanted: str) -> None:
         """Get `data/normalized` with this hash from the cache or a remote, or download the original files again.
@@ -262,7 +262,7 @@ class Reproduction:
             said.append(f"dvc pull: {complaint(self.output)}")
         remake = ["repro", "--no-run-cache", "--no-commit"]
         for way in (["--pull", "normalize"], ["--force", "normalize"]):  # the cache may hold corrupt files
-            if not self._dvc(*remake, *way) and wanted in data_digests(self.project / DATA):
+            if not self.dvc(*remake, *way) and wanted in data_digests(self.project / DATA):
                 return
         if not (self.project / DATA).is_dir():
             said.append(f"dvc repro normalize: {complaint(self.output)}")
@@ -276,7 +276,7 @@ class Reproduction:
         pointer.write_text(json.dumps({"outs": [{"path": RECORDED, "hash": "md5", "md5": wanted}]}), encoding="utf-8")
         try:
             for way in ("checkout", "pull"):
-                self._dvc(way, pointer.name, shown=False)
+                self.dvc(way, pointer.name, shown=False)
                 if hash_of(place) == wanted:
                     (self.project / DATA).parent.mkdir(parents=True, exist_ok=True)
                     place.rename(self.project / DATA)
@@ -288,7 +288,7 @@ class Reproduction:
     def execute(self, *, evaluate: bool) -> StoredRun | None:
         """Train and evaluate without caches. Returns None if no run was recorded."""
         which = ["--downstream", "train"] if evaluate else ["--single-item", "train"]
-        failed = self._dvc("repro", "--force", "--no-run-cache", "--no-commit", *which)
+        failed = self.dvc("repro", "--force", "--no-run-cache", "--no-commit", *which)
         record = self._record()
         if failed:
             self.error = (record.error if record else None) or complaint(self.output)
@@ -303,46 +303,6 @@ class Reproduction:
         experiments = [each.experiment_id for each in client.search_experiments()]
         runs = client.search_runs(experiments, f"tags.`{COMMIT_TAG}` = '{self.commit}'")  # the runs of seeds lack it
         return StoredRun(runs[0], client) if runs else None
-
-    def _dvc(self, *arguments: str, shown: bool = True) -> int:
-        """Run DVC in the checkout and return its exit status. No process that it started outlives this call.
-
-        Do not pass `--quiet`: it hides why DVC failed.
-        """
-        self.output = []
-        with subprocess.Popen(  # noqa: S603, arguments of this project
-            dvc_command(*arguments),
-            cwd=self.project,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # only this process gets Ctrl-C, and then ends the others
-        ) as process:
-            assert process.stdout
-            try:
-                for line in process.stdout:
-                    self.output.append(line.rstrip("\n"))
-                    if shown:
-                        print(line, end="", file=sys.stderr, flush=True)
-            except BaseException:
-                _end(psutil.Process(process.pid))
-                raise
-        return process.returncode
-
-
-def _end(process: psutil.Process) -> None:
-    """Terminate a process and its children; kill those that do not end."""
-    family = [process, *process.children(recursive=True)]
-    end_processes(lambda: [each for each in family if _is_alive(each)])
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def compare_data(record: StoredRun, folder: Path) -> Iterator[Finding]:
@@ -363,7 +323,8 @@ def data_digests(folder: Path) -> list[str | None]:
 def compare(record: StoredRun, again: StoredRun | None, error: str | None) -> Iterator[Finding]:
     """Compare everything in the record with the reproduction; `error`: why the reproduction failed."""
     if again:
-        for name in sorted(record.environment.keys() | again.environment.keys() if record.environment else ()):
+        names = record.environment.keys() | again.environment.keys() if record.environment else set()
+        for name in dict.fromkeys([*(name for name in COMPUTATION + NATIVE if name in names), *sorted(names)]):
             yield Finding("environment", name, record.environment.get(name), again.environment.get(name))
     if record.error or error:
         yield Finding("error", "error", record.error, error)

@@ -283,6 +283,31 @@ def test_the_verdict_is_a_line_or_a_table(capsys):
     assert "environment" not in shown
 
 
+def environment_of(*changes, arithmetic="native"):
+    values = {"arithmetic": (arithmetic, arithmetic)} | dict.fromkeys(changes, ("this", "that"))
+    return [Finding("environment", name, *both) for name, both in values.items()]
+
+
+def test_a_difference_in_arithmetic_is_named_before_the_others(capsys):
+    other = Finding("weights", "w", "a", "b")
+    for arithmetic, named in (
+        ("native", "instructions was this, is that; cpu was this, is that"),
+        ("portable", "instructions was this, is that"),
+    ):
+        findings = [other, *environment_of("instructions", "cpu", "torch", arithmetic=arithmetic)]
+        report = ReproductionReport("0" * 32, "c", findings, [], [], None)
+        _show(report)
+        assert capsys.readouterr().out.splitlines()[:2] == [
+            f"run {'0' * 32} is not reproduced: 1 difference",
+            f"it was computed otherwise, which may be why: {named}",
+        ]
+        assert [each["name"] for each in report.summary()["computation"]] == [
+            part.split()[0] for part in named.split("; ")
+        ]
+    same = ReproductionReport("0" * 32, "c", environment_of("cpu", arithmetic="portable"), [], [], None)
+    assert (same.identical, same.computation) == (True, [])
+
+
 class Lab(Project):
     """In a subfolder of its repository, a submodule of another, with a folder for temporary files beside."""
 
