@@ -23,6 +23,7 @@ CAPS = {
     "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT",
     "MKL_CBWR": "COMPATIBLE",
 }
+BITS = 96  # of the fractions that `cosine` computes with
 BRANCH, COMPATIBLE = 1, 3  # MKL_CBWR_BRANCH and MKL_CBWR_COMPATIBLE of mkl_types.h
 
 
@@ -61,6 +62,20 @@ def instructions() -> str:
     mode = getattr(ctypes.CDLL(torch._C.__file__), "mkl_serv_cbwr_get", lambda _: COMPATIBLE)(BRANCH)
     mkl = "compatible MKL" if mode == COMPATIBLE else f"MKL mode {mode}"
     return f"{torch.backends.cpu.get_cpu_capability()}, {mkl}"
+
+
+def cosine(angle: float) -> float:
+    """cos(angle), 0 <= angle <= pi, correctly rounded. The last bit of `math.cos` depends on the C library."""
+    numerator, denominator = angle.as_integer_ratio()
+    fixed = (numerator << BITS) // denominator
+    square = fixed * fixed >> BITS
+    term = total = 1 << BITS
+    order = 0
+    while abs(term) > 1:  # of the Taylor series
+        order += 2
+        term = -(term * square >> BITS) // (order * (order - 1))
+        total += term
+    return total / (1 << BITS)  # Python rounds the quotient of integers correctly
 
 
 def is_x86() -> bool:

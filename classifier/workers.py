@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from mmap import mmap
+from mmap import PAGESIZE, mmap
 from multiprocessing import get_context
 
 import torch
 from torch import Tensor
 
-from classifier.errors import UserError
+from classifier.errors import UserError, lacks_memory
 
 SPINS = 500  # attempts, about 0.1 ms, before a process sleeps until another arrives
 PATIENCE_S = 300  # with a process that is alive and does not answer
@@ -32,6 +32,7 @@ class Crew:
     def __init__(self, size: int) -> None:
         self.size, self.rank = size, 0
         self.pids: dict[int, int] = {}  # by rank; known to rank 0 alone
+        self.last_words = mmap(-1, PAGESIZE)  # of a process that ends with an error that the user can fix
         semaphore = get_context("fork").Semaphore
         # (a, b): arrivals of a that b has not seen yet. A semaphore also orders the memory that both use.
         self.arrivals = {(a, b): semaphore(0) for a in range(size) for b in range(size) if a != b}
@@ -90,6 +91,9 @@ class Crew:
             if ended:
                 del self.pids[rank]
                 code = os.waitstatus_to_exitcode(status)
+                kind, _, said = self.last_words[:].rstrip(b"\0").decode(errors="replace").partition(" ")
+                if said:
+                    raise MemoryError(said) if kind == "memory" else UserError(said)
                 raise UserError(
                     f"a training process exited without reporting (exit status {code}; -9: killed, or out of memory); "
                     "run again: training resumes from its last checkpoint"
@@ -115,10 +119,19 @@ class Crew:
             self._begin()
             work()
             os._exit(0)
-        except BaseException:
-            os.write(2, traceback.format_exc().encode())
+        except (UserError, OSError) as error:
+            self._say("error", error)
+        except BaseException as error:
+            if lacks_memory(error):
+                self._say("memory", error)
+            else:
+                os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(1)
+
+    def _say(self, kind: str, error: BaseException) -> None:
+        words = f"{kind} {error or type(error).__name__}".encode()[:PAGESIZE]
+        self.last_words[: len(words)] = words
 
     def _begin(self) -> None:
         """What a new process does first: it ends with rank 0, which alone answers signals and holds files."""

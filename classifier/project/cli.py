@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from classifier.errors import UserError
+from classifier.errors import UserError, lacks_memory
 from classifier.project.files import needing_space, sha256
 from classifier.project.lineage import check_place, project_root
 from classifier.project.ownership import owning
@@ -31,27 +31,20 @@ def run(main: Callable[[list[str]], None], name: str) -> None:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
-        if (lack := out_of_memory(error)) is None:
+        if not lacks_memory(error):
             raise
         key = f"lower {name}.batch_size, or " if name in ("train", "evaluate") else ""
-        print(f"{name}: out of memory: {lack}: {key}close other programs", file=sys.stderr)
+        print(f"{name}: out of memory: {out_of_memory(error)}: {key}close other programs", file=sys.stderr)
         sys.exit(1)
     finally:
         gc.freeze()  # spares the garbage collection of torch's and mlflow's objects at exit: 1 s
 
 
-def out_of_memory(error: Exception) -> str | None:
-    """Describe in one line what could not be allocated and what is free; None for any other error.
-
-    PyTorch raises OutOfMemoryError for a GPU and RuntimeError for the CPU, NumPy and Python raise MemoryError.
-    """
-    text = " ".join(str(error).split())
-    if re.search("can't allocate memory|out of memory|ALLOC_FAILED", text):
-        text = text.rpartition("DefaultCPUAllocator: ")[2]
-        # Keep the requested size and the GPU's total and free memory; drop advice for programmers.
-        text = re.split(r" (?:Error code|Including|Of the allocated|CUDA kernel errors|If reserved)\b", text)[0]
-    elif not isinstance(error, MemoryError):
-        return None
+def out_of_memory(error: Exception) -> str:
+    """Describe in one line what could not be allocated and what is free."""
+    text = " ".join(str(error).split()).rpartition("DefaultCPUAllocator: ")[2]
+    # Keep the requested size and the GPU's total and free memory; drop advice for programmers.
+    text = re.split(r" (?:Error code|Including|Of the allocated|CUDA kernel errors|If reserved)\b", text)[0]
     if "GPU" in text:
         return text.rstrip(". ")
     import psutil

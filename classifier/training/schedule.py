@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from math import cos, pi
+from math import pi
 
+from classifier.arithmetic import cosine
 from classifier.params import TrainParams
 
 
@@ -27,4 +28,4 @@ def learning_rate(step: int, steps: int, params: TrainParams) -> float:
 
 
 def _half_cosine(start: float, end: float, fraction: float) -> float:
-    return end + (start - end) / 2 * (1 + cos(pi * fraction))
+    return end + (start - end) / 2 * (1 + cosine(pi * fraction))

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 
 from classifier.data.dataset import read_meta, read_split
 from classifier.device import keep_freed_memory
-from classifier.errors import UserError
+from classifier.errors import UserError, lacks_memory
 from classifier.networks.model import Classifier
 from classifier.networks.registry import NetworkSpec, build, specify
 from classifier.params import TrainParams
@@ -97,7 +97,7 @@ def _train_in_processes(
     data: Path, seeds: Sequence[int], params: TrainParams, workers: int, report: Report, work: Work
 ) -> dict[int, Trained]:
     """Each process trains every `workers`-th seed. Their rows are reported here, one after the other."""
-    reports: SimpleQueue[tuple[int, Row] | UserError | None] = SimpleQueue()
+    reports: SimpleQueue[tuple[int, Row] | Exception | None] = SimpleQueue()
     rows: dict[int, list[Row]] = {seed: [] for seed in seeds}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -111,7 +111,7 @@ def _train_in_processes(
             reported = reports.get()
             if reported is None:
                 working -= 1
-            elif isinstance(reported, UserError):
+            elif isinstance(reported, Exception):
                 raise reported  # which ends the other processes
             else:
                 rows[reported[0]].append(reported[1])
@@ -151,21 +151,23 @@ def _processes(
             process.wait()
 
 
-def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | UserError | None]) -> None:
-    """Pass on the rows of a process, then None when it has ended or a UserError."""
-    end: UserError | None = UserError("a training process wrote what is not a row")
+def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | Exception | None]) -> None:
+    """Pass on the rows of a process, then None when it has ended, or the error with which it did."""
+    end: Exception | None = UserError("a training process wrote what is not a row")
     try:
         assert process.stdout
         with process.stdout as lines:
             for line in lines:
                 message = json.loads(line)
+                if "memory" in message:
+                    raise MemoryError(message["memory"])
                 if "error" in message:
                     raise UserError(message["error"])
                 reports.put((message["seed"], Row(**message["row"])))
         end = None
         if process.wait():
             raise UserError(f"a training process exited with {process.returncode}; -9: killed, or out of memory")
-    except UserError as error:
+    except (UserError, MemoryError) as error:
         end = error
     except ValueError:  # JSON that is cut off
         end = UserError("a training process exited in the middle of a line: killed, or out of memory")
@@ -194,8 +196,11 @@ def _work(arguments: list[str]) -> None:
             network = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say, work).classifier.network
             state = {name: value.contiguous() for name, value in network.state_dict().items()}
             write_atomic(Path(job["folder"]) / f"{seed}.safetensors", save(state))
-        except (UserError, OSError) as error:
-            print(json.dumps({"error": f"seed {seed}: {error}"}), flush=True)
+        except Exception as error:
+            kind = "memory" if lacks_memory(error) else "error"
+            if kind == "error" and not isinstance(error, UserError | OSError):
+                raise
+            print(json.dumps({kind: f"seed {seed}: {error}"}), flush=True)
             return
 
 

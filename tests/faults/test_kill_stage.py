@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from classifier.project.files import sha256_of
+from tests.faults.attack import Attack, cases, limit
+from tests.processes import words_of
 from tests.samples import ROOT, write_digits
 
 STEPS = 160  # 40 epochs of 4 batches
@@ -19,19 +27,23 @@ STEPS = 160  # 40 epochs of 4 batches
 class Stage:
     """`stages.train` in a project of its own, with a checkpoint after each step; its journal waits for nobody."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, processes: str = "auto") -> None:
         self.folder = folder
         (folder / ".dvc").mkdir(parents=True)
         write_digits(folder / "data/normalized")
         params = (ROOT / "params.yaml").read_text().replace("epochs: 20", "epochs: 40")
+        params = params.replace("processes: auto", f"processes: {processes}")
         (folder / "params.yaml").write_text(params.replace("checkpoint_every: 500", "checkpoint_every: 1"))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+        return {**kept, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(self.folder)}
 
     def start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "stages.train", "params.yaml"]
         command += ["data/normalized", "models/classifier", "reports/train"]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
-        variables = {**kept, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(self.folder)}
-        return subprocess.Popen(command, cwd=self.folder, env=variables, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(command, cwd=self.folder, env=self.variables, stdout=subprocess.DEVNULL)
 
     def checkpoints(self) -> int:
         """The number of the last step that has a checkpoint."""
@@ -68,3 +80,61 @@ def test_train_killed_three_times_resumes_and_writes_the_same_bytes(tmp_path, ex
     assert stage.start().wait(timeout=300) == 0
     assert stage.outputs() == expected
     assert not list(stage.folder.glob(".pipeline/checkpoints/*-*"))
+
+
+def kill_one(stage: subprocess.Popen[bytes], choice: random.Random) -> bool:
+    """Kill one of the processes that train, at random; False if the stage has ended. All of them end."""
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(stage.pid)
+        training = [first, *(each for each in first.children() if "stages.train" in words_of(each))]
+        victim = choice.choice(training)
+        if stage.poll() is None:
+            victim.kill()
+            stage.wait(timeout=30)
+            _, alive = psutil.wait_procs(training, timeout=10)
+            assert not alive, "a process outlives its stage"
+            assert stage.returncode != 0
+            return True
+    return False
+
+
+def runs(folder: Path) -> list[str]:
+    """The status of every run in MLflow."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        return [status for (status,) in store.execute("SELECT status FROM runs")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(limit(3600))
+def test_random_processes_of_a_training_with_two_are_killed(tmp_path, expected, attack: Callable[[str], Attack]):
+    """At random times, its start included; about ten kills per training, which then ends with one run."""
+    row = attack("SIGKILL of a random process of a training with two processes, at random times")
+    wanted, kills, trainings = cases(100), 0, 0
+    while kills < wanted:
+        trainings += 1
+        stage = Stage(tmp_path / str(trainings), processes="2")
+        with row.case(f"training {trainings}"):
+            process = stage.start()
+            while kills < wanted and row.random.random() < 0.9:
+                time.sleep(row.random.uniform(0, 5))
+                if not kill_one(process, row.random):
+                    break
+                kills += 1
+                process = stage.start()
+            assert process.wait(timeout=300) == 0
+            assert stage.outputs() == expected
+            assert not list(stage.folder.glob(".pipeline/checkpoints/*-*"))
+            command = [sys.executable, "-m", "classifier", "sync"]
+            end = time.monotonic() + 60
+            while (
+                "everything is recorded"
+                not in subprocess.run(
+                    command, cwd=stage.folder, env=stage.variables, capture_output=True, text=True, check=False
+                ).stdout
+            ):
+                assert time.monotonic() < end, "not all is recorded"
+            assert runs(stage.folder) == ["FINISHED"]
+        assert trainings < wanted + 20, "trainings end before they are killed"
+        shutil.rmtree(stage.folder)
+    row.run = kills
+    row.verdict()

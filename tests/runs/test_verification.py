@@ -10,7 +10,6 @@ import pytest
 
 from classifier.commands.verify import text
 from classifier.repository.dvc import dvc_command
-from classifier.repository.lockfile import hash_of
 from classifier.runs.verification import Output, Verification, other_libraries
 from tests.projects import Project
 from tests.samples import ROOT
@@ -108,7 +107,7 @@ def test_versions_are_compared_with_those_that_are_locked_for_this_python(tmp_pa
 @pytest.mark.slow
 def test_the_published_bytes_are_made_here(tmp_path):
     """The real pipeline, as HEAD has it; what is not committed yet is not verified."""
-    if hash_of(ROOT / "dvc.lock") is None or not (ROOT / ".git").exists():
+    if not (ROOT / "dvc.lock").is_file() or not (ROOT / ".git").exists():
         pytest.skip("not a repository with a dvc.lock")
     command = [sys.executable, "-m", "classifier", "verify", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from queue import SimpleQueue
 
 import psutil
 import pytest
@@ -141,6 +143,21 @@ def test_processes_share_the_cores(data, monkeypatch):
 def workers_of(process):
     """Its children that train; beside them multiprocessing may have some of its own."""
     return [child for child in process.children() if "classifier.training.seeds" in words_of(child)]
+
+
+def test_a_process_without_memory_is_said_once(data, monkeypatch, capfd):
+    """Its stage says it with what is free; the process itself, which knows the seed, says nothing else."""
+    monkeypatch.setattr(classifier.training.seeds, "train_one", lambda *arguments: torch.empty(2**50))
+    job = {"data": str(data), "folder": "", "seeds": [3], "params": train_params().model_dump(), "work": None}
+    classifier.training.seeds._work([json.dumps(job)])
+    out, err = capfd.readouterr()
+    assert err == ""
+    reports = SimpleQueue()
+    with subprocess.Popen(["echo", out], stdout=subprocess.PIPE, text=True) as process:
+        classifier.training.seeds._follow(process, reports)
+    error = reports.get()
+    assert isinstance(error, MemoryError)
+    assert re.match(r"seed 3: .*you tried to allocate 4503599627370496 bytes", str(error))
 
 
 def test_an_error_names_the_seed_and_ends_the_other_processes(data):

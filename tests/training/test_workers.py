@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -92,6 +93,26 @@ def test_an_error_in_a_process_is_shown_and_ends_the_work(capfd):
     with pytest.raises(UserError, match="exit status 1"), crew.working(work):
         work()
     assert "RuntimeError: no memory for the part" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (lambda: torch.empty(2**50), MemoryError, "you tried to allocate 4503599627370496 bytes"),
+        (lambda: Path("/no/such/file").read_bytes(), UserError, "No such file or directory: '/no/such/file'"),
+    ],
+)
+def test_what_the_user_can_fix_in_a_process_is_said_by_the_first_one_alone(body, kind, said, capfd):
+    crew = Crew(2)
+
+    def work():
+        if crew.rank == 1:
+            body()
+        crew.meet()
+
+    with pytest.raises(kind, match=said), crew.working(work):
+        work()
+    assert capfd.readouterr().err == ""
 
 
 def test_an_error_in_the_first_process_ends_the_others():
