@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import IO, Any
 
 TERMINAL, SIZE = "xterm-256color", (40, 120)  # terminal type, lines and columns
@@ -32,6 +33,7 @@ class Sample:
     cpu_s: float
     peak_mib: float
     said: dict[str, Any] = field(default_factory=dict)
+    family_mib: float = 0.0  # peak of the memory that several processes have together, if it was watched
 
     @property
     def loop_s(self) -> float:
@@ -43,9 +45,12 @@ class Sample:
         return self.wall_s - self.loop_s
 
 
-def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str], terminal: bool = False) -> Sample:
+def measure(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], terminal: bool = False, family: str = ""
+) -> Sample:
     """Run a command and measure it. With `terminal`, standard output is a terminal, so that stages show progress.
 
+    With `family`, also the memory of its processes that have this word in their command line, which slows them down.
     Raises RuntimeError with the end of the output if the command fails.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
@@ -58,7 +63,8 @@ def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]
                 stdout=shown,
                 stderr=errors,
             )
-            _, status, usage = os.wait4(process.pid, 0)
+            with watching(process.pid, family) if family else nullcontext([0.0]) as peaks:
+                _, status, usage = os.wait4(process.pid, 0)
             wall_s = time.monotonic() - start
             process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
@@ -72,7 +78,32 @@ def measure(command: Sequence[str], folder: Path, environment: Mapping[str, str]
         # The interpreter's start counts as imports; the time not covered by any part is its exit.
         said["imports"] = said.pop("started_at") - start + said.get("imports", 0)
         said["exit"] = wall_s - sum(value for name, value in said.items() if not name.endswith(("_s", "_mib")))
-    return Sample(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MIB, said)
+    return Sample(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MIB, said, max(peaks))
+
+
+@contextmanager
+def watching(pid: int, word: str) -> Iterator[list[float]]:
+    """MiB of a process and its children with this word, each shared page counted once, looked at ten times a second."""
+    peaks, over = [0.0], Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            children = Path(f"/proc/{pid}/task/{pid}/children")
+            with suppress(OSError):  # ended meanwhile
+                pids = [str(pid), *children.read_text().split()]
+                named = [each for each in pids if word in Path(f"/proc/{each}/cmdline").read_text()]
+                rollups = (Path(f"/proc/{each}/smaps_rollup").read_text() for each in named)
+                peaks.append(
+                    sum(int(found) for text in rollups for found in re.findall(r"^Pss: +(\d+)", text, re.M)) / 2**10
+                )
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        yield peaks
+    finally:
+        over.set()
+        watcher.join()
 
 
 @contextmanager

@@ -43,15 +43,15 @@ class Project:
         for command in (["init", "-q"], ["add", "--all"], [*AUTHOR, "commit", "-q", "-m", "what is measured"]):
             self.run("git", *command)
 
-    def run(self, *command: str, folder: str = ".", terminal: bool = False) -> Sample:
+    def run(self, *command: str, folder: str = ".", terminal: bool = False, family: str = "") -> Sample:
         """Run and measure a command; `folder` is relative to the project's root."""
-        return measure(command, self.folder / folder, self.environment, terminal)
+        return measure(command, self.folder / folder, self.environment, terminal, family)
 
-    def python(self, *arguments: str, terminal: bool = False) -> Sample:
-        return self.run(sys.executable, *arguments, terminal=terminal)
+    def python(self, *arguments: str, terminal: bool = False, family: str = "") -> Sample:
+        return self.run(sys.executable, *arguments, terminal=terminal, family=family)
 
-    def module(self, name: str, *arguments: str, terminal: bool = False) -> Sample:
-        return self.python("-m", name, *arguments, terminal=terminal)
+    def module(self, name: str, *arguments: str, terminal: bool = False, family: str = "") -> Sample:
+        return self.python("-m", name, *arguments, terminal=terminal, family=family)
 
     def write_params(self, path: str, recipe: str | None, **sections: dict[str, Any]) -> None:
         """Write params.yaml's values, overridden by those of the file `recipe`, overridden by `sections`."""

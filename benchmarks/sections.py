@@ -13,6 +13,7 @@ from statistics import mean, median
 from benchmarks.bench import RECIPE, STAGES, Bench, Processes, Samples, Section
 from benchmarks.commands import Commands
 from benchmarks.on_gpu import Replayed, WarmSpeedrun
+from benchmarks.parts import Parts
 from benchmarks.process import Sample
 from benchmarks.results import Bar, Result, Table, line, ratio, summary
 from benchmarks.several_seeds import SeedLoops, SeedStages
@@ -288,6 +289,7 @@ SECTIONS: dict[str, type[Section]] = {
     "sweeping": Sweeping,
     "growth": Growth,
     "speedrun": Speedrun,
+    "parts": Parts,
     "replica_stages": SeedStages,  # named as in benchmarks/results
     "replica_loops": SeedLoops,
     "replayed": Replayed,
