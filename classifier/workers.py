@@ -57,8 +57,9 @@ class Crew:
                 os.waitpid(pid, 0)
             self.pids.clear()
 
-    def hand_out(self, tensors: Iterable[Tensor]) -> None:
-        """Give all processes rank 0's values of these tensors. Call it before `working`: forks have them already."""
+    def hand_out(self, numbers: Sequence[int], tensors: Iterable[Tensor]) -> Sequence[int]:
+        """Give all processes rank 0's numbers and the values of its tensors, before `working`: forks will have them."""
+        return numbers
 
     def meet(self, written: Sequence[Tensor] = ()) -> None:
         """Return when all processes have called this: each then has what the others wrote before.

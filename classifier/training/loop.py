@@ -82,9 +82,7 @@ def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Che
         for number, row in enumerate(saved.rows):
             report(engine.seeds[number % len(engine.seeds)], row)
         began -= (saved.rows[-1].seconds or 0.0) if saved.rows else 0.0
-    position = torch.tensor([step, engine.steps])
-    crew.hand_out([position, *engine.tensors().values()])
-    start, engine.steps = position.tolist()
+    start, engine.steps = crew.hand_out([step, engine.steps], engine.tensors().values())
     with threads(engine.computation.threads), crew.working(lambda: assist(steps, start)):
         if crew.rank == 0:
             lead(steps, start, began, report, checkpoints)

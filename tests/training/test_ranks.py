@@ -40,9 +40,8 @@ for turn in range(50):
     assert [each.tolist() for each in ragged] == [[turn] * 4, [turn + 1], [turn + 2] * 2]
 crew.meet()
 layout = torch.full((2, 3, 4, 4), float(crew.rank)).to(memory_format=torch.channels_last)
-position = torch.tensor([7 - crew.rank, crew.rank])
-crew.hand_out([position, layout])
-assert position.tolist() == [7, 0] and not layout.any() and layout.is_contiguous(memory_format=torch.channels_last)
+assert crew.hand_out([7 - crew.rank, crew.rank], [layout]) == [7, 0]
+assert not layout.any() and layout.is_contiguous(memory_format=torch.channels_last)
 crew.agree({"data": "a", "cpu": str(crew.rank)})
 try:
     crew.agree({"data": "a", "torch": f"2.{crew.rank // 2}"})
