@@ -11,10 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from unicodedata import normalize
 
 from classifier.errors import UserError
 from classifier.params import DownloadParams
+from classifier.project.lineage import project_root
 from classifier.sources.listing import Entry, Listing
 
 SPLIT_NAMES = {  # of folders and in tables, in any case
@@ -89,7 +91,11 @@ def class_order(found: Iterable[str], vacant: Iterable[str], params: DownloadPar
     """
     found, vacant = set(found), set(vacant)
     if not found:
-        raise UserError(f"{params.folder} holds no images in class folders: docs/images.md shows how to arrange them")
+        copied = Path.cwd() != project_root() and not Path(params.folder).is_absolute()
+        hint = "; a copy of the project needs an absolute path in download.folder, or dvc add" if copied else ""
+        raise UserError(
+            f"{params.folder} holds no images in class folders: docs/images.md shows how to arrange them{hint}"
+        )
     if odd := sorted(name for name in found | vacant if not name.isprintable()):
         raise UserError(f"class names {shown(odd)}: allowed are printable characters: rename the folders")
     if params.classes is not None:
