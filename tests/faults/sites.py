@@ -39,6 +39,8 @@ from classifier.project.files import replacing, sha256, write_atomic
 from classifier.project.ownership import claim
 from classifier.recording import journal
 from classifier.sources.catalog import SourceFile, origin
+from classifier.sources.images import write_images
+from classifier.sources.listing import Folder
 from classifier.sources.raw import read_raw, write_manifest
 from classifier.sources.transfer import fetch
 from classifier.training import seeds
@@ -48,6 +50,7 @@ from classifier.training.report import verify_training, write_training
 from tests.evaluation.samples import evaluation_of, noisy_predictions
 from tests.evaluation.samples import params as evaluate_params
 from tests.faults.kernel import CREATING, RENAMING, WRITING, ask, can_refuse, refuse, small_disk
+from tests.photos import download_params, pets, write_files
 from tests.samples import ROOT, digits_split, train_params, write_digits
 
 DISK = 16 << 20  # bytes
@@ -110,6 +113,13 @@ def manifest(folder: Path, version: int, strike: Strike) -> None:
         (new / "digits.csv.gz").write_bytes((source.installed / "digits.csv.gz").read_bytes())
         strike()
         write_manifest(new, "digits", source)
+
+
+def described(folder: Path, version: int, strike: Strike) -> None:
+    photos = write_files(folder / "photos", pets(1 + version))
+    with replacing(folder / "out") as new:
+        strike()
+        write_images(new, Folder(photos), download_params(photos))
 
 
 def split(folder: Path, version: int, strike: Strike) -> None:
@@ -258,6 +268,7 @@ SITES = {
     "folder": Site(a_folder, of_files, ("flush",), cleans=True),
     "download's file": Site(downloaded, of_files, cleans=True),
     "download's manifest": Site(manifest, lambda folder: read_raw(folder / "out"), cleans=True),
+    "download's images": Site(described, lambda folder: read_raw(folder / "out"), cleans=True, several=True),
     "normalize's split": Site(split, of_files),
     "normalize's meta": Site(data_meta, lambda folder: read_meta(folder / "out")),
     "train's model": Site(model, read_the_model, cleans=True, several=True),
@@ -343,7 +354,8 @@ MET = {
     "classifier.tracking.internals:note_home": "store's address",
     "classifier.tracking.internals:relocate": "store's address",
     "classifier.training.report:write_training": "train's report",
-    "classifier.sources.transfer:fetch": "download's file",
+    "classifier.sources.transfer:_published": "download's file",
+    "classifier.sources.images:write_images": "download's images",
     "classifier.commands.recipe:recipe": "recipe's values",
 }
 # Functions that write and are not covered by a site -> the reason.
@@ -352,6 +364,7 @@ NOT_MET = {
     "classifier.repository.clones:Clone.reset": "a sweep's own clone, which is made anew",
     "classifier.repository.clones:Clone.start": "a log, written by the process that is started",
     "classifier.repository.worktree:check_out": "a checkout that is thrown away or made anew",
+    "classifier.repository.worktree:_link": "a checkout that is thrown away or made anew",
     "classifier.sweeps.record:Record.begin": "write_atomic of one file",
     "classifier.repository.repair:_repair_lockfile": "write_atomic of one file",
     "classifier.project.ownership:remove": "renames what goes away",

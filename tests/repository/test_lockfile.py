@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from classifier.repository.lockfile import hash_of, read_lock
+from classifier.repository.code import code_paths
+from classifier.repository.lockfile import Lock, hash_of, read_lock
 from tests.recorded import Workspace, get_run
 
 
@@ -46,3 +47,12 @@ def test_a_run_names_the_data_that_were_read_rather_than_those_of_dvc_lock(works
     assert run.data.tags["dvc.data"] == hash_of(outputs.data) != other
     assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["dvc.data"]
     assert run.data.tags["dvc.model"] == hash_of(outputs.model)
+
+
+def test_the_users_images_are_no_code():
+    stage = {
+        "deps": [{"path": "photos/", "md5": "1.dir"}, {"path": "stages/download.py", "md5": "2"}],
+        "params": {"params.yaml": {"download": {"folder": "photos"}}},
+    }
+    assert Lock({"download": stage}).code == {"stages/download.py": "2"}
+    assert code_paths(b"stages: {download: {cmd: x, deps: ['${download.folder}/', a.py]}}") == ["a.py", "dvc.yaml"]

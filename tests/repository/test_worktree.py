@@ -10,7 +10,7 @@ from dvc.config import Config
 
 from classifier.repository.code import git_state
 from classifier.repository.dvc import dvc_command, dvc_environment
-from classifier.repository.worktree import worktree
+from classifier.repository.worktree import share_images, worktree
 
 
 def git(*arguments):
@@ -180,3 +180,33 @@ def test_a_clone_that_lacks_objects_is_enough(root, tmp_path, options, monkeypat
         with worktree(clone, earlier, b"") as project:
             assert (project / "code.py").read_text() == "first\n"
             assert git("-C", str(project), "status", "--porcelain") == ""
+
+
+def files(folder):
+    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]  # as DVC does
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in found}
+
+
+@pytest.mark.parametrize("kept", [[], ["photos/.gitignore"], ["photos/cat/1"]])
+def test_a_checkout_sees_the_projects_images(root, tmp_path, kept):
+    images = {"cat/1": "one", "cat/2": "two", ".gitignore": "*", "dog/3": "three"}
+    outside = tmp_path / "outside"
+    outside.write_text("linked")
+    for project, names in ((root, images), (tmp_path / "checkout", [name.removeprefix("photos/") for name in kept])):
+        for name in names:
+            (project / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+            (project / "photos" / name).write_text(images[name])
+    (root / "photos/cat/link").symlink_to(outside)
+    (root / "photos/all").symlink_to(tmp_path)
+    share_images(root, tmp_path / "checkout", "photos")
+    share_images(root, tmp_path / "checkout", "photos")
+    assert files(tmp_path / "checkout/photos") == images | {"cat/link": "linked"}
+    assert (tmp_path / "checkout/photos/cat/1").samefile(root / "photos/cat/1") or kept == ["photos/cat/1"]
+
+
+def test_images_elsewhere_or_that_dvc_brings_are_left_alone(root, tmp_path):
+    (root / "sets/photos").mkdir(parents=True)
+    (root / "sets.dvc").touch()
+    for folder in ("sets/photos", str(tmp_path), "nowhere"):
+        share_images(root, tmp_path / "checkout", folder)
+    assert not (tmp_path / "checkout").exists()

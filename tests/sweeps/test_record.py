@@ -70,6 +70,18 @@ def test_the_key_covers_values_params_and_code(monkeypatch):
     assert sweep_key([POINT], params.model_copy(update={"promote": promote})) == keys[0]  # it decides no result
 
 
+def test_the_key_covers_the_users_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    (tmp_path / "photos").mkdir()
+    params = file_params().override({"download.dataset": "folder", "download.folder": "photos"})
+    keys = []
+    for content in ("one", "two"):
+        (tmp_path / "photos/1").write_text(content)
+        keys.append(sweep_key([POINT], params))
+    assert len(set(keys)) == 2
+
+
 def test_the_key_changes_with_the_code_that_a_stage_uses_and_with_nothing_else(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_text(
