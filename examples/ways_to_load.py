@@ -113,13 +113,13 @@ def from_pipeline(data: Path, batches: list[np.ndarray]) -> Iterator[Batch]:
 
 def main() -> None:
     with TemporaryDirectory() as temporary:
-        params, raw, data, photos, stream = (
-            Path(temporary, name) for name in ("params.yaml", "raw", "normalized", "photos", "stream")
+        params, raw, data, report, photos, stream = (
+            Path(temporary, name) for name in ("params.yaml", "raw", "normalized", "report", "photos", "stream")
         )
         defaults = Path(__file__).parents[1] / "params.yaml"
         params.write_text(apply(defaults.read_text(), {"download": {"dataset": "digits"}})[0])
         download.main([str(params), str(raw)])
-        normalize.main([str(params), str(raw), str(data)])
+        normalize.main([str(params), str(raw), str(data), str(report)])
         split, random = read_split(data, "train", read_meta(data)), np.random.default_rng(0)
         order = [random.permutation(len(split)) for _ in range(PASSES)]
         batches = [batch for each in order for batch in np.split(each, range(BATCH, len(each), BATCH))]

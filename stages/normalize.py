@@ -1,56 +1,157 @@
-"""Convert a data set's original files to the canonical form that all later stages read.
+"""Convert a data set's original files to the canonical form that all later stages read, and show what it holds.
 
-    python -m stages.normalize params.yaml data/raw data/normalized
+    python -m stages.normalize params.yaml data/raw data/normalized reports/data
 
-Reads: params.yaml, section `normalize`; the output of the stage download, whose manifest names the data set.
-Writes: the folder, with a file of images and labels per split and `meta.json` (`classifier.data.dataset`).
-Why: training, evaluation and serving handle a single form, (N, C, 32, 32) uint8, independent of the source.
+Reads: params.yaml, section `normalize`; the output of the stage download, whose manifest names the data set; the files
+of dataset `folder`, where they lie.
+Writes: the third folder, with the images and labels of each split and `meta.json` (`classifier.data.dataset`); the
+fourth, with tables and pictures of the data (`classifier.data.report`).
+Why: training, evaluation and serving handle a single form, (N, C, H, W) uint8, independent of the source. A person sees
+bad files, duplicates and changed pixels before anything trains on them.
+An interrupted decoding resumes where it stopped (`classifier.data.decoding`).
 """
 
 from __future__ import annotations
 
-from classifier.data.dataset import SIZE, DatasetMeta, known_preprocessing, write_meta, write_split
-from classifier.data.formats import parse
-from classifier.data.normalization import counts, make_splits, statistics
-from classifier.data.ranges import usual
-from classifier.params import load_params
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from classifier.data.collection import Collection
+from classifier.data.dataset import SPLITS, DatasetMeta, known_preprocessing, write_meta
+from classifier.data.drift import Drift, find_drift
+from classifier.data.duplicates import find_duplicates
+from classifier.data.gathering import decode_folder, folder_set, known_set, preprocessing_of
+from classifier.data.normalization import statistics
+from classifier.data.pixels import decoder
+from classifier.data.preprocessing import Preprocessing
+from classifier.data.report import Report, write_problems
+from classifier.errors import UserError
+from classifier.params import NormalizeParams, load_params
 from classifier.project.cli import paths, run_stage
-from classifier.project.files import replacing
+from classifier.project.files import replacing, sha256, sha256_of
+from classifier.project.lineage import PACKAGE, project_root
+from classifier.project.resuming import resumable
+from classifier.repository.previous import previous_files
 from classifier.sources.catalog import SOURCES
-from classifier.sources.raw import read_raw
+from classifier.sources.raw import Manifest, read_manifest, read_raw
+
+WORK = Path(".pipeline/normalizing")  # in the project's root
 
 
 def main(arguments: list[str]) -> None:
-    params_path, raw, normalized = paths(arguments, "params", "raw", "normalized")
-    params = load_params(params_path).normalize
-    manifest, files = read_raw(raw)
-    class_names = SOURCES[manifest.dataset].class_names
+    params_path, raw, normalized, reports = paths(arguments, "params", "raw", "normalized", "reports")
+    params = load_params(params_path)
+    manifest = read_manifest(raw)
+    if manifest.images is None:
+        _, files = read_raw(raw)
+        collection = known_set(manifest.dataset, files, SOURCES[manifest.dataset].class_names, params.normalize)
+        preprocessing = known_preprocessing(collection.shape[0])
+        write(manifest, collection, preprocessing, params.normalize, {}, None, normalized, reports)
+    else:
+        normalize_folder(manifest, raw, Path(params.download.folder), params.normalize, normalized, reports)
 
-    splits = make_splits(*parse(manifest.dataset, files), class_names, params)
-    mean, std = statistics(splits["train"].images, params)
 
-    channels = splits["train"].images.shape[1]
-    preprocessing = known_preprocessing(channels)
+def normalize_folder(
+    manifest: Manifest, raw: Path, folder: Path, params: NormalizeParams, normalized: Path, reports: Path
+) -> None:
+    """Decode a folder of images and `write` what it holds."""
+    from classifier.sources.images import Images  # here, because the known sets do not need pyarrow
 
-    with replacing(normalized) as new:
+    images = Images(raw, folder)
+    preprocessing = preprocessing_of(images, params)
+    with resumable(project_root() / WORK, fingerprint(preprocessing)) as work:
+        decoded = decode_folder(images, preprocessing, work)
+        if decoded.problems and params.bad_images == "refuse":
+            with replacing(reports) as new:
+                write_problems(new, decoded.problems)
+            path, reason = next(iter(decoded.problems.items()))
+            raise UserError(
+                f"{len(decoded.problems):,} of {len(images):,} files give no pixels, the first: {path!r:.300}: "
+                f"{reason}: repair or remove those that {reports}/problems.csv lists, or set normalize.bad_images: "
+                "exclude"
+            )
+        collection = folder_set(images, decoded, params)
+        changed = find_drift(previous_files(normalized), collection, preprocessing)
+        write(manifest, collection, preprocessing, params, decoded.problems, changed, normalized, reports)
+
+
+def write(
+    manifest: Manifest,
+    collection: Collection,
+    preprocessing: Preprocessing,
+    params: NormalizeParams,
+    problems: dict[str, str],
+    drift: Drift | None,
+    normalized: Path,
+    reports: Path,
+) -> None:
+    """Write both outputs and say what they hold. Raises UserError for leaks, if params refuse them."""
+    name, names = manifest.dataset, collection.originals.names
+    duplicates = find_duplicates(collection.facts.digests, collection.facts.thumbs, collection.splits)
+    leaking = [names[place] for place in duplicates.leaking]
+    kept, excluded = np.ones(len(collection.labels), bool), dict(problems)
+    if params.leaks == "drop":
+        kept[duplicates.leaking] = False
+        excluded |= dict.fromkeys(leaking, "has a duplicate in a later split of train, validation, test")
+    train = kept & (collection.splits == SPLITS.index("train"))
+    mean, std = statistics(*collection.sums(train), params)
+    report = Report(collection, kept, duplicates, problems, excluded, drift)
+    if leaking and params.leaks == "refuse":
+        with replacing(reports) as new:
+            report.write(new, name)
+        raise UserError(
+            f"{len(leaking):,} images have a duplicate in a later split of train, validation, test, the first: "
+            f"{leaking[0]!r:.300}: remove those that {reports}/duplicates.csv lists, or set normalize.leaks: drop"
+        )
+    with replacing(normalized) as new, replacing(reports) as new_reports:
+        metrics = report.write(new_reports, name)
+        files, labels = collection.write(new, kept)
+        of_files = collection.originals.sha256 is not None
         meta = DatasetMeta(
-            name=manifest.dataset,
+            name=name,
             source=manifest.home,
             licence=manifest.licence,
             citation=manifest.citation,
-            class_names=list(class_names),
-            channels=channels,
-            size=SIZE,
+            class_names=list(collection.class_names),
+            channels=preprocessing.channels,
+            size=preprocessing.image_size,
             preprocessing=preprocessing,
             mean=mean,
             std=std,
-            ranges=usual(splits["train"].images, preprocessing.margin),
-            counts={name: counts(split.labels, class_names) for name, split in splits.items()},
-            files={name: write_split(new, name, split) for name, split in splits.items()},
+            ranges=collection.ranges(train),
+            counts=collection.counts(kept),
+            files=files,
+            labels=labels,
+            images=collection.write_table(new, kept) if of_files else None,
+            decoder=decoder() if of_files else None,
+            excluded=excluded,
         )
         write_meta(new, meta)
-    print(f"{meta.name}: {', '.join(f'{len(split):,} {name}' for name, split in splits.items())}")
+    print(f"{name}: {', '.join(f'{sum(counts):,} {split}' for split, counts in meta.counts.items())}")
     print(f"mean {', '.join(f'{value:.4f}' for value in mean)}, std {', '.join(f'{value:.4f}' for value in std)}")
+    if problems:
+        print(f"{len(problems):,} files gave no pixels and were excluded: {reports}/problems.csv")
+    if metrics["leaks"]:
+        done = (
+            f"{len(leaking):,} images were dropped" if params.leaks == "drop" else "normalize.leaks: drop removes them"
+        )
+        print(f"{metrics['leaks']:,} pairs of duplicates lie in two splits: {reports}/duplicates.png; {done}")
+    if drift and drift.largest:
+        known = [value for value in drift.largest.values() if value is not None]
+        largest = f", by up to {max(known)} of 255" if known else ""
+        print(
+            f"{len(drift.largest):,} images have other pixels than with {drift.decoder}{largest}: {reports}/drift.csv",
+            file=sys.stderr,
+        )
+
+
+def fingerprint(preprocessing: Preprocessing) -> str:
+    """Of what decides the pixels of a file, apart from the file: what another one decoded is not resumed."""
+    code = {path.name: sha256_of(path) for path in sorted((PACKAGE / "data").glob("*.py"))}
+    return sha256(json.dumps([preprocessing.model_dump(), decoder(), code], sort_keys=True).encode())[:16]
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     with checkpointed(prepared.fingerprint, params.train.checkpoint_every) as work:
         record.begin(work.run_key(params), prepared.environment | computation.recorded())
         record.log_data(data, meta)
+        record.log_data_report(reports.with_name("data"))  # no dependency: another picture retrains no model
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             record.settle()
             network = f"{spec.architecture}, {size} parameters"

@@ -20,6 +20,10 @@ from tests.samples import ROOT
 OUTPUTS = {
     "data/raw": {"digits.csv.gz", "manifest.json"},
     "data/normalized": {"train.safetensors", "validation.safetensors", "test.safetensors", "meta.json"},
+    "reports/data": {
+        *("metrics.json", "classes.csv", "sizes.csv", "modes.csv", "channels.csv", "problems.csv", "duplicates.csv"),
+        "classes.png",
+    },
     "models/classifier": {"weights.safetensors", "meta.json"},
     "reports/train": {"history.csv", "metrics.json", "manifest.json"},
     "reports/evaluate": {

@@ -1,7 +1,8 @@
 """Decodes image files on every core, in chunks that a killed normalization does not decode again.
 
-A chunk is a file `<number>-<SHA-256 of the file>.safetensors` in a folder outside DVC's outputs: the pixels of its
-images and the facts about each. No process holds more pixels than those of one chunk.
+A chunk is a file `<key>-<SHA-256 of the file>.safetensors` in a folder outside DVC's outputs: the pixels of its images
+and the facts about each. The key is that of its files' contents, so that after a repaired file its chunk alone is
+decoded again. No process holds more pixels than those of one chunk.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,25 +27,35 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from classifier.data.duplicates import thumbnails
-from classifier.data.pixels import BadImageError, decode
+from classifier.data.pixels import BadImageError, Box, decode_in_box
 from classifier.data.preprocessing import Pixels, Preprocessing
+from classifier.data.ranges import measure
 from classifier.errors import UserError
 from classifier.project.files import needing_space, sha256, sha256_of
 
-CHUNK_IMAGES, CHUNK_BYTES = 256, 1 << 22  # at most, of pixels
+CHUNK_IMAGES, CHUNK_BYTES = 512, 1 << 22  # at most, of pixels
 SUFFIX = ".safetensors"
 
-Numbered = tuple[int, Any]  # a record of the source and its number there
+
+class Record(Protocol):
+    """A file of the source."""
+
+    @property
+    def sha256(self) -> str | None: ...
+
+
+Batch = Sequence[tuple[int, Record]]  # records with their numbers in the source
 
 
 @dataclass(frozen=True)
 class Facts:
     """What is known of K decoded images, in the order of the source."""
 
-    numbers: npt.NDArray[np.int64]  # (K,), of their records
+    numbers: npt.NDArray[np.int64]  # (K,), of their records; in a chunk's file, their places in the chunk
     digests: Pixels  # (K, 32), SHA-256 of the pixels
     thumbs: Pixels  # (K, 16, 16), `classifier.data.duplicates.thumbnails`
     sums: npt.NDArray[np.int64]  # (K, C, 2), of the pixels and of their squares
+    measures: npt.NDArray[np.float64]  # (K, M), `classifier.data.ranges.measured`
 
 
 @dataclass(frozen=True)
@@ -52,20 +63,18 @@ class Chunk:
     path: Path
     facts: Facts
     problems: dict[int, str]  # number of a record that gave no pixels -> reason
-
-    def __len__(self) -> int:
-        """Number of files, with pixels or not."""
-        return len(self.facts.numbers) + len(self.problems)
-
-    def pixels(self) -> Pixels:
-        """(K, C, H, W)."""
-        with safe_open(self.path, framework="numpy") as file:
-            found: Pixels = file.get_tensor("pixels")
-        return found
+    first: int  # number of its first record
 
 
-def facts_of(images: Pixels, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Facts:
-    """images: `(K, C, H, W)`."""
+def read_pixels(path: Path) -> Pixels:
+    """The pixels of a chunk's file, (K, C, H, W)."""
+    with safe_open(path, framework="numpy") as file:
+        found: Pixels = file.get_tensor("pixels")
+    return found
+
+
+def facts_of(images: Pixels, numbers: Sequence[int], margin: int, boxes: Sequence[Box] | None = None) -> Facts:
+    """images: `(K, C, H, W)`; boxes: the part of each that is not padding."""
     digests = b"".join(hashlib.sha256(image).digest() for image in np.ascontiguousarray(images))
     values = images.reshape(*images.shape[:2], -1)
     floats = values.astype(np.float64)  # sums of integers below 2 ** 53 are exact
@@ -73,8 +82,9 @@ def facts_of(images: Pixels, numbers: Sequence[int] | npt.NDArray[np.int64]) -> 
     return Facts(
         numbers=np.asarray(numbers, np.int64),
         digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
-        thumbs=thumbnails(images),
+        thumbs=thumbnails(images, boxes),
         sums=np.stack([values.sum(2, dtype=np.int64), squares], 2),
+        measures=np.stack(list(measure(images, margin).values()), 1),
     )
 
 
@@ -85,28 +95,31 @@ def joined(parts: Sequence[Facts]) -> Facts:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes the files of records into chunks in `folder`; other processes get a pickled copy."""
+    """Decodes the files of records into chunks in `folder`."""
 
     read: Callable[[Any], bytes]  # from a record to its file's bytes
     preprocessing: Preprocessing
     folder: Path
 
-    def __call__(self, number: int, records: Sequence[Numbered]) -> Path:
-        """Decode the chunk with this number and return its file."""
+    def __call__(self, key: str, batch: Batch) -> Path:
+        """Decode the chunk with this key and return its file."""
         size, channels = self.preprocessing.image_size, self.preprocessing.channels
-        images = np.empty((len(records), channels, size, size), np.uint8)
-        numbers: list[int] = []
+        images = np.empty((len(batch), channels, size, size), np.uint8)
+        places: list[int] = []
+        boxes: list[Box] = []
         problems: dict[int, str] = {}
-        for index, record in records:
+        for place, (_, record) in enumerate(batch):
             try:
-                images[len(numbers)] = decode(self.read(record), self.preprocessing)
-                numbers.append(index)
+                images[len(places)], box = decode_in_box(self.read(record), self.preprocessing)
+                places.append(place)
+                boxes.append(box)
             except BadImageError as error:
-                problems[index] = str(error)
-        images = images[: len(numbers)]
-        content = save({"pixels": images, **vars(facts_of(images, numbers))}, {"problems": json.dumps(problems)})
-        path = self.folder / f"{number:08d}-{sha256(content)}{SUFFIX}"
-        temporary = path.with_suffix(".tmp")
+                problems[place] = str(error)
+        images = images[: len(places)]
+        facts = facts_of(images, places, self.preprocessing.margin, boxes)
+        content = save({"pixels": images, **vars(facts)}, {"problems": json.dumps(problems)})
+        path = self.folder / f"{key}-{sha256(content)}{SUFFIX}"
+        temporary = path.with_suffix(f".{os.getpid()}")
         with needing_space(path, len(content)):
             temporary.write_bytes(content)  # not flushed to disk: its name says whether it is whole
             temporary.replace(path)
@@ -114,59 +127,69 @@ class Decoder:
 
 
 def decode_all(
-    decoder: Decoder, records: Iterable[Numbered], processes: int, advance: Callable[[int], None]
+    decoder: Decoder, records: Iterable[tuple[int, Record]], processes: int, advance: Callable[[int], None]
 ) -> list[Chunk]:
-    """Decode all records in order and return their chunks; those of an earlier, killed call are not decoded again.
+    """Decode all records and return their chunks in order; those of an earlier, killed call are not decoded again.
 
     `advance` is called with the number of files of each chunk that is done. Raises UserError if a process is killed.
     """
     preprocessing, iterator = decoder.preprocessing, iter(records)
     size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (preprocessing.channels * preprocessing.image_size**2)))
-    chunks = dict(_finished(decoder.folder))
-    for chunk in chunks.values():
-        advance(len(chunk))
-    batches = enumerate(iter(lambda: list(islice(iterator, size)), []))
-    left = ((number, batch) for number, batch in batches if number not in chunks)
+    numbers: dict[str, list[list[int]]] = {}  # key -> the numbers of each chunk with it
+    paths = dict(_finished(decoder.folder))
+
+    def to_do() -> Iterator[tuple[str, Batch]]:
+        while batch := list(islice(iterator, size)):
+            key = sha256("".join(f"{record.sha256}" for _, record in batch).encode())
+            known = key in paths or key in numbers
+            numbers.setdefault(key, []).append([number for number, _ in batch])
+            if known:
+                advance(len(batch))
+            else:
+                yield key, batch
+
+    left = to_do()
     first = list(islice(left, 2))
     if processes == 1 or len(first) < 2:
-        paths: Iterable[tuple[int, Path]] = ((number, decoder(number, batch)) for number, batch in chain(first, left))
+        done: Iterable[tuple[str, Path]] = ((key, decoder(key, batch)) for key, batch in chain(first, left))
     else:
-        paths = _in_processes(decoder, chain(first, left), processes)
-    for number, path in paths:
-        chunks[number] = _read(path)
-        advance(len(chunks[number]))
-    return [chunks[number] for number in sorted(chunks)]
+        done = _in_processes(decoder, chain(first, left), processes)
+    for key, path in done:
+        paths[key] = path
+        advance(len(numbers[key][0]))
+    chunks = [_read(paths[key], of_chunk) for key, chunks in numbers.items() for of_chunk in chunks]
+    return sorted(chunks, key=lambda chunk: chunk.first)
 
 
-def _finished(folder: Path) -> Iterator[tuple[int, Chunk]]:
-    """The chunks of an earlier call; what is not whole is removed."""
+def _finished(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The chunks of an earlier call by their keys; what is not whole is removed."""
     for path in folder.glob("*-*.*"):
-        number, _, known = path.stem.partition("-")
+        key, _, known = path.stem.partition("-")
         if path.suffix == SUFFIX and sha256_of(path) == known:
-            yield int(number), _read(path)
+            yield key, path
         else:
             path.unlink()
 
 
-def _read(path: Path) -> Chunk:
+def _read(path: Path, numbers: Sequence[int]) -> Chunk:
+    """The chunk in this file, whose files have these numbers in the source."""
     with safe_open(path, framework="numpy") as file:
         facts = Facts(**{name: file.get_tensor(name) for name in Facts.__dataclass_fields__})
         problems = json.loads(file.metadata()["problems"])
-    return Chunk(path, facts, {int(number): reason for number, reason in problems.items()})
+    in_source = np.array(numbers, np.int64)[facts.numbers]
+    reasons = {numbers[int(place)]: reason for place, reason in problems.items()}
+    return Chunk(path, replace(facts, numbers=in_source), reasons, numbers[0])
 
 
-def _in_processes(
-    decoder: Decoder, batches: Iterator[tuple[int, list[Numbered]]], processes: int
-) -> Iterator[tuple[int, Path]]:
+def _in_processes(decoder: Decoder, batches: Iterator[tuple[str, Batch]], processes: int) -> Iterator[tuple[str, Path]]:
     """Yield chunks as they are done. A few are handed out ahead, so that memory stays the same for any number."""
-    context = get_context("forkserver")  # its processes import this module once, and inherit no threads or locks
-    context.set_forkserver_preload([__name__])
-    executor = ProcessPoolExecutor(processes, context, _begin, (decoder,))
+    # Forked, because an open archive cannot be sent; nothing here has threads that hold locks.
+    executor = ProcessPoolExecutor(processes, get_context("fork"), _begin, (decoder,))
     try:
-        working: dict[Future[Path], int] = {}
+        working: dict[Future[Path], str] = {}
         while True:
-            for number, batch in islice(batches, 2 * processes - len(working)):
-                working[executor.submit(_decode, number, batch)] = number
+            for key, batch in islice(batches, 2 * processes - len(working)):
+                working[executor.submit(_decode, key, batch)] = key
             if not working:
                 return
             for future in wait(working, return_when=FIRST_COMPLETED).done:
@@ -198,6 +221,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _decode(number: int, records: Sequence[Numbered]) -> Path:
+def _decode(key: str, batch: Batch) -> Path:
     assert _decoder, "_begin has run"
-    return _decoder(number, records)
+    return _decoder(key, batch)

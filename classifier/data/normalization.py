@@ -71,19 +71,20 @@ def make_splits(
     return {"train": _take(everything, kept), "validation": validation, "test": test_split}
 
 
-def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of (N, C, 32, 32), of pixels scaled to 0..1, or those of params.
+def statistics(sums: npt.NDArray[np.int64], pixels: int, params: NormalizeParams) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of pixels scaled to 0..1, or those of params.
 
-    Raises UserError if params have a different number of channels, or if all pixels of a channel are equal.
+    sums: `(C, 2)`, of `pixels` pixels and of their squares, per channel. Raises UserError if params have a different
+    number of channels, or if all pixels of a channel are equal.
     """
-    channels = images.shape[1]
+    channels = len(sums)
     given = {"normalize.mean": params.mean, "normalize.std": params.std}
     if wrong := [f"{key} is {value}" for key, value in given.items() if value is not None and len(value) != channels]:
         raise UserError(
             f"{' and '.join(wrong)}: allowed is one number for each of the images' channels, which are {channels}, "
             "or null"
         )
-    computed = [_mean_and_std(images[:, channel]) for channel in range(channels)]
+    computed = [mean_and_std(int(first), int(second), pixels) for first, second in sums]
     mean = params.mean or [mean for mean, _ in computed]
     std = params.std or [std for _, std in computed]
     if 0 in std:
@@ -96,6 +97,14 @@ def statistics(images: Images, params: NormalizeParams) -> tuple[list[float], li
     return mean, std
 
 
+def mean_and_std(first: int, second: int, pixels: int) -> tuple[float, float]:
+    """Of pixels scaled to 0..1, from the sum of the pixels and that of their squares.
+
+    Computed in integers up to the last division: exact, and independent of order and machine.
+    """
+    return first / (255 * pixels), math.sqrt((pixels * second - first * first) / (255 * pixels) ** 2)
+
+
 def counts(labels: Labels, class_names: Sequence[str]) -> list[int]:
     """Number of images per class."""
     return [int(count) for count in np.bincount(labels, minlength=len(class_names))]
@@ -103,15 +112,3 @@ def counts(labels: Labels, class_names: Sequence[str]) -> list[int]:
 
 def _take(split: Split, indices: npt.NDArray[np.intp]) -> Split:
     return Split(split.images[indices], split.labels[indices])
-
-
-def _mean_and_std(channel: Images) -> tuple[float, float]:
-    """Computed in integers up to the last division: exact, and independent of order and machine."""
-    histogram = np.zeros(256, np.int64)
-    for start in range(0, len(channel), 4096):  # bincount makes 8 bytes of every pixel
-        histogram += np.bincount(channel[start : start + 4096].ravel(), minlength=256)
-    pixels = [int(pixels) for pixels in histogram]
-    count = sum(pixels)
-    first = sum(value * pixels[value] for value in range(256))
-    second = sum(value * value * pixels[value] for value in range(256))
-    return first / (255 * count), math.sqrt((count * second - first * first) / (255 * count) ** 2)

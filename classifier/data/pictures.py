@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from classifier.data.preprocessing import Pixels
@@ -111,8 +110,3 @@ def _shortened(text: str, size: int, width: int) -> str:
     while kept > 2 and font.getlength(f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}") > width:
         kept -= 1
     return f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}"
-
-
-def sample(members: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the members, evenly spaced."""
-    return members[np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)] if len(members) else members

@@ -17,6 +17,8 @@ from classifier.data.preprocessing import Pixels
 from classifier.data.preprocessing import Preprocessing as Preprocessing  # for those who call `decode`
 from classifier.errors import UserError
 
+Box = tuple[int, int, int, int]
+
 # No format that runs another program (EPS), and none whose decoder is not known to give equal bits everywhere (AVIF).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # a JPEG with several pictures (MPO) is a JPEG
 LARGEST_PIXELS = 89_478_485  # of a file, which may take 4 bytes each; Pillow warns above this number
@@ -62,6 +64,11 @@ def decode(content: bytes, preprocessing: Preprocessing) -> Pixels:
 
     Raises BadImageError, with the reason, for a file that is damaged, too large or of a kind without a rule.
     """
+    return decode_in_box(content, preprocessing)[0]
+
+
+def decode_in_box(content: bytes, preprocessing: Preprocessing) -> tuple[Pixels, Box]:
+    """Like `decode`, with the part of the pixels that is not padding: left, top, right, bottom."""
     with warnings.catch_warnings():  # Pillow's, about metadata that no rule reads
         warnings.simplefilter("ignore")
         try:
@@ -133,7 +140,7 @@ def _eight_bits(image: Image.Image) -> Pixels:
     return gray
 
 
-def _canvas(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+def _canvas(image: Image.Image, preprocessing: Preprocessing) -> tuple[Pixels, Box]:
     """Resize with antialiasing (Pillow's bicubic filter), crop or pad, and invert."""
     inner, size = preprocessing.inner, preprocessing.image_size
     if preprocessing.resize == "crop":
@@ -147,8 +154,9 @@ def _canvas(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     if preprocessing.invert:
         pixels = 255 - pixels
     if resized == (size, size):
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(pixels), (0, 0, size, size)
     canvas = np.zeros((preprocessing.channels, size, size), np.uint8)
     left, top = ((inner - side) // 2 + preprocessing.margin for side in resized)
-    canvas[:, top : top + resized[1], left : left + resized[0]] = pixels
-    return canvas
+    right, bottom = left + resized[0], top + resized[1]
+    canvas[:, top:bottom, left:right] = pixels
+    return canvas, (left, top, right, bottom)

@@ -21,6 +21,11 @@ WORDS = {
 }
 
 
+def measured(channels: int) -> list[str]:
+    """The names of the measures of images of so many channels."""
+    return [name for name in WORDS if channels > 1 or name != "colour"]
+
+
 def measure(images: np.ndarray, margin: int) -> dict[str, Values]:
     """Images `(N, C, H, W) uint8` -> the measures of each, `(N,)` float64 in 0..1.
 

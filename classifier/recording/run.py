@@ -138,6 +138,16 @@ class Recording:
         tags = {DATA_TAG: digest, TEST_TAG: meta.sha256["test"]}
         self.journal.append("tags", tags=tags, restored=restored)
 
+    def log_data_report(self, folder: Path, *, restored: bool = False) -> None:
+        """Record `reports/data/`, what the stage normalize found in the images, if it exists."""
+        if not folder.is_dir():
+            return
+        self.journal.keep(folder, "data")
+        self.journal.append("files", path="data", restored=restored)
+        found = json.loads((folder / "metrics.json").read_bytes())
+        values = {f"data/{name}": float(value) for name, value in found.items()}
+        self.journal.append("metrics", seed=None, step=0, values=values, restored=restored)
+
     def settle(self) -> None:
         """Wait a few seconds at most until the recorder has created the run, which would slow down training."""
         assert self.recorder, "there is none to wait for"
@@ -288,6 +298,7 @@ def restore_training(
     """Record what the run of a training would hold, for a run that must be created from its outputs."""
     record.journal.append("tags", tags={RESTORED_TAG: "true"}, restored=True)
     record.log_data(data, data_meta, restored=True)
+    record.log_data_report(reports.with_name("data"), restored=True)
     seeds = [int(seed) for seed in meta.replicas]
     histories = read_histories(reports, seeds) or {meta.seed: read_history(reports / "history.csv")}
     for seed, rows in histories.items():

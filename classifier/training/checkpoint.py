@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
@@ -39,12 +37,11 @@ from classifier.errors import UserError
 from classifier.params import Params, TrainParams
 from classifier.project.files import read_file, sha256, sha256_of, write_atomic
 from classifier.project.lineage import PACKAGE, project_root
-from classifier.project.ownership import claim, release, remove
+from classifier.project.resuming import resumable
 from classifier.training.history import Row
 
 CHECKPOINTS = Path(".pipeline/checkpoints")  # in the project's root
 KEPT = 2
-ABANDONED_S = 14 * 24 * 3600  # after which a training that was killed is not expected to go on
 LARGEST = 1 << 30  # bytes of any file
 
 
@@ -194,40 +191,15 @@ def checkpointed(fingerprint: str, every: int) -> Iterator[Work]:
     if not every:
         yield Work(key, None, every)
         return
-    folder, handle = _claim_place(project_root() / CHECKPOINTS, fingerprint[:16])
-    for leftover in folder.rglob(".*.tmp"):
-        leftover.unlink()
-    known = folder / "run"
-    if known.exists():
-        key = known.read_text(encoding="utf-8")
-    else:
-        write_atomic(known, key.encode())
-    try:
+    with resumable(project_root() / CHECKPOINTS, fingerprint[:16]) as folder:
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink()
+        known = folder / "run"
+        if known.exists():
+            key = known.read_text(encoding="utf-8")
+        else:
+            write_atomic(known, key.encode())
         yield Work(key, folder, every)
-        remove(folder)
-        _remove_abandoned(folder.parent)
-    finally:
-        release(handle)
-
-
-def _claim_place(root: Path, name: str) -> tuple[Path, int]:
-    """The first that is free, those of trainings that were killed before new ones."""
-    for path in chain(sorted(root.glob(f"{name}-*")), (root / f"{name}-{slot}" for slot in count())):
-        if (handle := claim(path)) is not None:
-            return path, handle
-    raise AssertionError("slots have no end")
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Those of other trainings that nobody has gone on with for long: of params or code that are no more."""
-    for folder in root.glob("*-*"):
-        try:
-            newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0)
-        except FileNotFoundError:
-            continue  # somebody is at work there
-        if newest < time.time() - ABANDONED_S and (handle := claim(folder)) is not None:
-            remove(folder)
-            release(handle)
 
 
 def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path) -> str:

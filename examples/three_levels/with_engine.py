@@ -47,10 +47,10 @@ def params_of(settings: Settings) -> str:
 
 def main(settings: Settings) -> Result:
     with TemporaryDirectory() as temporary:
-        file, raw, data = (Path(temporary, name) for name in ("params.yaml", "raw", "normalized"))
+        file, raw, data, report = (Path(temporary, name) for name in ("params.yaml", "raw", "normalized", "report"))
         file.write_text(params_of(settings))
         download.main([str(file), str(raw)])
-        normalize.main([str(file), str(raw), str(data)])
+        normalize.main([str(file), str(raw), str(data), str(report)])
         params, meta = load_params(file).train, read_meta(data)
         device = pick_device(params.device, "train.device")
         set_precision(params.precision, device)

@@ -395,7 +395,7 @@ def test_tutorial_reads_the_official_files(tmp_path: Path, mnist_folder: Path) -
     project = Project(tmp_path, str(mnist_folder))
     project.write_params("data/params.yaml", RECIPE)
     project.module("stages.download", "data/params.yaml", "data/raw")
-    project.module("stages.normalize", "data/params.yaml", "data/raw", "data/normalized")
+    project.module("stages.normalize", "data/params.yaml", "data/raw", "data/normalized", "data/report")
     project.module("benchmarks.data", "idx", "data/normalized", "data/torchvision")
     for path in mnist_folder.glob("*-ubyte.gz"):
         written = tmp_path / "data/torchvision/MNIST/raw" / path.stem

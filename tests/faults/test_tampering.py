@@ -56,7 +56,7 @@ def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
     raw, data, model, training = (folder / name for name in ("raw", "normalized", "model", "training"))
     params_path = str(ROOT / "params.yaml")
     download.main([params_path, str(raw)])
-    normalize.main([params_path, str(raw), str(folder / "other")])
+    normalize.main([params_path, str(raw), str(folder / "other"), str(folder / "reports")])
     meta = write_digits(data)
     models = {seed: build(meta, seed) for seed in (0, 1)}
     write_model(model, models, 0, meta)
@@ -72,7 +72,7 @@ def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
             evaluate(several, data, model, training, folder / "reports", record)
 
     def normalized() -> None:
-        normalize.main([params_path, str(raw), str(folder / "other")])
+        normalize.main([params_path, str(raw), str(folder / "other"), str(folder / "reports")])
 
     of_train = [data / name for name in ("train.safetensors", "validation.safetensors", "meta.json")]
     of_evaluate = [data / name for name in ("test.safetensors", "meta.json")]
@@ -127,7 +127,7 @@ def test_a_served_model_verifies_its_files_too(attack, tmp_path):
 
 
 STAGES = {  # folder -> the stage that writes it, the stage that reads it, and its arguments
-    "data/raw": ("download", "normalize", "params.yaml data/raw data/normalized"),
+    "data/raw": ("download", "normalize", "params.yaml data/raw data/normalized reports/data"),
     "data/normalized": ("normalize", "train", "params.yaml data/normalized models/classifier reports/train"),
 }
 

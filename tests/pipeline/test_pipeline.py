@@ -53,7 +53,8 @@ def test_one_run_holds_everything_and_its_data_and_model_have_dvcs_hashes(projec
     assert any(key.startswith("system/") for key in keys)
     (artifacts,) = (project.folder / "mlartifacts").glob("*/artifacts")
     logged = {str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file()}
-    reports = {f"{out.split('/')[1]}/{name}" for out in ("reports/train", "reports/evaluate") for name in OUTPUTS[out]}
+    outs = ("reports/data", "reports/train", "reports/evaluate")
+    reports = {f"{out.split('/')[1]}/{name}" for out in outs for name in OUTPUTS[out]}
     code = {"code/params.yaml", "code/dvc.lock", "code/environment.json"}
     assert logged == {"logs/train.txt", "logs/evaluate.txt", *reports, *code}
     assert "[20,    40] loss:" in (artifacts / "logs/train.txt").read_text()
@@ -187,7 +188,7 @@ def test_a_training_that_fails_leaves_a_failed_run_with_its_error(quick):
 @pytest.mark.parametrize(
     ("stage", "arguments", "message"),
     [
-        ("normalize", "data/raw data/normalized", "run dvc repro"),
+        ("normalize", "data/raw data/normalized reports/data", "run dvc repro"),
         ("train", "data/normalized models/classifier reports/train", "run dvc repro normalize"),
         ("evaluate", "data/normalized models/classifier reports/train reports/evaluate", "run dvc repro normalize"),
     ],

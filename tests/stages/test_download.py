@@ -113,7 +113,7 @@ def test_cifar10_from_a_server_to_pixels(tmp_path, monkeypatch, serve):
     raw, normalized = tmp_path / "raw", tmp_path / "normalized"
     download.main([params(tmp_path, "cifar10"), str(raw)])
     assert {name: content for name, content in contents(raw).items() if name != "manifest.json"} == archive
-    normalize.main([params(tmp_path, "cifar10"), str(raw), str(normalized)])
+    normalize.main([params(tmp_path, "cifar10"), str(raw), str(normalized), str(tmp_path / "reports")])
     meta = read_meta(normalized)
     test = read_split(normalized, "test", meta)
     images, labels = tiny_files.cifar_arrays()["test_batch"]

@@ -39,6 +39,10 @@ def raw_folder(folder: Path, dataset: str, files: dict[str, bytes]) -> Path:
     return folder
 
 
+def arguments(folder: Path, raw: Path, normalized: Path, **changes: str) -> list[str]:
+    return [params(folder, **changes), str(raw), str(normalized), str(folder / "reports")]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -48,11 +52,15 @@ def test_digits_without_heavy_imports(tmp_path):
     download.main([params(tmp_path), str(raw)])
     script = (
         "import sys; from stages.normalize import main; main(sys.argv[1:])\n"
-        "heavy = {'torch', 'torchvision', 'mlflow', 'sklearn', 'pandas', 'scipy', 'requests'} & set(sys.modules)\n"
+        "heavy = {'torch', 'torchvision', 'mlflow', 'sklearn', 'pandas', 'scipy', 'requests', 'matplotlib'}\n"
+        "heavy = (heavy | {'pyarrow'}) & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", script, params(tmp_path), raw, normalized], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", script, *arguments(tmp_path, raw, normalized)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "digits: 1,295 train, 143 validation, 359 test\nmean 0.2372, std 0.3326\n"
@@ -75,21 +83,23 @@ def test_digits_without_heavy_imports(tmp_path):
 
 def test_the_same_bytes_come_out_whatever_lay_there(tmp_path):
     raw, normalized = raw_folder(tmp_path / "raw", "mnist", tiny_files.mnist()), tmp_path / "normalized"
-    normalize.main([params(tmp_path), str(raw), str(tmp_path / "first")])
+    normalize.main(arguments(tmp_path, raw, tmp_path / "first"))
+    first = contents(tmp_path / "reports")
     normalized.mkdir()
     for name in ("stale", "meta.json", "train.safetensors"):
         (normalized / name).write_text("stale")
-    normalize.main([params(tmp_path), str(raw), str(normalized)])
+    normalize.main(arguments(tmp_path, raw, normalized))
     found = contents(normalized)
     assert set(found) == OUTPUT
     assert found == contents(tmp_path / "first")
+    assert contents(tmp_path / "reports") == first
     assert str(tmp_path).encode() not in b"".join(found.values())
 
 
 def test_the_sources_test_images_are_the_test_split(tmp_path):
     files = tiny_files.mnist(40, 20)
     raw, normalized = raw_folder(tmp_path / "raw", "fashion_mnist", files), tmp_path / "normalized"
-    normalize.main([params(tmp_path, validation_fraction="0.25"), str(raw), str(normalized)])
+    normalize.main(arguments(tmp_path, raw, normalized, validation_fraction="0.25"))
     meta = read_meta(normalized)
     training, test = parse("fashion_mnist", files)
     found = read_split(normalized, "test", meta)
@@ -106,7 +116,7 @@ def test_the_sources_test_images_are_the_test_split(tmp_path):
 def test_cifar10_with_statistics_of_params_and_no_validation_split(tmp_path):
     raw, normalized = raw_folder(tmp_path / "raw", "cifar10", tiny_files.cifar10(20)), tmp_path / "normalized"
     given = {"mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]", "validation_fraction": "0.0"}
-    normalize.main([params(tmp_path, **given), str(raw), str(normalized)])
+    normalize.main(arguments(tmp_path, raw, normalized, **given))
     meta = read_meta(normalized)
     assert (meta.channels, meta.mean, meta.std) == (3, [0.5] * 3, [0.5] * 3)
     assert read_split(normalized, "train", meta).images.shape == (100, 3, 32, 32)
@@ -116,9 +126,8 @@ def test_cifar10_with_statistics_of_params_and_no_validation_split(tmp_path):
 
 def test_another_number_of_channels_is_one_message_before_anything_is_written(tmp_path):
     raw, normalized = raw_folder(tmp_path / "raw", "mnist", tiny_files.mnist()), tmp_path / "normalized"
-    arguments = [params(tmp_path, mean="[0.5, 0.5, 0.5]", std="[1, 1, 1]"), str(raw), str(normalized)]
     with pytest.raises(ValueError, match=r"normalize.mean is \[.*\] and normalize.std is \[.*channels, which are 1"):
-        normalize.main(arguments)
+        normalize.main(arguments(tmp_path, raw, normalized, mean="[0.5, 0.5, 0.5]", std="[1, 1, 1]"))
     assert not normalized.exists()
 
 
@@ -126,7 +135,7 @@ def test_a_changed_file_is_noticed_before_it_is_parsed(tmp_path):
     raw = raw_folder(tmp_path / "raw", "mnist", tiny_files.mnist())
     (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>")
     ended = subprocess.run(
-        [sys.executable, "-m", "stages.normalize", params(tmp_path), raw, tmp_path / "normalized"],
+        [sys.executable, "-m", "stages.normalize", *arguments(tmp_path, raw, tmp_path / "normalized")],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -140,7 +149,7 @@ def test_a_changed_file_is_noticed_before_it_is_parsed(tmp_path):
 
 def test_missing_input_names_the_stage_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"manifest\.json does not exist: run dvc repro download"):
-        normalize.main([params(tmp_path), str(tmp_path / "raw"), str(tmp_path / "normalized")])
+        normalize.main(arguments(tmp_path, tmp_path / "raw", tmp_path / "normalized"))
 
 
 @pytest.mark.mnist
@@ -148,7 +157,7 @@ def test_the_official_files(tmp_path, mnist_folder):
     names = [path.name for path in mnist_folder.iterdir()]
     raw = raw_folder(tmp_path / "raw", "mnist", {name: (mnist_folder / name).read_bytes() for name in names})
     normalized = tmp_path / "normalized"
-    normalize.main([params(tmp_path, validation_fraction="0.0"), str(raw), str(normalized)])
+    normalize.main(arguments(tmp_path, raw, normalized, validation_fraction="0.0"))
     meta = read_meta(normalized)
     # The familiar 0.1307 and 0.3081 of the 28x28 images, on 32x32 with a border of zeros.
     mean, square = 0.1306604762738429 * (28 / 32) ** 2, (0.3081078**2 + 0.13066047**2) * (28 / 32) ** 2

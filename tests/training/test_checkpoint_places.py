@@ -10,9 +10,9 @@ import pytest
 from classifier.data.dataset import read_meta, write_meta
 from classifier.project import files
 from classifier.project.ownership import claim, release
+from classifier.project.resuming import ABANDONED_S
 from classifier.training import checkpoint
 from classifier.training.checkpoint import (
-    ABANDONED_S,
     CHECKPOINTS,
     checkpointed,
     fingerprint_of,

@@ -1,0 +1,160 @@
+"""Gathers a data set's images into a collection: those of the known sets, and those of a folder, which are decoded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from classifier.data.collection import Collection, Originals, Piece, held
+from classifier.data.dataset import SPLITS, known_preprocessing
+from classifier.data.decoding import Decoder, Facts, decode_all, joined, read_pixels
+from classifier.data.formats import parse
+from classifier.data.normalization import make_splits
+from classifier.data.preprocessing import Preprocessing
+from classifier.data.splits import assign_splits
+from classifier.errors import UserError
+from classifier.params import NormalizeParams
+from classifier.project.progress import counting
+
+COLUMNS = ("path", "sha256", "width", "height", "mode", "label", "split", "group")  # of a record, kept in memory
+REPEATED = {"mode", "split", "group"}
+GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}  # Pillow's modes
+
+
+class Files(Protocol):
+    """`classifier.sources.images.Images`."""
+
+    class_names: tuple[str, ...]
+    listed: bool
+
+    def __len__(self) -> int: ...
+
+    def records(self, start: int = 0, stop: int | None = None) -> Iterator[Any]: ...
+
+    def read(self, record: Any) -> bytes: ...
+
+
+def known_set(
+    dataset: str, files: Mapping[str, bytes], class_names: Sequence[str], params: NormalizeParams
+) -> Collection:
+    """The collection of a known set, from its original files. Raises UserError for params that are for folders."""
+    parsed = parse(dataset, files)
+    splits = make_splits(*parsed, class_names, params)
+    preprocessing = known_preprocessing(splits["train"].images.shape[1])
+    allowed = {"image_size": (preprocessing.image_size,), "channels": ("auto", preprocessing.channels)}
+    for key, values in {**allowed, "invert": (False,)}.items():
+        if (value := getattr(params, key)) not in values:
+            raise UserError(f"normalize.{key} is {value}: allowed for {dataset} is {str(values[0]).lower()}")
+    names = [f"{name}/{place}" for name, split in splits.items() for place in range(len(split))]
+    height, width = parsed[0][0].shape[-2:]
+    parts = [held(split.images, preprocessing.margin) for split in splits.values() if len(split)]
+    return Collection(
+        class_names=class_names,
+        pieces=[piece for pieces, _ in parts for piece in pieces],
+        facts=joined([facts for _, facts in parts]),
+        labels=np.concatenate([split.labels for split in splits.values()]),
+        splits=np.repeat(np.arange(len(SPLITS), dtype=np.int8), [len(split) for split in splits.values()]),
+        originals=Originals(
+            names,
+            np.full(len(names), width, np.int32),
+            np.full(len(names), height, np.int32),
+            ["L" if preprocessing.channels == 1 else "RGB"] * len(names),
+            None,
+        ),
+    )
+
+
+def preprocessing_of(images: Files, params: NormalizeParams) -> Preprocessing:
+    """The preprocessing that params ask for; `channels: auto` is 1 if all images are stored in gray."""
+    channels: int = 0 if params.channels == "auto" else params.channels
+    if not channels:
+        channels = 1 if all(record.mode in GRAY for record in images.records() if record.mode) else 3
+    return Preprocessing.model_validate(
+        {
+            "image_size": params.image_size,
+            "margin": 0,
+            "resize": params.resize,
+            "channels": channels,
+            "invert": params.invert,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The files of a folder after decoding; `columns` has a list for each field of the U usable records."""
+
+    columns: Mapping[str, list[Any]]
+    numbers: npt.NDArray[np.int64]  # (K,), which of the usable records gave pixels
+    pieces: list[Piece]
+    facts: Facts | None  # of the K images; None without any
+    problems: dict[str, str]  # path -> reason, of the stage download and of decoding
+
+
+def decode_folder(images: Files, preprocessing: Preprocessing, work: Path) -> Decoded:
+    """Decode all files of a folder, on every core; `work`: the folder of the chunks."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    problems: dict[str, str] = {}
+
+    def usable() -> Iterator[tuple[int, Any]]:
+        for record in images.records():
+            if record.problem is not None:
+                problems[record.path] = record.problem
+                continue
+            for name, column in columns.items():
+                value = getattr(record, name)
+                column.append(sys.intern(value) if name in REPEATED and value is not None else value)
+            yield len(columns["path"]) - 1, record
+
+    with counting("decoding images", len(images)) as advance:
+        chunks = decode_all(Decoder(images.read, preprocessing, work), usable(), cores, advance)
+        advance(len(problems))
+    for chunk in chunks:
+        problems |= {columns["path"][number]: reason for number, reason in chunk.problems.items()}
+    filled = [chunk for chunk in chunks if len(chunk.facts.numbers)]
+    facts = joined([chunk.facts for chunk in filled]) if filled else None
+    return Decoded(
+        columns=columns,
+        numbers=facts.numbers if facts else np.empty(0, np.int64),
+        pieces=[Piece(len(chunk.facts.numbers), partial(read_pixels, chunk.path)) for chunk in filled],
+        facts=facts,
+        problems=dict(sorted(problems.items())),
+    )
+
+
+def folder_set(images: Files, decoded: Decoded, params: NormalizeParams) -> Collection:
+    """The collection of a folder, with a split for each image."""
+    if decoded.facts is None:
+        raise UserError("the folder holds no image: docs/images.md says which files are images")
+    columns = {name: [column[number] for number in decoded.numbers] for name, column in decoded.columns.items()}
+    labels = np.array(columns["label"], np.int64)
+    return Collection(
+        class_names=images.class_names,
+        pieces=decoded.pieces,
+        facts=decoded.facts,
+        labels=labels,
+        splits=assign_splits(
+            labels,
+            images.class_names,
+            params,
+            given=columns["split"],
+            groups=columns["group"],
+            allow_empty=images.listed,
+        ),
+        originals=Originals(
+            names=columns["path"],
+            widths=np.array(columns["width"], np.int32),
+            heights=np.array(columns["height"], np.int32),
+            modes=columns["mode"],
+            sha256=columns["sha256"],
+        ),
+    )

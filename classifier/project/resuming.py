@@ -1,0 +1,48 @@
+"""Folders of work in progress, outside DVC's outputs, in which the next process resumes what a killed one left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, count
+from pathlib import Path
+
+from classifier.project.ownership import claim, release, remove
+
+ABANDONED_S = 14 * 24 * 3600  # after which work that was killed is not expected to go on
+
+
+@contextmanager
+def resumable(root: Path, name: str) -> Iterator[Path]:
+    """Own a folder `root/<name>-<slot>`, an earlier one that a killed process left or a new one.
+
+    Slots keep processes apart that do the same at the same time. When the block succeeds, the folder is removed, and so
+    is what nobody has resumed for long.
+    """
+    folder, handle = _claim_place(root, name)
+    try:
+        yield folder
+        remove(folder)
+        _remove_abandoned(root)
+    finally:
+        release(handle)
+
+
+def _claim_place(root: Path, name: str) -> tuple[Path, int]:
+    """The first that is free, those that killed processes left before new ones."""
+    for path in chain(sorted(root.glob(f"{name}-*")), (root / f"{name}-{slot}" for slot in count())):
+        if (handle := claim(path)) is not None:
+            return path, handle
+    raise AssertionError("slots have no end")
+
+
+def _remove_abandoned(root: Path) -> None:
+    for folder in root.glob("*-*"):
+        try:
+            newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0)
+        except FileNotFoundError:
+            continue  # somebody is at work there
+        if newest < time.time() - ABANDONED_S and (handle := claim(folder)) is not None:
+            remove(folder)
+            release(handle)

@@ -1,0 +1,23 @@
+"""The files of a stage's output as they were before this execution, for which DVC removed them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from classifier.project.lineage import find_root
+from classifier.repository.dvc import cache, listing_in, place_in
+from classifier.repository.lockfile import read_lock
+
+
+def previous_files(output: Path) -> dict[str, Path]:
+    """Name -> place, in the output itself or in DVC's cache by dvc.lock; empty if they are in neither."""
+    if output.is_dir():
+        return {path.name: path for path in output.iterdir()}
+    with suppress(OSError, ValueError, KeyError):
+        md5 = read_lock().outputs[output.as_posix()]
+        if root := find_root(Path.cwd()):
+            folder = cache(root)
+            places = {name: place_in(folder, part) for name, part in listing_in(folder, md5).items()}
+            return {name: place for name, place in places.items() if place.is_file()}
+    return {}
