@@ -40,6 +40,8 @@ PARTS = {
         "classifier.training.loop:train_one",
         "classifier.training.seeds:train_seeds",
         "classifier.networks.inference:predict",
+        "classifier.evaluation.inference:Inference.predictions",
+        "classifier.evaluation.inference:Inference.right",
     ],
     "checkpoints": [
         "classifier.training.checkpoint:fingerprint_of",

@@ -97,7 +97,7 @@ def write_evaluation(
         for name, table in written.items():
             _write_csv(new / name, table)
         table = tables.prediction_table(predictions, evaluation.paths)
-        write_atomic(new / "predictions.parquet", table.to_parquet(index=False, engine="pyarrow"))
+        write_atomic(new / "predictions.parquet", _parquet(table))
         for name, content in pictures.items():
             write_atomic(new / name, content)
     return found, of_seeds
@@ -137,6 +137,11 @@ def _summary(evaluation: Evaluation, params: EvaluateParams) -> dict[str, object
         "weights_sha256": model.weights_sha256,
         "data_sha256": {split: [file.sha256 for file in files] for split, files in data.files.items()},
     }
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    """Without dictionaries, which would make the file of many different numbers larger by half."""
+    return table.to_parquet(index=False, engine="pyarrow", use_dictionary=False, compression="zstd")
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
