@@ -24,6 +24,7 @@ from classifier.params import load_params
 from classifier.training.engine import Engine
 from classifier.training.graph import GraphedSteps, cuda_graph
 from classifier.training.loop import fit, run_epochs
+from classifier.training.mixing import Targets
 from classifier.training.steps import on_device
 
 
@@ -59,7 +60,10 @@ def first_compiled_step(engine: Engine, train: Split) -> float:
     """Seconds of a step that compiles the network; the engine's state is restored."""
     before, count = engine.state(), engine.params.batch_size
     images, labels = on_device(Split(train.images[:count], train.labels[:count]), engine.device)
-    batch = [(number, images[part], labels[part]) for number, part in engine.parts.of(torch.arange(count))]
+    batch = [
+        (number, engine.classifier.normalize(images[part]), Targets(labels[part]))
+        for number, part in engine.parts.of(torch.arange(count))
+    ]
     engine.classifier.network.compile()
     seconds = loop_seconds(lambda: engine.update(batch, count, engine.params.learning_rate), engine.device)
     engine.load(before)
