@@ -15,13 +15,10 @@ from classifier.errors import UserError
 from classifier.schema.problems import describe, unknown
 from classifier.schema.ranges import Choices, Searched
 from classifier.schema.reading import parse_yaml, read_text
-from classifier.schema.section import Section, items, keys, put
+from classifier.schema.section import Arithmetic, Device, Fraction, Section, Seed, items, keys, put
+from classifier.schema.train import AugmentParams as AugmentParams
+from classifier.schema.train import TrainParams as TrainParams
 
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Arithmetic = Literal["portable", "native"]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 STAGES = ("download", "normalize", "train", "evaluate")  # of dvc.yaml, in its order
 SHOWN = 50  # problems listed in one message
 
@@ -57,6 +54,12 @@ BEFORE: dict[str, Any] = {  # new key -> value
     "train.pretrained_file": "weights",
     "train.freeze": 0,
     "train.deterministic": True,
+    "train.layer_decay": 1.0,
+    "train.clip": None,
+    "train.balance": "none",
+    "train.keep.weights": "last",
+    "train.keep.ema": 0.0,
+    "train.keep.patience": None,
     "evaluate.arithmetic": "native",
     "evaluate.corruptions": [],
 }
@@ -152,90 +155,6 @@ class NormalizeParams(Section):
     def _same_channels(self) -> Self:
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
             raise UserError(f"mean has {len(self.mean)} channels, std {len(self.std)}: allowed is the same number")
-        return self
-
-
-Count = Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
-
-
-class AugmentParams(Section):
-    per: Literal["batch", "image"] = Field(
-        description="batch: all images of a batch get the same shift, rotation and scale, each its own flip and so on; "
-        "image: each image has its own"
-    )
-    shift: int = Field(ge=0, le=256, description="maximum shift in each direction, pixels")
-    rotation: float = Field(ge=0, le=180, description="maximum rotation in either direction, degrees")
-    scale: float = Field(ge=0, le=0.9, description="maximum change of size; 0.1 scales by 0.9 to 1.1")
-    flip: Probability = Field(description="probability of a horizontal flip")
-    crop: float = Field(
-        gt=0, le=1, description="smallest share of the area that a random resized crop keeps; 1 crops nothing"
-    )
-    policy: Literal["none", "trivialaugment"] = Field(
-        description="trivialaugment: one change of colour or geometry, of random strength (Müller and Hutter 2021)"
-    )
-    erase: Probability = Field(description="probability of an erased box of 2% to 33% of the area (Zhong et al. 2020)")
-    mixup: float = Field(ge=0, le=10, description="MixUp: alpha of the Beta distribution of shares; 0: none")
-    cutmix: float = Field(
-        ge=0, le=10, description="CutMix: alpha of the Beta distribution; 0: none; half of the images, beside mixup"
-    )
-
-
-class TrainParams(Section):
-    seed: Seed = Field(description="seed of the initial weights, the order of the images and the augmentation")
-    seeds: int = Field(ge=1, le=1024, description="number of models to train, with seeds seed, seed + 1, and so on")
-    network: str = Field(
-        pattern=r"^(timm/)?\w[\w.-]*$|^\w[\w.]*:\w+$",
-        max_length=200,
-        description="lenet5, a name of torchvision.models, timm/NAME, or module:function of the folder networks/",
-    )
-    pretrained: Literal["imagenet", "file"] | None = Field(
-        description="initial weights: null (random, by the seed), imagenet (torchvision's) or file",
-    )
-    pretrained_file: str = Field(
-        min_length=1,
-        description="safetensors or .pth file of pretrained: file, a path in the project, or an absolute path",
-    )
-    freeze: Literal["always"] | Annotated[int, Field(ge=0)] = Field(
-        description="epochs in which only the last layer is trained; always: in all epochs"
-    )
-    epochs: int = Field(ge=1, le=100_000, description="passes over the training split")
-    batch_size: int = Field(
-        ge=1, le=65_536, description="images per optimizer step; the last batch of an epoch may be smaller"
-    )
-    optimizer: Literal["sgd", "adamw", "muon"] = Field(
-        description="sgd (with momentum), adamw, or muon (orthogonalized momentum; adamw for biases)"
-    )
-    learning_rate: float = Field(gt=0, le=100, description="peak learning rate")
-    momentum: Fraction = Field(description="sgd and muon: momentum")
-    nesterov: bool = Field(description="sgd and muon: use Nesterov momentum")
-    weight_decay: float = Field(ge=0, le=10, description="sgd: L2 penalty; adamw and muon: decoupled weight decay")
-    schedule: Literal["constant", "one_cycle", "cosine"] = Field(
-        description="learning rate schedule: constant, one_cycle (warm-up, then decay) or cosine (decay)"
-    )
-    warmup_fraction: Fraction = Field(description="one_cycle: fraction of the steps used for warm-up")
-    label_smoothing: Fraction = Field(description="fraction of the target probability distributed over all classes")
-    augment: AugmentParams
-    log_every: int = Field(ge=1, description="optimizer steps per window of the running loss")
-    checkpoint_every: int = Field(
-        ge=0, description="optimizer steps between checkpoints, besides one per epoch; 0 disables checkpoints"
-    )
-    device: Device = Field(description="auto selects cuda if available, then mps, then cpu")
-    arithmetic: Arithmetic = Field(
-        description="on a CPU: portable (the same bits on every x86-64 processor with AVX2) or native (its own kernels)"
-    )
-    parts: Count = Field(description="parts of a batch, each computed by one thread; auto: 2 on a CPU, else 1")
-    processes: Count = Field(description="processes that share the parts on a CPU (Linux); auto: one per core")
-    deterministic: bool = Field(
-        description="on cuda, refuse layers without a deterministic kernel; false: they run, and the run says so"
-    )
-    precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        description="float32, tf32 (TF32 matrix products on cuda) or bfloat16 (autocast; weights stay float32)"
-    )
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
-        if self.optimizer != "adamw" and self.nesterov and self.momentum == 0:
-            raise UserError("nesterov: true with momentum: 0.0; allowed is a momentum above 0, or nesterov: false")
         return self
 
 

@@ -108,12 +108,12 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
 
             trained = train_seeds(data, params.train, device, report, work)
 
-        chosen = median_seed(trained)
+        chosen = median_seed(trained, params.train.keep.weights)
         histories = {seed: each.rows for seed, each in trained.items()}
         classifiers = {seed: each.classifier for seed, each in trained.items()}
         with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
             model_meta = write_model(new_model, classifiers, chosen, spec)
-            write_training(new_reports, histories, chosen, size)
+            write_training(new_reports, histories, chosen, size, params.train.keep.weights)
         record.log_training(model, model_meta, reports, histories, seconds_of(trained, params.train, device))
 
 

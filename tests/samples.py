@@ -12,7 +12,7 @@ import numpy as np
 from classifier.data.dataset import SIZE, DatasetMeta, Split, known_preprocessing, write_meta, write_split
 from classifier.data.formats import parse
 from classifier.data.normalization import canonical_images, counts
-from classifier.params import AugmentParams, Params, TrainParams, load_params
+from classifier.params import Params, TrainParams, load_params
 from classifier.sources.catalog import origin
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ def file_params() -> Params:
 def train_params(**values: Any) -> TrainParams:
     """Params of a short training (one epoch of SGD with momentum, no augmentation), overridden by `values`.
 
-    The keys of `augment` are given like the others: `train_params(shift=1)`.
+    The keys of sections within it are given like the others: `train_params(shift=1)`.
     """
     plain: dict[str, Any] = {
         "seed": 0,
@@ -42,9 +42,11 @@ def train_params(**values: Any) -> TrainParams:
         "log_every": 10,
         "device": "cpu",
     }
-    augment = file_params().train.augment.model_dump() | {"shift": 0}
-    augment |= {name: values.pop(name) for name in AugmentParams.model_fields if name in values}
-    return TrainParams.model_validate(file_params().train.model_dump() | plain | {"augment": augment} | values)
+    tree = file_params().train.model_dump() | plain
+    tree["augment"]["shift"] = 0
+    for section in (tree["augment"], tree["keep"]):
+        section |= {name: values.pop(name) for name in section if name in values}
+    return TrainParams.model_validate(tree | values)
 
 
 @cache

@@ -38,8 +38,9 @@ def test_every_value_of_the_file_is_read():
     tree = YAML(typ="safe").load(TEXT)
     assert params.model_dump() == tree
     flat = {f"{stage}.{key}": value for stage in STAGES for key, value in tree[stage].items()}
-    augment = flat.pop("train.augment")
-    assert params.flat() == flat | {f"train.augment.{key}": value for key, value in augment.items()}
+    for section in ("train.augment", "train.keep"):
+        flat |= {f"{section}.{key}": value for key, value in flat.pop(section).items()}
+    assert params.flat() == flat
 
 
 def test_the_stages_sections_are_those_that_dvc_tracks():
@@ -131,8 +132,12 @@ def test_one_value_that_is_not_allowed(tmp_path, before, after, key):
 def test_values_that_contradict_each_other_are_named(tmp_path):
     message = problem_of(changed(tmp_path, ("mean: null", "mean: [0.5]"), ("std: null", "std: [1, 1, 1]")))
     assert "mean has 1 channels, std 3" in message
-    message = problem_of(changed(tmp_path, ("momentum: 0.9", "momentum: 0.0")))
-    assert "nesterov: true with momentum: 0.0" in message
+    message = problem_of(changed(tmp_path, ("momentum: 0.9", "momentum: 0.0"), ("patience: null", "patience: 20")))
+    assert message.endswith(
+        "train: nesterov: true with momentum: 0.0; allowed is a momentum above 0, or nesterov: false; "
+        "keep.patience: 20 with keep.weights: last; allowed is validation_loss or validation_accuracy, or "
+        "patience: null; keep.patience: 20 with epochs: 20; allowed are fewer than epochs"
+    )
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.1e-2", "0.001"])

@@ -196,7 +196,10 @@ class Recording:
                 self._log_best(seed, rows, restored)
             for row in histories[meta.seed]:
                 self._log_row(None, row, None, restored)
-            spreads = {name.replace("_", "/", 1): value for name, value in summary_metrics(histories).items()}
+            spreads = {
+                name.replace("_", "/", 1): value
+                for name, value in summary_metrics(histories, self.params.train.keep.weights).items()
+            }
             if seconds is not None:
                 spreads[SECONDS] = seconds
             step = histories[meta.seed][-1].step

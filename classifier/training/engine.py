@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from classifier.errors import UserError
 from classifier.networks.inference import predict
@@ -17,6 +18,7 @@ from classifier.networks.model import Classifier
 from classifier.params import TrainParams
 from classifier.training.buffers import Buffers
 from classifier.training.checkpoint import CHECKPOINTS
+from classifier.training.kept import Average, Best, values
 from classifier.training.loss import losses
 from classifier.training.mixing import Targets
 from classifier.training.optimizer import gradients, make_optimizer
@@ -69,6 +71,11 @@ class Engine:
         self.steps = 0  # in the window
         self.place = (0, 0)  # epoch, and number of the batch in it
         self.parts = Parts(self.computation.parts, self.parameters, Buffers(network), self.loss, crew)
+        self.average = Average(self.classifier, params.keep.ema) if params.keep.ema else None
+        self.best: Best | None = None
+        if params.keep.weights != "last":
+            self.best = Best(self.validated, params.keep.weights, params.keep.patience)
+        self.class_weights: Tensor | None = None  # `(classes,)`
         self.logits: Tensor | None = None  # of the validation split, where processes share it
         self.hold_out(torch.empty(0), torch.empty(0))
 
@@ -93,8 +100,12 @@ class Engine:
                 logits = self.classifier.network(images.contiguous(memory_format=self.layout))
             self.parts.backward(number, self._loss(logits.float(), targets), targets.labels.shape[-1] / size)
         self._watch(self.parts.sum(size), size)
+        if self.params.clip is not None:
+            clip_grad_norm_(self.parameters.values(), self.params.clip)
         if self.skips_by_itself or not self.found_inf:
             self.optimizer.step(rate)
+            if self.average:
+                self.average.update()
 
     def _seed(self, part: int) -> None:
         """What a network draws at random, as dropout does, follows from the seed, the epoch, the step and the part."""
@@ -107,9 +118,10 @@ class Engine:
         generator.manual_seed(int.from_bytes(blake2b(key, digest_size=8).digest(), "little"))
 
     def _loss(self, logits: Tensor, targets: Targets) -> Tensor:
-        if targets.shares is None:
-            return cross_entropy(logits, targets.labels, label_smoothing=self.params.label_smoothing)
-        return losses(logits, targets, self.params.label_smoothing).mean()
+        smoothing, weights = self.params.label_smoothing, self.class_weights
+        if targets.shares is None and weights is None:
+            return cross_entropy(logits, targets.labels, label_smoothing=smoothing)
+        return losses(logits, targets, smoothing, weights).mean()
 
     def _watch(self, loss: Tensor, count: int) -> None:
         """Add to the window's sums. From the first loss or gradient that is not finite on, nothing is updated."""
@@ -154,12 +166,41 @@ class Engine:
         if self.parts.crew.size > 1 and len(images):
             self.logits = self.parts.crew.share(len(images), predict(self.classifier, images[:1], 1).shape[1])
 
+    def weigh_classes(self, labels: Tensor) -> None:
+        """Give all classes of the training labels the same weight in the loss; the mean weight of an image is 1."""
+        counts = labels.bincount().float()
+        self.class_weights = len(labels) / ((counts > 0).sum() * counts.clamp(min=1))
+
+    @property
+    def validated(self) -> Classifier:
+        """The classifier that is validated and kept: the average, where there is one."""
+        return self.average.classifier if self.average else self.classifier
+
+    def end_epoch(self) -> Sequence[tuple[float | None, float | None]]:
+        """Validate, and keep the weights if they are the best."""
+        results = self.validate()
+        if self.best:
+            self.best.judge(dict(zip(("validation_loss", "validation_accuracy"), results[0], strict=True)))
+        return results
+
+    @property
+    def stops(self) -> bool:
+        """After `patience` epochs without a better value."""
+        return self.best is not None and self.best.exhausted
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Give the classifier the weights that are kept."""
+        kept = self.best.weights if self.best and self.best.since >= 0 else values(self.validated)
+        for name, value in values(self.classifier).items():
+            value.copy_(kept[name])
+
     def validate(self) -> Sequence[tuple[float | None, float | None]]:
         """Mean loss and accuracy (0..1) of each model on the validation split; None for both when it is empty."""
         labels = self.held_out_labels
         if not len(labels):
             return [(None, None)] * len(self.seeds)
-        logits = predict(self.classifier, self.held_out, VALIDATION_BATCH, self.parts.crew, self.logits)
+        logits = predict(self.validated, self.held_out, VALIDATION_BATCH, self.parts.crew, self.logits)
         return [(cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item())]
 
     def state(self) -> dict[str, Tensor]:
@@ -184,12 +225,12 @@ class Engine:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that the next step depends on."""
-        network = self.classifier.network
-        weights = dict(network.named_parameters()) | dict(network.named_buffers())
-        weights = {f"weights/{name}": value for name, value in weights.items()}
+        weights = {f"weights/{name}": value for name, value in values(self.classifier).items()}
         optimizer = {f"optimizer/{name}": value for name, value in self.optimizer.state().items()}
         sums = {f"sums/{name}": getattr(self, name) for name in ("loss", "images_loss", "good_steps", "found_inf")}
-        return weights | optimizer | sums | {"sums/epoch_loss": torch.from_numpy(self.epoch_loss)}
+        kept = {f"average/{name}": value for name, value in self.average.tensors().items()} if self.average else {}
+        kept |= {f"best/{name}": value for name, value in self.best.tensors().items()} if self.best else {}
+        return weights | optimizer | sums | kept | {"sums/epoch_loss": torch.from_numpy(self.epoch_loss)}
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.params.precision == "bfloat16":

@@ -51,6 +51,11 @@ def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
     return {name: BEST[name](found, key=attrgetter(name)) for name, found in full.items() if found}
 
 
+def kept_row(rows: Sequence[Row], keep: str) -> Row:
+    """The end of the epoch whose weights a training keeps: of the last, or of the best by a column of `BEST`."""
+    return rows[-1] if keep == "last" else best_rows(rows).get(keep, rows[-1])
+
+
 def write_history(path: Path, rows: Sequence[Row]) -> None:
     """Write numbers with the fewest digits that read back as the same float64."""
     text = io.StringIO(newline="")

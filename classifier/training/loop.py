@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from classifier.data.dataset import Split, read_meta, read_split
+from classifier.errors import UserError
 from classifier.networks.model import Classifier
 from classifier.networks.registry import build, specify
 from classifier.params import TrainParams
@@ -63,6 +64,7 @@ def fit(
 
     A window has `params.log_every` steps, or those of an epoch where that has fewer. Validation results are None when
     the validation split is empty. Training resumes from the last of `checkpoints`, whose rows are reported again.
+    It ends early after `params.keep.patience` epochs without a better value, and with the weights that `params` say.
     Raises DivergedError before an update that would not be finite.
     """
     crew = crew_of(computation_of(params, device), device)
@@ -73,6 +75,11 @@ def fit(
 def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Checkpoints | None) -> None:
     """`fit` for the one or the several models of an engine. A checkpoint holds them all, and their rows in turn."""
     engine, params, crew = steps.engine, steps.params, steps.engine.parts.crew
+    if params.keep.weights != "last" and not len(validation):
+        raise UserError(
+            f"train.keep.weights: {params.keep.weights} needs validation images, and there are none: set a "
+            "normalize.validation_fraction above 0, or train.keep.weights: last"
+        )
     engine.hold_out(*on_device(validation, engine.device))
     window = min(params.log_every, steps.per_epoch)
     step, began = 0, time.monotonic()
@@ -86,6 +93,7 @@ def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Che
     with threads(engine.computation.threads), crew.working(lambda: assist(steps, start)):
         if crew.rank == 0:
             lead(steps, start, began, report, checkpoints)
+    engine.finish()
 
 
 def lead(steps: Steps, step: int, began: float, report: Report, checkpoints: Checkpoints | None) -> None:
@@ -93,6 +101,8 @@ def lead(steps: Steps, step: int, began: float, report: Report, checkpoints: Che
     engine, params, batches_per_epoch = steps.engine, steps.params, steps.per_epoch
     window = min(params.log_every, batches_per_epoch)
     for epoch in range(step // batches_per_epoch + 1, params.epochs + 1):
+        if engine.stops:
+            break
         steps.begin_epoch(epoch)
         done = step % batches_per_epoch
         if not done:
@@ -128,18 +138,20 @@ def end_window(steps: Steps, epoch: int, batch: int, full: bool) -> list[Row]:
     train_loss = (engine.epoch_loss / images).tolist()
     return [
         replace(row, train_loss=mean, validation_loss=loss, validation_accuracy=accuracy)
-        for row, mean, (loss, accuracy) in zip(rows, train_loss, engine.validate(), strict=True)
+        for row, mean, (loss, accuracy) in zip(rows, train_loss, engine.end_epoch(), strict=True)
     ]
 
 
 def assist(steps: Steps, start: int) -> None:
     """What the other processes do from step `start` on: all the same, but for windows, reports and checkpoints."""
     for epoch in range(start // steps.per_epoch + 1, steps.params.epochs + 1):
+        if steps.engine.stops:
+            break
         steps.begin_epoch(epoch)
         for batch in range(start % steps.per_epoch, steps.per_epoch):
             steps.step(batch)
         start = 0
-        steps.engine.validate()
+        steps.engine.end_epoch()
 
 
 def make_steps(engine: Engine, train: Split) -> Steps:

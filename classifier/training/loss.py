@@ -8,12 +8,18 @@ from torch.nn.functional import cross_entropy
 from classifier.training.mixing import Targets
 
 
-def losses(logits: Tensor, targets: Targets, label_smoothing: float = 0.0) -> Tensor:
-    """Logits `(..., B, classes)`, labels `(..., B)` -> `(..., B)`; of mixed images the mean of both labels' losses."""
+def losses(
+    logits: Tensor, targets: Targets, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
+    """Logits `(..., B, classes)`, labels `(..., B)` -> `(..., B)`; of mixed images the mean of both labels' losses.
+
+    A label's loss counts as much as `class_weights (classes,)` say.
+    """
 
     def of(labels: Tensor) -> Tensor:
         each = cross_entropy(logits.flatten(0, -2), labels.flatten(), label_smoothing=label_smoothing, reduction="none")
-        return each.view_as(labels)
+        weighted = each if class_weights is None else each * class_weights[labels.flatten()]
+        return weighted.view_as(labels)
 
     own = of(targets.labels)
     if targets.partners is None or targets.shares is None:

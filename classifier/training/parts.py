@@ -159,7 +159,10 @@ class Parts:
             return self.loss
         rows = self.rows[self.turn][: self._parts_of(size)]
         self.crew.meet(rows.unbind())
-        loss, *summed = self._views(tree_sum(rows[:, : self.values].unbind()))
+        total = tree_sum(rows[:, : self.values].unbind())
+        if len(rows) == 1:  # a row that processes share, and gradients may be changed in place
+            total = total.clone()
+        loss, *summed = self._views(total)
         for parameter, gradient in zip(self.parameters.values(), summed, strict=False):
             parameter.grad = gradient
         self.buffers.end(summed[len(self.parameters) :], self.taken[self.turn])

@@ -1,8 +1,8 @@
 """The files of `reports/train/` and their formats.
 
 - `history.csv`: the model's history (`classifier.training.history`)
-- `metrics.json`: the last values, and the best validation values (history.csv has the step); no times, which would
-  differ from run to run
+- `metrics.json`: the values of the epoch whose weights are kept, and the best validation values (history.csv has the
+  step); no times, which would differ from run to run
 - where several seeds were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
   `replicas/seed-<seed>.csv`: the history of each seed
 - `manifest.json`: the SHA-256 of every other file, with a checksum (`classifier.project.checksummed`)
@@ -22,7 +22,7 @@ from pydantic import Field
 from classifier.errors import UserError
 from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import replacing, sha256_of, write_atomic, write_json
-from classifier.training.history import BEST, Row, best_rows, read_history, write_history
+from classifier.training.history import BEST, Row, best_rows, kept_row, read_history, write_history
 from classifier.training.summary import spread
 
 MANIFEST = "manifest.json"
@@ -39,18 +39,20 @@ class ReportManifest(Checksummed):
     ]
 
 
-def write_training(folder: Path, histories: Mapping[int, list[Row]], chosen: int, parameters: int) -> None:
-    """Write the files of the seed `chosen`, and those of all seeds if there are several."""
+def write_training(
+    folder: Path, histories: Mapping[int, list[Row]], chosen: int, parameters: int, keep: str = "last"
+) -> None:
+    """Write the files of the seed `chosen`, and those of all seeds if there are several; `keep` is `train.keep`."""
     rows = histories[chosen]
     with replacing(folder, "replicas") as new:
         write_history(new / "history.csv", rows)
-        write_json(new / "metrics.json", _summary(rows, parameters) | summary_metrics(histories))
+        write_json(new / "metrics.json", _summary(rows, parameters, keep) | summary_metrics(histories, keep))
         if len(histories) > 1:
             text = io.StringIO(newline="")
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(["seed", *SUMMARIZED])
             for seed, history in histories.items():
-                writer.writerow([seed, *(getattr(history[-1], column) for column in SUMMARIZED)])
+                writer.writerow([seed, *(getattr(kept_row(history, keep), column) for column in SUMMARIZED)])
                 write_history(_of_seed(new, seed), history)
             write_atomic(new / "replicas.csv", text.getvalue().encode())
         files = {path.relative_to(new).as_posix(): sha256_of(path) for path in new.rglob("*") if path.is_file()}
@@ -74,13 +76,13 @@ def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[Row]]:
     return {seed: read_history(_of_seed(folder, seed)) for seed in seeds}
 
 
-def summary_metrics(histories: Mapping[int, Sequence[Row]]) -> dict[str, float]:
-    """`<column>_mean`, `_std`, `_low`, `_high` (`classifier.training.summary`) of the last rows; empty for one seed."""
+def summary_metrics(histories: Mapping[int, Sequence[Row]], keep: str = "last") -> dict[str, float]:
+    """`<column>_mean`, `_std`, `_low`, `_high` (`classifier.training.summary`) of the kept rows; empty for one seed."""
     if len(histories) == 1:
         return {}
     metrics: dict[str, float] = {}
     for column in SUMMARIZED:
-        values = [getattr(history[-1], column) for history in histories.values()]
+        values = [getattr(kept_row(history, keep), column) for history in histories.values()]
         if None not in values:
             highest = 1 if column.endswith("accuracy") else math.inf
             metrics |= {f"{column}_{name}": value for name, value in spread(values, highest).items()}
@@ -91,15 +93,16 @@ def _of_seed(folder: Path, seed: int) -> Path:
     return folder / "replicas" / f"seed-{seed}.csv"
 
 
-def _summary(rows: list[Row], parameters: int) -> dict[str, int | float | None]:
-    last, best = rows[-1], best_rows(rows)
+def _summary(rows: list[Row], parameters: int, keep: str) -> dict[str, int | float | None]:
+    last, kept, best = rows[-1], kept_row(rows, keep), best_rows(rows)
     return {
         "steps": last.step,
         "images": last.images,
         "parameters": parameters,
         "running_loss": next(row.running_loss for row in reversed(rows) if row.running_loss is not None),
-        "train_loss": last.train_loss,
-        "validation_loss": last.validation_loss,
-        "validation_accuracy": last.validation_accuracy,
+        "train_loss": kept.train_loss,
+        "validation_loss": kept.validation_loss,
+        "validation_accuracy": kept.validation_accuracy,
         **{f"{name}_best": getattr(best[name], name) if name in best else None for name in BEST},
+        **({} if keep == "last" else {"kept_epoch": kept.epoch}),
     }

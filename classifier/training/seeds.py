@@ -33,10 +33,10 @@ from classifier.project.cli import run
 from classifier.project.files import write_atomic
 from classifier.project.processes import world
 from classifier.training.checkpoint import NO_WORK, Work
-from classifier.training.history import Row
+from classifier.training.history import Row, kept_row
 from classifier.training.loop import Report, Trained, train_one
 from classifier.training.parts import processes_of
-from classifier.training.stack import fit_together
+from classifier.training.stack import fit_together, stackable
 
 TOGETHER = 64  # models in one stack, so that any number of seeds fits into a GPU's memory
 
@@ -50,7 +50,7 @@ def side_by_side(params: TrainParams, device: torch.device) -> int:
     """How many seeds are trained at the same time, if there are so many."""
     if world() > 1:  # all processes share each
         return 1
-    return {"cpu": processes_of(params), "cuda": TOGETHER}.get(device.type, 1)
+    return {"cpu": processes_of(params), "cuda": TOGETHER if stackable(params) else 1}.get(device.type, 1)
 
 
 def train_seeds(
@@ -210,14 +210,14 @@ def _end_with_the_stage() -> None:
     os._exit(1)
 
 
-def median_seed(trained: Mapping[int, Trained]) -> int:
+def median_seed(trained: Mapping[int, Trained], keep: str = "last") -> int:
     """The seed whose validation accuracy is the median (the lower one of two), ties by loss, then by seed.
 
     Without a validation split the training loss decides.
     """
 
     def rank(seed: int) -> tuple[float, float, int]:
-        last = trained[seed].rows[-1]
+        last = kept_row(trained[seed].rows, keep)
         assert last.train_loss is not None
         if last.validation_accuracy is None or last.validation_loss is None:
             return (0.0, -last.train_loss, seed)

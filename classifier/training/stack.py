@@ -26,6 +26,12 @@ from classifier.training.mixing import Targets
 from classifier.training.optimizer import gradients
 
 
+def stackable(params: TrainParams) -> bool:
+    """Whether a stack can do what `params` ask for: its models end together, and its kernels choose no images."""
+    plain = params.keep.weights == "last" and not params.keep.ema and params.clip is None
+    return plain and params.augment.policy == "none" and not params.freeze
+
+
 def fit_together(
     classifiers: Mapping[int, Classifier],
     train: Split,
@@ -76,7 +82,7 @@ class VectorizedEngine(Engine):
         self.diverged = torch.zeros(self.shape, device=device)
 
     def _loss(self, logits: Tensor, targets: Targets) -> Tensor:
-        return losses(logits, targets, self.params.label_smoothing).mean(-1)
+        return losses(logits, targets, self.params.label_smoothing, self.class_weights).mean(-1)
 
     def _find_inf(self, loss: Tensor) -> None:
         everything = torch.cat([gradient.flatten(1) for gradient in gradients(self.parameters)], 1)

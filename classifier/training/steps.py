@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,8 +36,25 @@ def plan_epoch(labels: Tensor, size: int, epoch: int, seed: int, params: TrainPa
     """
     count, random = len(labels), generator(seed, epoch)
     order = torch.from_numpy(random.permutation(count))
+    if params.balance == "sampling":
+        order = balanced(labels.cpu().numpy(), generator(seed, epoch, 6))
     draws = Augmentation(params.augment, size).draw(seed, epoch, count, params.batch_size, random)
     return order, draws | Mixing(params.augment, size).draw(seed, epoch, count)
+
+
+def balanced(labels: np.ndarray, random: np.random.Generator) -> Tensor:
+    """As many images as there are labels, of each class equally many but for one, in a random order.
+
+    A class with more images leaves some out; one with fewer repeats all of them before any once more.
+    """
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    quotas = np.full(len(members), len(labels) // len(members))
+    quotas[random.permutation(len(members))[: len(labels) % len(members)]] += 1
+    picked = [
+        np.concatenate([random.permutation(those) for _ in range(-(-quota // len(those)))])[:quota]
+        for those, quota in zip(members, quotas, strict=True)
+    ]
+    return torch.from_numpy(random.permutation(np.concatenate(picked)))
 
 
 class Steps:
@@ -48,6 +66,8 @@ class Steps:
         self.per_epoch = steps_per_epoch(len(train), self.params)
         size = train.images.shape[-1]
         self.augment, self.mix = Augmentation(self.params.augment, size), Mixing(self.params.augment, size)
+        if self.params.balance == "loss":
+            engine.weigh_classes(self.labels)
         self.batches = torch.split(torch.arange(len(train), device=engine.device), self.params.batch_size)  # places
 
     def begin_epoch(self, epoch: int) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from classifier.training.optimizer import make_optimizer, orthogonal
+from classifier.training.optimizer import layer_factors, make_optimizer, orthogonal
 from tests.samples import ROOT, train_params
 
 SHAPES = {"conv": (6, 3, 5, 5), "bias": (6,), "fc": (17, 23)}
@@ -27,11 +27,11 @@ def give_gradients(*all_parameters):
             parameters[name].grad = torch.empty_like(parameters[name]).copy_(gradient)
 
 
-def from_torch(parameters, params):
+def from_torch(parameters, params, fused=True):
     if params.optimizer == "adamw":
-        return torch.optim.AdamW(parameters.values(), weight_decay=params.weight_decay, fused=True)
+        return torch.optim.AdamW(parameters.values(), weight_decay=params.weight_decay, fused=fused)
     options = {"momentum": params.momentum, "nesterov": params.nesterov, "weight_decay": params.weight_decay}
-    return torch.optim.SGD(parameters.values(), lr=0.1, **options, fused=True)
+    return torch.optim.SGD(parameters.values(), lr=0.1, **options, fused=fused)
 
 
 @pytest.mark.parametrize("rate_on_device", [False, True])
@@ -61,7 +61,61 @@ def test_the_bits_of_torch_optim(values, rate_on_device):
     for name in SHAPES:
         for key, value in reference.state[theirs[name]].items():
             if value is not None:  # SGD without momentum
-                assert torch.equal(optimizer.state()["step" if key == "step" else f"{name}/{key}"], value)
+                assert torch.equal(optimizer.state()[f"{name}/{key}"], value)
+
+
+@pytest.mark.parametrize("values", [{"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adamw"}])
+def test_layers_have_the_learning_rates_of_torch_optims_groups(values):
+    params = train_params(layer_decay=0.01, **values)
+    ours, theirs = parameters(), parameters()
+    optimizer = make_optimizer({f"{name}.weight": value for name, value in ours.items()}, params, torch.zeros(()))
+    factors = {"conv": 0.01, "bias": 0.1, "fc": 1.0}
+    reference = from_torch(theirs, params)
+    reference.param_groups.clear()
+    for name, factor in factors.items():
+        reference.add_param_group({"params": [theirs[name]], "lr": 0.1 * factor})
+    for _ in range(3):
+        give_gradients(ours, theirs)
+        optimizer.step(0.1)
+        reference.step()
+    assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
+
+
+def test_layers_are_modules_in_the_networks_order():
+    names = [
+        "conv1.weight",
+        "conv1.bias",
+        "layer1.0.conv.weight",
+        "layer1.0.bn.weight",
+        "layer1.0.bn.bias",
+        "fc.weight",
+    ]
+    assert layer_factors(names, 0.125) == pytest.approx(
+        dict(zip(names, (0.125, 0.125, 0.25, 0.5, 0.5, 1), strict=True))
+    )
+    assert set(layer_factors(names, 1.0).values()) == {1.0}
+    assert layer_factors(names[:1], 0.5) == {"conv1.weight": 0.5}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_a_parameter_without_gradient_is_left_alone_as_in_torch_optim(name):
+    params = train_params(optimizer=name, weight_decay=0.1)
+    ours, theirs = parameters(), parameters()
+    optimizer = make_optimizer(ours, params, torch.zeros(()))
+    for frozen in ("fc", "conv", None):  # in turn: a layer that is trained later counts its own steps
+        give_gradients(ours, theirs)
+        if frozen:
+            ours[frozen].grad = theirs[frozen].grad = None
+            before = ours[frozen].detach().clone()
+        optimizer.step(0.1)
+        assert not frozen or torch.equal(ours[frozen], before)
+        if name != "muon":
+            if frozen == "fc":
+                reference = from_torch(theirs, params, fused=name == "adamw")  # that of SGD takes no new parameters
+                reference.param_groups[0]["lr"] = 0.1
+            reference.step()
+            for shape in SHAPES:
+                torch.testing.assert_close(ours[shape], theirs[shape], rtol=0, atol=1e-6 if name == "sgd" else 0)
 
 
 @pytest.mark.parametrize("rate_on_device", [False, True])

@@ -17,7 +17,7 @@ from classifier.training import stack as vectorized
 from classifier.training.checkpoint import NO_WORK
 from classifier.training.history import Row
 from classifier.training.loop import Trained, train_one
-from classifier.training.seeds import median_seed, seconds_of, seeds_of, train_in_stacks, train_seeds
+from classifier.training.seeds import median_seed, seconds_of, seeds_of, side_by_side, train_in_stacks, train_seeds
 from classifier.training.summary import spread
 from tests.processes import words_of
 from tests.samples import ROOT, train_params, write_digits
@@ -100,6 +100,14 @@ def test_seconds_of_several_seeds_are_those_of_the_longest_process_or_of_stacks_
     assert seconds_of(trained, train_params(), CPU) == 9  # seeds 0 and 2 in one process
     assert seconds_of(trained, train_params(), torch.device("cuda")) == 9  # seeds 0 and 1 in one stack, then seed 2
     assert seconds_of({0: trained[0]}, train_params(), CPU) == 5
+
+
+@pytest.mark.parametrize(
+    "values", [{"ema": 0.9}, {"clip": 1.0}, {"weights": "validation_loss"}, {"policy": "trivialaugment"}, {"freeze": 1}]
+)
+def test_seeds_that_no_stack_can_train_are_trained_one_after_another_on_a_gpu(values):
+    assert side_by_side(train_params(seeds=3), torch.device("cuda")) == 64
+    assert side_by_side(train_params(seeds=3, **values), torch.device("cuda")) == 1
 
 
 @pytest.mark.gpu
