@@ -33,6 +33,8 @@ INCIDENTAL = (  # beginnings of params' names
     "train.seeds",  # a seed trained among several gives the same bits as alone
     "train.log_every",
     "train.checkpoint_every",
+    "download.folder",  # the place of images, which the data's hash describes
+    "download.address",
     "download.mirror",
     "download.deadline_s",
     "download.retries",

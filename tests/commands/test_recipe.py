@@ -23,8 +23,8 @@ def flat(values, prefix=""):
     }
 
 
-def test_the_four_recipes():
-    assert set(RECIPES) == {"digits", "mnist", "tutorial-mnist", "tutorial-cifar10"}
+def test_the_recipes():
+    assert set(RECIPES) == {"cifar10-folder", "digits", "mnist", "tutorial-mnist", "tutorial-cifar10"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -97,7 +97,7 @@ def test_the_command_says_what_it_changed(project):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nope"], "'nope' is not a recipe; allowed are digits, mnist"), ([], "expected the name of one recipe")],
+    [(["nope"], "'nope' is not a recipe; allowed are cifar10-folder, digits, mnist"), ([], "expected the name of one recipe")],
 )
 def test_a_wrong_name_changes_nothing(project, arguments, message):
     done = run(project, *arguments)
