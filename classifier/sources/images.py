@@ -22,10 +22,10 @@ from classifier.errors import UserError
 from classifier.params import DownloadParams
 from classifier.project.checksummed import write_checksummed
 from classifier.project.files import sha256, write_atomic
+from classifier.project.progress import counting
 from classifier.sources.archives import Archive
 from classifier.sources.layout import Layout, Placed, lay_out
 from classifier.sources.listing import Folder, Listing
-from classifier.sources.progress import count_progress
 from classifier.sources.raw import MANIFEST, ImageSet, Manifest, describe, read_manifest, read_verified
 from classifier.sources.table import lay_out_by
 
@@ -190,18 +190,17 @@ def measure(files: Files, placed: Sequence[Placed]) -> Iterable[Measured]:
     """Yield size, SHA-256 and header of each file, read by a process per core."""
     chunks = [placed[start : start + CHUNK] for start in range(0, len(placed), CHUNK)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with count_progress("images", len(placed), "files") as advance:
+    with counting("reading files", len(placed)) as advance:
         if cores == 1 or len(chunks) < 2:
             for chunk in chunks:
                 yield from _measure(files, chunk)
             return
         global _inherited
         _inherited = files, chunks
-        done = 0
         with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
             for measured in pool.map(_measure_inherited, range(len(chunks))):
                 yield from measured
-                advance(done := done + len(measured))
+                advance(len(measured))
 
 
 _inherited: tuple[Files, list[Sequence[Placed]]]  # by the forked processes: an open archive cannot be sent

@@ -20,18 +20,3 @@ def transfer_progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(name, total=None)
         yield lambda received, total: progress.update(task, completed=received, total=total)
-
-
-@contextmanager
-def count_progress(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(done)`, the number of `unit` so far, of `total`; shows the time left."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda done: progress.update(task, completed=done)
