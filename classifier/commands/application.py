@@ -31,6 +31,9 @@ COMMANDS = (  # in the order of --help
     "sync",
     "gc",
     "promote",
+    "predict",
+    "export",
+    "serve",
     "repair",
     "audit",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +25,18 @@ def logits_of(classifier: Classifier, images: Tensor) -> Tensor:
         return logits
     filled = torch.cat([images, images.new_zeros((-len(images) % PORTION, *images.shape[1:]))])
     return torch.cat([classifier(portion).float() for portion in torch.split(filled, PORTION)])[: len(images)]
+
+
+@torch.inference_mode()
+def probabilities_of(classifier: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Raw images `(N, C, H, W)` -> probabilities `(N, classes)`, those of `reports/evaluate/predictions.parquet`.
+
+    The classifier must be in evaluation mode. The bits are those of one thread, as evaluate computes.
+    """
+    device = next(classifier.parameters()).device
+    logits = logits_of(classifier, torch.from_numpy(images).to(device)).cpu()
+    found: npt.NDArray[np.float32] = logits.double().log_softmax(1).exp().float().numpy()
+    return found
 
 
 @torch.inference_mode()

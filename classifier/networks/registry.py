@@ -49,6 +49,7 @@ def specify(data: DatasetMeta, network: str, pretrained: str | None = None) -> N
         channels=data.channels,
         class_names=data.class_names,
         preprocessing=data.preprocessing,
+        ranges=data.ranges,
         mean=data.mean * repeated,
         std=data.std * repeated,
     )

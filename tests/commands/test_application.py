@@ -36,7 +36,7 @@ def test_every_module_of_the_folder_is_a_command():
     assert modules - {"application"} == set(COMMANDS)
 
 
-WITHOUT_JSON = {"repair", "recipe", "ui"}  # as README has it
+WITHOUT_JSON = {"repair", "recipe", "serve", "ui"}  # as README has it
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -96,7 +96,7 @@ def test_ctrl_c_ends_with_130(monkeypatch):
 
 
 ARGUMENTS = {"recipe": ["mnist"], "compare": ["123456", "abcdef"], "reproduce": ["123456"], "promote": ["123456"]}
-ARGUMENTS |= {"sweep": ["train.seed=1"]}
+ARGUMENTS |= {"sweep": ["train.seed=1"], "predict": ["a.png"], "export": ["model.onnx"]}
 
 
 @pytest.fixture

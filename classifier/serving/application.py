@@ -1,0 +1,210 @@
+"""The HTTP application: images in, classes and probabilities out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from classifier.serving.answers import About, Predictions, Refusal, about, classify, invoke
+from classifier.serving.bodies import image_files
+from classifier.serving.manual import manual
+from classifier.serving.metrics import Metrics
+from classifier.serving.refusal import RefusedError
+from classifier.serving.runtime import Model
+from classifier.serving.state import State
+
+TOP = 5
+PAGE = files("classifier.serving").joinpath("page.html").read_text(encoding="utf-8")
+INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+PAGES = {"Content-Security-Policy": f"default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; {INLINE}"}
+REASONS = {
+    400: "malformed: no image, a form or JSON that cannot be read",
+    408: "the body did not arrive in time",
+    413: "too many bytes, pixels or images",
+    415: "another Content-Type than image/*, multipart/form-data and application/json",
+    422: "not an image, or a damaged one; a parameter of a wrong value",
+    503: "the queue is full, or the model is not ready: try again after Retry-After seconds",
+}
+FILE = {"type": "string", "format": "binary"}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": FILE},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"image": {"type": "array", "items": FILE}}}
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "byte"}}},
+                }
+            },
+        },
+    }
+}
+INVOCATION = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object", "properties": {"inputs": {"type": "array"}}}}},
+    }
+}
+
+
+def application(start: Callable[[State], Any]) -> FastAPI:
+    """The application. `start` is awaited beside it: it brings the model."""
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        app.state.held = State()
+        async with start(app.state.held):
+            yield
+        app.state.held.workers.stop()
+
+    app = FastAPI(
+        title="classifier",
+        summary="Classifies images with one model, which prepares them as its training did.",
+        docs_url=None,  # FastAPI's page loads scripts from elsewhere
+        redoc_url=None,
+        lifespan=life,
+    )
+    app.add_middleware(Observed)
+
+    def held(request: Request) -> State:
+        state: State = request.app.state.held
+        return state
+
+    def model_of(request: Request) -> Model:
+        """The model that answers this request, from now on and in its headers."""
+        model: Model = held(request).current
+        request.scope["model"] = model
+        return model
+
+    @app.post(
+        "/predict", response_model=Predictions, openapi_extra=BODY, responses=refusals(400, 408, 413, 415, 422, 503)
+    )
+    async def predict(
+        request: Request,
+        top: Annotated[int, Query(ge=1, le=10_000, description="classes per image, the most probable first")] = TOP,
+        invert: Annotated[bool, Query(description="take the negative of the image")] = False,
+        show_input: Annotated[bool, Query(description="add the pixels that the model takes")] = False,
+    ) -> Response:
+        """Classify the image in the body, the files of a form, or images in base64."""
+        state = held(request)
+        with state.bodies.place() as place:
+            images = await image_files(request, await place.receive(request))
+            model = model_of(request)
+            works = [partial(classify, model, image, top, invert, show_input) for image in images]
+            predictions = await state.workers.run(works)
+        for prediction in predictions:
+            state.metrics.images.labels(prediction["class"]).inc()
+            state.metrics.unlike.inc(prediction["warning"] is not None)
+        return JSONResponse({"model": model.identity, "predictions": predictions})
+
+    @app.post("/invocations", openapi_extra=INVOCATION, responses=refusals(400, 408, 413, 415, 503))
+    async def invocations(request: Request) -> Response:
+        """Answer as MLflow's scoring server does, to raw pixels 0..255 or to image files in base64."""
+        state = held(request)
+        try:
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise RefusedError(415, "the Content-Type is not application/json")
+            with state.bodies.place() as place:
+                body = await place.receive(request)
+                (answer,) = await state.workers.run([partial(invoke, model_of(request), body)])
+        except RefusedError as refused:
+            kind = "BAD_REQUEST" if refused.status < 500 else "TEMPORARILY_UNAVAILABLE"
+            answer = {"error_code": kind, "message": refused.reason}
+            return JSONResponse(answer, refused.status, refused.headers)
+        return JSONResponse(answer)
+
+    @app.get("/model", response_model=About, responses=refusals(503))
+    async def model(request: Request) -> Response:
+        """The model that answers now: its classes, where it comes from, and how accurate it is."""
+        return JSONResponse(about(model_of(request)))
+
+    @app.get("/health/live")
+    @app.get("/ping", include_in_schema=False)  # as MLflow's scoring server has it
+    async def live() -> Response:
+        """200 while the process answers."""
+        return JSONResponse({"live": True})
+
+    @app.get("/health/ready", responses=refusals(503))
+    async def ready(request: Request) -> Response:
+        """200 when a model has given the same answer here as at its export."""
+        return JSONResponse({"ready": True} | model_of(request).identity)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Counters for Prometheus."""
+        return Response(held(request).metrics.text(), media_type=Metrics.content_type)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return HTMLResponse(PAGE, headers=PAGES)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(manual(app.openapi(), str(request.base_url).rstrip("/")), headers=PAGES)
+
+    for kind in (RefusedError, HTTPException, RequestValidationError, ClientDisconnect):
+        app.add_exception_handler(kind, refusal)
+    return app
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Refusal, "description": REASONS[status]} for status in statuses}
+
+
+async def refusal(request: Request, error: Exception) -> Response:
+    """The answer to a request that raised: one reason."""
+    match error:
+        case RefusedError():
+            refused = error
+        case HTTPException():
+            refused = RefusedError(error.status_code, error.detail)
+        case RequestValidationError():
+            first = error.errors()[0]
+            refused = RefusedError(422, f"{first['loc'][-1]}: {first['input']!r:.80}: {first['msg']}")
+        case _:  # the caller has gone, nobody reads this
+            refused = RefusedError(400, "the body is not complete")
+    return JSONResponse({"error": refused.reason}, refused.status, refused.headers)
+
+
+class Observed:
+    """Counts every request, and names the model in every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state: State = scope["app"].state.held
+        start, status = time.perf_counter(), 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                model = scope.get("model") or state.model
+                if model:
+                    message["headers"] = [*message["headers"], *model.headers]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        finally:
+            path = getattr(scope.get("route"), "path", "unknown")
+            state.metrics.observe(path, status, time.perf_counter() - start)

@@ -1,0 +1,149 @@
+"""Writes a model as an ONNX file: raw pixels in, probabilities out, compared with PyTorch before it is written."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+
+import numpy as np
+import onnx
+import torch
+from mlflow.entities import Run
+from torch import Tensor, nn
+
+from classifier.data.dataset import read_meta, read_split
+from classifier.errors import UserError
+from classifier.networks.inference import probabilities_of
+from classifier.networks.model import Classifier
+from classifier.networks.model_dir import ModelMeta, read_model, read_model_meta
+from classifier.project.lineage import project_root
+from classifier.recording.tags import COMMIT_TAG, DATA_TAG, TEST_TAG
+from classifier.runs.comparison import DATA, find_test_images
+from classifier.runs.reading import frame
+from classifier.serving.card import CLOSE, Accuracy, Card, same_answer, warm_up_image
+from classifier.serving.runtime import INPUT, OUTPUT, Model
+from classifier.serving.stored import Source
+
+OPSET = 20
+BATCH = 250  # images that PyTorch computes at once for the comparison
+
+
+def exported(source: Source) -> bytes:
+    """The ONNX file of a model, after the comparison with PyTorch on its whole test split."""
+    meta, classifier = read_model_meta(source.folder), read_model(source.folder)
+    content = to_onnx(classifier, card_of(meta, classifier, source.run))
+    verify(content, classifier, test_images(source, meta))
+    return content
+
+
+def card_of(meta: ModelMeta, classifier: Classifier, run: Run | None) -> Card:
+    """What the ONNX file says about a model and its run."""
+    tags, metrics = (run.data.tags, run.data.metrics) if run else ({}, {})
+    names = ("accuracy", "accuracy_low", "accuracy_high", "confidence", "n")
+    known = [metrics[f"test/{name}"] for name in names if f"test/{name}" in metrics]
+    preprocessing = meta.preprocessing
+    image = warm_up_image(preprocessing.channels, preprocessing.image_size)
+    return Card(
+        dataset=meta.dataset,
+        architecture=meta.architecture,
+        class_names=meta.class_names,
+        preprocessing=preprocessing,
+        ranges=meta.ranges,
+        weights_sha256=meta.weights_sha256,
+        run_id=run.info.run_id if run else None,
+        git_commit=tags.get(COMMIT_TAG),
+        data_digest=tags.get(DATA_TAG),
+        accuracy=Accuracy.of(*known) if len(known) == len(names) else None,
+        opset=OPSET,
+        warm_up=probabilities_of(classifier, image[None])[0].tolist(),
+    )
+
+
+def test_images(source: Source, meta: ModelMeta) -> np.ndarray:
+    """The test split that a model was evaluated on, `(N, C, H, W) uint8`, from the workspace or DVC's cache.
+
+    Raises UserError or FileNotFoundError, with the command that brings it, when neither has it.
+    """
+    folder = project_root() / DATA
+    wanted = source.run.data.tags.get(TEST_TAG) if source.run else None
+    with suppress(FileNotFoundError):
+        found = read_meta(folder)
+        if found.name == meta.dataset and wanted in (None, found.sha256["test"]):
+            return read_split(folder, "test", found).images
+    if source.run:
+        return find_test_images(frame([source.run]))
+    raise UserError(f"{folder} is not {meta.dataset}, on whose test split the export is compared: run dvc repro")
+
+
+class Served(nn.Module):
+    """Raw images `(N, C, H, W) uint8` -> probabilities `(N, classes)` float32."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(images)
+        return logits.float().softmax(1)
+
+
+def to_onnx(classifier: Classifier, card: Card) -> bytes:
+    """The ONNX file of a classifier in evaluation mode. Equal weights and cards give equal bytes.
+
+    Raises UserError when PyTorch cannot export the network.
+    """
+    example = torch.zeros((2, *card.warm_up_image().shape), dtype=torch.uint8)  # two: of one, the batch would be fixed
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the exporter, about its own code
+            program = torch.onnx.export(
+                Served(classifier).eval(),
+                (example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise UserError(f"PyTorch cannot export {card.architecture} to ONNX: {reason}") from None
+    assert program is not None
+    return _plain(program.model_proto, card)
+
+
+def _plain(model: onnx.ModelProto, card: Card) -> bytes:
+    """Without what names this machine: stack traces and paths, which the exporter keeps with every node."""
+    graphs = [model.graph, *model.functions]
+    for graph in graphs:
+        for item in (graph, *graph.node, *getattr(graph, "value_info", ())):
+            item.ClearField("metadata_props")
+            item.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    model.ClearField("doc_string")
+    model.producer_name, model.producer_version = "classifier export", ""
+    onnx.helper.set_model_props(model, dict(sorted(card.metadata().items())))
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def verify(content: bytes, classifier: Classifier, images: np.ndarray) -> None:
+    """Compare the ONNX file with PyTorch on images `(N, C, H, W) uint8`.
+
+    Raises UserError, which names the first image where another class is predicted or a probability differs by more
+    than CLOSE.
+    """
+    model = Model(content, "the exported model")
+    model.warm_up()
+    for start in range(0, len(images), BATCH):
+        expected = probabilities_of(classifier, images[start : start + BATCH])
+        for number, (image, theirs) in enumerate(zip(images[start : start + BATCH], expected, strict=True), start):
+            ours = model.probabilities(image)
+            if not same_answer(ours, theirs):
+                names = model.card.class_names
+                raise UserError(
+                    f"onnxruntime and PyTorch disagree on test image {number}: {names[ours.argmax()]!r} and "
+                    f"{names[theirs.argmax()]!r}, a probability differs by {np.abs(ours - theirs).max():.2g}: allowed "
+                    f"are the same class and {CLOSE:g}"
+                )

@@ -1,0 +1,57 @@
+"""The model as it is served: an ONNX file run by onnxruntime. Needs neither torch nor mlflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from classifier.errors import UserError
+from classifier.serving.card import Card, same_answer
+
+INPUT, OUTPUT = "images", "probabilities"
+
+
+class Model:
+    """One ONNX file that `classifier export` wrote.
+
+    Each image is computed alone, on one thread. In a batch, onnxruntime's sums depend on the number of images, and with
+    several threads on how many there are; alone they depend on nothing. docs/serving.md has what this costs.
+    """
+
+    def __init__(self, content: bytes, name: str) -> None:
+        """Raises UserError unless `content` is such a file; `name` is for the message."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common type
+            raise UserError(f"{name} is not an ONNX model: {' '.join(str(error).split())[:200]}") from None
+        self.card = Card.of(self.session.get_modelmeta().custom_metadata_map, name)
+        self.identity = {"run_id": self.card.run_id, "weights_sha256": self.card.weights_sha256}
+        self.headers = [
+            (b"model-run-id", (self.card.run_id or "unknown").encode()),
+            (b"model-weights-sha256", self.card.weights_sha256.encode()),
+        ]
+
+    @classmethod
+    def read(cls, path: Path) -> Model:
+        return cls(path.read_bytes(), str(path))
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """An image `(C, H, W) uint8` -> a probability per class, float32."""
+        answer: Any = self.session.run([OUTPUT], {INPUT: image[None]})
+        probabilities: np.ndarray = answer[0][0]
+        return probabilities
+
+    def warm_up(self) -> None:
+        """Answer once. Raises UserError unless the answer is the one that PyTorch gave at the export."""
+        found = self.probabilities(self.card.warm_up_image())
+        if not same_answer(found, np.array(self.card.warm_up, np.float32)):
+            raise UserError(
+                f"the model of weights {self.card.weights_sha256} does not give the answer here that it gave when it "
+                "was exported: export it again on this machine, with classifier export"
+            )

@@ -1,0 +1,109 @@
+"""Models of runs and of the registry, and the run of a model directory: MLflow's side of serving."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+from mlflow.entities import LoggedModel, Run
+from mlflow.exceptions import MlflowException
+
+from classifier.errors import UserError
+from classifier.project.files import replacing, write_atomic
+from classifier.project.lineage import project_root
+from classifier.recording.tags import EVALUATED_TAG, WEIGHTS_TAG
+from classifier.runs.promotion import MODEL, model_of
+from classifier.runs.reading import find_run, no_runs
+from classifier.serving.references import FORMS, LATEST
+from classifier.tracking.delivery import open_store
+
+ONNX = "model.onnx"  # among the files of a logged model
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model: its directory, and its run and logged model in MLflow, None where there is none."""
+
+    folder: Path
+    run: Run | None
+    model: LoggedModel | None
+
+
+def find(reference: str) -> Source:
+    """The model that a reference means (`references.FORMS`). Raises UserError if there is none."""
+    experiment = open_store()
+    if (folder := Path(reference)).is_dir():
+        from classifier.networks.model_dir import read_model_meta  # slow: torch
+
+        run = run_of_weights(experiment, read_model_meta(folder).weights_sha256)
+        return Source(folder, run, model_of(run) if run else None)
+    model = logged_model(reference, experiment)
+    run = mlflow.get_run(model.source_run_id) if model.source_run_id else None
+    return Source(downloaded(model), run, model)
+
+
+def logged_model(reference: str, experiment: str) -> LoggedModel:
+    """The logged model of a run or of a registered version."""
+    if not reference.startswith("models:/"):
+        run = newest_run(experiment) if reference == LATEST else find_run(reference)
+        if (found := model_of(run)) is None:
+            raise UserError(f"run {run.info.run_id} has no model in MLflow, or it was deleted there")
+        return found
+    client, name = mlflow.MlflowClient(), reference.removeprefix("models:/")
+    try:
+        if name.startswith("m-"):
+            return client.get_logged_model(name)
+        if "@" in name:
+            version = client.get_model_version_by_alias(*name.split("@", 1))
+        else:
+            version = client.get_model_version(*name.split("/", 1))
+        if version.model_id is None:
+            raise UserError(f"{reference} was not registered by classifier promote")
+        return client.get_logged_model(version.model_id)
+    except (MlflowException, TypeError) as error:
+        reason = "" if isinstance(error, TypeError) else f" ({str(error).splitlines()[0][:200]})"
+        raise UserError(f"{reference} is no model{reason}: allowed is {FORMS}") from None
+
+
+def newest_run(experiment: str) -> Run:
+    """The newest evaluated run. Raises UserError if there is none."""
+    found = mlflow.search_runs([experiment], f"tags.`{EVALUATED_TAG}` = 'true'", max_results=1, output_format="list")
+    if not found:
+        raise UserError(no_runs(experiment))
+    return found[0]
+
+
+def run_of_weights(experiment: str, weights: str) -> Run | None:
+    """The newest evaluated run with these weights."""
+    query = f"tags.`{WEIGHTS_TAG}` = '{weights}' AND tags.`{EVALUATED_TAG}` = 'true'"
+    found = mlflow.search_runs([experiment], query, max_results=1, output_format="list")
+    return found[0] if found else None
+
+
+def downloaded(model: LoggedModel) -> Path:
+    """The model directory of a logged model, kept in `.pipeline/models/`: a logged model never changes."""
+    folder = project_root() / ".pipeline/models" / model.model_id
+    if not (folder / "meta.json").is_file():
+        with TemporaryDirectory() as temporary, replacing(folder) as new:
+            files = Path(mlflow.artifacts.download_artifacts(f"{model.artifact_location}/{MODEL}", dst_path=temporary))
+            for name in ("weights.safetensors", "meta.json"):
+                write_atomic(new / name, (files / name).read_bytes())
+    return folder
+
+
+def attached(model: LoggedModel) -> bytes | None:
+    """The ONNX file among the files of a logged model; None if it has none."""
+    with TemporaryDirectory() as folder, suppress(MlflowException, OSError):
+        uri = f"{model.artifact_location}/{ONNX}"
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()
+    return None
+
+
+def attach(model: LoggedModel, content: bytes) -> None:
+    """Put the ONNX file beside a logged model's other files, where its run and its registered versions show it."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / ONNX).write_bytes(content)
+        mlflow.MlflowClient().log_model_artifact(model.model_id, f"{folder}/{ONNX}")
