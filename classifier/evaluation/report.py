@@ -46,7 +46,7 @@ def write_evaluation(
       `robustness.metrics`; with several seeds also accuracy_mean, accuracy_std and the mean's 95% interval
       accuracy_mean_low, accuracy_mean_high
     - `summary.json`: what the metrics belong to: dataset, classes, images per split, confidence (of all intervals),
-      network, pretrained, parameters, seed, and the SHA-256 of the weights and of the data's files
+      network, pretrained, parameters, seed, and the SHA-256 of the weights and of the data's splits
     - `report.html`: everything on one page, which needs no other file (`classifier.evaluation.page`)
     - `per_class.csv`, `confusion.csv`, `confusions.csv`, `mistakes.csv`, `predictions.parquet`:
       see `classifier.evaluation.tables`
@@ -135,7 +135,7 @@ def _summary(evaluation: Evaluation, params: EvaluateParams) -> dict[str, object
         "parameters": evaluation.parameters,
         "seed": model.seed,
         "weights_sha256": model.weights_sha256,
-        "data_sha256": {split: [file.sha256 for file in files] for split, files in data.files.items()},
+        "data_sha256": data.sha256,
     }
 
 

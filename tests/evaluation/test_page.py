@@ -37,7 +37,7 @@ class Tags(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
-        self.text += " " if tag in ("td", "th", "p", "figcaption", "caption", "h1", "h2", "div") else ""
+        self.text += " " if tag in ("td", "th", "p", "figcaption", "caption", "li", "h1", "h2", "div") else ""
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -116,6 +116,17 @@ def test_classes_without_test_images_are_named(tmp_path: Path) -> None:
     text = words(page_of(tmp_path, predictions).text)
     assert "1 of 3 classes have no test images (emu)" in text
     assert "emu 0 no test images never predicted" in text
+
+
+def test_how_files_became_pixels_and_what_was_excluded_is_said(tmp_path: Path) -> None:
+    evaluation = evaluation_of(predictions_of(np.array([0, 1]), ["cat", "dog"]))
+    excluded = {f"cat/{number:02}.jpg": "truncated" for number in range(12)}
+    data = evaluation.data.model_copy(update={"decoder": "Pillow 12.0", "excluded": excluded})
+    text = words(page_of(tmp_path, evaluation.predictions, {"data": data}).text)
+    assert "The files were decoded by Pillow 12.0 and fitted to the square by padding." in text
+    assert "12 bad files were excluded: cat/00.jpg: truncated cat/01.jpg: truncated" in text
+    assert "cat/10.jpg" not in text
+    assert "and 2 more" in text
 
 
 def test_of_many_classes_the_weakest_are_listed(tmp_path: Path) -> None:
