@@ -140,11 +140,12 @@ class Recording:
 
     def log_data_report(self, folder: Path, *, restored: bool = False) -> None:
         """Record `reports/data/`, what the stage normalize found in the images, if it exists."""
-        if not folder.is_dir():
+        metrics = folder / "metrics.json"
+        if not metrics.is_file():
             return
         self.journal.keep(folder, "data")
         self.journal.append("files", path="data", restored=restored)
-        found = json.loads((folder / "metrics.json").read_bytes())
+        found = json.loads(metrics.read_bytes())
         values = {f"data/{name}": float(value) for name, value in found.items()}
         self.journal.append("metrics", seed=None, step=0, values=values, restored=restored)
 
