@@ -85,6 +85,7 @@ class Ranks(Crew):
             work()
         yield
 
+    @torch.no_grad()
     def hand_out(self, numbers: Sequence[int], tensors: Iterable[Tensor]) -> Sequence[int]:
         given = torch.tensor(numbers)
         for tensor in (given, *tensors):
