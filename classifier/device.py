@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 
 from classifier.errors import UserError
@@ -57,6 +58,18 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(M_TRIM_THRESHOLD, NEVER)
         mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on the device; of a CPU those of the machine or of its container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # control groups, version 2, as containers have them
+        group = Path("/sys/fs/cgroup")
+        most, taken = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, most - taken)
+    return max(free, 0)
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -60,6 +60,7 @@ BEFORE: dict[str, Any] = {  # new key -> value
     "train.keep.weights": "last",
     "train.keep.ema": 0.0,
     "train.keep.patience": None,
+    "train.data": "auto",
     "evaluate.arithmetic": "native",
     "evaluate.corruptions": [],
 }

@@ -8,10 +8,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
-from classifier.device import be_deterministic, describe, environment, pick_device, set_precision
+from classifier.device import be_deterministic, describe, environment, free_memory, pick_device, set_precision
 from classifier.project.files import sha256_of
 from tests.samples import ROOT, file_params, train_params, write_digits
 
@@ -148,3 +149,12 @@ def test_a_step_uses_the_memory_of_the_one_before():
     }
     assert faults["kept"] < 50, faults
     assert faults["given_back"] > 10 * faults["kept"], faults
+
+
+def test_free_memory_is_at_most_that_of_the_container(monkeypatch):
+    assert 0 < free_memory(torch.device("cpu")) <= psutil.virtual_memory().available * 1.5
+    limits = {"memory.max": "5000\n", "memory.current": "2000\n"}
+    monkeypatch.setattr(Path, "read_text", lambda self: limits[self.name])
+    assert free_memory(torch.device("cpu")) == 3000
+    limits["memory.max"] = "max\n"
+    assert free_memory(torch.device("cpu")) > 3000

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -42,6 +43,11 @@ class Split:
         return len(self.labels)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image: (C, H, W)."""
+        return self.images.shape[1:]
+
+    @property
     def images(self) -> np.ndarray:
         return self._images
 
@@ -58,9 +64,13 @@ class StoredSplit(Split):
         self, parts: Sequence[tuple[Path, Pixels]], labels: np.ndarray, digests: Pixels, shape: tuple[int, ...]
     ) -> None:
         """parts: the files and their images `(n, *shape)`, in order."""
-        self.parts, self.labels, self.digests, self.shape = parts, labels, digests, shape
+        self.parts, self.labels, self.digests, self._shape = parts, labels, digests, shape
         self.starts = np.cumsum([0, *(len(images) for _, images in parts)])
         self.verified = np.zeros(len(labels), bool)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
 
     @property
     def images(self) -> np.ndarray:
@@ -73,7 +83,8 @@ class StoredSplit(Split):
         of_part = np.searchsorted(self.starts, indices, side="right") - 1
         for number in np.unique(of_part):
             mine = np.flatnonzero(of_part == number)
-            taken[mine] = self.parts[number][1][indices[mine] - self.starts[number]]
+            part, rows = self.parts[number][1], torch.from_numpy(indices[mine] - self.starts[number])
+            taken[mine] = torch.from_numpy(part)[rows].numpy()  # torch reads while other threads run, numpy does not
         for place in np.flatnonzero(~self.verified[indices]):
             index = indices[place]
             if hashlib.sha256(taken[place]).digest() != self.digests[index].tobytes():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,6 +29,14 @@ def logits_of(classifier: Classifier, images: Tensor) -> Tensor:
     return torch.cat([classifier(portion).float() for portion in torch.split(filled, PORTION)])[: len(images)]
 
 
+class Images(Protocol):
+    """Raw images `(N, C, H, W) uint8`, of which slices are taken: a tensor, or files that are read by slices."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
 @torch.inference_mode()
 def probabilities_of(classifier: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Raw images `(N, C, H, W)` -> probabilities `(N, classes)`, those of `reports/evaluate/predictions.parquet`.
@@ -41,21 +51,20 @@ def probabilities_of(classifier: Classifier, images: npt.NDArray[np.uint8]) -> n
 
 @torch.inference_mode()
 def predict(
-    classifier: Classifier, images: Tensor, batch_size: int, crew: Crew = ALONE, logits: Tensor | None = None
+    classifier: Classifier, images: Images, batch_size: int, crew: Crew = ALONE, logits: Tensor | None = None
 ) -> Tensor:
-    """Raw images `(N, C, 32, 32) uint8` on the classifier's device -> logits `(N, classes)` float32, same device.
+    """Raw images on the classifier's device -> logits `(N, classes)` float32, same device.
 
     The processes of a crew share the batches: all of them call this, with `logits` in the memory that they share.
     """
     training = classifier.training
     classifier.eval()
-    batches = torch.split(images, batch_size)
+    batches = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
     if logits is None:
-        logits = torch.cat([classifier(batch).float() for batch in batches])
+        logits = torch.cat([classifier(images[batch]).float() for batch in batches])
     else:
-        places = torch.split(logits, batch_size)
-        for number in range(crew.rank, len(batches), crew.size):
-            places[number].copy_(classifier(batches[number]))
-        crew.meet(places)
+        for batch in batches[crew.rank :: crew.size]:
+            logits[batch] = classifier(images[batch])
+        crew.meet(torch.split(logits, batch_size))
     classifier.train(training)
     return logits

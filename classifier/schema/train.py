@@ -104,6 +104,10 @@ class TrainParams(Section):
     deterministic: bool = Field(
         description="on cuda, refuse layers without a deterministic kernel; false: they run, and the run says so"
     )
+    data: Literal["auto", "resident", "streamed"] = Field(
+        description="resident (all images in memory, or on the GPU) or streamed (read from their files while training, "
+        "with the same result); auto: resident if they take up to half of the free memory"
+    )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         description="float32, tf32 (TF32 matrix products on cuda) or bfloat16 (autocast; weights stay float32)"
     )

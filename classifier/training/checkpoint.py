@@ -211,7 +211,7 @@ def deciding(params: TrainParams, data: Path, environment: Mapping[str, str], st
     """All that the bits of a training depend on, by name; `stage` is the file that trains by this package."""
     code = {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
     code["the stage"] = sha256_of(stage)
-    values = params.model_dump(exclude={"checkpoint_every", "processes"})
+    values = params.model_dump(exclude={"checkpoint_every", "processes", "data"})
     return {
         "params": sha256(json.dumps(values, sort_keys=True).encode()),
         "data": sha256_of(data / "meta.json"),

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from classifier.errors import UserError
-from classifier.networks.inference import predict
+from classifier.networks.inference import Images, predict
 from classifier.networks.model import Classifier
 from classifier.params import TrainParams
 from classifier.training.buffers import Buffers
@@ -25,7 +25,7 @@ from classifier.training.optimizer import gradients, make_optimizer
 from classifier.training.parts import Parts, computation_of
 from classifier.workers import ALONE, Crew
 
-VALIDATION_BATCH = 1000  # images per forward pass
+VALIDATION_BATCH = 1000  # images of 32x32 per forward pass, fewer of larger ones
 
 Part = tuple[int, Tensor, Targets]  # number, normalized images `(B, C, H, W)`, labels
 
@@ -160,7 +160,7 @@ class Engine:
         self.steps = 0
         return means
 
-    def hold_out(self, images: Tensor, labels: Tensor) -> None:
+    def hold_out(self, images: Images, labels: Tensor) -> None:
         """Take the validation split, before other processes begin."""
         self.held_out, self.held_out_labels = images, labels
         if self.parts.crew.size > 1 and len(images):
@@ -200,8 +200,12 @@ class Engine:
         labels = self.held_out_labels
         if not len(labels):
             return [(None, None)] * len(self.seeds)
-        logits = predict(self.validated, self.held_out, VALIDATION_BATCH, self.parts.crew, self.logits)
+        logits = predict(self.validated, self.held_out, self._validation_batch(), self.parts.crew, self.logits)
         return [(cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item())]
+
+    def _validation_batch(self) -> int:
+        height, width = self.held_out[:1].shape[-2:]
+        return max(1, VALIDATION_BATCH * 32 * 32 // (height * width))
 
     def state(self) -> dict[str, Tensor]:
         """Copies of `tensors`: `weights/...`, `optimizer/...` and `sums/...`."""

@@ -20,7 +20,8 @@ from classifier.training.graph import GraphedSteps
 from classifier.training.history import Row
 from classifier.training.parts import computation_of
 from classifier.training.ranks import crew_of
-from classifier.training.steps import Steps, on_device
+from classifier.training.sources import are_resident
+from classifier.training.steps import Steps, StreamedSteps, on_device, on_disk
 from classifier.workers import threads
 
 Report = Callable[[int, Row], None]  # of a seed and its row
@@ -69,7 +70,8 @@ def fit(
     """
     crew = crew_of(computation_of(params, device), device)
     engine = Engine(classifier.to(device), params, device, crew=crew)
-    run_epochs(make_steps(engine, train), validation, report, checkpoints)
+    resident = are_resident(params.data, (train, validation), device)
+    run_epochs(make_steps(engine, train, resident), validation, report, checkpoints)
 
 
 def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Checkpoints | None) -> None:
@@ -80,7 +82,8 @@ def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Che
             f"train.keep.weights: {params.keep.weights} needs validation images, and there are none: set a "
             "normalize.validation_fraction above 0, or train.keep.weights: last"
         )
-    engine.hold_out(*on_device(validation, engine.device))
+    held_out, labels = on_device(validation, engine.device) if steps.resident else on_disk(validation, engine.device)
+    engine.hold_out(held_out, labels)
     window = min(params.log_every, steps.per_epoch)
     step, began = 0, time.monotonic()
     if checkpoints and (saved := checkpoints.load(params.epochs, steps.per_epoch, window, len(engine.seeds))):
@@ -154,11 +157,13 @@ def assist(steps: Steps, start: int) -> None:
         steps.engine.end_epoch()
 
 
-def make_steps(engine: Engine, train: Split) -> Steps:
-    """The steps as the device takes them.
+def make_steps(engine: Engine, train: Split, resident: bool = True) -> Steps:
+    """The steps as the device and the images' place take them.
 
     They are replayed as a graph on CUDA, where no shape depends on what is drawn, and no other process shares them.
     """
+    if not resident:
+        return StreamedSteps(engine, train)
     alone, fixed = engine.parts.crew.size == 1, engine.params.augment.policy == "none"
     if engine.device.type == "cuda" and alone and fixed:
         return GraphedSteps(engine, train)

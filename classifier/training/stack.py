@@ -18,7 +18,7 @@ from classifier.data.dataset import Split
 from classifier.networks.model import Classifier
 from classifier.params import TrainParams
 from classifier.training.checkpoint import Checkpoints
-from classifier.training.engine import VALIDATION_BATCH, Engine
+from classifier.training.engine import Engine
 from classifier.training.graph import Capture, GraphedSteps, cuda_graph
 from classifier.training.loop import Report, run_epochs
 from classifier.training.loss import losses
@@ -29,7 +29,7 @@ from classifier.training.optimizer import gradients
 def stackable(params: TrainParams) -> bool:
     """Whether a stack can do what `params` ask for: its models end together, and its kernels choose no images."""
     plain = params.keep.weights == "last" and not params.keep.ema and params.clip is None
-    return plain and params.augment.policy == "none" and not params.freeze
+    return plain and params.augment.policy == "none" and params.data != "streamed" and not params.freeze
 
 
 def fit_together(
@@ -95,7 +95,8 @@ class VectorizedEngine(Engine):
         images, labels = self.held_out, self.held_out_labels
         if not len(labels):
             return super().validate()
-        batches = torch.split(images, VALIDATION_BATCH)
+        size = self._validation_batch()
+        batches = (images[start : start + size] for start in range(0, len(images), size))
         logits = torch.cat([self.classifier(batch.expand(*self.shape, *batch.shape)) for batch in batches], 1)
         means = losses(logits, Targets(labels.expand(*self.shape, -1))).mean(-1)
         accuracies = (logits.argmax(-1) == labels).float().mean(1)

@@ -17,11 +17,17 @@ from classifier.training.augmentation import Augmentation, Draws, generator
 from classifier.training.engine import Engine, Part
 from classifier.training.mixing import Mixing
 from classifier.training.schedule import learning_rate
+from classifier.training.sources import AHEAD, OnDisk, ReadAhead
 
 
 def on_device(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images `(N, C, H, W) uint8` and labels `(N,) int64`."""
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+
+
+def on_disk(split: Split, device: torch.device) -> tuple[OnDisk, Tensor]:
+    """The same, with the images in their files until they are needed."""
+    return OnDisk(split, device), torch.from_numpy(split.labels).to(device)
 
 
 def steps_per_epoch(images: int, params: TrainParams) -> int:
@@ -60,15 +66,21 @@ def balanced(labels: np.ndarray, random: np.random.Generator) -> Tensor:
 class Steps:
     """The steps of an epoch on the training images, which stay on the device: an engine's, one kernel after another."""
 
+    resident = True
+
     def __init__(self, engine: Engine, train: Split) -> None:
-        self.engine, self.params = engine, engine.params
-        self.images, self.labels = on_device(train, engine.device)
+        self.engine, self.params, self.shape = engine, engine.params, train.shape
+        self.labels = torch.from_numpy(train.labels).to(engine.device)
         self.per_epoch = steps_per_epoch(len(train), self.params)
-        size = train.images.shape[-1]
+        self._hold(train)
+        size = train.shape[-1]
         self.augment, self.mix = Augmentation(self.params.augment, size), Mixing(self.params.augment, size)
         if self.params.balance == "loss":
             engine.weigh_classes(self.labels)
         self.batches = torch.split(torch.arange(len(train), device=engine.device), self.params.batch_size)  # places
+
+    def _hold(self, train: Split) -> None:
+        self.images, _ = on_device(train, self.engine.device)
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -79,7 +91,7 @@ class Steps:
         self.rates = self._rates(epoch)
 
     def _plan(self, seed: int, epoch: int) -> tuple[Tensor, Draws]:
-        return plan_epoch(self.labels, self.images.shape[-1], epoch, seed, self.params)
+        return plan_epoch(self.labels, self.shape[-1], epoch, seed, self.params)
 
     def _rates(self, epoch: int) -> list[float]:
         """The learning rates of the epoch's steps."""
@@ -102,4 +114,29 @@ class Steps:
 
     def _take(self, picked: Tensor) -> Tensor:
         """Images `(..., B, C, H, W) uint8` of those `picked (..., B)`."""
-        return self.images.index_select(0, picked.flatten()).view(*picked.shape, *self.images.shape[1:])
+        return self.images.index_select(0, picked.flatten()).view(*picked.shape, *self.shape)
+
+
+class StreamedSteps(Steps):
+    """`Steps` on images that stay in their files and are read a few batches ahead: the same images, the same bits."""
+
+    resident = False
+
+    def _hold(self, train: Split) -> None:
+        self.read_ahead = ReadAhead(OnDisk(train, self.engine.device))
+
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
+        self.read_ahead.forget()
+        self.asked = 0  # batches of the epoch
+
+    def step(self, batch: int) -> None:
+        last = min(batch + AHEAD, self.per_epoch - 1)
+        for coming in range(max(batch, self.asked), last + 1):
+            for _, places in self.engine.parts.of(self.batches[coming]):
+                self.read_ahead.ask(self.order[places].cpu())
+        self.asked = last + 1
+        super().step(batch)
+
+    def _take(self, picked: Tensor) -> Tensor:
+        return self.read_ahead.next()

@@ -43,7 +43,9 @@ def test_each_is_valid_and_states_what_to_expect_and_what_was_measured(name):
 def test_each_sets_the_same_keys_so_that_nothing_of_another_is_left(name):
     of_digits, of_name = (set(flat(RECIPES[each]["params"])) for each in ("digits", name))
     assert of_digits == of_name
-    machine = {f"train.{key}" for key in ("seed", "seeds", "device", "processes")}  # of the person's own choosing
+    machine = {
+        f"train.{key}" for key in ("seed", "seeds", "device", "processes", "data")
+    }  # of the person's own choosing
     assert {key.partition(".")[0] for key in of_digits} <= set(STAGES)  # the bar for a champion does not move
     assert of_digits | machine >= set(keys(type(file_params().train), "train."))
 

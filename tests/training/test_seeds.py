@@ -103,7 +103,15 @@ def test_seconds_of_several_seeds_are_those_of_the_longest_process_or_of_stacks_
 
 
 @pytest.mark.parametrize(
-    "values", [{"ema": 0.9}, {"clip": 1.0}, {"weights": "validation_loss"}, {"policy": "trivialaugment"}, {"freeze": 1}]
+    "values",
+    [
+        {"ema": 0.9},
+        {"clip": 1.0},
+        {"weights": "validation_loss"},
+        {"policy": "trivialaugment"},
+        {"freeze": 1},
+        {"data": "streamed"},
+    ],
 )
 def test_seeds_that_no_stack_can_train_are_trained_one_after_another_on_a_gpu(values):
     assert side_by_side(train_params(seeds=3), torch.device("cuda")) == 64
