@@ -1,0 +1,209 @@
+"""Hostile archives and folders of images: nothing is extracted or executed, time and memory are bounded.
+
+Each is refused in one line, or its good images are listed and the others named.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import tarfile
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from classifier.sources import archives
+from classifier.sources.images import Images, open_files, write_images
+from tests.faults.test_hostile_archive import bomb, member
+from tests.faults.watch import nothing_happens
+from tests.photos import download_params, image, pets, write_files, write_tar, write_zip
+
+LIMIT = 64 << 20  # bytes of memory
+SECONDS = 20  # on a busy machine
+GOOD = pets(2)
+Make = Callable[[Path], Path]  # writes the source into an empty folder
+
+
+def tar(*members: bytes, packed: bool = False) -> Make:
+    """A tar with these members in front of the good images."""
+
+    def make(folder: Path) -> Path:
+        good = write_tar(folder / "good.tar", GOOD).read_bytes()
+        (folder / "good.tar").unlink()
+        content = b"".join(members) + good
+        path = folder / "photos.tar"
+        path.write_bytes(gzip.compress(content, 1) if packed else content)
+        return path
+
+    return make
+
+
+def unpacked_to(size: int) -> Make:
+    def make(folder: Path) -> Path:
+        head = member("cat/bomb.png", size=size)
+        (folder / "bomb").write_bytes(bomb(head, size)["cifar-10-binary.tar.gz"])
+        return folder / "bomb"
+
+    return make
+
+
+def zipped(change: Callable[[zipfile.ZipFile], None]) -> Make:
+    def make(folder: Path) -> Path:
+        path = write_zip(folder / "photos.zip", GOOD, zipfile.ZIP_DEFLATED)
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            change(archive)
+        return path
+
+    return make
+
+
+def named(name: str, content: bytes = b"x", attributes: int = 0) -> Make:
+    def change(archive: zipfile.ZipFile) -> None:
+        info = zipfile.ZipInfo(name)
+        info.external_attr = attributes << 16
+        archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+
+    return zipped(change)
+
+
+def patched(old: bytes, new: bytes) -> Make:
+    def make(folder: Path) -> Path:
+        path = write_zip(folder / "photos.zip", GOOD)
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new))
+        return path
+
+    return make
+
+
+def overlapping(folder: Path) -> Path:
+    """10,000 entries of one member of 100 MB: 1 TB from 100 KB and more."""
+    path = folder / "photos.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/0.png", bytes(100_000_000))
+        first = archive.infolist()[0]
+        for number in range(1, 10_000):
+            info = zipfile.ZipInfo(f"cat/{number}.png")
+            for name in ("header_offset", "compress_size", "file_size", "CRC", "compress_type", "flag_bits"):
+                setattr(info, name, getattr(first, name))
+            archive.filelist.append(info)
+    return path
+
+
+def of_files(change: Callable[[Path], None]) -> Make:
+    def make(folder: Path) -> Path:
+        photos = write_files(folder / "photos", GOOD)
+        change(photos)
+        return photos
+
+    return make
+
+
+def central(values: bytes) -> bytes:
+    """The start of a zip's central directory entry up to flags, with these two bytes of flags."""
+    return b"PK\x01\x02\x14\x03\x14\x00" + values
+
+
+def huge_header(folder: Path) -> Path:
+    content = bytearray(image(5))
+    content[16:24] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
+    return write_zip(folder / "photos.zip", GOOD | {"cat/huge.png": bytes(content)})
+
+
+ATTACKS: dict[str, tuple[Make, bool]] = {  # whether it must be refused
+    **{
+        f"zip: {name!r}": (named(name), False)
+        for name in ("../x", "/tmp/x", "a/../../x", "..\\x", "cat//x", "x" * 60_000)
+    },
+    "zip: a name with a newline": (named("cat/a\nb.png", image(9)), False),
+    "zip: a class with a newline": (named("a\nb/1.png", image(9)), True),
+    "zip: a name twice": (patched(b"cat/1.png", b"cat/0.png"), True),
+    "zip: a symbolic link": (named("cat/link.png", b"/etc/passwd", 0o120777), False),
+    "zip: a device": (named("cat/device.png", b"", 0o020666), False),
+    "zip: 200 MB of zeros": (named("cat/zeros.png", bytes(200_000_000)), False),
+    "zip: 10,000 overlapping members": (overlapping, True),
+    "zip: encrypted": (patched(central(b"\x00\x00"), central(b"\x01\x00")), True),
+    "zip: cut off": (lambda folder: cut(write_zip(folder / "z", GOOD)), True),
+    "zip: an image's header of 2^62 pixels": (huge_header, False),
+    "zip in a zip": (named("cat/inner.zip", b"PK\x05\x06" + bytes(18)), False),
+    **{
+        f"tar: a {word}": (tar(member("cat/x.png", kind, linkname="/etc/passwd")), False)
+        for word, kind in (
+            ("symbolic link", tarfile.SYMTYPE),
+            ("hard link", tarfile.LNKTYPE),
+            ("character device", tarfile.CHRTYPE),
+            ("pipe", tarfile.FIFOTYPE),
+        )
+    },
+    **{f"tar: {name!r}": (tar(member(name)), False) for name in ("../x", "/tmp/x", "a/../../x", "./x", "..")},
+    "tar: a set-uid file": (tar(member("cat/x", mode=0o4777)), False),
+    "tar: a file of 2^60 bytes": (tar(member("cat/x", size=1 << 60)), True),
+    "tar: a long name of 2^40 bytes": (tar(member("x", tarfile.GNUTYPE_LONGNAME, 1 << 40)), True),
+    "tar: an extended header of 2^40 bytes": (tar(member("x", tarfile.XHDTYPE, 1 << 40)), True),
+    "tar: a global header of 2^40 bytes": (tar(member("x", tarfile.XGLTYPE, 1 << 40)), True),
+    "tar: 2,000 extended headers": (tar(*(member("x", tarfile.XHDTYPE) for _ in range(2000))), True),
+    "tar: zeros alone": (lambda folder: write_files(folder, {"t": bytes(1 << 20)}) / "t", True),
+    "tar: cut off": (lambda folder: cut(write_tar(folder / "t", GOOD)), True),
+    "tar.gz: 200 MB of zeros, over the limit": (unpacked_to(200 << 20), True),
+    "tar.gz: cut off": (lambda folder: cut(write_tar(folder / "t", GOOD, "w:gz")), True),
+    "tar.gz in a tar.gz": (lambda folder: doubled(write_tar(folder / "t", GOOD, "w:gz")), True),
+    "folder: a loop of links": (of_files(lambda photos: (photos / "cat/loop").symlink_to(photos)), False),
+    "folder: a link to /dev/zero": (of_files(lambda photos: (photos / "cat/zero.png").symlink_to("/dev/zero")), False),
+    "folder: a pipe": (of_files(lambda photos: os.mkfifo(photos / "cat/pipe.png")), False),
+    "folder: a file of 2^40 bytes": (of_files(lambda photos: os.truncate(made(photos / "cat/x"), 1 << 40)), False),
+    "folder: a name that is not UTF-8": (of_files(lambda photos: made(photos / os.fsdecode(b"cat/\xff.png"))), False),
+}
+
+
+def cut(path: Path) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def doubled(path: Path) -> Path:
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    return path
+
+
+def made(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
+
+
+def test_nothing_is_extracted_and_time_and_memory_are_bounded(attack, tmp_path: Path, monkeypatch):
+    row = attack("hostile folder or archive of images")
+    monkeypatch.setattr(archives, "FLOOR", 64 << 20)
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(row.some(list(ATTACKS))):
+        make, refused = ATTACKS[name]
+        place, raw = tmp_path / f"{number}-source", tmp_path / f"{number}-raw"
+        place.mkdir()
+        raw.mkdir()
+        source = make(place)
+        before = sorted(place.rglob("*"))
+        began = time.monotonic()
+        tracemalloc.start()
+        with row.case(name), nothing_happens(but_within=raw):
+            if refused:
+                with pytest.raises((ValueError, OSError)) as caught:
+                    write_images(raw, open_files(source, raw), download_params(source))
+                assert "\n" not in str(caught.value)
+                assert list(raw.iterdir()) == []
+            else:
+                write_images(raw, open_files(source, raw), download_params(source))
+                read = {record.path: content for record, content in Images(raw, source) if record.path in GOOD}
+                assert read == GOOD
+                assert sorted(path.name for path in raw.iterdir()) == ["images.parquet", "manifest.json"]
+            peak = tracemalloc.get_traced_memory()[1]
+            assert peak < LIMIT or "200 MB" in name, f"{peak >> 20} MiB"
+            assert time.monotonic() - began < SECONDS
+        tracemalloc.stop()
+        assert sorted(place.rglob("*")) == before
+    row.verdict()
