@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from ruamel.yaml import YAML
 
 from classifier.params import DownloadParams
-from tests.samples import file_params
+from tests.samples import ROOT, file_params
 
 
 def image(seed: int = 0, kind: str = "png", size: tuple[int, int] = (12, 10), mode: str = "RGB") -> bytes:
@@ -62,3 +64,11 @@ def download_params(folder: Path | str, **values: Any) -> DownloadParams:
     return DownloadParams.model_validate(
         file_params().download.model_dump() | {"dataset": "folder", "folder": str(folder)} | values
     )
+
+
+def write_download_params(path: Path, **values: Any) -> str:
+    """Write a params.yaml for dataset `folder`, with these values of its section download; returns its path."""
+    tree = YAML(typ="safe").load(ROOT / "params.yaml")
+    tree["download"] |= {"dataset": "folder", "retries": 0, **values}
+    path.write_text(json.dumps(tree))
+    return str(path)

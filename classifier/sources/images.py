@@ -26,7 +26,7 @@ from classifier.project.progress import counting
 from classifier.sources.archives import Archive
 from classifier.sources.layout import Layout, Placed, lay_out
 from classifier.sources.listing import Folder, Listing
-from classifier.sources.raw import MANIFEST, ImageSet, Manifest, describe, read_manifest, read_verified
+from classifier.sources.raw import AGAIN, MANIFEST, ImageSet, Manifest, describe, read_manifest, read_verified
 from classifier.sources.table import lay_out_by
 
 TABLE = "images.parquet"
@@ -117,11 +117,9 @@ class Images:
         try:
             content = self._files.read(record.path, record.offset, record.bytes or 0)
         except (UserError, OSError) as error:
-            raise UserError(f"{where} {_reason(error)}: run dvc repro") from None
+            raise UserError(f"{where} {_reason(error)}: {AGAIN}") from None
         if (found := sha256(content)) != record.sha256:
-            raise UserError(
-                f"{where} has SHA-256 {found}, data/raw says {record.sha256}: it changed since: run dvc repro"
-            )
+            raise UserError(f"{where} has SHA-256 {found}, {TABLE} says {record.sha256}: it changed since: {AGAIN}")
         return content
 
     def __iter__(self) -> Iterator[tuple[ImageRecord, bytes]]:

@@ -1,4 +1,4 @@
-"""A train stage that is killed, on 100 images, and run again writes the bytes of an undisturbed one."""
+"""A stage that is killed and run again writes the bytes of an undisturbed one: train on 100 images, download on 3,000."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 
 from classifier.project.files import sha256_of
 from tests.faults.attack import Attack, cases, limit
+from tests.photos import image, write_download_params, write_files, write_tar
 from tests.processes import words_of
 from tests.samples import ROOT, write_digits
 
@@ -138,3 +139,35 @@ def test_random_processes_of_a_training_with_two_are_killed(tmp_path, expected, 
         shutil.rmtree(stage.folder)
     row.run = kills
     row.verdict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "tar.gz"])
+def test_download_killed_while_it_lists_images_leaves_nothing_and_writes_the_same_bytes(tmp_path, kind):
+    files = {f"{name}/{number}.png": image(number) for name in ("cat", "dog") for number in range(1500)}
+    source = tmp_path / "photos"
+    write_files(source, files) if kind == "folder" else write_tar(source, files, "w:gz")
+    write_download_params(tmp_path / "params.yaml", folder=str(source))
+    command = [sys.executable, "-m", "stages.download", "params.yaml"]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    variables["PYTHONPATH"] = str(ROOT)
+
+    def start(output: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*command, output], cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL)
+
+    assert start("expected/raw").wait(timeout=300) == 0
+    for delay_s in (0.0, 0.1, 0.3):
+        process = start("data/raw")
+        while not (tmp_path / "data/.raw.new").exists():
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.001)
+        time.sleep(delay_s)
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "data/raw").exists()
+    assert start("data/raw").wait(timeout=300) == 0
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
+    raws = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("data/raw", "expected/raw")
+    ]
+    assert raws[0] == raws[1]

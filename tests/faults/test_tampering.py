@@ -23,6 +23,7 @@ from classifier.training.loop import train_one
 from classifier.training.report import write_training
 from stages import download, normalize
 from stages.evaluate import evaluate
+from tests.photos import pets, write_download_params, write_files
 from tests.projects import Project
 from tests.recorded import ROWS
 from tests.samples import ROOT, file_params, train_params, write_digits
@@ -74,11 +75,19 @@ def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
     def normalized() -> None:
         normalize.main([params_path, str(raw), str(folder / "other"), str(folder / "reports")])
 
+    photos, listed = write_files(folder / "photos", pets(8)), folder / "listed"
+    of_photos = write_download_params(folder / "photos.yaml", folder=str(photos))
+    download.main([of_photos, str(listed)])
+
+    def decoded() -> None:
+        normalize.main([of_photos, str(listed), str(folder / "other"), str(folder / "reports")])
+
     of_train = [data / name for name in ("train.safetensors", "validation.safetensors", "meta.json")]
     of_evaluate = [data / name for name in ("test.safetensors", "meta.json")]
     of_evaluate += [path for out in (model, training) for path in sorted(out.rglob("*")) if path.is_file()]
     return [
         *((path, normalized) for path in (raw / "digits.csv.gz", raw / "manifest.json")),
+        *((path, decoded) for path in (listed / "images.parquet", listed / "manifest.json", photos / "cat/3.png")),
         *((path, train) for path in of_train),
         *((path, evaluated) for path in of_evaluate),
     ]

@@ -116,10 +116,10 @@ def test_what_changed_since_the_download_is_named(tmp_path):
     found = described(tmp_path / "raw", folder)
     first, second, third, *_ = found.records()
     (folder / first.path).write_bytes(image(99))
-    with pytest.raises(ValueError, match=r"photos: 'cat/0\.png' has SHA-256 \w+, data/raw says .* run dvc repro"):
+    with pytest.raises(ValueError, match=r"photos: 'cat/0\.png' has SHA-256 \w+, .* run dvc repro -f download$"):
         found.read(first)
     (folder / second.path).unlink()
-    with pytest.raises(ValueError, match=r"'cat/1\.png' cannot be read: No such file or directory: run dvc repro"):
+    with pytest.raises(ValueError, match=r"'cat/1\.png' cannot be read: No such file or directory: run dvc"):
         found.read(second)
     assert found.read(third) == pets(2)[third.path]
 

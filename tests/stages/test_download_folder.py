@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from classifier.params import load_params
 from classifier.project.files import sha256_of
 from classifier.sources.images import Images
 from stages import download
 from tests.loopback import send
-from tests.photos import pets, write_files, write_zip
-from tests.samples import ROOT
+from tests.photos import pets, write_download_params, write_files, write_zip
 
 
 @pytest.fixture(autouse=True)
@@ -25,11 +23,7 @@ def _environment(monkeypatch):
 
 
 def params(place: Path, **values: Any) -> str:
-    tree = YAML(typ="safe").load(ROOT / "params.yaml")
-    tree["download"] |= {"dataset": "folder", "retries": 0, **values}
-    path = place / "params.yaml"
-    path.write_text(json.dumps(tree))
-    return str(path)
+    return write_download_params(place / "params.yaml", **values)
 
 
 def names(folder: Path) -> set[str]:
