@@ -10,14 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +30,7 @@ from classifier.data.preprocessing import Pixels, Preprocessing
 from classifier.data.ranges import measure
 from classifier.errors import UserError
 from classifier.project.files import needing_space, sha256, sha256_of
+from classifier.project.processes import follow_parent
 
 CHUNK_IMAGES, CHUNK_BYTES = 512, 1 << 22  # at most, of pixels
 SUFFIX = ".safetensors"
@@ -206,19 +205,10 @@ _decoder: Decoder | None = None  # of this process, which `_begin` has set
 
 
 def _begin(decoder: Decoder) -> None:
-    """What a decoding process does first: it ends with the process that started it, which alone answers signals."""
+    """What a decoding process does first."""
     global _decoder
     _decoder = decoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent, "this process was started by another"
-    connection.wait([parent.sentinel])
-    os._exit(1)
+    follow_parent()
 
 
 def _decode(key: str, batch: Batch) -> Path:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from multiprocessing import connection, parent_process
 
 import psutil
 
@@ -20,6 +23,20 @@ def world() -> int:
 def rank() -> int:
     """This process's number among those that torchrun started together; 0 without torchrun."""
     return int(os.environ.get("RANK", "0")) if world() > 1 else 0
+
+
+def follow_parent() -> None:
+    """What a worker of multiprocessing does first: it ends with the process that started it, which answers signals."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent, "this process was started by another"
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def end_processes(living: Callable[[], Iterable[psutil.Process]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ from classifier.errors import UserError
 from classifier.params import DownloadParams
 from classifier.project.checksummed import write_checksummed
 from classifier.project.files import sha256, write_atomic
+from classifier.project.processes import follow_parent
 from classifier.project.progress import counting
 from classifier.sources.archives import Archive
 from classifier.sources.layout import Layout, Placed, lay_out
@@ -193,18 +195,30 @@ def measure(files: Files, placed: Sequence[Placed]) -> Iterable[Measured]:
             for chunk in chunks:
                 yield from _measure(files, chunk)
             return
-        global _inherited
-        _inherited = files, chunks
-        with ProcessPoolExecutor(cores, mp_context=get_context("fork")) as pool:
-            for measured in pool.map(_measure_inherited, range(len(chunks))):
-                yield from measured
-                advance(len(measured))
+        # Forked, because an open archive cannot be sent; nothing here has threads that hold locks.
+        with ProcessPoolExecutor(cores, get_context("fork"), _begin, (files, chunks)) as pool:
+            try:
+                for measured in pool.map(_measure_chunk, range(len(chunks))):
+                    yield from measured
+                    advance(len(measured))
+            except BrokenProcessPool:
+                raise UserError(
+                    "a process that read files exited without reporting (killed, or out of memory): run again"
+                ) from None
 
 
-_inherited: tuple[Files, list[Sequence[Placed]]]  # by the forked processes: an open archive cannot be sent
+_inherited: tuple[Files, list[Sequence[Placed]]] | None = None  # of this process, which `_begin` has set
 
 
-def _measure_inherited(number: int) -> list[Measured]:
+def _begin(files: Files, chunks: list[Sequence[Placed]]) -> None:
+    """What a measuring process does first."""
+    global _inherited
+    _inherited = files, chunks
+    follow_parent()
+
+
+def _measure_chunk(number: int) -> list[Measured]:
+    assert _inherited, "_begin has run"
     files, chunks = _inherited
     return _measure(files, chunks[number])
 

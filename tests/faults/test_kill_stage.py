@@ -1,4 +1,4 @@
-"""A stage that is killed and run again writes the bytes of an undisturbed one: train on 100 images, download on 3,000."""
+"""A stage that is killed and run again writes the bytes of an undisturbed one: train, and download of a folder."""
 
 from __future__ import annotations
 
@@ -162,9 +162,11 @@ def test_download_killed_while_it_lists_images_leaves_nothing_and_writes_the_sam
             assert process.poll() is None, "it ended before it was killed"
             time.sleep(0.001)
         time.sleep(delay_s)
+        workers = psutil.Process(process.pid).children()
         process.kill()
         process.wait()
         assert not (tmp_path / "data/raw").exists()
+        assert psutil.wait_procs(workers, timeout=20)[1] == []
     assert start("data/raw").wait(timeout=300) == 0
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
     raws = [
