@@ -39,9 +39,14 @@ class NetworkSpec(PixelStatistics):
         return self
 
 
+def is_own(network: str) -> bool:
+    """Whether it is a network of one's own, `module:function`."""
+    return ":" in network
+
+
 def specify(data: DatasetMeta, network: str, pretrained: str | None = None) -> NetworkSpec:
     """The `network`, in the words of train.network, for this data set."""
-    repeated = 3 if data.channels == 1 and not (network == LENET5 or ":" in network) else 1
+    repeated = 3 if data.channels == 1 and not (network == LENET5 or is_own(network)) else 1
     return NetworkSpec(
         architecture=network,
         pretrained=pretrained,
@@ -80,7 +85,7 @@ def _network(name: str, channels: int, classes: int, size: int) -> nn.Module:
                 "train.network to another network, such as resnet18"
             )
         return LeNet5(channels, classes)
-    if ":" in name:
+    if is_own(name):
         return own_network(name, channels, classes, size)
     if channels not in (1, 3):
         raise UserError(f"{name} takes images of 1 or 3 channels, these have {channels}: set normalize.channels")

@@ -37,6 +37,16 @@ def torchvision_network(name: str, classes: int, size: int) -> nn.Module:
     return network
 
 
+def smallest_size(name: str) -> int | None:
+    """Height and width in pixels of the smallest images that a network of torchvision takes; None for others."""
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        return None
+    smallest: int = max(models.get_model_weights(name).DEFAULT.meta["min_size"])
+    return smallest
+
+
 def timm_network(name: str, classes: int, size: int) -> nn.Module:
     """A network of timm, `timm/NAME`, for three channels and images of `size` pixels, height and width."""
     try:
