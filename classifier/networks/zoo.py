@@ -6,14 +6,19 @@ networks is built, since they take seconds.
 
 from __future__ import annotations
 
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from classifier.errors import UserError
 
 FEW = 8  # names in a message
+WITH_AUXILIARIES = ("googlenet", "inception_v3")  # outputs of layers in between, which are left out
 
 
 def torchvision_network(name: str, classes: int, size: int) -> nn.Module:
@@ -28,8 +33,8 @@ def torchvision_network(name: str, classes: int, size: int) -> nn.Module:
         arguments = {"image_size": size}  # its positions are parameters
     elif name.startswith("maxvit_"):
         arguments = {"input_size": (size, size)}
-    elif name in ("googlenet", "inception_v3"):
-        arguments = {"aux_logits": False, "init_weights": True}  # without their second and third output
+    elif name in WITH_AUXILIARIES:
+        arguments = {"aux_logits": False, "init_weights": True}
     try:
         network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **arguments)
     except (ValueError, AssertionError) as error:
@@ -80,3 +85,69 @@ def _unknown(name: str, names: list[str]) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights of a network that torchvision publishes: those it recommends, trained on ImageNet."""
+
+    name: str  # of the file, which holds the beginning of its SHA-256
+    base: str  # address, to which the name is added
+
+    @classmethod
+    def of(cls, network: str) -> Self | None:
+        """None for a network that is not torchvision's."""
+        from torchvision import models
+
+        if network not in models.list_models(module=models):
+            return None
+        weights = models.get_model_weights(network).DEFAULT
+        base, _, name = weights.url.rpartition("/")
+        return cls(name, f"{base}/")
+
+    @property
+    def address(self) -> str:
+        return self.base + self.name
+
+    @property
+    def checksum(self) -> str:
+        """`sha256:` and the first eight hexadecimal digits."""
+        return f"sha256:{self.name.rpartition('-')[2].partition('.')[0]}"
+
+    def converted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Under the names that today's networks have, without auxiliary outputs."""
+        renamed = {
+            re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name): value
+            for name, value in weights.items()
+        }
+        return {name: value for name, value in renamed.items() if not name.startswith(("aux1.", "aux2.", "AuxLogits."))}
+
+
+def statistics_of(network: str) -> tuple[list[float], list[float]] | tuple[None, None]:
+    """Mean and std, of pixels in 0..1, that published weights of the network expect; None for one's own networks."""
+    if network.startswith("timm/"):
+        import timm
+
+        config = timm.get_pretrained_cfg(network.removeprefix("timm/"))
+        return (list(config.mean), list(config.std)) if config else (None, None)
+    if network in WITH_AUXILIARIES:  # as torchvision's `transform_input` makes of its statistics
+        return [0.5] * 3, [0.5] * 3
+    from torchvision import models
+
+    if network not in models.list_models(module=models):
+        return None, None
+    expected = models.get_model_weights(network).DEFAULT.transforms()
+    return list(expected.mean), list(expected.std)
+
+
+def fitting_positions(network: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The weights with a vision transformer's positions interpolated to those of images of another size."""
+    name = "encoder.pos_embedding"
+    if not network.startswith("vit_") or name not in weights or weights[name].shape == own[name].shape:
+        return weights
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    patch = own["conv_proj.weight"].shape[-1]
+    size = round((own[name].shape[1] - 1) ** 0.5) * patch
+    interpolated: Mapping[str, Tensor] = interpolate_embeddings(size, patch, OrderedDict(weights))
+    return interpolated

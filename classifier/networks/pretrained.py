@@ -1,0 +1,210 @@
+"""Pretrained weights: `data/pretrained/`, which the stage pretrained writes and train reads.
+
+- `manifest.json`: `PretrainedManifest`, with a checksum (`classifier.project.checksummed`)
+- `weights.safetensors`: the weights, unless train.pretrained is null
+
+This is the only module that reads .pth files, which are pickles: PyTorch's restricted unpickler takes tensors and the
+containers around them, and runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from classifier.data.dataset import DatasetMeta, Sha256
+from classifier.errors import UserError
+from classifier.networks.model import Classifier
+from classifier.networks.model_dir import read_model_meta
+from classifier.networks.registry import NetworkSpec, build, specify
+from classifier.networks.zoo import Published, fitting_positions, statistics_of
+from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
+from classifier.project.files import read_file, sha256, write_atomic
+
+LARGEST = 1 << 32  # bytes of weights
+WEIGHTS = "weights.safetensors"
+Kind = Literal["imagenet", "file"]
+Statistics = tuple[list[float] | None, list[float] | None]  # mean and std
+
+
+class PretrainedManifest(Checksummed):
+    """The fields of manifest.json."""
+
+    network: str  # train.network
+    pretrained: Kind | None  # train.pretrained
+    source: str | None  # the file's address or name
+    source_sha256: Sha256 | None
+    sha256: Sha256 | None  # of weights.safetensors
+    mean: list[float] | None = Field(max_length=3)  # that the weights expect, of pixels in 0..1; None: the data set's
+    std: list[float] | None = Field(max_length=3)
+
+
+def write_none(folder: Path, network: str) -> None:
+    """Without pretrained weights."""
+    values = dict.fromkeys(("pretrained", "source", "source_sha256", "sha256", "mean", "std"))
+    write_checksummed(folder / "manifest.json", PretrainedManifest(network=network, **values))
+
+
+def write_published(folder: Path, network: str, published: Published, content: bytes, own_statistics: bool) -> None:
+    """The weights that torchvision publishes; `content` is its file. `own_statistics`: params name mean and std."""
+    statistics = (None, None) if own_statistics else statistics_of(network)
+    weights = published.converted(plain_tensors(content, published.name))
+    _write(folder, network, "imagenet", published.address, content, weights, statistics)
+
+
+def write_file(folder: Path, network: str, path: Path, own_statistics: bool) -> None:
+    """The weights of a file of one's own, .safetensors or .pth.
+
+    They expect the mean and std of the meta.json beside them, as a model of this project has it, or those of the
+    weights that torchvision or timm publish for the network.
+    """
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise UserError(f"train.pretrained_file: {path}: allowed are files named .safetensors, .pth or .pt")
+    try:
+        content = read_file(path, LARGEST)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"train.pretrained_file: {path} is not a file: copy it there, or name another path") from None
+    weights = safe_tensors(content, path.name) if path.suffix == ".safetensors" else plain_tensors(content, path.name)
+    statistics: Statistics = (None, None)
+    if not own_statistics and path.name == WEIGHTS and (path.parent / "meta.json").is_file():
+        meta = read_model_meta(path.parent)  # a model of this project
+        statistics = (meta.mean, meta.std)
+    elif not own_statistics:
+        statistics = statistics_of(network)
+    _write(folder, network, "file", path.name, content, weights, statistics)
+
+
+def _write(
+    folder: Path,
+    network: str,
+    kind: Kind,
+    source: str,
+    content: bytes,
+    weights: Mapping[str, Tensor],
+    statistics: Statistics,
+) -> None:
+    written = save({name: tensor.contiguous().clone() for name, tensor in weights.items()})
+    write_atomic(folder / WEIGHTS, written)
+    manifest = PretrainedManifest(
+        network=network,
+        pretrained=kind,
+        source=source,
+        source_sha256=sha256(content),
+        sha256=sha256(written),
+        mean=statistics[0],
+        std=statistics[1],
+    )
+    write_checksummed(folder / "manifest.json", manifest)
+
+
+def plain_tensors(content: bytes, name: str) -> dict[str, Tensor]:
+    """The tensors of a .pth file, by name. UserError for one that holds more than tensors, which is not run."""
+    try:
+        found = torch.load(BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
+    except Exception as error:  # many types, for what is no file of PyTorch's
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{name} does not hold plain tensors: save its state_dict as safetensors ({reason:.200})"
+        ) from None
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{name} holds {type(found).__name__}: allowed is a state_dict, tensors by name")
+    if wrong := [key for key, value in found.items() if not isinstance(key, str) or not isinstance(value, Tensor)]:
+        raise UserError(f"{name} holds {wrong[0]!r:.80} that is no tensor: allowed is a state_dict, tensors by name")
+    return found
+
+
+def safe_tensors(content: bytes, name: str) -> dict[str, Tensor]:
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise UserError(f"{name} is not a safetensors file: {error}") from None
+
+
+class Initial:
+    """What a training begins with: the network's specification, and the pretrained weights if there are any."""
+
+    def __init__(self, spec: NetworkSpec, weights: Mapping[str, Tensor] | None = None) -> None:
+        self.spec, self.weights = spec, weights
+
+    def classifier(self, seed: int) -> Classifier:
+        """A new classifier, whose weights follow from the seed where they are not pretrained."""
+        classifier = build(self.spec, seed)
+        if self.weights is not None:
+            load_pretrained(classifier.network, self.weights, self.spec)
+        return classifier
+
+
+def initial(data: DatasetMeta, network: str, pretrained: Kind | None, folder: Path | None) -> Initial:
+    """Begin with `network`, and with the weights in `folder` if `pretrained` says so."""
+    spec = specify(data, network)
+    if pretrained is None:
+        return Initial(spec)
+    if folder is None:
+        raise UserError(f"train.pretrained: {pretrained} needs the output of the stage pretrained: run dvc repro")
+    manifest = read_checksummed(folder / "manifest.json", PretrainedManifest, "pretrained")
+    if (manifest.network, manifest.pretrained) != (network, pretrained):
+        raise UserError(
+            f"{folder} was made for {manifest.network} and train.pretrained: {manifest.pretrained}, not for {network} "
+            f"and {pretrained}: run dvc repro"
+        )
+    path = folder / WEIGHTS
+    try:
+        content = read_file(path, LARGEST)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro pretrained") from None
+    if (found := sha256(content)) != manifest.sha256:
+        raise UserError(
+            f"{path} has SHA-256 {found}, manifest.json says {manifest.sha256}: run dvc repro -f pretrained"
+        )
+    values: dict[str, object] = {"pretrained": f"{manifest.source}, SHA-256 {manifest.source_sha256}"}
+    if manifest.mean is not None and len(spec.mean) == len(manifest.mean):
+        values |= {"mean": manifest.mean, "std": manifest.std}
+    return Initial(NetworkSpec.model_validate(dict(spec) | values), safe_tensors(content, str(path)))
+
+
+@torch.no_grad()
+def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], spec: NetworkSpec) -> None:
+    """Copy the weights. Those of the head may be missing, or be of other classes: it keeps its initial ones.
+
+    Raises UserError, which names other weights that are missing, too many, or of another shape.
+    """
+    own, head = network.state_dict(), head_of(network)
+    weights = fitting_positions(spec.architecture, weights, own)
+    other = {name for name in own if name in weights and weights[name].shape != own[name].shape}
+    counters = {name for name in own if name.endswith("num_batches_tracked")}  # old files have none
+    missing = sorted(own.keys() - weights.keys() - head - counters)
+    wrong = {
+        "without": missing,
+        "too many:": sorted(weights.keys() - own.keys()),
+        "other shapes:": sorted(other - head),
+    }
+    if any(wrong.values()):
+        said = "; ".join(f"{what} {_some(names)}" for what, names in wrong.items() if names)
+        raise UserError(f"the pretrained weights are not those of {spec.architecture}: {said}")
+    for name, tensor in own.items():
+        if name in weights and name not in other:
+            tensor.copy_(weights[name])
+
+
+def head_of(network: nn.Module) -> set[str]:
+    """The names of the last layer's parameters: of the last linear layer or convolution, in the order of definition."""
+    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    names = [name for name, _ in network.named_parameters()]
+    if callable(get := getattr(network, "get_classifier", None)):  # as timm's networks
+        found = get()
+        heads = found if isinstance(found, tuple) else (found,)
+        own = {id(parameter) for head in heads for parameter in head.parameters()}
+        return {name for name, parameter in network.named_parameters() if id(parameter) in own}
+    return {name for name in names if layers and name.rpartition(".")[0] == layers[-1]}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
