@@ -36,6 +36,7 @@ class SeedStages(Section):
             "stages.train",
             f"{folder}/params.yaml",
             "data/tutorial/normalized",
+            "data/pretrained",
             f"{folder}/{seed}-{seeds}/model",
             f"{folder}/{seed}-{seeds}/reports",
         )

@@ -1,8 +1,9 @@
 """Train a network on the normalized images, one seed or several.
 
-    python -m stages.train params.yaml data/normalized models/classifier reports/train
+    python -m stages.train params.yaml data/normalized data/pretrained models/classifier reports/train
 
-Reads: params.yaml, section `train`; the train and validation splits (only evaluate reads the test split).
+Reads: params.yaml, section `train`; the train and validation splits (only evaluate reads the test split); pretrained
+weights, if train.pretrained asks for some.
 Writes: the model directory (`classifier.networks.model_dir`), the report (`classifier.training.report`) and the run.
 Why: the same params, data, code and libraries give the same bytes, on every x86-64 machine in portable arithmetic.
 An interrupted training resumes from its last checkpoint (`classifier.training.checkpoint`). torchrun can start it in
@@ -39,17 +40,17 @@ class Prepared:
 
 
 def main(arguments: list[str]) -> None:
-    params_path, data, model, reports = paths(arguments, "params", "data", "model", "reports")
+    params_path, data, pretrained, model, reports = paths(arguments, "params", "data", "pretrained", "model", "reports")
     params, meta = load_params(params_path), read_meta(data)
     use(params.train.arithmetic)
     if rank():
-        assist(params.train, data)
+        assist(params.train, data, pretrained)
         return
     with recording("train", params) as record:
-        train(params, data, meta, model, reports, record)
+        train(params, data, meta, pretrained, model, reports, record)
 
 
-def prepare(params: TrainParams, data: Path) -> Prepared:
+def prepare(params: TrainParams, data: Path, pretrained: Path) -> Prepared:
     """Choose how to compute. Processes that torchrun started meet here, and must agree on what decides the bits."""
     # Imported here, so that this process imports torch while the recorder's imports mlflow: 2 s each.
     from classifier.device import be_deterministic, environment, keep_freed_memory, pick_device, set_precision
@@ -68,19 +69,22 @@ def prepare(params: TrainParams, data: Path) -> Prepared:
     return Prepared(device, computation, machine, fingerprint_of(params, data, decisive, Path(__file__)))
 
 
-def assist(params: TrainParams, data: Path) -> None:
+def assist(params: TrainParams, data: Path, pretrained: Path) -> None:
     """The share of a process that torchrun started beside the stage: it computes, and writes nothing."""
     from classifier.training.seeds import train_seeds
 
-    train_seeds(data, params, prepare(params, data).device, lambda seed, row: None)
+    device = prepare(params, data, pretrained).device
+    train_seeds(data, params, device, lambda seed, row: None, pretrained=pretrained)
 
 
-def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: Path, record: Recording) -> None:
+def train(
+    params: Params, data: Path, meta: DatasetMeta, pretrained: Path, model: Path, reports: Path, record: Recording
+) -> None:
     """Run the stage, recording into `record`."""
     from classifier.device import describe
-    from classifier.networks.model import parameter_count
+    from classifier.networks.layers import costs_of
     from classifier.networks.model_dir import write_model
-    from classifier.networks.registry import build, specify
+    from classifier.networks.pretrained import initial
     from classifier.project.files import replacing
     from classifier.training.checkpoint import checkpointed
     from classifier.training.console import Console
@@ -89,31 +93,31 @@ def train(params: Params, data: Path, meta: DatasetMeta, model: Path, reports: P
     from classifier.training.seeds import median_seed, seconds_of, train_seeds
     from classifier.training.steps import steps_per_epoch
 
-    prepared = prepare(params.train, data)
+    prepared = prepare(params.train, data, pretrained)
     device, computation = prepared.device, prepared.computation
-    spec = specify(meta, params.train.network)
-    images, size = sum(meta.counts["train"]), parameter_count(build(spec))
+    begin, images = initial(meta, params.train.network, params.train.pretrained, pretrained), sum(meta.counts["train"])
+    costs = costs_of(begin.classifier(params.train.seed), begin.spec)
     with checkpointed(prepared.fingerprint, params.train.checkpoint_every) as work:
         record.begin(work.run_key(params), prepared.environment | computation.recorded())
         record.log_data(data, meta)
         record.log_data_report(reports.with_name("data"))  # no dependency: another picture retrains no model
         with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
             record.settle()
-            network = f"{spec.architecture}, {size} parameters"
+            network = f"{begin.spec.architecture}, {costs.parameters} parameters"
             console.say(f"{meta.name}: {images} images, {network}, {describe(device)}, {computation}")
 
             def report(seed: int, row: Row) -> None:
                 console.show(seed, row)
                 record.log_row(seed, row, row.seconds)
 
-            trained = train_seeds(data, params.train, device, report, work)
+            trained = train_seeds(data, params.train, device, report, work, pretrained)
 
         chosen = median_seed(trained, params.train.keep.weights)
         histories = {seed: each.rows for seed, each in trained.items()}
         classifiers = {seed: each.classifier for seed, each in trained.items()}
         with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
-            model_meta = write_model(new_model, classifiers, chosen, spec)
-            write_training(new_reports, histories, chosen, size, params.train.keep.weights)
+            model_meta = write_model(new_model, classifiers, chosen, begin.spec)
+            write_training(new_reports, histories, chosen, costs, params.train.keep.weights)
         record.log_training(model, model_meta, reports, histories, seconds_of(trained, params.train, device))
 
 

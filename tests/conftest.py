@@ -43,7 +43,7 @@ def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Project:
             project = Project(folder)
             project.edit_params("epochs: 20", "epochs: 1")
             project.commit("one epoch")
-            assert project.repro() == ["download", "normalize", "train", "evaluate"]
+            assert project.repro() == ["download", "normalize", "pretrained", "train", "evaluate"]
             project.commit("results")
             done.write_text(project.output)
     return Project.at(folder, done.read_text())

@@ -24,8 +24,9 @@ OUTPUTS = {
         *("metrics.json", "classes.csv", "sizes.csv", "modes.csv", "channels.csv", "problems.csv", "duplicates.csv"),
         "classes.png",
     },
+    "data/pretrained": {"manifest.json"},
     "models/classifier": {"weights.safetensors", "meta.json"},
-    "reports/train": {"history.csv", "metrics.json", "manifest.json"},
+    "reports/train": {"history.csv", "layers.csv", "metrics.json", "manifest.json"},
     "reports/evaluate": {
         *("metrics.json", "summary.json", "report.html", "per_class.csv", "confusion.csv", "confusions.csv"),
         *("calibration.csv", "mistakes.csv", "robustness.csv", "predictions.parquet", "misclassified.png"),

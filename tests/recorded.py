@@ -16,7 +16,7 @@ from classifier.recording import run as recording
 from classifier.tracking import delivery as tracking
 from classifier.training.history import Row, write_history
 from classifier.training.report import write_training
-from tests.samples import file_params, write_digits
+from tests.samples import COSTS, file_params, write_digits
 
 ROWS = [Row(10, 1, 320, 0.05, 2.1), Row(12, 1, 340, 0.04, 1.9, 2.0, 1.8, 0.5)]
 FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "PIPELINE_ROOT")
@@ -78,7 +78,7 @@ class Workspace:
     def has_history(self, rows):
         """Replace ROWS for every seed."""
         self.histories = dict.fromkeys(self.histories, rows)
-        write_training(self.training, self.histories, self.meta.seed, 61706)
+        write_training(self.training, self.histories, self.meta.seed, COSTS)
 
     def train(self, key=None):
         with recorded("train", self.params) as record:
@@ -113,7 +113,7 @@ class ReplicaWorkspace(Workspace):
         models = {4: build(self.data_meta, 4), 5: build(self.data_meta, 5)}
         self.meta = write_model(self.model, models, 5, self.data_meta)
         self.histories = {4: ROWS, 5: [replace(row, running_loss=1.0, validation_accuracy=0.7) for row in ROWS]}
-        write_training(self.training, self.histories, 5, 61706)
+        write_training(self.training, self.histories, 5, COSTS)
         self.test_metrics = {4: {"accuracy": 0.8}, 5: {"accuracy": 0.9}}
 
 

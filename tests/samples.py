@@ -12,9 +12,11 @@ import numpy as np
 from classifier.data.dataset import SIZE, DatasetMeta, Split, known_preprocessing, write_meta, write_split
 from classifier.data.formats import parse
 from classifier.data.normalization import canonical_images, counts
+from classifier.networks.layers import Costs
 from classifier.params import Params, TrainParams, load_params
 from classifier.sources.catalog import origin
 
+COSTS = Costs([], parameters=61_706, multiply_adds=416_520, weights_bytes=246_824, activations_bytes=115_760)  # LeNet-5
 ROOT = Path(__file__).parent.parent
 DIGITS = [str(digit) for digit in range(10)]
 

@@ -49,10 +49,19 @@ def expected_deps(stage: str) -> set[Path]:
 
 
 def test_stage_module_and_params_section_share_a_name():
-    assert list(STAGES) == list(Params.model_fields)[:4] == ["download", "normalize", "train", "evaluate"]
+    sections = [name for name in STAGES if name != "pretrained"]
+    assert sections == list(Params.model_fields)[:4] == ["download", "normalize", "train", "evaluate"]
+    for name in sections:
+        assert STAGES[name]["params"] == [name]
     for name, stage in STAGES.items():
         assert stage["cmd"].startswith(f"python -m stages.{name} params.yaml ")
-        assert stage["params"] == [name]
+
+
+def test_pretrained_weights_follow_what_decides_them():
+    """Of other stages' sections, so that a change of the network transfers no images again."""
+    stage = STAGES["pretrained"]
+    assert stage["params"] == ["train.network", "train.pretrained", "normalize.mean", "normalize.std"]
+    assert "${train.pretrained_file}" in stage["deps"]
 
 
 @pytest.mark.parametrize("name", STAGES)

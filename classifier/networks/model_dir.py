@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from classifier.data.dataset import DatasetMeta, Sha256, known_preprocessing
 from classifier.errors import UserError
@@ -49,7 +51,7 @@ def write_model(
 
     Equal models give equal bytes.
     """
-    weights = {seed: _bytes_of(classifier) for seed, classifier in models.items()}
+    weights = {seed: weights_bytes(classifier) for seed, classifier in models.items()}
     several = weights if len(weights) > 1 else {}
     meta = ModelMeta(
         **dict(spec_of(spec)),
@@ -69,8 +71,26 @@ def _of_seed(folder: Path, seed: int | str) -> Path:
     return folder / "replicas" / f"seed-{seed}.safetensors"
 
 
-def _bytes_of(classifier: Classifier) -> bytes:
-    return save({name: value.detach().cpu().contiguous() for name, value in classifier.network.state_dict().items()})
+def weights_bytes(classifier: Classifier) -> bytes:
+    """The content of a file of weights. Equal weights give equal bytes."""
+    state = classifier.network.state_dict()
+    # Cloned, since safetensors takes no tensors that share memory, as tied weights do.
+    return save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
+
+
+@torch.no_grad()
+def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy the weights that `weights_bytes` wrote of such a network. Raises UserError if names or shapes differ.
+
+    `load_state_dict` needs the versions of modules, which safetensors does not hold, for some networks.
+    """
+    own = network.state_dict()
+    if names := sorted(own.keys() ^ state.keys()):
+        raise UserError(f"names differ: {some(names)}")
+    if names := [name for name in own if own[name].shape != state[name].shape]:
+        raise UserError(f"shapes differ: {some(names)}")
+    for name, tensor in own.items():
+        tensor.copy_(state[name])
 
 
 def read_model_meta(folder: Path) -> ModelMeta:
@@ -105,16 +125,17 @@ def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
     finite = [name for name, value in own.items() if value.isfinite().all()]  # all, but for masks
     try:
         state = load(content)
-        classifier.network.load_state_dict(state)
-    except (SafetensorError, RuntimeError) as error:
+        load_weights(classifier.network, state)
+    except (SafetensorError, UserError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} does not hold the weights of {meta.architecture}: {reason:.1000}") from None
     if other := [name for name, value in state.items() if value.dtype != own[name].dtype]:
-        raise UserError(f"{path} holds {_some(other)} not as {own[other[0]].dtype}: run dvc repro -f train")
+        raise UserError(f"{path} holds {some(other)} not as {own[other[0]].dtype}: run dvc repro -f train")
     if broken := [name for name in finite if not state[name].isfinite().all()]:
-        raise UserError(f"{path} holds NaN or Inf in {_some(broken)}: run dvc repro -f train")
+        raise UserError(f"{path} holds NaN or Inf in {some(broken)}: run dvc repro -f train")
     return classifier.eval()
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first five names."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

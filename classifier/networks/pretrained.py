@@ -1,6 +1,6 @@
 """Pretrained weights: `data/pretrained/`, which the stage pretrained writes and train reads.
 
-- `manifest.json`: `PretrainedManifest`, with a checksum (`classifier.project.checksummed`)
+- `manifest.json`: `classifier.networks.manifest`, with a checksum
 - `weights.safetensors`: the weights, unless train.pretrained is null
 
 This is the only module that reads .pth files, which are pickles: PyTorch's restricted unpickler takes tensors and the
@@ -9,48 +9,28 @@ containers around them, and runs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from classifier.data.dataset import DatasetMeta, Sha256
+from classifier.data.dataset import DatasetMeta
 from classifier.errors import UserError
+from classifier.networks.manifest import MANIFEST, Kind, PretrainedManifest
 from classifier.networks.model import Classifier
-from classifier.networks.model_dir import read_model_meta
+from classifier.networks.model_dir import read_model_meta, some
 from classifier.networks.registry import NetworkSpec, build, specify
 from classifier.networks.zoo import Published, fitting_positions, statistics_of
-from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
+from classifier.project.checksummed import read_checksummed, write_checksummed
 from classifier.project.files import read_file, sha256, write_atomic
 
 LARGEST = 1 << 32  # bytes of weights
 WEIGHTS = "weights.safetensors"
-Kind = Literal["imagenet", "file"]
 Statistics = tuple[list[float] | None, list[float] | None]  # mean and std
-
-
-class PretrainedManifest(Checksummed):
-    """The fields of manifest.json."""
-
-    network: str  # train.network
-    pretrained: Kind | None  # train.pretrained
-    source: str | None  # the file's address or name
-    source_sha256: Sha256 | None
-    sha256: Sha256 | None  # of weights.safetensors
-    mean: list[float] | None = Field(max_length=3)  # that the weights expect, of pixels in 0..1; None: the data set's
-    std: list[float] | None = Field(max_length=3)
-
-
-def write_none(folder: Path, network: str) -> None:
-    """Without pretrained weights."""
-    values = dict.fromkeys(("pretrained", "source", "source_sha256", "sha256", "mean", "std"))
-    write_checksummed(folder / "manifest.json", PretrainedManifest(network=network, **values))
 
 
 def write_published(folder: Path, network: str, published: Published, content: bytes, own_statistics: bool) -> None:
@@ -102,7 +82,7 @@ def _write(
         mean=statistics[0],
         std=statistics[1],
     )
-    write_checksummed(folder / "manifest.json", manifest)
+    write_checksummed(folder / MANIFEST, manifest)
 
 
 def plain_tensors(content: bytes, name: str) -> dict[str, Tensor]:
@@ -149,7 +129,7 @@ def initial(data: DatasetMeta, network: str, pretrained: Kind | None, folder: Pa
         return Initial(spec)
     if folder is None:
         raise UserError(f"train.pretrained: {pretrained} needs the output of the stage pretrained: run dvc repro")
-    manifest = read_checksummed(folder / "manifest.json", PretrainedManifest, "pretrained")
+    manifest = read_checksummed(folder / MANIFEST, PretrainedManifest, "pretrained")
     if (manifest.network, manifest.pretrained) != (network, pretrained):
         raise UserError(
             f"{folder} was made for {manifest.network} and train.pretrained: {manifest.pretrained}, not for {network} "
@@ -187,7 +167,7 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], spec: Net
         "other shapes:": sorted(other - head),
     }
     if any(wrong.values()):
-        said = "; ".join(f"{what} {_some(names)}" for what, names in wrong.items() if names)
+        said = "; ".join(f"{what} {some(names)}" for what, names in wrong.items() if names)
         raise UserError(f"the pretrained weights are not those of {spec.architecture}: {said}")
     for name, tensor in own.items():
         if name in weights and name not in other:
@@ -204,7 +184,3 @@ def head_of(network: nn.Module) -> set[str]:
         own = {id(parameter) for head in heads for parameter in head.parameters()}
         return {name for name, parameter in network.named_parameters() if id(parameter) in own}
     return {name for name in names if layers and name.rpartition(".")[0] == layers[-1]}
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -33,15 +33,16 @@ class Lock:
 
     @property
     def code(self) -> dict[str, str]:
-        """DVC's hash of the stages' dependencies that are neither outputs nor the user's images, by path."""
-        made = {*self.outputs, f"{self.params.get('download', {}).get('folder')}/"}
-        return {path: md5 for _, path, md5 in self._dependencies() if path not in made}
+        """DVC's hash of the stages' dependencies that are neither outputs nor the user's images or weights."""
+        keys = (("download", "folder"), ("train", "pretrained_file"))
+        made = {*self.outputs, *(str(self.params.get(section, {}).get(key)) for section, key in keys)}
+        return {path: md5 for _, path, md5 in self._dependencies() if path.rstrip("/") not in made}
 
     @property
     def params(self) -> dict[str, Any]:
         """The stages' sections of params.yaml, with the values of their last execution."""
         files = [stage.get("params", {}).get("params.yaml", {}) for stage in self.stages.values()]
-        return {section: values for file in files for section, values in file.items()}
+        return {section: values for file in files for section, values in file.items() if "." not in section}
 
     def check(self, outputs: Iterable[Path]) -> None:
         """Raises FileNotFoundError or UserError for the first output that is not what dvc.lock says."""

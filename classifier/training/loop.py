@@ -12,7 +12,7 @@ import torch
 from classifier.data.dataset import Split, read_meta, read_split
 from classifier.errors import UserError
 from classifier.networks.model import Classifier
-from classifier.networks.registry import build, specify
+from classifier.networks.pretrained import initial
 from classifier.params import TrainParams
 from classifier.training.checkpoint import NO_WORK, Checkpoints, Work
 from classifier.training.engine import Engine
@@ -36,12 +36,21 @@ class Trained:
 
 
 def train_one(
-    data: Path, seed: int, params: TrainParams, device: torch.device, report: Report, work: Work = NO_WORK
+    data: Path,
+    seed: int,
+    params: TrainParams,
+    device: torch.device,
+    report: Report,
+    work: Work = NO_WORK,
+    pretrained: Path | None = None,
 ) -> Trained:
-    """Train the network of one seed on `data/normalized`; it resumes from its last checkpoint in `work`."""
+    """Train the network of one seed on `data/normalized`; it resumes from its last checkpoint in `work`.
+
+    `pretrained`: the folder `data/pretrained`, where `params` ask for pretrained weights.
+    """
     meta = read_meta(data)
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
-    trained = Trained(build(specify(meta, params.network), seed), [])
+    trained = Trained(initial(meta, params.network, params.pretrained, pretrained).classifier(seed), [])
 
     def keep(seed: int, row: Row) -> None:
         trained.rows.append(row)

@@ -1,8 +1,9 @@
 """The files of `reports/train/` and their formats.
 
 - `history.csv`: the model's history (`classifier.training.history`)
-- `metrics.json`: the values of the epoch whose weights are kept, and the best validation values (history.csv has the
-  step); no times, which would differ from run to run
+- `layers.csv`: the network's layers and what each costs (`classifier.networks.layers`)
+- `metrics.json`: the values of the epoch whose weights are kept, the best validation values (history.csv has the step)
+  and what the network costs; no times, which would differ from run to run
 - where several seeds were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
   `replicas/seed-<seed>.csv`: the history of each seed
 - `manifest.json`: the SHA-256 of every other file, with a checksum (`classifier.project.checksummed`)
@@ -15,7 +16,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -24,6 +25,9 @@ from classifier.project.checksummed import Checksummed, read_checksummed, write_
 from classifier.project.files import replacing, sha256_of, write_atomic, write_json
 from classifier.training.history import BEST, Row, best_rows, kept_row, read_history, write_history
 from classifier.training.summary import spread
+
+if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
+    from classifier.networks.layers import Costs
 
 MANIFEST = "manifest.json"
 
@@ -40,13 +44,14 @@ class ReportManifest(Checksummed):
 
 
 def write_training(
-    folder: Path, histories: Mapping[int, list[Row]], chosen: int, parameters: int, keep: str = "last"
+    folder: Path, histories: Mapping[int, list[Row]], chosen: int, costs: Costs, keep: str = "last"
 ) -> None:
     """Write the files of the seed `chosen`, and those of all seeds if there are several; `keep` is `train.keep`."""
     rows = histories[chosen]
     with replacing(folder, "replicas") as new:
         write_history(new / "history.csv", rows)
-        write_json(new / "metrics.json", _summary(rows, parameters, keep) | summary_metrics(histories, keep))
+        write_atomic(new / "layers.csv", costs.table())
+        write_json(new / "metrics.json", _summary(rows, keep) | costs.metrics() | summary_metrics(histories, keep))
         if len(histories) > 1:
             text = io.StringIO(newline="")
             writer = csv.writer(text, lineterminator="\n")
@@ -93,12 +98,11 @@ def _of_seed(folder: Path, seed: int) -> Path:
     return folder / "replicas" / f"seed-{seed}.csv"
 
 
-def _summary(rows: list[Row], parameters: int, keep: str) -> dict[str, int | float | None]:
+def _summary(rows: list[Row], keep: str) -> dict[str, int | float | None]:
     last, kept, best = rows[-1], kept_row(rows, keep), best_rows(rows)
     return {
         "steps": last.step,
         "images": last.images,
-        "parameters": parameters,
         "running_loss": next(row.running_loss for row in reversed(rows) if row.running_loss is not None),
         "train_loss": kept.train_loss,
         "validation_loss": kept.validation_loss,

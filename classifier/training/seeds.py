@@ -21,13 +21,14 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from classifier.data.dataset import read_meta, read_split
 from classifier.device import keep_freed_memory
 from classifier.errors import UserError, lacks_memory
 from classifier.networks.model import Classifier
-from classifier.networks.registry import NetworkSpec, build, specify
+from classifier.networks.model_dir import load_weights, weights_bytes
+from classifier.networks.pretrained import Initial, initial
 from classifier.params import TrainParams
 from classifier.project.cli import run
 from classifier.project.files import write_atomic
@@ -54,16 +55,21 @@ def side_by_side(params: TrainParams, device: torch.device) -> int:
 
 
 def train_seeds(
-    data: Path, params: TrainParams, device: torch.device, report: Report, work: Work = NO_WORK
+    data: Path,
+    params: TrainParams,
+    device: torch.device,
+    report: Report,
+    work: Work = NO_WORK,
+    pretrained: Path | None = None,
 ) -> dict[int, Trained]:
-    """Train all seeds on `data/normalized`; each resumes from its last checkpoint in `work`."""
+    """Train all seeds on `data/normalized`; each resumes from its last checkpoint in `work` (`train_one`)."""
     seeds = seeds_of(params)
     workers = min(len(seeds), side_by_side(params, device))
     if workers > 1 and device.type == "cuda":
-        return train_in_stacks(data, seeds, params, device, report, work)
+        return train_in_stacks(data, seeds, params, device, report, work, pretrained)
     if workers == 1:
-        return {seed: train_one(data, seed, params, device, report, work) for seed in seeds}
-    return _train_in_processes(data, seeds, params, workers, report, work)
+        return {seed: train_one(data, seed, params, device, report, work, pretrained) for seed in seeds}
+    return _train_in_processes(data, seeds, params, workers, report, work, pretrained)
 
 
 def seconds_of(trained: Mapping[int, Trained], params: TrainParams, device: torch.device) -> float:
@@ -76,12 +82,19 @@ def seconds_of(trained: Mapping[int, Trained], params: TrainParams, device: torc
 
 
 def train_in_stacks(
-    data: Path, seeds: Sequence[int], params: TrainParams, device: torch.device, report: Report, work: Work
+    data: Path,
+    seeds: Sequence[int],
+    params: TrainParams,
+    device: torch.device,
+    report: Report,
+    work: Work,
+    pretrained: Path | None = None,
 ) -> dict[int, Trained]:
     """The checkpoints of a stack lie in the folder of its first seed."""
     meta = read_meta(data)
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
-    trained = {seed: Trained(build(specify(meta, params.network), seed), []) for seed in seeds}
+    begin = initial(meta, params.network, params.pretrained, pretrained)
+    trained = {seed: Trained(begin.classifier(seed), []) for seed in seeds}
 
     def keep(seed: int, row: Row) -> None:
         trained[seed].rows.append(row)
@@ -94,7 +107,13 @@ def train_in_stacks(
 
 
 def _train_in_processes(
-    data: Path, seeds: Sequence[int], params: TrainParams, workers: int, report: Report, work: Work
+    data: Path,
+    seeds: Sequence[int],
+    params: TrainParams,
+    workers: int,
+    report: Report,
+    work: Work,
+    pretrained: Path | None,
 ) -> dict[int, Trained]:
     """Each process trains every `workers`-th seed. Their rows are reported here, one after the other."""
     reports: SimpleQueue[tuple[int, Row] | Exception | None] = SimpleQueue()
@@ -102,7 +121,7 @@ def _train_in_processes(
     with (
         tempfile.TemporaryDirectory() as folder,
         ThreadPoolExecutor(workers) as pool,  # left after the processes have ended, so that it waits for nobody
-        _processes(data, seeds, params, workers, Path(folder), work) as processes,
+        _processes(data, seeds, params, workers, Path(folder), work, pretrained) as processes,
     ):
         for process in processes:
             pool.submit(_follow, process, reports)
@@ -116,13 +135,19 @@ def _train_in_processes(
             else:
                 rows[reported[0]].append(reported[1])
                 report(*reported)
-        spec = specify(read_meta(data), params.network)
-        return {seed: Trained(_read(spec, seed, Path(folder)), rows[seed]) for seed in seeds}
+        begin = initial(read_meta(data), params.network, params.pretrained, pretrained)
+        return {seed: Trained(_read(begin, seed, Path(folder)), rows[seed]) for seed in seeds}
 
 
 @contextmanager
 def _processes(
-    data: Path, seeds: Sequence[int], params: TrainParams, workers: int, folder: Path, work: Work
+    data: Path,
+    seeds: Sequence[int],
+    params: TrainParams,
+    workers: int,
+    folder: Path,
+    work: Work,
+    pretrained: Path | None,
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes of `python -m classifier.training.seeds`, one core each. None of them outlives this block."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // workers))}
@@ -135,6 +160,7 @@ def _processes(
             "seeds": seeds[number::workers],
             "params": params.model_dump(),
             "work": str(work.folder) if work.folder else None,
+            "pretrained": str(pretrained) if pretrained else None,
         }
         command = [sys.executable, "-m", "classifier.training.seeds", json.dumps(job)]
         process = subprocess.Popen(  # noqa: S603, arguments of our own
@@ -175,9 +201,9 @@ def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row]
         reports.put(end)
 
 
-def _read(spec: NetworkSpec, seed: int, folder: Path) -> Classifier:
-    classifier = build(spec, seed)
-    classifier.network.load_state_dict(load_file(folder / f"{seed}.safetensors"))
+def _read(begin: Initial, seed: int, folder: Path) -> Classifier:
+    classifier = begin.classifier(seed)
+    load_weights(classifier.network, load_file(folder / f"{seed}.safetensors"))
     return classifier
 
 
@@ -185,6 +211,7 @@ def _work(arguments: list[str]) -> None:
     """The work of a process: rows go to standard output as lines of JSON, weights into the folder."""
     job = json.loads(arguments[0])
     params = TrainParams.model_validate(job["params"])
+    pretrained = Path(job["pretrained"]) if job["pretrained"] else None
     work = Work("", Path(job["work"]), params.checkpoint_every) if job["work"] else NO_WORK
     keep_freed_memory()
 
@@ -193,9 +220,9 @@ def _work(arguments: list[str]) -> None:
 
     for seed in job["seeds"]:
         try:
-            network = train_one(Path(job["data"]), seed, params, torch.device("cpu"), say, work).classifier.network
-            state = {name: value.contiguous() for name, value in network.state_dict().items()}
-            write_atomic(Path(job["folder"]) / f"{seed}.safetensors", save(state))
+            device, data = torch.device("cpu"), Path(job["data"])
+            trained = train_one(data, seed, params, device, say, work, pretrained)
+            write_atomic(Path(job["folder"]) / f"{seed}.safetensors", weights_bytes(trained.classifier))
         except Exception as error:
             kind = "memory" if lacks_memory(error) else "error"
             if kind == "error" and not isinstance(error, UserError | OSError):

@@ -40,7 +40,7 @@ from classifier.training.history import Row, read_history, write_history
 from classifier.training.report import verify_training, write_training
 from tests import tiny_files
 from tests.faults.watch import nothing_happens
-from tests.samples import ROOT, file_params, train_params, write_digits
+from tests.samples import COSTS, ROOT, file_params, train_params, write_digits
 
 SLOW_S = 2.0  # slower cases run a second time before they count, because the machine may be busy
 LONGEST_LINE = 1500  # characters
@@ -107,7 +107,7 @@ def readers(folder: Path) -> list[Reader]:
     data, model, training, raw = (folder / name for name in ("data", "model", "training", "raw"))
     meta = write_digits(data)
     write_model(model, {0: build(meta)}, 0, meta)
-    write_training(training, {0: ROWS}, 0, 61706)
+    write_training(training, {0: ROWS}, 0, COSTS)
     write_history(folder / "history.csv", ROWS)
     source = origin("digits")
     assert source.installed

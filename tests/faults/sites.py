@@ -51,7 +51,7 @@ from tests.evaluation.samples import evaluation_of, noisy_predictions
 from tests.evaluation.samples import params as evaluate_params
 from tests.faults.kernel import CREATING, RENAMING, WRITING, ask, can_refuse, refuse, small_disk
 from tests.photos import download_params, pets, write_files
-from tests.samples import ROOT, digits_split, train_params, write_digits
+from tests.samples import COSTS, ROOT, digits_split, train_params, write_digits
 
 DISK = 16 << 20  # bytes
 Strike = Callable[[], None]  # called where the fault starts
@@ -152,7 +152,7 @@ def history(folder: Path, version: int, strike: Strike) -> None:
 
 def training_report(folder: Path, version: int, strike: Strike) -> None:
     strike()
-    write_training(folder / "out", {1: [ROW] * version, 2: [ROW]}, 1, 61706)
+    write_training(folder / "out", {1: [ROW] * version, 2: [ROW]}, 1, COSTS)
 
 
 def read_the_report(folder: Path) -> Any:

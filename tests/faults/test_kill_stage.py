@@ -43,7 +43,7 @@ class Stage:
 
     def start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "stages.train", "params.yaml"]
-        command += ["data/normalized", "models/classifier", "reports/train"]
+        command += ["data/normalized", "data/pretrained", "models/classifier", "reports/train"]
         return subprocess.Popen(command, cwd=self.folder, env=self.variables, stdout=subprocess.DEVNULL)
 
     def checkpoints(self) -> int:

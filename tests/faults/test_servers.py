@@ -21,7 +21,7 @@ from tests.projects import sha256_of
 from tests.recorded import all_runs, history
 from tests.samples import ROOT, write_digits
 
-ARGUMENTS = ["params.yaml", "data/normalized", "models/classifier", "reports/train"]
+ARGUMENTS = ["params.yaml", "data/normalized", "data/pretrained", "models/classifier", "reports/train"]
 
 
 class Line:

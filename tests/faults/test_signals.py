@@ -20,7 +20,7 @@ AT_ONCE_S = 15  # a stopped stage waits up to 5 s; a busy machine needs more
 COMMANDS = {
     "download": "params.yaml data/raw",
     "normalize": "params.yaml data/raw data/normalized reports/data",
-    "train": "params.yaml data/normalized models/classifier reports/train",
+    "train": "params.yaml data/normalized data/pretrained models/classifier reports/train",
     "evaluate": "params.yaml data/normalized models/classifier reports/train reports/evaluate",
 }
 

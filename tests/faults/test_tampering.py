@@ -26,7 +26,7 @@ from stages.evaluate import evaluate
 from tests.photos import pets, write_download_params, write_files
 from tests.projects import Project
 from tests.recorded import ROWS
-from tests.samples import ROOT, file_params, train_params, write_digits
+from tests.samples import COSTS, ROOT, file_params, train_params, write_digits
 
 EDITS: dict[str, Callable[[int], int]] = {
     "first byte": lambda size: 0,
@@ -61,7 +61,7 @@ def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
     meta = write_digits(data)
     models = {seed: build(meta, seed) for seed in (0, 1)}
     write_model(model, models, 0, meta)
-    write_training(training, {0: ROWS, 1: ROWS}, 0, 61706)
+    write_training(training, {0: ROWS, 1: ROWS}, 0, COSTS)
     params = file_params()
     several = params.model_copy(update={"train": params.train.model_copy(update={"seeds": 2})})
 
@@ -137,7 +137,10 @@ def test_a_served_model_verifies_its_files_too(attack, tmp_path):
 
 STAGES = {  # folder -> the stage that writes it, the stage that reads it, and its arguments
     "data/raw": ("download", "normalize", "params.yaml data/raw data/normalized reports/data"),
-    "data/normalized": ("normalize", "train", "params.yaml data/normalized models/classifier reports/train"),
+    "data/normalized": (
+        *("normalize", "train"),
+        "params.yaml data/normalized data/pretrained models/classifier reports/train",
+    ),
 }
 
 

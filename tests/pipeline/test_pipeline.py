@@ -14,7 +14,7 @@ from tests.projects import OUTPUTS, Project
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Reproduced once; the tests of this module use it in their order."""
     project = Project(tmp_path_factory.mktemp("first"))
-    assert project.repro() == ["download", "normalize", "train", "evaluate"]
+    assert project.repro() == ["download", "normalize", "pretrained", "train", "evaluate"]
     project.commit("results")
     return project
 
@@ -114,7 +114,8 @@ def test_a_second_clone_gives_the_same_bytes(one_epoch, quick):
 def test_the_tutorials_recipe_gives_the_tutorials_numbers(quick, mnist_folder):
     """A plain DataLoader loop printed 2.304 at step 100, 2.263 at step 1,200, and reached 36% of the test images."""
     quick.run(sys.executable, "-m", "classifier", "recipe", "tutorial-mnist")
-    assert quick.repro(env={"DATA_MIRROR": str(mnist_folder)}) == ["download", "normalize", "train", "evaluate"]
+    ran = quick.repro(env={"DATA_MIRROR": str(mnist_folder)})
+    assert ran == ["download", "normalize", "pretrained", "train", "evaluate"]
     assert "[1,   100] loss: 2.304\n" in quick.output
     assert "[2,   600] loss: 2.263\n" in quick.output
     assert 0.35 < quick.metrics()["accuracy"] < 0.39
@@ -189,7 +190,7 @@ def test_a_training_that_fails_leaves_a_failed_run_with_its_error(quick):
     ("stage", "arguments", "message"),
     [
         ("normalize", "data/raw data/normalized reports/data", "run dvc repro"),
-        ("train", "data/normalized models/classifier reports/train", "run dvc repro normalize"),
+        ("train", "data/normalized data/pretrained models/classifier reports/train", "run dvc repro normalize"),
         ("evaluate", "data/normalized models/classifier reports/train reports/evaluate", "run dvc repro normalize"),
     ],
 )
@@ -207,6 +208,6 @@ def test_train_does_not_read_the_test_split(trained):
     shutil.rmtree(trained.folder / "reports/train")
     trained.run(
         *(sys.executable, "-m", "stages.train", "params.yaml"),
-        *("data/normalized", "models/classifier", "reports/train"),
+        *("data/normalized", "data/pretrained", "models/classifier", "reports/train"),
     )
     assert trained.hashes() == {name: value for name, value in before.items() if "test.safetensors" not in name}

@@ -61,7 +61,7 @@ def project(server, tmp_path_factory):
     """Its pipeline ran once, with no other settings than a user's variables."""
     project = Project(tmp_path_factory.mktemp("project"))
     project.edit_params("epochs: 20", "epochs: 1")
-    assert project.repro(env=server.variables("ann")) == ["download", "normalize", "train", "evaluate"]
+    assert project.repro(env=server.variables("ann")) == ["download", "normalize", "pretrained", "train", "evaluate"]
     return project
 
 

@@ -104,4 +104,7 @@ def test_help_of_a_stage_is_its_docstring():
     command = [sys.executable, "-m", "stages.train", "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
-    assert "python -m stages.train params.yaml data/normalized models/classifier reports/train" in done.stdout
+    assert (
+        "python -m stages.train params.yaml data/normalized data/pretrained models/classifier reports/train"
+        in done.stdout
+    )

@@ -263,7 +263,7 @@ def test_what_dvc_restored_from_its_run_cache_becomes_one_run(tmp_path):
     project = Project(tmp_path)
     project.edit_params("epochs: 20", "epochs: 1")
     project.commit("quick")
-    assert project.repro() == ["download", "normalize", "train", "evaluate"]
+    assert project.repro() == ["download", "normalize", "pretrained", "train", "evaluate"]
     made = project.hashes()
     for out in (*OUTPUTS, "mlartifacts"):
         shutil.rmtree(tmp_path / out)

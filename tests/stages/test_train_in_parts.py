@@ -14,7 +14,7 @@ from classifier.project.files import sha256_of
 from tests.processes import words_of
 from tests.samples import ROOT, write_digits
 
-STAGE = [sys.executable, "-m", "stages.train", "params.yaml", "data/normalized", "model", "report"]
+STAGE = [sys.executable, "-m", "stages.train", "params.yaml", "data/normalized", "data/pretrained", "model", "report"]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from scipy.stats import t
 from classifier.training.history import Row, best_rows, read_history
 from classifier.training.report import read_histories, summary_metrics, verify_training, write_training
 from classifier.training.summary import spread
+from tests.samples import COSTS
 
 ONE = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
 TWO = [Row(10, 1, 320, 0.1, 2.2), Row(12, 1, 340, 0.1, None, 1.0, 1.7, 0.9)]
@@ -18,12 +19,15 @@ def files(folder):
 
 
 def test_one_seed(tmp_path):
-    write_training(tmp_path, {7: ONE}, 7, 61706)
-    assert files(tmp_path) == {"history.csv", "metrics.json", "manifest.json"}
+    write_training(tmp_path, {7: ONE}, 7, COSTS)
+    assert files(tmp_path) == {"history.csv", "layers.csv", "metrics.json", "manifest.json"}
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
         "steps": 12,
         "images": 340,
         "parameters": 61706,
+        "multiply_adds": 416520,
+        "weights_bytes": 246824,
+        "activations_bytes": 115760,
         "running_loss": 2.3,
         "train_loss": 2.0,
         "validation_loss": 1.9,
@@ -40,21 +44,21 @@ def test_the_best_of_validation_need_not_be_the_last(tmp_path):
         "validation_loss": 20,
         "validation_accuracy": 30,
     }
-    write_training(tmp_path, {7: rows}, 7, 61706)
+    write_training(tmp_path, {7: rows}, 7, COSTS)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["validation_loss_best"], metrics["validation_accuracy_best"]) == (1.2, 0.9)
     assert (metrics["validation_loss"], metrics["validation_accuracy"]) == (1.4, 0.6)
 
 
 def test_without_a_validation_split_there_is_no_best(tmp_path):
-    write_training(tmp_path, {7: [Row(10, 1, 320, 0.1, 2.3, 2.0)]}, 7, 61706)
+    write_training(tmp_path, {7: [Row(10, 1, 320, 0.1, 2.3, 2.0)]}, 7, COSTS)
     assert json.loads((tmp_path / "metrics.json").read_text())["validation_loss_best"] is None
 
 
 def test_several_seeds(tmp_path):
-    write_training(tmp_path, {7: ONE, 8: TWO}, 8, 61706)
+    write_training(tmp_path, {7: ONE, 8: TWO}, 8, COSTS)
     assert files(tmp_path) == {
-        *("history.csv", "metrics.json", "replicas.csv", "manifest.json"),
+        *("history.csv", "layers.csv", "metrics.json", "replicas.csv", "manifest.json"),
         *("replicas/seed-7.csv", "replicas/seed-8.csv"),
     }
     assert read_history(tmp_path / "history.csv") == TWO
@@ -89,14 +93,16 @@ def test_without_a_validation_split_there_is_no_spread_of_it():
 
 
 def test_one_seed_after_several_leaves_nothing_of_them(tmp_path):
-    write_training(tmp_path / "train", {7: ONE, 8: TWO}, 8, 61706)
-    write_training(tmp_path / "train", {7: ONE}, 7, 61706)
-    assert files(tmp_path) == {f"train/{name}" for name in ("history.csv", "metrics.json", "manifest.json")}
+    write_training(tmp_path / "train", {7: ONE, 8: TWO}, 8, COSTS)
+    write_training(tmp_path / "train", {7: ONE}, 7, COSTS)
+    assert files(tmp_path) == {
+        f"train/{name}" for name in ("history.csv", "layers.csv", "metrics.json", "manifest.json")
+    }
 
 
-@pytest.mark.parametrize("name", ["history.csv", "metrics.json", "replicas.csv", "replicas/seed-7.csv"])
+@pytest.mark.parametrize("name", ["history.csv", "layers.csv", "metrics.json", "replicas.csv", "replicas/seed-7.csv"])
 def test_a_file_that_was_changed_or_is_missing_is_named(tmp_path, name):
-    write_training(tmp_path, {7: ONE, 8: TWO}, 8, 61706)
+    write_training(tmp_path, {7: ONE, 8: TWO}, 8, COSTS)
     verify_training(tmp_path)
     path = tmp_path / name
     path.write_bytes(path.read_bytes().replace(b"0.9", b"0.8").replace(b"2.3", b"2.2"))
