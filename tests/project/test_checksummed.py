@@ -148,9 +148,10 @@ def test_new_fields_come_with_a_new_format():
     known = {
         "Manifest 1": "citation dataset files home licence",
         "Manifest 2": "citation dataset files home images licence",
-        "DatasetMeta 1": "channels citation class_names counts licence mean name sha256 source std",
-        "ModelMeta 2": "architecture channels class_names dataset mean preprocessing pretrained replicas seed std "
-        "weights_sha256",
+        "DatasetMeta 2": "channels citation class_names counts decoder excluded files images labels licence mean name "
+        "preprocessing ranges size source std",
+        "ModelMeta 2": "architecture channels class_names dataset mean preprocessing pretrained ranges replicas "
+        "seed std weights_sha256",
         "ReportManifest 1": "files",
     }
     forms = (Manifest, DatasetMeta, ModelMeta, ReportManifest)

@@ -100,7 +100,7 @@ def test_one_seed_after_several_leaves_nothing_of_them(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["history.csv", "layers.csv", "metrics.json", "replicas.csv", "replicas/seed-7.csv"])
+@pytest.mark.parametrize("name", ["history.csv", "metrics.json", "replicas.csv", "replicas/seed-7.csv"])
 def test_a_file_that_was_changed_or_is_missing_is_named(tmp_path, name):
     write_training(tmp_path, {7: ONE, 8: TWO}, 8, COSTS)
     verify_training(tmp_path)
