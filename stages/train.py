@@ -65,8 +65,9 @@ def prepare(params: TrainParams, data: Path, pretrained: Path) -> Prepared:
     computation, machine = computation_of(params, device), environment(device)
     decisive = computation.decisive(machine)
     if world() > 1:
-        Ranks.joined(device).agree(deciding(params, data, decisive, Path(__file__)))
-    return Prepared(device, computation, machine, fingerprint_of(params, data, decisive, Path(__file__)))
+        Ranks.joined(device).agree(deciding(params, data, decisive, Path(__file__), pretrained))
+    fingerprint = fingerprint_of(params, data, decisive, Path(__file__), pretrained)
+    return Prepared(device, computation, machine, fingerprint)
 
 
 def assist(params: TrainParams, data: Path, pretrained: Path) -> None:

@@ -34,6 +34,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from classifier.errors import UserError
+from classifier.networks.manifest import MANIFEST
+from classifier.networks.own import code_of
 from classifier.params import Params, TrainParams
 from classifier.project.files import read_file, sha256, sha256_of, write_atomic
 from classifier.project.lineage import PACKAGE, project_root
@@ -202,19 +204,26 @@ def checkpointed(fingerprint: str, every: int) -> Iterator[Work]:
         yield Work(key, folder, every)
 
 
-def fingerprint_of(params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path) -> str:
+def fingerprint_of(
+    params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path, pretrained: Path | None = None
+) -> str:
     """SHA-256 over `deciding`."""
-    return sha256(json.dumps(deciding(params, data, environment, stage), sort_keys=True).encode())
+    return sha256(json.dumps(deciding(params, data, environment, stage, pretrained), sort_keys=True).encode())
 
 
-def deciding(params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path) -> dict[str, str]:
+def deciding(
+    params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path, pretrained: Path | None = None
+) -> dict[str, str]:
     """All that the bits of a training depend on, by name; `stage` is the file that trains by this package."""
+    weights = sha256_of(pretrained / MANIFEST) if params.pretrained and pretrained else ""
     code = {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
     code["the stage"] = sha256_of(stage)
     values = params.model_dump(exclude={"checkpoint_every", "processes", "data"})
     return {
         "params": sha256(json.dumps(values, sort_keys=True).encode()),
         "data": sha256_of(data / "meta.json"),
+        "pretrained": weights,
         "code": sha256(json.dumps(code, sort_keys=True).encode()),
+        "network": code_of(params.network),
         **environment,
     }
