@@ -164,7 +164,8 @@ def workers_of(process):
 def test_a_process_without_memory_is_said_once(data, monkeypatch, capfd):
     """Its stage says it with what is free; the process itself, which knows the seed, says nothing else."""
     monkeypatch.setattr(classifier.training.seeds, "train_one", lambda *arguments: torch.empty(2**50))
-    job = {"data": str(data), "folder": "", "seeds": [3], "params": train_params().model_dump(), "work": None}
+    job = {"data": str(data), "folder": "", "seeds": [3], "params": train_params().model_dump()}
+    job |= {"work": None, "pretrained": None}
     classifier.training.seeds._work([json.dumps(job)])
     out, err = capfd.readouterr()
     assert err == ""
