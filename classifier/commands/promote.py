@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from classifier.arithmetic import use
 from classifier.errors import UserError
 from classifier.params import load_params
 
@@ -47,7 +48,9 @@ def promote(
     """
     if rollback == (run_id is not None) or (rollback and (dry_run or limits_alone)):
         raise UserError("expected the id of a run, or --rollback without it: classifier promote RUN_ID")
-    params = load_params(Path("params.yaml")).promote
+    values = load_params(Path("params.yaml"))
+    use(values.evaluate.arithmetic)  # the time for an image is that of classifier predict
+    params = values.promote
     from classifier.runs.registry import Registry  # slow: mlflow
     from classifier.tracking.delivery import open_store
     from classifier.tracking.errors import reported

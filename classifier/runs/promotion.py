@@ -17,7 +17,6 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from classifier.data.dataset import SIZE
 from classifier.errors import UserError
 from classifier.params import PromoteParams
 from classifier.project.lineage import project_root
@@ -208,7 +207,7 @@ def median_latency_ms(folder: Path, weights: str) -> float:
     if meta.weights_sha256 != weights:
         raise UserError(f"the run's model has weights {meta.weights_sha256}, but weights {weights} were evaluated")
     classifier, threads = read_model(folder), torch.get_num_threads()
-    image = torch.zeros((1, meta.channels, SIZE, SIZE), dtype=torch.uint8)
+    image = torch.zeros((1, meta.channels, meta.size, meta.size), dtype=torch.uint8)
     seconds = []
     torch.set_num_threads(1)
     try:

@@ -11,15 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from classifier.networks.model import Classifier
+from classifier.networks.model_dir import write_model
+from classifier.networks.registry import build, specify
 from classifier.project.files import sha256_of
 from classifier.recording.tags import EVALUATED_TAG, SEED_TAG, WEIGHTS_TAG
 from classifier.repository.lockfile import read_lock
+from classifier.runs import promotion
 from classifier.runs.promotion import comparison, consider, limits, median_latency_ms, model_of, releasing, unfit
 from classifier.runs.registry import Registry
 from classifier.runs.restoring import made_by
 from tests.candidates import LIMITS, Candidate, begin_project, git, unregistered
 from tests.recorded import get_run, own_store
-from tests.samples import file_params
+from tests.samples import file_params, write_digits
 
 PARAMS = file_params().promote.model_copy(update=LIMITS)
 TOO_BAD = range(12)  # images wrong: with 45 of 57 right the lower bound is 0.667
@@ -219,6 +223,18 @@ def test_another_model_than_the_evaluated_one_is_refused(workspace):
     candidate = Candidate(0)
     with pytest.raises(ValueError, match=f"the run's model has weights {candidate.meta.weights_sha256}, but weights 0"):
         median_latency_ms(candidate.model, "0" * 64)
+
+
+def test_the_time_is_that_of_an_image_of_the_models_size(tmp_path, monkeypatch):
+    digits = write_digits(tmp_path / "data")
+    preprocessing = digits.preprocessing.model_copy(update={"image_size": 64})
+    spec = specify(digits.model_copy(update={"preprocessing": preprocessing}), "squeezenet1_1")
+    meta = write_model(tmp_path / "model", {0: build(spec, 0)}, 0, spec)
+    shapes, forward = set(), Classifier.forward
+    monkeypatch.setattr(Classifier, "forward", lambda self, raw: shapes.add(raw.shape) or forward(self, raw))
+    monkeypatch.setattr(promotion, "TIMED", 2)
+    assert median_latency_ms(tmp_path / "model", meta.weights_sha256) > 0
+    assert shapes == {(1, 1, 64, 64)}
 
 
 @pytest.mark.parametrize(("folder", "artifact"), [(".", "classifier"), ("teams/vision", "teams/vision=classifier")])
