@@ -50,7 +50,7 @@ except UserError as error:
 ran = []
 with crew.working(lambda: ran.append(crew.rank)):
     assert ran == [crew.rank] * (crew.rank > 0)
-print("all is well")
+sys.stdout.write("all is well\\n")
 """
 
 
@@ -167,6 +167,33 @@ def test_a_process_that_is_killed_ends_all_and_training_resumes(tmp_path, write_
     assert torchrun.returncode == 0, said
     assert outputs(folder) == outputs(alone)
     assert not runs(folder)
+
+
+NETWORKS = """
+import sys
+from classifier.arithmetic import use
+use("portable")
+from tests.training.test_buffers import NETWORKS, trained
+for network in NETWORKS:
+    for keep in {}, {"ema": 0.9, "weights": "validation_loss", "patience": 1, "learning_rate": 0.2}:
+        weights, _ = trained(network, epochs=8, processes=1, **keep)
+        sys.stdout.write(f"weights {weights}\\n")  # in one piece, as others write as well
+"""
+
+
+@pytest.mark.slow
+def test_networks_of_every_kind_have_the_bytes_of_one_process(tmp_path):
+    """Batch normalization, depthwise convolutions, attention and dropout; an average, the best epoch, an early end."""
+    program = tmp_path / "networks.py"
+    program.write_text(NETWORKS)
+    done = subprocess.run([sys.executable, program], env=free_variables(), check=True, capture_output=True, text=True)
+    expected = re.findall(r"weights (\w+)", done.stdout)
+    assert len(set(expected)) == 6
+    for processes in (2, 3):
+        with launch([str(program)], tmp_path, processes) as torchrun:
+            said = torchrun.communicate(timeout=200)[0]
+        assert torchrun.returncode == 0, said
+        assert sorted(re.findall(r"weights (\w+)", said)) == sorted(expected * processes)
 
 
 IMPATIENT = """
