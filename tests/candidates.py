@@ -12,7 +12,7 @@ from classifier.evaluation.metrics import Predictions, evaluate
 from classifier.evaluation.tables import prediction_table
 from classifier.recording.run import restore_training
 from classifier.repository.lockfile import hash_of
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 from tests.recorded import Workspace, own_store, recorded
 from tests.samples import ROOT, write_digits
 

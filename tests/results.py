@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from classifier.recording.store import sqlite_uri
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 
 LABELS = np.arange(40) % 4
 NAMES = ["zero", "one", "two", "three"]

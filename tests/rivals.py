@@ -11,7 +11,7 @@ import mlflow
 
 from classifier.commands.application import call
 from classifier.runs.registry import Registry
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 
 STORES = [f"mlflow.store.{kind}.sqlalchemy_store" for kind in ("tracking", "model_registry")]
 PROCESSES = multiprocessing.get_context("forkserver")  # each begins without this one's connections

@@ -78,7 +78,7 @@ def test_opening_the_store_turns_off_mlflows_unpickling(workspace, monkeypatch):
     """Whatever the environment says; every process that talks to MLflow calls open_store first."""
     from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION
 
-    from classifier.tracking.delivery import open_store
+    from classifier.tracking.connection import open_store
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
     open_store()

@@ -52,7 +52,7 @@ def promote(
     use(values.evaluate.arithmetic)  # the time for an image is that of classifier predict
     params = values.promote
     from classifier.runs.registry import Registry  # slow: mlflow
-    from classifier.tracking.delivery import open_store
+    from classifier.tracking.connection import open_store
     from classifier.tracking.errors import reported
 
     open_store()

@@ -29,9 +29,9 @@ def ui(port: Annotated[int, typer.Argument(help="port on 127.0.0.1", min=1, max=
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise OSError(f"port {port}: {error.strerror}; use another port: make ui PORT={port % 65535 + 1}") from None
-    from classifier.tracking import delivery  # slow: mlflow
+    from classifier.tracking.connection import open_store  # slow: mlflow
 
-    experiment = delivery.open_store()
+    experiment = open_store()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes instead of ten
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument, which every user can see: it may have a password

@@ -27,7 +27,7 @@ from classifier.errors import UserError
 from classifier.params import upgraded
 from classifier.recording.run import SECONDS
 from classifier.recording.tags import CHOSEN_TAG, DATA_TAG, PARENT_TAG, SEED_TAG, TEST_TAG
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 
 SHORTEST = 6  # characters of a run's id
 SHOWN = 10  # candidates in a message

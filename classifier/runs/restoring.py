@@ -27,7 +27,8 @@ from classifier.recording.tags import COMMIT_TAG, DATA_TAG, DIRTY_TAG, PROBLEM_T
 from classifier.repository.code import GitState, code_digests, git_state
 from classifier.repository.git import GitError, Repository, git_line
 from classifier.repository.lockfile import LOCK, Lock, hash_of, read_lock
-from classifier.tracking.delivery import deliver, deliver_waiting, holds, open_store
+from classifier.tracking.connection import open_store
+from classifier.tracking.delivery import deliver, deliver_waiting, holds
 
 DATA, MODEL, TRAINING, EVALUATION = (
     Path(name) for name in ("data/normalized", "models/classifier", "reports/train", "reports/evaluate")

@@ -39,7 +39,8 @@ from classifier.repository.code import PIPELINE, code_paths
 from classifier.repository.lockfile import hash_of
 from classifier.sweeps.experiments import Experiment, Outcome
 from classifier.sweeps.grid import Point
-from classifier.tracking.delivery import deliver_waiting, open_store
+from classifier.tracking.connection import open_store
+from classifier.tracking.delivery import deliver_waiting
 from classifier.tracking.errors import explained, reported
 
 DELIVERY_RETRY_S = 5

@@ -7,46 +7,29 @@ connection failed or a training was killed and resumed. One process at a time de
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 import shlex
-import sqlite3
 from collections import defaultdict
-from importlib.metadata import version
-from tempfile import TemporaryDirectory
 
 import mlflow
-import numpy as np
-from filelock import FileLock
 from mlflow.entities import (
     Dataset,
     DatasetInput,
-    Experiment,
     InputTag,
-    LifecycleStage,
-    LoggedModelOutput,
-    LoggedModelStatus,
     Metric,
     Param,
     RunTag,
 )
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
-from sqlalchemy.exc import SQLAlchemyError
 
-from classifier.data.dataset import SIZE
 from classifier.errors import UserError
 from classifier.params import upgraded
 from classifier.project.checksummed import newer_format
-from classifier.project.lineage import project_root
 from classifier.project.ownership import claim
 from classifier.recording.deliverer import delivering
 from classifier.recording.journal import FORMAT, Event, Journal, waiting_journals
 from classifier.recording.run import Outputs
-from classifier.recording.store import DATABASE, artifacts_of, database_of, experiment_name, is_known_store, store_uri
+from classifier.recording.store import is_known_store
 from classifier.recording.tags import (
     ERROR_TAG,
     EVALUATED_TAG,
@@ -60,11 +43,9 @@ from classifier.recording.tags import (
     USER_TAG,
     WEIGHTS_TAG,
 )
-from classifier.tracking.errors import ExperimentError, StoreError, explained, unusable
-from classifier.tracking.internals import connect, is_database, note_home, relocate
-
-REQUEST_TIMEOUT_S = 10  # unless MLFLOW_HTTP_REQUEST_TIMEOUT is set; MLflow's default is 120 s, 8 times
-SERVING_PACKAGES = ["numpy", "pandas", "pydantic", "safetensors", "torch"]
+from classifier.tracking.connection import open_store
+from classifier.tracking.errors import StoreError, explained
+from classifier.tracking.stored_model import log_model
 
 
 class Delivery:
@@ -218,37 +199,7 @@ class Delivery:
         self.client.log_artifacts(self.run_id, str(self.journal.folder / "files" / event["path"]), event["path"])
 
     def _model(self, event: Event) -> None:
-        """Log the model once; an interrupted upload is completed, so that the run does not list two models."""
-        filter_string = f"source_run_id = '{self.run_id}'"
-        found = list(self.client.search_logged_models([self.experiment], filter_string))
-        name, params = "classifier", {name: str(value) for name, value in self.params.items()}
-        model = (
-            found[0] if found else self.client.create_logged_model(self.experiment, name, self.run_id, params=params)
-        )
-        if model.status == LoggedModelStatus.READY:
-            return
-        files = self.journal.folder / "files"
-        images = np.zeros((2, event["channels"], SIZE, SIZE), np.uint8)
-        columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
-        with TemporaryDirectory(
-            dir=self.journal.folder
-        ) as folder:  # removed with the journal if this process is killed
-            mlflow.pyfunc.save_model(
-                f"{folder}/model",
-                mlflow_model=Model(model.artifact_location, self.run_id, model_id=model.model_id),
-                loader_module="classifier.serving",
-                data_path=str(files / event["path"]),
-                code_paths=[str(files / event["code"])],
-                # No input schema: MLflow would cast JSON to its type before `predict` can refuse it.
-                signature=ModelSignature(outputs=Schema([ColSpec(kind, name) for name, kind in columns])),
-                input_example=images,
-                pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
-            )
-            self.client.log_model_artifacts(model.model_id, f"{folder}/model")
-        outputs = self.client.get_run(self.run_id).outputs
-        if not (outputs and outputs.model_outputs):
-            self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
-        self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        log_model(self.client, self.experiment, self.run_id, event, self.journal.folder, self.params)
 
     def _end(self, event: Event) -> None:
         self._flush()
@@ -373,68 +324,3 @@ def _weights_of(journal: Journal) -> set[str]:
     """Hash of the weights that a training wrote. Searches the text, because a journal may hold a million points."""
     tag = rf'"{re.escape(WEIGHTS_TAG)}": "(\w+)"'.encode()
     return {found.decode() for found in re.findall(tag, journal.events.read_bytes())}
-
-
-def open_store(name: str | None = None) -> str:
-    """Create the store and the experiment if needed, and return the experiment's id.
-
-    MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME override the default, `mlflow.db` in the project's root. Raises
-    StoreError if the store cannot be used, and ExperimentError if the experiment cannot.
-    """
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next delivery is the retry
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # the pipeline's models are not pickles
-    os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's URL at the end of a run
-    uri = store_uri()
-    mlflow.set_tracking_uri(uri)  # also sets MLFLOW_TRACKING_URI
-    name = name or experiment_name()
-    try:
-        if database := database_of(uri):
-            database.parent.mkdir(parents=True, exist_ok=True)
-            # Processes that create a database at the same time crash in its migrations, so they take turns.
-            with FileLock(f"{database}.lock"):
-                relocate(database)
-                connect(uri)
-                experiment = _experiment(name, artifacts_of(database))
-                note_home(database)
-                return experiment
-        if is_database(uri):
-            with FileLock(project_root() / f"{DATABASE}.lock"):
-                connect(uri)
-        return _experiment(name, None)  # a server chooses the location of artifacts
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:
-        raise unusable(error) from None
-
-
-def _experiment(name: str, artifacts: str | None) -> str:
-    """The id of an experiment, created if it does not exist."""
-    if experiment := mlflow.get_experiment_by_name(name):
-        return _usable(experiment)
-    if artifacts is None and is_database(store_uri()):  # MLflow would store a folder of this machine
-        raise ExperimentError(
-            f"MLflow's store has no experiment {name!r}, and a database does not know where artifacts go: create it "
-            "with a place that all its users reach, as in "
-            f"mlflow experiments create -n {shlex.quote(name)} -l s3://bucket/path"
-        )
-    # Without the kind, the UI opens pages for language models.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    try:
-        return str(mlflow.create_experiment(name, artifact_location=artifacts, tags=tags))
-    except MlflowException:
-        if experiment := mlflow.get_experiment_by_name(name):  # created by another machine in the meantime
-            return _usable(experiment)
-        raise
-
-
-def _usable(experiment: Experiment) -> str:
-    """The experiment's id. Raises ExperimentError if it was deleted."""
-    if experiment.lifecycle_stage == LifecycleStage.DELETED:
-        raise ExperimentError(
-            f"the experiment {experiment.name!r} was deleted in MLflow: "
-            f"mlflow experiments restore -x {experiment.experiment_id}"
-        )
-    return str(experiment.experiment_id)

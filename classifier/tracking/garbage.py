@@ -12,7 +12,7 @@ from mlflow.entities import LifecycleStage, ViewType
 
 from classifier.errors import UserError
 from classifier.recording.store import shown_uri, store_uri
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 from classifier.tracking.internals import is_database
 
 GC = "import os, mlflow.cli; mlflow.cli.gc(['--backend-store-uri', os.environ['MLFLOW_TRACKING_URI']])"

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 from classifier.params import load_params
 from classifier.project.files import sha256_of
 from classifier.runs.registry import Registry
-from classifier.tracking.delivery import deliver_waiting, open_store
+from classifier.tracking.connection import open_store
+from classifier.tracking.delivery import deliver_waiting
 from classifier.training.history import Row
 from tests.projects import Project
 from tests.recorded import Workspace, files, forget_store, get_run, history
@@ -41,7 +42,7 @@ print(record.id)
 DYING = """
 import os, signal, sys
 from classifier.runs.registry import Registry
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 open_store()
 registry, (model, *judged) = Registry("shared"), sys.argv[1:]
 registry.client.set_registered_model_alias = lambda *move: os.kill(os.getpid(), signal.SIGKILL)

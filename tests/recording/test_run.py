@@ -15,7 +15,7 @@ import pytest
 from classifier.recording import deliverer
 from classifier.recording import run as recording
 from classifier.recording.journal import waiting_journals
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 from tests.recorded import ROWS, Workspace, all_runs, files, history
 from tests.samples import ROOT, file_params
 

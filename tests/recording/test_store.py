@@ -259,7 +259,7 @@ def test_an_experiment_that_was_deleted_is_named_with_the_command_that_brings_it
 
 @pytest.mark.slow
 def test_processes_that_start_together_on_a_fresh_store_all_succeed(workspace):
-    script = "from classifier.tracking.delivery import open_store; print(open_store())"
+    script = "from classifier.tracking.connection import open_store; print(open_store())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     started = [
         subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE) for _ in range(4)

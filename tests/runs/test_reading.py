@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from classifier.runs.reading import all_runs, find_run, frame, predictions, run_with_files
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 from tests.results import TEST, empty_store, record, wrong_on
 
 

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from classifier.runs.registry import AT_TAG, Registry
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 from tests.recorded import own_store
 from tests.rivals import PROCESSES, die_before, race, stop_before
 

@@ -15,7 +15,8 @@ from classifier.recording.journal import waiting_journals
 from classifier.repository.code import git_state
 from classifier.repository.lockfile import read_lock
 from classifier.runs.restoring import made_by, record
-from classifier.tracking.delivery import deliver, open_store
+from classifier.tracking.connection import open_store
+from classifier.tracking.delivery import deliver
 from tests.projects import OUTPUTS, Project
 from tests.recorded import METRICS, ReplicaWorkspace, Workspace, all_runs, files, history, written
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 from classifier.tracking.errors import LONGEST, explained, shortened
 from tests.loopback import closed_address, send
 from tests.recorded import forget_store

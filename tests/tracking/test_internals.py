@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from classifier.serving.pyfunc import BAD_REQUEST
 from classifier.tracking import internals
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store
 from tests.recorded import Workspace, get_run
 from tests.tried import changed
 
