@@ -117,7 +117,7 @@ def fill(database: Path, count: int) -> None:
                 "tags": {
                     "git.commit": state.commit,
                     "git.dirty": str(state.dirty).lower(),
-                    "git.code": state.code,
+                    "mlflow.classifier.code": state.code,
                 },
                 "metrics": {"test/accuracy": accuracy},
                 "latest_metrics": {"test/accuracy": accuracy},

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     use(params.evaluate.arithmetic)
     with recording("evaluate", params) as record:
         line = evaluate(params, data, model, training, reports, record)
-    print(line)
+    print("\n".join([line, *record.run_lines()]))
 
 
 def evaluate(params: Params, data: Path, model: Path, training: Path, reports: Path, record: Recording) -> str:

@@ -102,7 +102,7 @@ def train(
         record.begin(work.run_key(params), prepared.environment | computation.recorded())
         record.log_data(data, meta)
         record.log_data_report(reports.with_name("data"))  # no dependency: another picture retrains no model
-        with Console(params.train, steps_per_epoch(images, params.train), record.log) as console:
+        with Console(params.train, steps_per_epoch(images, params.train), record.log, work) as console:
             record.settle()
             network = f"{begin.spec.architecture}, {costs.parameters} parameters"
             console.say(f"{meta.name}: {images} images, {network}, {describe(device)}, {computation}")

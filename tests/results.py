@@ -64,8 +64,8 @@ def record(
         "git.commit": "c" * 40,
         "git.dirty": str(bool(patch)).lower(),
         "dvc.data": "d" * 32 + ".dir",
-        "data.test_sha256": TEST,
-        "evaluated": "true",
+        "mlflow.classifier.test_sha256": TEST,
+        "mlflow.classifier.evaluated": "true",
         **(tags or {}),
     }
     run = client.create_run(experiment, start, {name: value for name, value in given.items() if value}).info.run_id

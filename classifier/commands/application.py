@@ -37,6 +37,7 @@ COMMANDS = (  # in the order of --help
     "repair",
     "audit",
 )
+RUN_HELP = "a run: its name or the last word of it, its id or the beginning of it, latest, or @champion"
 STYLE: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 

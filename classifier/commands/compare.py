@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from classifier.commands.application import RUN_HELP
+
 if TYPE_CHECKING:
     from classifier.runs.comparison import Comparison, Difference
 
@@ -19,7 +21,7 @@ IMAGES = 36  # in the picture
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="ids of two or more runs, or their beginnings")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN", help=f"two or more, each {RUN_HELP}")],
     output: Annotated[
         Path | None, typer.Option(help=f"folder for the pictures and the diff [default: {FOLDER}/<ids>]")
     ] = None,
@@ -35,7 +37,7 @@ def compare(
 
     Runs on different test data are refused, with both digests.
 
-    Example: classifier compare 147127b4 3f2a91c0
+    Example: classifier compare @champion latest
     """
     from classifier.runs.comparison import compare as comparison_of  # here: mlflow takes seconds, and --help is quick
     from classifier.runs.reading import find_run

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def leaderboard(
     top: Annotated[int, typer.Option("--top", min=0, help="rows of the table, 0 for all; page and JSON have all")] = 20,
-    sweep: Annotated[str | None, typer.Option("--sweep", help="only the runs of this sweep, by its run's id")] = None,
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", help="only the runs of this sweep, by its name or its run's id")
+    ] = None,
     test_data: Annotated[
         str | None, typer.Option("--test-data", help="rank on the test split with this digest, or its beginning")
     ] = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from classifier.arithmetic import use
+from classifier.commands.application import RUN_HELP
 from classifier.errors import UserError
 from classifier.params import load_params
 
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 
 
 def promote(
-    run_id: Annotated[
-        str | None, typer.Argument(help="id of a run, or its first characters", show_default=False)
-    ] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)] = None,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="make the version that @champion replaced the champion again")
     ] = False,
@@ -44,10 +43,10 @@ def promote(
     --rollback undoes the last promotion. A run that fails a check changes nothing: each reason is printed, and the
     exit status is 1. If the run's model is the champion already, nothing changes, and the exit status is 0.
 
-    Example: classifier promote 3f2a91c0
+    Example: classifier promote latest
     """
     if rollback == (run_id is not None) or (rollback and (dry_run or limits_alone)):
-        raise UserError("expected the id of a run, or --rollback without it: classifier promote RUN_ID")
+        raise UserError("expected a run, or --rollback without one: classifier promote latest")
     values = load_params(Path("params.yaml"))
     use(values.evaluate.arithmetic)  # the time for an image is that of classifier predict
     params = values.promote

@@ -1,4 +1,4 @@
-"""Reproduce a recorded run from its id and check that it gives the same bytes."""
+"""Reproduce a recorded run and check that it gives the same bytes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from classifier.commands.application import RUN_HELP
+
 if TYPE_CHECKING:
     from classifier.runs.reproduction import Finding, ReproductionReport
 
 
 def reproduce(
-    run_id: Annotated[str, typer.Argument(help="id of a run, or its first characters")],
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
     keep: Annotated[bool, typer.Option("--keep", help="keep the checkout and print its path")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -23,7 +25,7 @@ def reproduce(
     or are downloaded again and verified. Training and evaluation run without caches. A failed run must fail with the
     same error. Exit status 0: byte-identical; 1: something differs, which a table shows, or is missing in the record.
 
-    Example: classifier reproduce 147127b4
+    Example: classifier reproduce latest
     """
     import classifier.runs.reproduction as reproduction  # slow: mlflow
     from classifier.runs.reading import find_run

@@ -1,61 +1,111 @@
-"""Show the accuracy of the workspace's model, where its files are, and how to view its run."""
+"""Show what was trained, how good it is, which run it is, and what to type next."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from classifier.errors import UserError
+from classifier.repository.outputs import EVALUATION, MODEL, TRAINING
 
-MODEL, REPORTS = Path("models/classifier"), Path("reports/evaluate")
+
+@dataclass(frozen=True)
+class Found:
+    """The run that has the workspace's model."""
+
+    name: str
+    id: str
+    page: str
 
 
 def results(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show the trained model's accuracy and where its files are.
+    """Show the trained model's accuracy, its files and its run.
 
     Example: classifier results
     """
-    from classifier.networks.model_dir import read_model_meta  # slow: torch
-
-    meta = read_model_meta(MODEL)
-    file, about = REPORTS / "metrics.json", REPORTS / "summary.json"
-    if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist: run dvc repro")
+    meta, metrics = _read(MODEL / "meta.json", "train"), _read(EVALUATION / "metrics.json", "evaluate")
+    about = EVALUATION / "summary.json"
+    summary = _read(about, "evaluate") if about.exists() else {}  # earlier versions wrote it among the metrics
+    run, problem = _find_run(str(meta.get("weights_sha256")))
     try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-        if about.exists():
-            summary = json.loads(about.read_text(encoding="utf-8"))
-            images, level = summary["images"]["test"], summary["confidence"]
-        else:  # earlier versions wrote them among the metrics
-            images, level = metrics["n"], metrics["confidence"]
-        said = text(metrics, meta.dataset, meta.seed, images, level)
-        found = {"dataset": meta.dataset, "seed": meta.seed, "images": images, "confidence": level}
-        found |= {"model": str(MODEL), "metrics": metrics}
-        print(json.dumps(found, indent=2) if as_json else said)
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"{file} is corrupt ({error}): run dvc repro -f evaluate") from None
+        images = summary["images"]["test"] if summary else metrics["n"]
+        level = summary.get("confidence") or metrics["confidence"]
+        said = text(metrics, meta, images, level)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{EVALUATION} is corrupt ({error}): run dvc repro -f evaluate") from None
+    if as_json:
+        found = {"dataset": meta["dataset"], "seed": meta["seed"], "images": images, "confidence": level}
+        found |= {"model": str(MODEL), "metrics": metrics, "run": asdict(run) if run else None}
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(["", said, *ending(run, problem)]))
 
 
-def text(metrics: dict[str, float], dataset: str, seed: int, images: int, level: float) -> str:
-    """Format accuracy, paths and the next command."""
+def _read(file: Path, stage: str) -> dict[str, Any]:
+    """A file of JSON, without torch: what it means for the weights is not needed to show it."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} does not exist: run dvc repro") from None
+    except ValueError as error:
+        raise UserError(f"{file} is corrupt ({error}): run dvc repro -f {stage}") from None
+
+
+def _find_run(weights: str) -> tuple[Found | None, str]:
+    """The newest run with these weights, or why it is not known."""
+    from classifier.recording.pages import page_of
+    from classifier.recording.tags import WEIGHTS_TAG
+    from classifier.tracking.connection import open_store, runs_with_tag  # slow: mlflow
+    from classifier.tracking.errors import reported
+
+    try:
+        with reported():
+            experiment = open_store()
+            if runs := runs_with_tag(experiment, WEIGHTS_TAG, weights):
+                info = runs[0].info
+                return Found(info.run_name, info.run_id, page_of(experiment, info.run_id)), ""
+    except (UserError, OSError) as error:
+        return None, str(error)
+    return None, "no run has these weights: classifier record makes one"
+
+
+def text(metrics: dict[str, float], meta: dict[str, Any], images: int, level: float) -> str:
+    """Format what was trained and how good it is; of several seeds their mean comes first."""
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
-    page = REPORTS / "report.html"
-    lines = [
-        "",
-        f"test accuracy  {metrics['accuracy']:.2%} on {dataset} "
-        f"({100 * level:g}% interval {low:.2%} to {high:.2%}, {images} images)",
-        f"model          {MODEL}/",
-        f"reports        reports/train/ and {REPORTS}/, pictures among them",
-        "runs           make ui, and open the address that it prints",
-        *([f"report         {page.absolute().as_uri()}"] if page.exists() else []),
+    interval = f"({100 * level:g}% interval {low:.2%} to {high:.2%}, {images} images)"
+    if "accuracy_mean" not in metrics:
+        return _row("test accuracy", f"{metrics['accuracy']:.2%} on {meta['dataset']} {interval}")
+    mean, low, high = (metrics[f"accuracy_mean{end}"] for end in ("", "_low", "_high"))
+    return "\n".join(
+        [
+            _row("test accuracy", f"{mean:.2%} on {meta['dataset']}, the mean of {len(meta['replicas'])} seeds"),
+            _row("", f"(95% interval of the mean {low:.2%} to {high:.2%})"),
+            _row("the model", f"is seed {meta['seed']}, the median on validation: {metrics['accuracy']:.2%}"),
+            _row("", interval),
+        ]
+    )
+
+
+def ending(run: Found | None, problem: str) -> list[str]:
+    """Where everything is, and what to type next."""
+    page = EVALUATION / "report.html"
+    return [
+        _row("model", f"{MODEL}/"),
+        _row("report", f"{page}, pictures in {TRAINING}/ and {EVALUATION}/"),
+        *([_row("run", f"{run.name}, id {run.id[:8]}"), _row("", run.page)] if run else [_row("run", problem)]),
+        "next",
+        "  classifier predict IMAGE ...    use the model",
+        "  dvc repro                       after a change of params.yaml",
+        "  classifier leaderboard          all runs, ranked",
+        "  classifier promote latest       make this model the champion",
     ]
-    if "accuracy_mean" in metrics:
-        mean, low, high = (metrics[f"accuracy_mean{end}"] for end in ("", "_low", "_high"))
-        lines.insert(2, f"all seeds      {mean:.2%} on average (95% interval {low:.2%} to {high:.2%})")
-        lines.insert(3, f"               the model is seed {seed}, the median on validation")
-    return "\n".join(lines)
+
+
+def _row(name: str, value: str) -> str:
+    return f"{name:15}{value}"

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from classifier.recording.pages import note_ui
 from classifier.recording.store import shown_uri, store_uri
 
 
@@ -36,7 +37,9 @@ def ui(port: Annotated[int, typer.Argument(help="port on 127.0.0.1", min=1, max=
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument, which every user can see: it may have a password
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
+    address = f"http://127.0.0.1:{port}"
     # The root address opens pages for language models.
     page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-    print(f"in a few seconds: http://127.0.0.1:{port}/{page}", flush=True)
+    note_ui(address)
+    print(f"in a few seconds: {address}/{page}", flush=True)
     os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(port)])  # noqa: S606, fixed arguments

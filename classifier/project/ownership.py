@@ -101,6 +101,14 @@ def mark() -> str:
     return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
 
 
+def is_running(owner: str) -> bool:
+    """Whether the process with this mark runs on this machine."""
+    host, number, started = owner.split(":")
+    with suppress(psutil.NoSuchProcess):
+        return host == socket.gethostname() and f"{psutil.Process(int(number)).create_time():.2f}" == started
+    return False
+
+
 def _is_at(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.stat())

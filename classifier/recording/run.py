@@ -16,15 +16,19 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from classifier.data.dataset import DatasetMeta
 from classifier.params import Params
+from classifier.project.files import json_bytes
 from classifier.project.lineage import PACKAGE, user_name
 from classifier.recording import deliverer
 from classifier.recording.deliverer import Progress
 from classifier.recording.journal import FORMAT, Journal, new_journal
+from classifier.recording.pages import page_of
 from classifier.recording.store import experiment_name, known_store
 from classifier.recording.tags import (
     CHOSEN_TAG,
@@ -44,12 +48,13 @@ from classifier.recording.tags import (
 )
 from classifier.repository.code import GitState, git_state
 from classifier.repository.lockfile import hash_of
-from classifier.training.history import Row, best_rows, read_history
+from classifier.training.history import Row, read_history
 from classifier.training.report import read_histories, summary_metrics
 
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
     from classifier.networks.model_dir import ModelMeta
 
+CONSTANT = ("n", "confidence", "error_rate")  # in metrics.json of an evaluation
 SETTLING_S = 3  # for the recorder before training begins
 STOPPING_S = 5  # for the recorder at the end of a stage that was stopped by a signal
 ROW_METRICS = {  # history.csv's column -> MLflow's name
@@ -59,6 +64,7 @@ ROW_METRICS = {  # history.csv's column -> MLflow's name
     "validation_loss": "validation/loss",
     "validation_accuracy": "validation/accuracy",
 }
+RATE = "train/learning_rate"
 SECONDS = "train/seconds"  # of training (`Row.seconds` of `classifier.training.history`)
 
 
@@ -66,7 +72,21 @@ class Outputs(TypedDict):
     """Outputs of given weights and params: a run with these tags and metrics already records them."""
 
     tags: dict[str, str]
-    metrics: dict[str, float]  # of the test, without `test/`
+    metrics: dict[str, float]  # of metrics.json
+
+
+def test_metrics(values: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an evaluation under MLflow's names, without constants and what another one says already."""
+    return {f"test/{name}": value for name, value in values.items() if name not in CONSTANT}
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What people and commands call a run."""
+
+    name: str
+    id: str
+    experiment: str
 
 
 class Recording:
@@ -79,6 +99,7 @@ class Recording:
         self.stage = stage
         self.params = params
         self.log: list[str] = []  # lines of the console
+        self.run: RecordedRun | None = None  # known at the end, if MLflow could be reached
         self.journal = new_journal(stage)
         self.recorder = start_recorder(self.journal) if recorder else None
 
@@ -127,6 +148,9 @@ class Recording:
                 self.journal.keep(Path(name), f"code/{name}")
         if state.dirty:
             self.journal.keep_text(state.diff, "code/uncommitted.diff")
+        if environment:  # the run exists meanwhile: to list the packages takes 0.15 s
+            packages = {found.name: found.version for found in distributions()}
+            self.journal.keep_text(json_bytes({**environment, "packages": packages}), "code/environment.json")
         self.journal.append("files", path="code", restored=weights is not None)
 
     def log_data(self, folder: Path, meta: DatasetMeta, *, restored: bool = False) -> None:
@@ -167,12 +191,8 @@ class Recording:
     def _log_row(self, seed: int | None, row: Row, seconds: float | None, restored: bool) -> None:
         named = {name: getattr(row, column) for column, name in ROW_METRICS.items()} | {SECONDS: seconds}
         values = {name: value for name, value in named.items() if value is not None}
+        values[RATE] = float(f"{values[RATE]:.6g}")  # 0.0392 rather than 0.039200000000000006
         self.journal.append("metrics", seed=seed, step=row.step, values=values, restored=restored)
-
-    def _log_best(self, seed: int | None, rows: Sequence[Row], restored: bool) -> None:
-        for column, row in best_rows(rows).items():
-            values = {f"{ROW_METRICS[column]}_best": getattr(row, column)}
-            self.journal.append("metrics", seed=seed, step=row.step, values=values, restored=restored)
 
     def log_training(
         self,
@@ -186,15 +206,11 @@ class Recording:
     ) -> None:
         """Record the reports and the model of train; the model's hash is a tag, and `classifier.serving` loads it.
 
-        The best value of each validation curve is recorded at its step, because MLflow shows only the last value. For
-        several seeds, the run has the curves of the chosen one; mean, deviation and interval over all seeds; and the
-        `seconds` of all seeds together.
+        For several seeds, the run has the curves of the chosen one; mean, deviation and interval over all seeds; and
+        the `seconds` of all seeds together.
         """
         tags = {WEIGHTS_TAG: meta.weights_sha256}
-        self._log_best(None, histories[meta.seed], restored)
         if self.params.train.seeds > 1:
-            for seed, rows in histories.items():
-                self._log_best(seed, rows, restored)
             for row in histories[meta.seed]:
                 self._log_row(None, row, None, restored)
             spreads = {
@@ -232,11 +248,16 @@ class Recording:
     ) -> None:
         """Record the outputs of evaluate, the test metrics of each seed, and DVC's hash of the model."""
         for seed, values in [*of_replicas.items(), (None, metrics)]:
-            named = {f"test/{name}": value for name, value in values.items()}
-            self.journal.append("metrics", seed=seed, step=0, values=named)
+            self.journal.append("metrics", seed=seed, step=0, values=test_metrics(values))
         self.journal.keep(reports, "evaluate")
         self.journal.append("files", path="evaluate")
         self.journal.append("tags", tags={EVALUATED_TAG: "true", MODEL_TAG: hash_of(model)})
+
+    def run_lines(self) -> list[str]:
+        """For the end of a stage: its run's name, short id and page. Empty if MLflow could not be reached."""
+        if self.run is None:
+            return []
+        return [f"run {self.run.name}, id {self.run.id[:8]}", page_of(self.run.experiment, self.run.id)]
 
     def end(self, status: str, error: str | None) -> None:
         """Close the journal and wait for the recorder while it makes progress.
@@ -264,6 +285,9 @@ class Recording:
                 )
             with suppress(subprocess.TimeoutExpired):
                 self.recorder.wait(0.1)
+        else:
+            with suppress(ValueError):  # it printed nothing
+                self.run = RecordedRun(**json.loads(self.recorder.communicate()[0]))
         self.journal.release()
 
 
@@ -273,7 +297,7 @@ def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603, arguments of our own
         [sys.executable, "-m", "classifier.tracking.recorder", str(journal.folder)],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,  # for the line that says which run it is
         env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,
     )

@@ -19,15 +19,15 @@ from safetensors.numpy import load
 from classifier.errors import UserError
 from classifier.project.files import sha256_of
 from classifier.project.lineage import project_root
-from classifier.recording.tags import COMMIT_TAG, DIRTY_TAG, PROBLEM_TAG
+from classifier.recording.tags import COMMIT_TAG, DIRTY_TAG, ENVIRONMENT, PROBLEM_TAG
 from classifier.repository.code_diff import Code, code_diff
 from classifier.repository.dvc import cache, listing_in, place_in
 from classifier.repository.lockfile import read_lock
+from classifier.repository.outputs import DATA
 from classifier.runs.reading import artifact, frame, read_predictions, run_with_files
 from classifier.runs.significance import Disagreement, holm, paired
 
 CURVES = ("train/running_loss", "validation/loss", "validation/accuracy")
-DATA = Path("data/normalized")
 PROBABILITIES = r"^p_\d+$"  # columns of the predictions, one per class
 Curve = Sequence[tuple[int, float]]  # step, value
 
@@ -122,7 +122,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
         runs=rows,
         params=_differences(rows, "params."),
         data=_differences(rows.rename(columns={"data": "is.data", "data_name": "is.data set"}), "is."),
-        environment=[*_differences(rows, "tags.env."), *_packages(list(rows["artifact_uri"]))],
+        environment=[*_differences(rows, f"tags.{ENVIRONMENT}"), *_packages(list(rows["artifact_uri"]))],
         code=code,
         curves=[_curves(run) for run in ids],
         results=results,

@@ -34,8 +34,10 @@ from classifier.recording.tags import (
     SEED_TAG,
     TEST_TAG,
     WEIGHTS_TAG,
+    upgraded_tags,
 )
 from classifier.repository.git import Repository, git_line
+from classifier.repository.outputs import MODEL
 from classifier.runs.reading import SWEEP, is_sweep, predictions
 from classifier.runs.registry import Registry
 from classifier.runs.significance import paired
@@ -48,8 +50,7 @@ LINEAGE = {  # tags that every version has, and what they hold
     TEST_TAG: "which test split it was evaluated on",
 }
 OPTIONAL_LINEAGE = (DIRTY_TAG, EXPERIMENT_TAG, BASELINE_TAG)
-MODEL = "data/classifier"  # the model directory in what MLflow logged
-DIRECTORY = "models/classifier"  # in the project
+LOGGED = "data/classifier"  # the model directory in what MLflow logged
 WARM_UP, TIMED = 20, 200  # single images
 
 
@@ -87,7 +88,7 @@ class Verdict:
     @property
     def tags(self) -> dict[str, str]:
         """The tags of its version: lineage, every test metric, and what the checks measured."""
-        tags, metrics = self.run.data.tags, self.run.data.metrics
+        tags, metrics = upgraded_tags(self.run.data.tags), self.run.data.metrics
         return (
             {name: tags[name] for name in (*LINEAGE, *OPTIONAL_LINEAGE) if name in tags}
             | {name: repr(value) for name, value in metrics.items() if name.startswith("test/")}
@@ -105,12 +106,13 @@ def consider(run: Run, registry: Registry, params: PromoteParams, *, limits_alon
     problem, model = unfit(run), model_of(run)
     if problem or model is None:
         return Verdict(run, champion, problem=problem or "its model is not in MLflow, or was deleted there")
-    tags, champion_tags = run.data.tags, registry.version(champion).tags if champion else {}
+    tags = upgraded_tags(run.data.tags)
+    champion_tags = upgraded_tags(registry.version(champion).tags) if champion else {}
     same_images = champion_tags.get(TEST_TAG) == tags[TEST_TAG]
     if same_images and champion_tags.get(WEIGHTS_TAG) == tags[WEIGHTS_TAG]:
         return Verdict(run, champion, already=True)
     with TemporaryDirectory() as folder:
-        files = mlflow.artifacts.download_artifacts(f"{model.artifact_location}/{MODEL}", dst_path=folder)
+        files = mlflow.artifacts.download_artifacts(f"{model.artifact_location}/{LOGGED}", dst_path=folder)
         checks = limits(run.data.metrics, median_latency_ms(Path(files), tags[WEIGHTS_TAG]), params)
     if champion is None:
         return Verdict(run, champion, model.model_id, checks)
@@ -130,7 +132,7 @@ def consider(run: Run, registry: Registry, params: PromoteParams, *, limits_alon
 
 def unfit(run: Run) -> str | None:
     """Why a run cannot be checked; None when it can."""
-    tags, status = run.data.tags, run.info.status
+    tags, status = upgraded_tags(run.data.tags), run.info.status
     if SEED_TAG in tags:
         return f"it is one seed of run {tags.get(PARENT_TAG)}, which has the model: promote that one"
     if WEIGHTS_TAG not in tags and is_sweep(run):
@@ -246,9 +248,9 @@ def _artifact(root: Path) -> str:
         artifacts = (YAML(typ="safe", pure=True).load(root / "dvc.yaml") or {}).get("artifacts") or {}
     except YAMLError:
         raise UserError("correct dvc.yaml, which is not YAML: git diff dvc.yaml") from None
-    name = next((name for name, artifact in artifacts.items() if artifact.get("path") == DIRECTORY), None)
+    name = next((name for name, artifact in artifacts.items() if artifact.get("path") == MODEL.as_posix()), None)
     if name is None:
-        raise UserError(f"name the model in dvc.yaml: an entry of artifacts with the path {DIRECTORY}")
+        raise UserError(f"name the model in dvc.yaml: an entry of artifacts with the path {MODEL}")
     artifact = Repository.of(root).artifact(name)
     if not re.fullmatch("[a-zA-Z0-9-_./=]+", artifact):
         raise UserError(

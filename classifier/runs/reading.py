@@ -1,4 +1,4 @@
-"""Reads recorded runs: all of them as a table, one by the first characters of its id, and a run's files.
+"""Reads recorded runs: all of them as a table, one by its name or id (`find_run`), and a run's files.
 
 A run is MLflow's own `mlflow.entities.Run`. Where several seeds were trained together, each seed has a nested run. Its
 data, code and files are those of its parent.
@@ -24,13 +24,25 @@ from mlflow.entities import DatasetInput, Experiment, LifecycleStage, Run, ViewT
 from mlflow.exceptions import MlflowException
 
 from classifier.errors import UserError
-from classifier.params import upgraded
+from classifier.params import load_params, upgraded
+from classifier.project.lineage import project_root
 from classifier.recording.run import SECONDS
-from classifier.recording.tags import CHOSEN_TAG, DATA_TAG, PARENT_TAG, SEED_TAG, TEST_TAG
+from classifier.recording.tags import (
+    CHOSEN_TAG,
+    DATA_TAG,
+    PARENT_TAG,
+    SEED_TAG,
+    SWEEP_KEY_TAG,
+    TEST_TAG,
+    upgraded_tags,
+)
 from classifier.tracking.connection import open_store
 
-SHORTEST = 6  # characters of a run's id
+SHORTEST = 4  # characters of a run's id
 SHOWN = 10  # candidates in a message
+MANY = 1000  # runs in one search
+LATEST = "latest"
+REFERENCES = f"a name, an id or its first {SHORTEST} characters, {LATEST}, @champion"
 SWEEP = "is a sweep, the parent of runs, without a model of its own: classifier leaderboard shows which to"
 PREDICTIONS = "evaluate/predictions.parquet"
 
@@ -44,20 +56,23 @@ def all_runs() -> pd.DataFrame:
     raise UserError(no_runs(experiment))
 
 
-def find_run(prefix: str) -> Run:
-    """The run whose id is `prefix` or begins with it.
+def find_run(reference: str) -> Run:
+    """The run that a person means: `latest`, `@champion`, a name or its last word, an id or the beginning of one.
 
     Runs of the project's experiment go first. One of another experiment is found too, and a line on stderr names it: an
     experiment may have been renamed. Raises UserError, which names the candidates, when there is none or several, and
     says how to restore a run that was deleted, alone or with its experiment.
     """
-    wanted = prefix.strip().lower()
-    if len(wanted) < SHORTEST or not wanted.isalnum():
-        raise UserError(f"{prefix!r} is not a run's id: allowed is an id or at least its first {SHORTEST} characters")
-    own = open_store()
-    if not (found := _beginning_with(wanted, [own])):
+    wanted, own = reference.strip(), open_store()
+    if not wanted:
+        raise UserError(f"expected a run: {REFERENCES}")
+    if wanted.startswith("@"):
+        return _with_alias(wanted.removeprefix("@"))
+    if wanted == LATEST:
+        return _latest(own)
+    if not (found := _named(wanted, [own])):
         experiments = {each.experiment_id: each for each in mlflow.search_experiments(view_type=ViewType.ALL)}
-        everywhere = _beginning_with(wanted, [*experiments], ViewType.ALL)
+        everywhere = _named(wanted, [*experiments], ViewType.ALL)
         found = [run for run in everywhere if not _deleted(run) and not _deleted(experiments[run.info.experiment_id])]
         if everywhere and not found:
             raise UserError(_restoring(everywhere[0], experiments[everywhere[0].info.experiment_id]))
@@ -67,11 +82,12 @@ def find_run(prefix: str) -> Run:
     if not found:
         newest = mlflow.search_runs([own], max_results=3, output_format="list")
         known = "the newest are " + ", ".join(map(_described, newest)) if newest else no_runs(own)
-        raise UserError(f"no run's id begins with {prefix!r}; {known}")
+        raise UserError(f"no run has the name or the beginning of an id {reference!r}; {known}; allowed: {REFERENCES}")
     if len(found) > 1:
         more = " and more" if len(found) > SHOWN else ""
         raise UserError(
-            f"{prefix!r} begins several ids: {', '.join(map(_described, found[:SHOWN]))}{more}; add characters"
+            f"{reference!r} means several runs: {', '.join(map(_described, found[:SHOWN]))}{more}; "
+            "use an id, or more of its characters"
         )
     return found[0]
 
@@ -85,9 +101,40 @@ def no_runs(own: str) -> str:
     return f"the experiment {experiments[own]!r} has no run, dvc repro makes one{hint}"
 
 
-def _beginning_with(prefix: str, experiments: list[str], view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-    query = f"attributes.run_id LIKE '{prefix}%'"
-    return list(mlflow.search_runs(experiments, query, view, SHOWN + 1, output_format="list"))
+def _named(wanted: str, experiments: list[str], view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    """Runs with this name, or else with this last word of their name, or else whose id begins with it."""
+
+    def search(query: str) -> list[Run]:
+        return list(mlflow.search_runs(experiments, query, view, MANY, output_format="list"))
+
+    named = [] if "'" in wanted else search(f"attributes.run_name LIKE '%{wanted}'")
+    exact = [run for run in named if run.info.run_name == wanted]
+    if found := exact or [run for run in named if run.info.run_name.endswith(f" {wanted}")]:
+        return found
+    is_beginning = re.fullmatch(f"[0-9a-f]{{{SHORTEST},32}}", wanted.lower())
+    return search(f"attributes.run_id LIKE '{wanted.lower()}%'") if is_beginning else []
+
+
+def _latest(experiment: str) -> Run:
+    """The newest run that has a model of its own: neither a seed's nested run nor a sweep."""
+    for run in mlflow.search_runs([experiment], max_results=MANY, output_format="list"):
+        if not {SEED_TAG, SWEEP_KEY_TAG} & upgraded_tags(run.data.tags).keys():
+            return run
+    raise UserError(no_runs(experiment))
+
+
+def _with_alias(alias: str) -> Run:
+    """The run of the registered model's version with this alias."""
+    name = load_params(project_root() / "params.yaml").promote.model
+    try:
+        version = mlflow.MlflowClient().get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(f"no version is {name}@{alias}: classifier promote RUN makes one @champion") from None
+    if not version.run_id:
+        raise UserError(f"version {version.version}, which is {name}@{alias}, does not say which run made it")
+    return mlflow.get_run(version.run_id)
 
 
 def _deleted(entity: Run | Experiment) -> bool:
@@ -112,7 +159,7 @@ def is_sweep(run: Run) -> bool:
     """Whether the run is the parent of whole runs, rather than of the nested runs of seeds."""
     query = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
     children = mlflow.search_runs([run.info.experiment_id], query, max_results=1, output_format="list")
-    return any(SEED_TAG not in child.data.tags for child in children)
+    return any(SEED_TAG not in upgraded_tags(child.data.tags) for child in children)
 
 
 def predictions(run: Run) -> pd.DataFrame:
@@ -121,11 +168,11 @@ def predictions(run: Run) -> pd.DataFrame:
     Raises FileNotFoundError when the run has none, or is the nested run of a seed whose predictions were not kept.
     """
     parent = run_with_files(run)
-    if parent is not run and parent.data.tags.get(CHOSEN_TAG) != run.data.tags[SEED_TAG]:
-        chosen = parent.data.tags.get(CHOSEN_TAG, "none")
+    seed, chosen = (upgraded_tags(each.data.tags).get(tag) for each, tag in ((run, SEED_TAG), (parent, CHOSEN_TAG)))
+    if parent is not run and chosen != seed:
         raise FileNotFoundError(
-            f"run {run.info.run_id} has seed {run.data.tags[SEED_TAG]}; its parent, run {parent.info.run_id}, keeps "
-            f"the predictions of seed {chosen} only"
+            f"run {run.info.run_id} has seed {seed}; its parent, run {parent.info.run_id}, keeps the predictions of "
+            f"seed {chosen} only"
         )
     return read_predictions(parent.info.artifact_uri)
 
@@ -192,15 +239,16 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _row(run: Run, parent: Run | None) -> dict[str, object]:
-    info, tags, params = run.info, run.data.tags, upgraded(run.data.params)
+    info, tags, params = run.info, upgraded_tags(run.data.tags), upgraded(run.data.params)
     artifact_uri, has_predictions = info.artifact_uri, True
     seed = tags.get(CHOSEN_TAG, params.get("train.seed"))
     inputs = _datasets(run)
     if parent:
-        artifact_uri, has_predictions = parent.info.artifact_uri, parent.data.tags.get(CHOSEN_TAG) == tags[SEED_TAG]
+        parents = upgraded_tags(parent.data.tags)
+        artifact_uri, has_predictions = parent.info.artifact_uri, parents.get(CHOSEN_TAG) == tags[SEED_TAG]
         seed = tags[SEED_TAG]
         inputs = inputs or _datasets(parent)
-        tags = {**parent.data.tags, **tags}
+        tags = {**parents, **tags}
     return {
         "name": info.run_name,
         "status": info.status,
@@ -224,11 +272,11 @@ def _datasets(run: Run) -> list[DatasetInput]:
 
 def _parent_of_seed(run: Run) -> str | None:
     """The parent's id of a seed's nested run. A sweep is the parent of its runs too, but these are whole runs."""
-    return run.data.tags.get(PARENT_TAG) if SEED_TAG in run.data.tags else None
+    return run.data.tags.get(PARENT_TAG) if SEED_TAG in upgraded_tags(run.data.tags) else None
 
 
 def _described(run: Run) -> str:
-    return f"{run.info.run_id[:12]} ({run.info.run_name})"
+    return f"{run.info.run_id[:8]} ({run.info.run_name})"
 
 
 @contextmanager

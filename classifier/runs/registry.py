@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 
 from classifier.errors import UserError
 from classifier.project.lineage import project_root
-from classifier.recording.tags import TEST_TAG, WEIGHTS_TAG
+from classifier.recording.tags import TEST_TAG, WEIGHTS_TAG, tag_queries, upgraded_tags
 
 CHAMPION = "champion"  # the alias
 # Tags of a version: how it last became the champion.
@@ -71,9 +71,13 @@ class Registry:
 
     def version_of(self, weights: str, test_data: str) -> ModelVersion | None:
         """The version with these weights, evaluated on this test split, each by its SHA-256."""
-        query = f"name = '{self.name}' AND tags.`{WEIGHTS_TAG}` = '{weights}'"
-        found = self.client.search_model_versions(query, order_by=["version_number ASC"])
-        return next((version for version in found if version.tags.get(TEST_TAG) == test_data), None)
+        found = [
+            version
+            for query in tag_queries(WEIGHTS_TAG, weights)
+            for version in self.client.search_model_versions(f"name = '{self.name}' AND {query}")
+            if upgraded_tags(version.tags).get(TEST_TAG) == test_data
+        ]
+        return min(found, key=lambda version: int(version.version), default=None)
 
     def promote(self, model_id: str, tags: Mapping[str, str], judged_against: str | None) -> str:
         """Make the logged model @champion and return its version; `tags` are those of a new version.
@@ -98,7 +102,7 @@ class Registry:
         with self._lock():
             champion, replaced = self.champion(), self.replaced()
             if champion is None or replaced is None:
-                raise UserError(f"{self.name}@{CHAMPION} replaced no version: classifier promote RUN_ID promotes a run")
+                raise UserError(f"{self.name}@{CHAMPION} replaced no version: classifier promote RUN promotes a run")
             if since := self._rolled_back_at(champion, replaced):
                 raise UserError(
                     f"version {replaced} was itself rolled back at {since}, so version {champion} stays "

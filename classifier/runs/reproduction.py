@@ -36,14 +36,15 @@ from classifier.recording.tags import (
     SEED_TAG,
     TEST_TAG,
     WEIGHTS_TAG,
+    upgraded_tags,
 )
 from classifier.repository.dvc import complaint
 from classifier.repository.lockfile import hash_of
+from classifier.repository.outputs import DATA
 from classifier.repository.worktree import worktree
 from classifier.runs.checkout import Checkout
 from classifier.runs.reading import SWEEP, is_sweep
 
-DATA = Path("data/normalized")
 REPORTS = ("train", "evaluate")  # folders of artifacts
 MEASURED = ("system/", SECONDS)  # metrics of the machine, which differ between runs
 COMPUTATION = ("arithmetic", "instructions", "parts", "device")  # of the environment: how results are computed
@@ -124,7 +125,7 @@ class StoredRun:
         self.run = run
         self.id: str = run.info.run_id
         self.status: str = run.info.status
-        self.tags: dict[str, str] = run.data.tags
+        self.tags = upgraded_tags(run.data.tags)
         self.params: dict[str, str] = run.data.params
         self.metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith(MEASURED)}
         self.error = self.tags.get(ERROR_TAG) if self.status == "FAILED" else None

@@ -27,12 +27,10 @@ from classifier.recording.tags import COMMIT_TAG, DATA_TAG, DIRTY_TAG, PROBLEM_T
 from classifier.repository.code import GitState, code_digests, git_state
 from classifier.repository.git import GitError, Repository, git_line
 from classifier.repository.lockfile import LOCK, Lock, hash_of, read_lock
-from classifier.tracking.connection import open_store
+from classifier.repository.outputs import DATA, EVALUATION, MODEL, TRAINING
+from classifier.tracking.connection import open_store, runs_with_tag
 from classifier.tracking.delivery import deliver, deliver_waiting, holds
 
-DATA, MODEL, TRAINING, EVALUATION = (
-    Path(name) for name in ("data/normalized", "models/classifier", "reports/train", "reports/evaluate")
-)
 PARAMS = Path("params.yaml")
 
 
@@ -66,8 +64,7 @@ def record() -> Recorded:
         experiment = open_store()
         deliver_waiting()  # one of them may be the run
         outputs: Outputs = {"tags": {DATA_TAG: lock.outputs[DATA.as_posix()]}, "metrics": metrics}
-        condition = f"tags.`{WEIGHTS_TAG}` = '{meta.weights_sha256}'"
-        for run in mlflow.search_runs([experiment], condition, output_format="list"):
+        for run in runs_with_tag(experiment, WEIGHTS_TAG, meta.weights_sha256):
             if upgraded(run.data.params) == _as_text(params) and holds(run, outputs):
                 return Recorded(run, new=False)
         return Recorded(mlflow.get_run(_deliver(lock, params, meta.weights_sha256, outputs)), new=True)

@@ -34,12 +34,13 @@ from classifier.recording.tags import (
     SWEEP_ID_TAG,
     SWEEP_KEY_TAG,
     USER_TAG,
+    upgraded_tags,
 )
 from classifier.repository.code import PIPELINE, code_paths
 from classifier.repository.lockfile import hash_of
 from classifier.sweeps.experiments import Experiment, Outcome
 from classifier.sweeps.grid import Point
-from classifier.tracking.connection import open_store
+from classifier.tracking.connection import open_store, runs_with_tag
 from classifier.tracking.delivery import deliver_waiting
 from classifier.tracking.errors import explained, reported
 
@@ -129,8 +130,9 @@ class Record:
         """The id of the sweep's run; empty when there is none."""
         if not (noted := self._noted()):
             return ""
-        found = self._search(f"tags.`{SWEEP_ID_TAG}` = '{noted}' AND tags.`{SWEEP_KEY_TAG}` = '{self.key}'")
-        return found[0].info.run_id if found else ""
+        found = runs_with_tag(self.experiment, SWEEP_ID_TAG, noted)
+        keys = {run.info.run_id: upgraded_tags(run.data.tags).get(SWEEP_KEY_TAG) for run in found}
+        return next((run_id for run_id, key in keys.items() if key == self.key), "")
 
     def _noted(self) -> str:
         """The sweep's id; empty when there is none, or when it belongs to the project that this one is a copy of.
@@ -169,7 +171,7 @@ def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
     wanted = {key: str(value) for key, value in values.items()}
     mine = [run for run in runs if wanted.items() <= run.data.params.items()]
     for run in mine:
-        if run.info.status == "FINISHED" and run.data.tags.get(EVALUATED_TAG) == "true":
+        if run.info.status == "FINISHED" and upgraded_tags(run.data.tags).get(EVALUATED_TAG) == "true":
             return _outcome("finished", run)
     status = mine[0].info.status if mine else ""
     return _outcome("failed" if status == "FAILED" else "killed", mine[0]) if status in ("FAILED", "KILLED") else None

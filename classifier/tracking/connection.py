@@ -9,12 +9,13 @@ import sqlite3
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Experiment, LifecycleStage
+from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from classifier.project.lineage import project_root
 from classifier.recording.store import DATABASE, artifacts_of, database_of, experiment_name, store_uri
+from classifier.recording.tags import tag_queries
 from classifier.tracking.errors import ExperimentError, unusable
 from classifier.tracking.internals import connect, is_database, note_home, relocate
 
@@ -54,6 +55,17 @@ def open_store(name: str | None = None) -> str:
         return _experiment(name, None)  # a server chooses the location of artifacts
     except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:
         raise unusable(error) from None
+
+
+def runs_with_tag(experiment: str, tag: str, value: str) -> list[Run]:
+    """The experiment's runs with this tag, under today's or an earlier name, the newest first."""
+    order = ["attributes.start_time DESC"]
+    found = [
+        run
+        for query in tag_queries(tag, value)
+        for run in mlflow.search_runs([experiment], query, order_by=order, output_format="list")
+    ]
+    return sorted(found, key=lambda run: run.info.start_time, reverse=True)
 
 
 def _experiment(name: str, artifacts: str | None) -> str:

@@ -28,7 +28,7 @@ from classifier.project.checksummed import newer_format
 from classifier.project.ownership import claim
 from classifier.recording.deliverer import delivering
 from classifier.recording.journal import FORMAT, Event, Journal, waiting_journals
-from classifier.recording.run import Outputs
+from classifier.recording.run import Outputs, test_metrics
 from classifier.recording.store import is_known_store
 from classifier.recording.tags import (
     ERROR_TAG,
@@ -36,14 +36,19 @@ from classifier.recording.tags import (
     EVALUATION_TAG,
     EXPERIMENT_TAG,
     KEY_TAG,
+    NAME_TAG,
+    NOTE_TAG,
     PARENT_TAG,
+    RENAMED,
     SEED_TAG,
     SOURCE_NAME_TAG,
     SOURCE_TYPE_TAG,
     USER_TAG,
     WEIGHTS_TAG,
+    upgraded_tags,
 )
-from classifier.tracking.connection import open_store
+from classifier.tracking.connection import open_store, runs_with_tag
+from classifier.tracking.description import description_of, subject_of, title_of
 from classifier.tracking.errors import StoreError, explained
 from classifier.tracking.stored_model import log_model
 
@@ -54,7 +59,7 @@ class Delivery:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.offset = 0  # bytes of the journal that were delivered
-        self.run_id = ""
+        self.run_id = self.name = ""
         self.made_here = False  # this journal created the run
         self.seeds: dict[int, str] = {}  # the nested runs' ids
         self.described: set[int] = set()  # nested runs whose params have arrived
@@ -62,6 +67,7 @@ class Delivery:
         self.known: dict[tuple[str, str], set[tuple[int, float]]] = {}  # (run id, metric) -> points that the store has
         self.resumed = False  # the run existed before
         self.held: dict[str, set[str]] = {}  # run id -> metrics that had points then
+        self.link: dict[str, str] | None = None  # see `_evaluated`
         self.evaluates = False  # rather than trains
         self.overtaken = False  # this stage's part of the run is done, by this journal or a later one
         self.ended = False
@@ -92,6 +98,7 @@ class Delivery:
         _check_order(self.journal, event)
         self.experiment = open_store(event["experiment"])
         self.client = mlflow.MlflowClient()
+        event["tags"] = upgraded_tags(event["tags"])
         found = self._find(event)
         self.resumed = found is not None
         if found is None:
@@ -102,7 +109,8 @@ class Delivery:
                 SOURCE_TYPE_TAG: "LOCAL",
             }
             found = self.client.create_run(self.experiment, event["time"], tags, event["name"])
-        elif found.info.status == "FINISHED" and (event["stage"] == "train" or EVALUATED_TAG in found.data.tags):
+            self.client.set_tag(found.info.run_id, NAME_TAG, found.info.run_name)
+        elif found.info.status == "FINISHED" and (event["stage"] == "train" or _is_evaluated(found)):
             self.overtaken = True
         elif found.info.status != "RUNNING":
             self.client.update_run(found.info.run_id, status="RUNNING")
@@ -110,12 +118,15 @@ class Delivery:
         self.run_id = found.info.run_id
         self.params = event["params"]
         self.evaluates = event["stage"] == "evaluate"
-        self.made_here = found.data.tags.get(KEY_TAG) == event["key"]
+        self.made_here = upgraded_tags(found.data.tags).get(KEY_TAG) == event["key"]
         self._log_params(self.run_id, self.params if self.made_here else {})
+        if not self.resumed:
+            self._describe()
         if self.evaluates and not self.overtaken:
             self.client.set_tag(self.run_id, EVALUATION_TAG, event["key"])
-        nested = self._search(f"tags.`{PARENT_TAG}` = '{self.run_id}'") if self.resumed else []
-        self.seeds = {int(run.data.tags[SEED_TAG]): run.info.run_id for run in nested if SEED_TAG in run.data.tags}
+        nested = self._search(PARENT_TAG, self.run_id) if self.resumed else []
+        seeds = {run.info.run_id: upgraded_tags(run.data.tags).get(SEED_TAG) for run in nested}
+        self.seeds = {int(seed): run_id for run_id, seed in seeds.items() if seed is not None}
         self.held = {run.info.run_id: set(run.data.metrics) for run in (found, *nested)}
 
     def _find(self, event: Event) -> MlflowRun | None:
@@ -125,22 +136,22 @@ class Delivery:
         """
         key = event["key"]
         for tag in (KEY_TAG, EVALUATION_TAG):
-            if runs := self._search(f"tags.`{tag}` = '{key}'"):
+            if runs := self._search(tag, key):
                 return runs[0]
         if event["weights"]:
-            for run in self._search(f"tags.`{WEIGHTS_TAG}` = '{event['weights']}'"):
+            for run in self._search(WEIGHTS_TAG, event["weights"]):
+                tags = upgraded_tags(run.data.tags)
                 names = (EXPERIMENT_TAG, PARENT_TAG)  # sweeps of several people have experiments of the same names
-                same_experiment = all(run.data.tags.get(name) == event["tags"].get(name) for name in names)
+                same_experiment = all(tags.get(name) == event["tags"].get(name) for name in names)
                 same_params = upgraded(run.data.params) == upgraded(event["params"])
-                awaits = same_experiment and EVALUATED_TAG not in run.data.tags
+                awaits = same_experiment and EVALUATED_TAG not in tags
                 has_them = bool(event.get("outputs")) and holds(run, event["outputs"])
                 if same_params and (awaits or has_them):
                     return run
         return None
 
-    def _search(self, filter_string: str) -> list[MlflowRun]:
-        order = ["attributes.start_time DESC"]
-        return list(self.client.search_runs([self.experiment], filter_string, max_results=5000, order_by=order))
+    def _search(self, tag: str, value: str) -> list[MlflowRun]:
+        return runs_with_tag(self.experiment, tag, value)
 
     def _log_params(self, run_id: str, params: dict[str, str]) -> None:
         values = [Param(name, value) for name, value in params.items()]
@@ -153,9 +164,21 @@ class Delivery:
             point = event["step"], float(value)
             if point not in self._known(run_id, name):
                 self._known(run_id, name).add(point)
-                self.waiting[run_id].append(Metric(name, value, event["time"], event["step"]))
+                link = self._evaluated() if run_id == self.run_id and name.startswith("test/") else {}
+                self.waiting[run_id].append(Metric(name, value, event["time"], event["step"], **link))
         if len(self.waiting[run_id]) >= 1000:
             self._flush()
+
+    def _evaluated(self) -> dict[str, str]:
+        """The run's model and data set, which test metrics are linked with."""
+        if self.link is None:
+            query = f"source_run_id = '{self.run_id}'"
+            models = list(self.client.search_logged_models([self.experiment], query, max_results=1))
+            inputs = self.client.get_run(self.run_id).inputs
+            data = [each.dataset for each in inputs.dataset_inputs[:1]] if inputs else []
+            self.link = {"model_id": models[0].model_id} if models else {}
+            self.link |= {"dataset_name": data[0].name, "dataset_digest": data[0].digest} if data and models else {}
+        return self.link
 
     def _known(self, run_id: str, name: str) -> set[tuple[int, float]]:
         """Step and value of the metric's points in the store; queried once, and only if there are any."""
@@ -174,7 +197,8 @@ class Delivery:
                 SEED_TAG: str(seed),
                 KEY_TAG: f"{self.run_id}-{seed}",
             }
-            child = self.client.create_run(self.experiment, time_ms, tags, f"{self.run.info.run_name}, seed {seed}")
+            name = f"{self.run.info.run_name.split()[-1]}, seed {seed}"
+            child = self.client.create_run(self.experiment, time_ms, tags, name)
             self.seeds[seed] = child.info.run_id
         if seed not in self.described:
             self._log_params(self.seeds[seed], self.params | {"train.seed": str(seed), "train.seeds": "1"})
@@ -189,7 +213,8 @@ class Delivery:
                 del metrics[:1000]
 
     def _tags(self, event: Event) -> None:
-        self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in event["tags"].items()])
+        tags = upgraded_tags(event["tags"])
+        self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def _data(self, event: Event) -> None:
         dataset = Dataset(event["name"], event["digest"], "http", event["source"], profile=event["profile"])
@@ -210,15 +235,28 @@ class Delivery:
             self.client.set_tag(self.run_id, ERROR_TAG, event["error"])
         elif ERROR_TAG in self.run.data.tags:  # of an earlier attempt
             self.client.delete_tag(self.run_id, ERROR_TAG)
+        self._describe()
         for run_id in (*self.seeds.values(), self.run_id):
             self.client.set_terminated(run_id, event["status"], event["time"])
+
+    def _describe(self) -> None:
+        """Give the run its name, unless a person has renamed it, and its description."""
+        run = self.client.get_run(self.run_id)
+        self.name, last = run.info.run_name, upgraded_tags(run.data.tags).get(NAME_TAG)
+        if last and (self.name == last or (self.name.startswith(subject_of(run)) and self.name.endswith(last))):
+            self.name = f"{title_of(run)} {last}"
+            self.client.update_run(self.run_id, name=self.name)
+        self.client.set_tag(self.run_id, NOTE_TAG, description_of(run))
+
+
+def _is_evaluated(run: MlflowRun) -> bool:
+    return EVALUATED_TAG in upgraded_tags(run.data.tags)
 
 
 def holds(run: MlflowRun, outputs: Outputs) -> bool:
     """Whether an evaluated run has the tags and the test metrics of these outputs."""
-    metrics = {f"test/{name}": value for name, value in outputs["metrics"].items()}
-    tags = {EVALUATED_TAG: "true", **outputs["tags"]}
-    return tags.items() <= run.data.tags.items() and metrics.items() <= run.data.metrics.items()
+    tags, metrics = {EVALUATED_TAG: "true", **outputs["tags"]}, test_metrics(outputs["metrics"])
+    return tags.items() <= upgraded_tags(run.data.tags).items() and metrics.items() <= run.data.metrics.items()
 
 
 def deliver_waiting(moved_from: str = "") -> tuple[list[str], list[str]]:
@@ -244,15 +282,17 @@ def advance(journal: Journal, delivery: Delivery | None) -> Delivery:
         return _advance(journal, delivery)
 
 
-def finish(journal: Journal, delivery: Delivery | None) -> None:
+def finish(journal: Journal, delivery: Delivery | None) -> Delivery | None:
     """Deliver the rest of a journal whose stage has ended, and remove it."""
     with delivering():
         if not journal.folder.exists():
-            return  # the stage was killed, and another process has delivered the journal
+            return None  # the stage was killed, and another process has delivered the journal
         if (handle := claim(journal.folder)) is not None:  # None if another process has started to
             journal, delivery = Journal(journal.folder, handle), None
         try:
-            close(_advance(journal, delivery))
+            delivery = _advance(journal, delivery)
+            close(delivery)
+            return delivery
         finally:
             journal.release()
 
@@ -322,5 +362,6 @@ def _check_order(journal: Journal, begin: Event) -> None:
 
 def _weights_of(journal: Journal) -> set[str]:
     """Hash of the weights that a training wrote. Searches the text, because a journal may hold a million points."""
-    tag = rf'"{re.escape(WEIGHTS_TAG)}": "(\w+)"'.encode()
+    names = [name for name, today in RENAMED.items() if today == WEIGHTS_TAG] + [WEIGHTS_TAG]
+    tag = rf'"(?:{"|".join(map(re.escape, names))})": "(\w+)"'.encode()
     return {found.decode() for found in re.findall(tag, journal.events.read_bytes())}

@@ -8,16 +8,14 @@ delivers the rest. What it cannot deliver waits for the next stage or `classifie
 
 from __future__ import annotations
 
+import json
 import os
-import platform
 import select
 import sys
 from contextlib import suppress
-from importlib.metadata import distributions
 from pathlib import Path
 
 from classifier.project.cli import paths, run
-from classifier.project.files import write_json
 from classifier.project.lineage import project_root
 from classifier.recording.journal import Journal
 from classifier.tracking.delivery import Delivery, advance, finish
@@ -37,8 +35,6 @@ def main(arguments: list[str]) -> None:
     journal = Journal(folder)  # the stage owns it
     os.chdir(project_root())  # an experiment's folder may be removed
     trains = journal.folder.name.endswith("-train")
-    if trains:
-        _keep_environment(journal)
     delivery: Delivery | None = None
     monitor: SystemMetrics | None = None
     complaint, unmonitored, stage_ended = "", "", False
@@ -66,7 +62,10 @@ def main(arguments: list[str]) -> None:
     if complaint:
         sys.exit(1)  # do not wait for an unreachable store: the next stage tries again
     try:
-        finish(journal, delivery)
+        if (delivered := finish(journal, delivery)) and delivered.run_id:
+            said = {"name": delivered.name, "id": delivered.run_id, "experiment": delivered.experiment}
+            with suppress(OSError):  # the stage was killed
+                print(json.dumps(said), flush=True)
     except Exception as error:
         _complain(error, journal)
         sys.exit(1)
@@ -90,13 +89,6 @@ def _stop(monitor: SystemMetrics) -> None:
         monitor.stop()
     except Exception as error:
         print(f"MLflow: {explained(error)}; the last system metrics are lost", file=sys.stderr, flush=True)
-
-
-def _keep_environment(journal: Journal) -> None:
-    """Record the versions of all installed packages with the code, before its delivery."""
-    packages = {found.name: found.version for found in distributions()}
-    file = journal.folder / "files/code/environment.json"
-    write_json(file, {"python": platform.python_version(), "platform": platform.platform(), "packages": packages})
 
 
 if __name__ == "__main__":

@@ -179,6 +179,11 @@ class Work:
         """The key of the run; MLflow lets no run change its params, and some of them leave the checkpoint as it is."""
         return f"{self.key}-{sha256(json.dumps(params.flat(), sort_keys=True).encode())[:16]}"
 
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint of all seeds; None if there is none."""
+        files = self.folder.glob("seed-*/*-*.safetensors") if self.folder else []
+        return max((int(path.name.partition("-")[0]) for path in files), default=None)
+
     def of_seed(self, seed: int) -> Checkpoints | None:
         return Checkpoints(self.folder / f"seed-{seed}", self.every) if self.folder else None
 

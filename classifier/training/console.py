@@ -1,4 +1,4 @@
-"""What a stage says: plain lines, a progress bar for training on a terminal, and a copy for the record."""
+"""What training prints: the tutorial's lines; on a terminal a live line and a line per epoch instead."""
 
 from __future__ import annotations
 
@@ -7,52 +7,148 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from classifier.params import TrainParams
+from classifier.training.checkpoint import NO_WORK, Work
 from classifier.training.history import Row
+from classifier.training.summary import spread
 
-REFRESHES = 2  # of the bar in a second; each takes a millisecond of a core that is for training
+PER_EPOCH = 8  # of the tutorial's lines at most; history.csv and MLflow have every window
+COUNTED = ("step", "images")  # columns of the history
+REFRESHES = 2  # of the live line in a second; each takes a millisecond of a core that is for training
 
 
 class Console(AbstractContextManager["Console"]):
-    """The classic tutorial's lines of a training, which are appended to `lines` too."""
+    """Shows the progress of a training, of one seed or several. `lines` gets the tutorial's lines in any case.
 
-    def __init__(self, params: TrainParams, steps_per_epoch: int, lines: list[str]) -> None:
-        self.steps_per_epoch = steps_per_epoch
-        self.several = params.seeds > 1
-        self.steps: dict[int, int] = {}  # by seed
-        self.lines = lines
-        self.bar = None
-        if sys.stdout.isatty():
-            from rich.progress import Progress  # for terminals alone: it takes 0.1 s
+    Rows that a resumed training reports again are in `lines`, but are not printed.
+    """
 
-            self.bar = Progress(transient=True, refresh_per_second=REFRESHES)
-            self.task = self.bar.add_task("training", total=params.seeds * params.epochs * steps_per_epoch)
-            self.bar.start()
+    def __init__(
+        self, params: TrainParams, steps_per_epoch: int, lines: list[str], work: Work = NO_WORK, *, live: bool = True
+    ) -> None:
+        self.params, self.steps_per_epoch, self.lines, self.work = params, steps_per_epoch, lines, work
+        self.last: dict[int, Row] = {}  # by seed
+        self.first: dict[int, Row] = {}  # where this process began, by seed
+        self.best: dict[int, Row] = {}  # the last row with a validation, by seed
+        self.losses: dict[int, list[float]] = {}  # of windows that were not printed yet, by seed
+        windows = max(1, steps_per_epoch // min(params.log_every, steps_per_epoch))
+        self.every = -(-windows // PER_EPOCH)  # windows per line
+        self.live = None
+        if live and sys.stdout.isatty():
+            from rich.live import Live  # for terminals alone: it takes 0.1 s
+
+            self.live = Live(transient=True, refresh_per_second=REFRESHES, get_renderable=lambda: self._progress())
+            self.live.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar:
-            self.bar.stop()
+        if self.live:
+            self.live.stop()
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            step = self.work.saved_step()
+            print(f"stopped; dvc repro {f'resumes from step {step}' if step else 'starts again'}", file=sys.stderr)
+        elif error is None and (told := self._summary()):
+            self.say(told)
 
     def say(self, line: str) -> None:
+        """Print a line, and keep it for the record."""
         self.lines.append(line)
-        if self.bar:
-            self.bar.console.print(line, markup=False, highlight=False)
+        self._print(line)
+
+    def show(self, seed: int, row: Row) -> None:
+        """Show the end of a window or of an epoch: `[epoch, step in the epoch] loss: running loss`."""
+        who = f"seed {seed} " if self.params.seeds > 1 else ""
+        self.last[seed] = row
+        if row.again:
+            self.first[seed] = row
+        if row.validation_loss is not None:
+            self.best[seed] = row
+        for line in self._tutorial(seed, row):
+            self.lines.append(who + line)
+            if not row.again and not self.live:
+                self._print(who + line)
+        if self.live and not row.again and row.train_loss is not None:
+            if self.params.seeds == 1:
+                self._print(self._epoch(row, row.train_loss))
+            elif row.epoch == self.params.epochs:
+                self._print(who + self._epoch(row, row.train_loss))
+
+    def _tutorial(self, seed: int, row: Row) -> list[str]:
+        """The line of a window, of several where an epoch has many, and that of an epoch's end."""
+        lines, step = [], row.step - (row.epoch - 1) * self.steps_per_epoch
+        losses = self.losses.setdefault(seed, [])
+        if row.running_loss is not None:
+            losses.append(row.running_loss)
+            if len(losses) == self.every:
+                lines.append(f"[{row.epoch}, {step:5d}] loss: {sum(losses) / len(losses):.3f}")
+                losses.clear()
+        if row.train_loss is not None:
+            losses.clear()
+        if row.validation_loss is not None:
+            accuracy = f"{row.validation_accuracy:.2%}"
+            lines.append(f"[{row.epoch}] validation loss: {row.validation_loss:.3f} accuracy: {accuracy}")
+        return lines
+
+    def _epoch(self, row: Row, loss: float) -> str:
+        """The line of an epoch that stays on a terminal, at most 80 characters."""
+        epochs = self.params.epochs
+        validation = "" if row.validation_loss is None else f"  validation {row.validation_loss:.3f}"
+        if row.validation_accuracy is not None:
+            validation += f" {row.validation_accuracy:.2%}"
+        return (
+            f"epoch {row.epoch:{len(str(epochs))}}/{epochs}  loss {loss:.3f}{validation}  rate {row.learning_rate:.3g}"
+            f"  {self._speed()[1]:,.0f} images/s"
+        )
+
+    def _progress(self) -> str:
+        """The live line."""
+        if not self.last:
+            return "training starts"
+        row = max(self.last.values(), key=lambda row: row.seconds or 0)
+        total = self.params.epochs * self.steps_per_epoch  # steps of a seed
+        done = sum(row.step for row in self.last.values())
+        if self.params.seeds == 1:
+            parts = [f"epoch {row.epoch}/{self.params.epochs}", f"step {row.step:,}"]
+        else:
+            ended = sum(row.step == total for row in self.last.values())
+            parts = [f"{ended} of {self.params.seeds} seeds done", f"{done / (self.params.seeds * total):.0%}"]
+        if row.running_loss is not None:
+            parts.append(f"loss {row.running_loss:.3f}")
+        steps, images = self._speed()
+        if steps:
+            left = (self.params.seeds * total - done) / steps
+            parts += [f"rate {row.learning_rate:.3g}", f"{images:,.0f} images/s", f"{_duration(left)} left"]
+        return "  ".join(parts)
+
+    def _speed(self) -> tuple[float, float]:
+        """Steps and images per second since this process began; of seeds trained at the same time, together."""
+        nothing = Row(0, 0, 0, 0.0, seconds=0.0)
+        begun = [(self.first.get(seed, nothing), row) for seed, row in self.last.items()]
+        seconds = max(((row.seconds or 0) - (first.seconds or 0) for first, row in begun), default=0.0)
+        if seconds <= 0:
+            return 0.0, 0.0
+        steps, images = (sum(getattr(row, name) - getattr(first, name) for first, row in begun) for name in COUNTED)
+        return steps / seconds, images / seconds
+
+    def _summary(self) -> str | None:
+        """What several seeds reached together."""
+        found = [row.validation_accuracy for row in self.best.values() if row.validation_accuracy is not None]
+        if len(found) < 2:
+            return None
+        known = spread(found, 1)
+        interval = f"95% interval {known['low']:.2%} to {known['high']:.2%}"
+        return f"{len(found)} seeds: mean validation accuracy {known['mean']:.2%} ({interval})"
+
+    def _print(self, line: str) -> None:
+        if self.live:
+            self.live.console.print(line, markup=False, highlight=False)
         else:
             print(line, flush=True)
 
-    def show(self, seed: int, row: Row) -> None:
-        """`[epoch, step in the epoch] loss: running loss`, and the validation curves when the epoch ends.
 
-        Lines of several replicas begin with the seed.
-        """
-        who = f"seed {seed} " if self.several else ""
-        step = row.step - (row.epoch - 1) * self.steps_per_epoch
-        if row.running_loss is not None:
-            self.say(f"{who}[{row.epoch}, {step:5d}] loss: {row.running_loss:.3f}")
-        if row.validation_loss is not None:
-            accuracy = f"{row.validation_accuracy:.2%}"
-            self.say(f"{who}[{row.epoch}] validation loss: {row.validation_loss:.3f} accuracy: {accuracy}")
-        if self.bar:
-            self.steps[seed] = row.step
-            self.bar.update(self.task, completed=sum(self.steps.values()))
+def _duration(seconds: float) -> str:
+    """`42 s`, `12 min` or `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -37,6 +37,7 @@ class Row:
     validation_accuracy: float | None = None  # 0..1
     # Training time so far, without the time between a kill and the resume. Not a result: no column of the history.
     seconds: float | None = field(default=None, compare=False)
+    again: bool = field(default=False, compare=False)  # reported before, by the training that is resumed
 
 
 COLUMNS = [column.name for column in fields(Row) if column.compare]

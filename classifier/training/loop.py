@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,8 +100,9 @@ def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Che
         engine.load(saved.tensors)
         step, engine.steps = saved.position.step, saved.position.window
         for number, row in enumerate(saved.rows):
-            report(engine.seeds[number % len(engine.seeds)], row)
+            report(engine.seeds[number % len(engine.seeds)], replace(row, again=True))
         began -= (saved.rows[-1].seconds or 0.0) if saved.rows else 0.0
+        say_resumed(engine.seeds, step, steps.per_epoch, params.epochs, time.monotonic() - began)
     start, engine.steps = crew.hand_out([step, engine.steps], engine.tensors().values())
     with threads(engine.computation.threads), crew.working(lambda: assist(steps, start)):
         if crew.rank == 0:
@@ -134,6 +136,14 @@ def lead(steps: Steps, step: int, began: float, report: Report, checkpoints: Che
                 checkpoints.save(step, engine.steps, engine.state())
     if checkpoints:
         checkpoints.wait()
+
+
+def say_resumed(seeds: Sequence[int], step: int, per_epoch: int, epochs: int, seconds: float) -> None:
+    """On standard error: the rows of a seed that is trained in a process of its own go to standard output."""
+    who = "" if len(seeds) > 1 else f"seed {seeds[0]}: "
+    epoch = min(step // per_epoch + 1, epochs)
+    line = f"{who}resuming at epoch {epoch} of {epochs}, step {step}, {seconds:.0f} s of training done"
+    print(line, file=sys.stderr, flush=True)
 
 
 def end_window(steps: Steps, epoch: int, batch: int, full: bool) -> list[Row]:

@@ -54,7 +54,7 @@ def main(settings: Settings) -> Result:
         params, meta = load_params(file).train, read_meta(data)
         device = pick_device(params.device, "train.device")
         set_precision(params.precision, device)
-        with Console(params, steps_per_epoch(sum(meta.counts["train"]), params), []) as console:
+        with Console(params, steps_per_epoch(sum(meta.counts["train"]), params), [], live=False) as console:
             trained = train_one(data, settings.seed, params, device, console.show)
         test = read_split(data, "test", meta)
 

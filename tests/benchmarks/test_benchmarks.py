@@ -347,7 +347,7 @@ def test_copied_runs_have_code_and_predictions_of_their_own(workspace: Path) -> 
     assert len(runs) == 41
     assert (runs["tags.git.dirty"] == "true").sum() == 20
     assert runs["tags.git.commit"].nunique() == 2
-    assert runs["tags.git.code"].nunique() == 2 + 2 * many_runs.CHANGES
+    assert runs["tags.mlflow.classifier.code"].nunique() == 2 + 2 * many_runs.CHANGES
     board = leaderboard(runs)
     assert len({entry.code for entry in board.entries}) == 2 + 2 * many_runs.CHANGES
     assert all(f"{entry.code_id[:8]}" in entry.code for entry in board.entries if "+" in entry.code)

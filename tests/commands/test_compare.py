@@ -54,8 +54,9 @@ def test_disagreements_are_the_images_of_which_not_all_say_the_same_the_surest_f
 
 
 def test_params_data_and_environment_that_differ_are_named():
-    first = record(0, params={"train.learning_rate": "0.1"}, tags={"env.threads": "1"})
-    second = record(1, params={"train.augment.shift": "1"}, tags={"env.threads": "2", "dvc.data": "e" * 32 + ".dir"})
+    first = record(0, params={"train.learning_rate": "0.1"}, tags={"mlflow.classifier.env.threads": "1"})
+    other = {"mlflow.classifier.env.threads": "2", "dvc.data": "e" * 32 + ".dir"}
+    second = record(1, params={"train.augment.shift": "1"}, tags=other)
     found = comparison_of(first, second)
     assert {each.name: each.values for each in found.params} == {
         "train.learning_rate": ["0.1", "0.05"],
@@ -80,7 +81,7 @@ def test_curves_are_those_of_the_store():
 
 
 def test_different_test_data_are_refused_with_both_digests():
-    runs = record(0), record(0, tags={"data.test_sha256": "b" * 64})
+    runs = record(0), record(0, tags={"mlflow.classifier.test_sha256": "b" * 64})
     message = f"runs {runs[0]} and {runs[1]} cannot be compared, their test data differ: {'a' * 64} and {'b' * 64}"
     with pytest.raises(ValueError, match=message):
         comparison_of(*runs)

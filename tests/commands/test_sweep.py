@@ -117,7 +117,7 @@ def test_a_sweep_that_was_killed_goes_on_keeps_what_failed_and_repeats_nothing(l
     ]
     assert {state for _, _, state, _ in runs} <= {"FINISHED", "FAILED", "KILLED"}
     assert lab.run_tags("sweep.command") == [f"classifier sweep {' '.join(GRID)}"]
-    assert set(lab.run_tags("env.threads")) == {"1"}
+    assert set(lab.run_tags("mlflow.classifier.env.threads")) == {"1"}
     assert {value for (value,) in lab.query("SELECT value FROM params WHERE key = 'train.epochs'")} == {"1"}
     assert lab.experiments() == {f"{name}-1", f"{name}-2"}
     assert lab.left_alone() == before

@@ -46,7 +46,7 @@ from classifier.tracking.connection import open_store
 open_store()
 registry, (model, *judged) = Registry("shared"), sys.argv[1:]
 registry.client.set_registered_model_alias = lambda *move: os.kill(os.getpid(), signal.SIGKILL)
-registry.promote(model, {"model.weights_sha256": model, "data.test_sha256": "images"}, *judged)
+registry.promote(model, {"mlflow.classifier.weights_sha256": model, "mlflow.classifier.test_sha256": "images"}, *judged)
 """
 
 
@@ -117,7 +117,7 @@ def test_four_workers_at_once_write_a_thousand_metrics_each_and_nothing_is_lost(
         wanted = [("train/running_loss", step, number + step / POINTS) for step in range(POINTS)]
         assert server.postgres.rows("mlflow", query) == wanted
         assert server.postgres.rows("mlflow", f"SELECT status FROM runs WHERE run_uuid = '{run_id}'") == [("FINISHED",)]
-        assert tags(server, run_id)["run.key"] == f"worker {number}"
+        assert tags(server, run_id)["mlflow.classifier.key"] == f"worker {number}"
         assert not list((tmp_path / str(number)).glob(".pipeline/journal/*-*"))
 
 
@@ -126,10 +126,12 @@ def test_the_pipeline_records_on_the_server_what_it_records_in_its_own_store(pro
     assert not (project.folder / "mlartifacts").exists()
     assert not journals(project)
     weights = sha256_of(project.folder / "models/classifier/weights.safetensors")
-    (run_id,) = (run_id for run_id in runs(server) if tags(server, run_id).get("model.weights_sha256") == weights)
+    (run_id,) = (
+        run_id for run_id in runs(server) if tags(server, run_id).get("mlflow.classifier.weights_sha256") == weights
+    )
     run = get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["evaluated"] == "true"
+    assert run.data.tags["mlflow.classifier.evaluated"] == "true"
     params = load_params(project.folder / "params.yaml")
     assert run.data.params == {name: str(value) for name, value in params.flat().items()}
     assert {name: run.data.metrics[f"test/{name}"] for name in project.metrics()} == project.metrics()
@@ -172,7 +174,7 @@ def test_with_a_wrong_password_the_run_waits_for_the_right_one(project, server):
     delivered = project.run("python", "-m", "classifier", "sync", env=server.variables("ann"))
     (new,) = runs(server) - before
     assert delivered == f"recorded: evaluate, run {new}\neverything is recorded\n"
-    assert tags(server, new)["evaluated"] == "true"
+    assert tags(server, new)["mlflow.classifier.evaluated"] == "true"
     check_no_secret(server)
 
 
@@ -211,7 +213,7 @@ def test_a_killed_promotion_is_repeated_by_another_user(server, tmp_path, monkey
             monkeypatch.setenv(name, value)
 
     def tags(model):
-        return {"model.weights_sha256": model, "data.test_sha256": "images"}
+        return {"mlflow.classifier.weights_sha256": model, "mlflow.classifier.test_sha256": "images"}
 
     become("ann")
     client, experiment = mlflow.MlflowClient(), open_store("promotions")

@@ -274,7 +274,7 @@ def test_a_run_that_evaluate_makes_knows_nothing_of_the_environment_of_the_train
     command = [sys.executable, "-m", "stages.evaluate", "params.yaml", *folders]
     subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     run = only_run()
-    assert run.data.tags["train.restored"] == "true"
+    assert run.data.tags["mlflow.classifier.restored"] == "true"
     assert not [name for name in run.data.tags if name.startswith("env.")]
     assert "code/params.yaml" in files(run.info.run_id)
     assert "code/environment.json" not in files(run.info.run_id)
@@ -290,4 +290,4 @@ def test_evaluate_beside_its_recorder_completes_the_run(workspace):
         record.log_evaluation({"accuracy": 0.9}, {}, outputs.reports, outputs.model)
     run = only_run()
     assert run.data.metrics["test/accuracy"] == 0.9
-    assert run.data.tags["evaluated"] == "true"
+    assert run.data.tags["mlflow.classifier.evaluated"] == "true"

@@ -125,7 +125,16 @@ def test_photos_and_secrets_are_left_out_and_named(project):
     for number in range(300):
         write(project, **{f"photos__{number:03}_jpg": bytes(60_000)})
     text = "hf_0123456789"
-    secrets = (".env", ".env.py", "id_rsa", "server.pem", "a.key", ".netrc", ".aws/config.toml", "credentials.json")
+    secrets = (
+        ".env",
+        ".env.py",
+        "id_rsa",
+        "server.pem",
+        "a.key",
+        ".netrc",
+        ".aws/config.toml",
+        "credentials.json",
+    )
     for name in (*secrets, "my-secrets/notes.md", "api_token.txt"):
         (project / name).parent.mkdir(exist_ok=True)
         (project / name).write_text(text)
@@ -188,7 +197,11 @@ def test_when_git_cannot_make_the_diff_nothing_is_called_clean(workspace, capsys
     run = get_run(Workspace().train())
     tags = run.data.tags
     assert "a.py" in tags["git.problem"]
-    assert (tags["git.commit"], "git.dirty" in tags, "git.code" in tags) == (git_state().commit, False, False)
+    assert (tags["git.commit"], "git.dirty" in tags, "mlflow.classifier.code" in tags) == (
+        git_state().commit,
+        False,
+        False,
+    )
     assert capsys.readouterr().err.startswith("train: the code is not recorded completely: ")
     assert unfit(get_run(Workspace().evaluate())).startswith("it does not record what was changed since its commit: ")
     row = frame([run]).iloc[0]
@@ -326,7 +339,7 @@ def test_what_is_not_recorded_is_a_line_on_the_console_and_a_tag(workspace, caps
     git(workspace, "add", "--force", "classifier", "stages", "dvc.yaml")
     git(workspace, *ANYBODY, "commit", "--quiet", "--message", "x")
     tags = get_run(Workspace().train()).data.tags
-    assert (tags["git.code"], tags["git.dirty"]) == (git_state().code, "false")
+    assert (tags["mlflow.classifier.code"], tags["git.dirty"]) == (git_state().code, "false")
     assert capsys.readouterr().err == ""
 
 

@@ -85,7 +85,7 @@ def test_what_may_change_a_result_makes_another_entry(other):
         {"params": {"train.log_every": "5"}},
         {"params": {"train.seeds": "1"}},
         {"params": {"evaluate.batch_size": "7"}},
-        {"tags": {"env.threads": "2"}},
+        {"tags": {"mlflow.classifier.env.threads": "2"}},
         {"patch": b"diff --git a/params.yaml b/params.yaml\n"},
         {"patch": b"diff --git a/README.md b/README.md\n"},
     ],
@@ -142,7 +142,7 @@ def test_a_lower_mean_may_hide_a_better_model():
 
 
 def test_other_test_data_are_shown_and_not_compared():
-    record(0, tags={"data.test_sha256": "b" * 64, "dvc.data": "e" * 32 + ".dir"})
+    record(0, tags={"mlflow.classifier.test_sha256": "b" * 64, "dvc.data": "e" * 32 + ".dir"})
     record(0, [1, 2, 3])
     found = board()
     assert [(entry.verdict, entry.p) for entry in found.entries] == [("best", None), ("other test data", None)]
@@ -165,16 +165,23 @@ def test_a_best_without_predictions_is_said():
 
 
 def test_what_is_no_result_is_not_on_the_board():
-    record(0, tags={"evaluated": ""})  # its evaluation was killed
+    record(0, tags={"mlflow.classifier.evaluated": ""})  # its evaluation was killed
     with pytest.raises(ValueError, match="no evaluated run: dvc repro makes one"):
         board()
 
 
 def test_replicas_count_as_seeds_and_their_parent_not_at_all():
-    parent = record(4, [1], params={"train.seeds": "2"}, tags={"replicas.chosen_seed": "5"})
-    nested = {"mlflow.parentRunId": parent, "evaluated": "", "git.commit": "", "dvc.data": "", "data.test_sha256": ""}
+    parent = record(4, [1], params={"train.seeds": "2"}, tags={"mlflow.classifier.chosen_seed": "5"})
+    nested = {
+        "mlflow.parentRunId": parent,
+        "mlflow.classifier.evaluated": "",
+        "git.commit": "",
+        "dvc.data": "",
+        "mlflow.classifier.test_sha256": "",
+    }
     children = [
-        record(seed, range(seed - 3), tags={**nested, "replica.seed": str(seed)}, predictions=False) for seed in (4, 5)
+        record(seed, range(seed - 3), tags={**nested, "mlflow.classifier.seed": str(seed)}, predictions=False)
+        for seed in (4, 5)
     ]
     alone = record(6, [1, 2, 3])
     (entry,) = board().entries
@@ -223,9 +230,9 @@ def test_groups_take_code_by_content(tmp_path):
 
 def test_code_is_known_by_its_tag_without_reading_diffs():
     same, other = "c" * 64, "d" * 64
-    record(0, tags={"git.commit": "a" * 40, "git.dirty": "true", "git.code": same})
-    record(1, tags={"git.commit": "b" * 40, "git.dirty": "false", "git.code": same})
-    record(2, tags={"git.commit": "b" * 40, "git.dirty": "true", "git.code": other})
+    record(0, tags={"git.commit": "a" * 40, "git.dirty": "true", "mlflow.classifier.code": same})
+    record(1, tags={"git.commit": "b" * 40, "git.dirty": "false", "mlflow.classifier.code": same})
+    record(2, tags={"git.commit": "b" * 40, "git.dirty": "true", "mlflow.classifier.code": other})
     found = groups(results(all_runs()))
     assert {len(entry.results): entry.code_id for entry in found} == {2: same, 1: other}
     assert {entry.code for entry in found} <= {"aaaaaaa+cccccccc", "bbbbbbb", "bbbbbbb+dddddddd"}

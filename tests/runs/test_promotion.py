@@ -134,7 +134,7 @@ def test_the_present_champion_is_not_measured_again(runs):
 def test_a_champion_of_other_test_data_is_a_problem_unless_the_limits_suffice(runs):
     registry, other = champion(runs["good"]), get_run(runs["other"])
     (reason,) = consider(other, registry, PARAMS).reasons
-    here, there = (get_run(runs[name]).data.tags["data.test_sha256"] for name in ("other", "good"))
+    here, there = (get_run(runs[name]).data.tags["mlflow.classifier.test_sha256"] for name in ("other", "good"))
     assert reason == (
         f"its test split (SHA-256 {here}) is not that of the champion, version 1 ({there}), so they cannot be "
         "compared: --limits-alone goes by the limits without it"
@@ -145,7 +145,7 @@ def test_a_champion_of_other_test_data_is_a_problem_unless_the_limits_suffice(ru
 
 def test_a_champion_without_predictions_is_a_problem_unless_the_limits_suffice(runs):
     registry = Registry("classifier")
-    same_images = {"data.test_sha256": get_run(runs["good"]).data.tags["data.test_sha256"]}
+    same_images = {"mlflow.classifier.test_sha256": get_run(runs["good"]).data.tags["mlflow.classifier.test_sha256"]}
     registry.client.create_registered_model("classifier")
     registry.client.create_model_version("classifier", "file:///elsewhere", tags=same_images)  # of no run
     registry.client.set_registered_model_alias("classifier", "champion", "1")
@@ -158,7 +158,7 @@ def test_a_version_carries_lineage_metrics_and_what_the_checks_measured(runs):
     run = get_run(runs["good"])
     verdict = consider(run, Registry("classifier"), PARAMS)
     tags = verdict.tags
-    for name in ("git.commit", "git.dirty", "dvc.data", "dvc.model", WEIGHTS_TAG, "data.test_sha256"):
+    for name in ("git.commit", "git.dirty", "dvc.data", "dvc.model", WEIGHTS_TAG, "mlflow.classifier.test_sha256"):
         assert tags.pop(name) == run.data.tags[name]
     measured = {name.removeprefix("promotion."): tags.pop(name) for name in list(tags) if name.startswith("promotion.")}
     assert measured == {check.name: repr(check.value) for check in verdict.checks}

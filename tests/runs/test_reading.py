@@ -17,9 +17,17 @@ def store(workspace):
 
 
 def replicas():
-    parent = record(4, [1], params={"train.seeds": "2"}, tags={"replicas.chosen_seed": "5"})
-    nested = {"mlflow.parentRunId": parent, "evaluated": "", "git.commit": "", "dvc.data": "", "data.test_sha256": ""}
-    return parent, *(record(seed, tags={**nested, "replica.seed": str(seed)}, predictions=False) for seed in (4, 5))
+    parent = record(4, [1], params={"train.seeds": "2"}, tags={"mlflow.classifier.chosen_seed": "5"})
+    nested = {
+        "mlflow.parentRunId": parent,
+        "mlflow.classifier.evaluated": "",
+        "git.commit": "",
+        "dvc.data": "",
+        "mlflow.classifier.test_sha256": "",
+    }
+    return parent, *(
+        record(seed, tags={**nested, "mlflow.classifier.seed": str(seed)}, predictions=False) for seed in (4, 5)
+    )
 
 
 def test_a_run_is_found_by_its_id_and_by_its_beginning():
@@ -118,8 +126,8 @@ def test_a_replica_has_its_parents_data_and_tags():
 
 
 def test_runs_of_before_the_test_split_was_recorded_have_that_of_the_same_data():
-    old = record(0, tags={"data.test_sha256": ""})
-    older = record(0, tags={"data.test_sha256": "", "dvc.data": "e" * 32 + ".dir"})
+    old = record(0, tags={"mlflow.classifier.test_sha256": ""})
+    older = record(0, tags={"mlflow.classifier.test_sha256": "", "dvc.data": "e" * 32 + ".dir"})
     record(0)
     assert all_runs()["test_data"][[old, older]].tolist() == [TEST, "e" * 32 + ".dir"]
 

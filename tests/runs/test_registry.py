@@ -35,7 +35,11 @@ def model(number):
     run = client.create_run(experiment)
     logged = client.create_logged_model(experiment, source_run_id=run.info.run_id)
     client.finalize_logged_model(logged.model_id, "READY")
-    return logged.model_id, {"model.weights_sha256": f"weights {number}", "data.test_sha256": "images", "more": "yes"}
+    return logged.model_id, {
+        "mlflow.classifier.weights_sha256": f"weights {number}",
+        "mlflow.classifier.test_sha256": "images",
+        "more": "yes",
+    }
 
 
 def state(registry):
@@ -84,7 +88,7 @@ def test_a_model_keeps_its_version(registry):
 def test_the_same_weights_on_other_test_images_are_another_version(registry):
     model_id, tags = model(1)
     registry.promote(model_id, tags, None)
-    assert registry.promote(model_id, tags | {"data.test_sha256": "others"}, "1") == "2"
+    assert registry.promote(model_id, tags | {"mlflow.classifier.test_sha256": "others"}, "1") == "2"
 
 
 def test_a_promotion_that_was_judged_against_another_champion_changes_nothing(registry):

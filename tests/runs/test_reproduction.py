@@ -92,7 +92,7 @@ def test_every_difference_is_named(workspace):
     second = outputs.train()
     outputs.evaluate()
     client = mlflow.MlflowClient()
-    client.set_tag(second, "env.threads", "1")
+    client.set_tag(second, "mlflow.classifier.env.threads", "1")
     client.log_metric(second, "test/accuracy", 0.5, step=1)
     (DATA / "meta.json").unlink()
     record = record_of(first)
@@ -127,7 +127,7 @@ def test_a_failure_is_repeated_by_the_same_error_alone(workspace):
     ("tags", "status", "message"),
     [
         (
-            {"replica.seed": "3", "mlflow.parentRunId": "0123"},
+            {"mlflow.classifier.seed": "3", "mlflow.parentRunId": "0123"},
             "FINISHED",
             "is seed 3 of run 0123: classifier reproduce",
         ),
@@ -152,7 +152,7 @@ def test_what_a_record_lacks_is_a_warning(workspace):
     record = record_of(outputs.train())
     del record.tags["git.problem"]
     assert record.warnings() == []
-    del record.tags["env.threads"]
+    del record.tags["mlflow.classifier.env.threads"]
     record.tags["git.problem"] = "x (may hold secrets)"
     assert [line.split(":")[0] for line in record.warnings()] == [
         "the run's code was not recorded completely",
@@ -168,7 +168,7 @@ def test_what_a_record_lacks_cannot_be_called_identical(workspace, capsys):
     record = record_of(record.id)
     assert record.missing() == []
     record.folders -= {"train", "evaluate"}
-    weights = record.tags.pop("model.weights_sha256")
+    weights = record.tags.pop("mlflow.classifier.weights_sha256")
     assert record.missing() == [
         "its weights: the run has no tag model.weights_sha256",
         "its reports: train/ is not among its artifacts",
@@ -248,7 +248,7 @@ def test_the_parent_of_a_thousand_seeds_is_found(workspace):
     client = mlflow.MlflowClient(address)
     experiment = client.create_experiment("classifier")
     parent = client.create_run(experiment, start_time=1, tags={"git.commit": "c0ffee"}).info.run_id
-    child = client.create_run(experiment, start_time=2, tags={"replica.seed": "0"}).info.run_id
+    child = client.create_run(experiment, start_time=2, tags={"mlflow.classifier.seed": "0"}).info.run_id
     with closing(sqlite3.connect(workspace / "mlflow.db")) as store, store:
         columns = [name for _, name, *_ in store.execute("PRAGMA table_info(runs)") if name != "run_uuid"]
         copied = f"INSERT INTO runs (run_uuid, {', '.join(columns)}) SELECT ?, {', '.join(columns)} FROM runs"

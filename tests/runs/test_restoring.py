@@ -96,9 +96,9 @@ def test_a_pulled_clone_is_recorded_once_with_what_dvc_lock_says(made, tmp_path_
         "git.dirty": "false",
         "dvc.data": lock.outputs["data/normalized"],
         "dvc.model": lock.outputs["models/classifier"],
-        "model.weights_sha256": made.outputs.meta.weights_sha256,
-        "train.restored": "true",
-        "evaluated": "true",
+        "mlflow.classifier.weights_sha256": made.outputs.meta.weights_sha256,
+        "mlflow.classifier.restored": "true",
+        "mlflow.classifier.evaluated": "true",
     }
     assert expected.items() <= run.data.tags.items()
     assert not [name for name in run.data.tags if name.startswith("env.")]  # of which nothing is known
@@ -111,10 +111,10 @@ def test_the_run_that_the_stages_recorded_is_found_and_completed(made):
     completed, again = record(), record()
     assert (completed.run.info.run_id, completed.new) == (run_id, True)
     assert completed.run.data.metrics["test/accuracy"] == METRICS["accuracy"]
-    assert "train.restored" not in completed.run.data.tags
+    assert "mlflow.classifier.restored" not in completed.run.data.tags
     assert (again.run.info.run_id, again.new) == (run_id, False)
     client = mlflow.MlflowClient()
-    client.set_tag(run_id, "evaluation.key", "another evaluation's")
+    client.set_tag(run_id, "mlflow.classifier.evaluation_key", "another evaluation's")
     client.log_metric(run_id, "test/accuracy", 0.1, step=1)
     assert record().run.info.run_id != run_id
 
@@ -122,10 +122,10 @@ def test_the_run_that_the_stages_recorded_is_found_and_completed(made):
 def test_replicas_are_nested_runs(workspace):
     outputs = Made(workspace, outputs=ReplicaWorkspace).outputs
     tags = record().run.data.tags
-    nested = {run.data.params["train.seed"]: run for run in all_runs() if "replica.seed" in run.data.tags}
+    nested = {run.data.params["train.seed"]: run for run in all_runs() if "mlflow.classifier.seed" in run.data.tags}
     assert {seed: run.data.metrics["test/accuracy"] for seed, run in nested.items()} == {"4": 0.8, "5": 0.9}
     assert tags["dvc.model"] == read_lock().outputs["models/classifier"]
-    assert tags["replicas.chosen_seed"] == str(outputs.meta.seed)
+    assert tags["mlflow.classifier.chosen_seed"] == str(outputs.meta.seed)
 
 
 def test_the_commit_is_that_of_dvc_lock_when_the_code_was_changed_since(made):
@@ -250,7 +250,7 @@ def test_outputs_that_a_run_has_by_the_time_of_their_delivery_are_not_recorded_a
         found = {"tags": {"dvc.data": digest}, "metrics": METRICS}
         late.begin("late", {}, outputs.meta.weights_sha256, outputs=found)
     run_id = record().run.info.run_id  # delivers what waits first
-    assert mlflow.get_run(run_id).data.tags["evaluated"] == "true"
+    assert mlflow.get_run(run_id).data.tags["mlflow.classifier.evaluated"] == "true"
     runs = {run.info.run_id for run in all_runs()}
     with written("evaluate", outputs.params) as later:
         later.begin("later", {}, outputs.meta.weights_sha256, outputs=found)
@@ -276,6 +276,6 @@ def test_what_dvc_restored_from_its_run_cache_becomes_one_run(tmp_path):
     assert "recorded: run" in project.run(sys.executable, "-m", "classifier", "record")
     assert "nothing to do: run" in project.run(sys.executable, "-m", "classifier", "record")
     assert project.query("SELECT status FROM runs") == [("FINISHED",)]
-    assert project.run_tags("train.restored") == ["true"]
+    assert project.run_tags("mlflow.classifier.restored") == ["true"]
     accuracy = project.query("SELECT value FROM latest_metrics WHERE key = 'test/accuracy'")
     assert accuracy == [(project.metrics()["accuracy"],)]

@@ -55,10 +55,10 @@ def test_the_best_is_the_configuration_with_the_best_mean_not_the_best_seed_nor_
 
 def test_an_experiment_of_several_seeds_is_a_configuration(workspace):
     experiment = Experiment("sweep-1-1", {"train.seeds": 3})
-    tags = {"mlflow.parentRunId": SWEEP, "dvc.exp.name": experiment.name, "replicas.chosen_seed": "1"}
+    tags = {"mlflow.parentRunId": SWEEP, "dvc.exp.name": experiment.name, "mlflow.classifier.chosen_seed": "1"}
     parent = record(1, tags=tags, metrics={"validation/accuracy": 0.8}, predictions=False)
     for seed, accuracy in enumerate([0.7, 0.8, 0.9]):
-        tags = {"mlflow.parentRunId": parent, "replica.seed": str(seed)}
+        tags = {"mlflow.parentRunId": parent, "mlflow.classifier.seed": str(seed)}
         record(seed, tags=tags, metrics={"validation/accuracy": accuracy}, predictions=False)
     found = best([experiment])
     assert (round(found.mean, 6), found.seeds, found.experiment) == (0.8, 3, "sweep-1-1")

@@ -114,7 +114,7 @@ def test_the_same_key_in_the_same_folder_finds_the_same_parent(record, tmp_path)
     parent = mlflow.get_run(record.id)
     assert parent.info.status == "RUNNING"
     assert parent.info.run_name == "sweep-1"
-    assert parent.data.tags["sweep.key"] == record.key
+    assert parent.data.tags["mlflow.classifier.sweep_key"] == record.key
     assert parent.data.tags["sweep.command"] == "classifier sweep train.seed=3"
     assert Record(uuid4().hex, "sweep-2", tmp_path).id == ""
 
@@ -123,7 +123,7 @@ def test_a_sweep_whose_run_was_deleted_gets_a_new_one_and_keeps_its_id(record):
     first, known = record.id, record.file.read_text()
     record.client.delete_run(first)
     assert begun(record).id != first
-    assert mlflow.get_run(record.id).data.tags["sweep.id"] == record.file.read_text().split()[0]
+    assert mlflow.get_run(record.id).data.tags["mlflow.classifier.sweep_id"] == record.file.read_text().split()[0]
     assert record.file.read_text() == known
 
 

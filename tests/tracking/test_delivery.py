@@ -43,7 +43,7 @@ def check_replicas(parent):
     assert metrics["validation/accuracy_std"] == pytest.approx(0.141421, rel=1e-4)
     assert metrics["validation/accuracy_low"] < 0.6 < metrics["validation/accuracy_high"]
     assert history(parent, "train/running_loss") == [(10, 1.0), (12, 1.0)]  # those of the chosen seed
-    assert get_run(parent).data.tags["replicas.chosen_seed"] == "5"
+    assert get_run(parent).data.tags["mlflow.classifier.chosen_seed"] == "5"
 
 
 def test_each_replica_is_a_nested_run_under_one_that_carries_the_spread():
@@ -93,8 +93,11 @@ def test_the_run_holds_params_curves_metrics_and_reports():
     assert history(run_id, "validation/accuracy") == [(12, 0.5)]
     assert history(run_id, "test/accuracy") == [(0, 0.9)]
     assert files(run_id) == {"train/history.csv", "evaluate/metrics.json", "logs/train.txt"}
-    assert (run.data.tags["mlflow.source.name"], run.data.tags["env.threads"]) == ("stages/train.py", "2")
-    assert run.data.tags["data.test_sha256"] == outputs.data_meta.sha256["test"]
+    assert (run.data.tags["mlflow.source.name"], run.data.tags["mlflow.classifier.env.threads"]) == (
+        "stages/train.py",
+        "2",
+    )
+    assert run.data.tags["mlflow.classifier.test_sha256"] == outputs.data_meta.sha256["test"]
 
 
 def test_seconds_of_training_stand_at_the_epochs_ends_of_each_replica_and_of_all_together():
@@ -105,7 +108,7 @@ def test_seconds_of_training_stand_at_the_epochs_ends_of_each_replica_and_of_all
             record.log_row(seed, ROWS[0], 1.0)
             record.log_row(seed, ROWS[1], seconds)
         record.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories, 8.0)
-    runs = {run.data.tags.get("replica.seed"): run.info.run_id for run in all_runs()}
+    runs = {run.data.tags.get("mlflow.classifier.seed"): run.info.run_id for run in all_runs()}
     found = {seed: history(run_id, "train/seconds") for seed, run_id in runs.items()}
     assert found == {None: [(12, 8.0)], "4": [(12, 3.0)], "5": [(12, 7.0)]}
 
@@ -123,7 +126,7 @@ def test_the_best_of_validation_stands_at_the_step_where_it_was(kind, restored):
         assert history(run.info.run_id, "validation/loss_best") == [(12, 1.2)]
         assert history(run.info.run_id, "validation/accuracy_best") == [(18, 0.8)]
         assert (run.data.metrics["validation/loss"], run.data.metrics["validation/accuracy"]) == (1.6, 0.6)
-    assert ("train.restored" in get_run(run_id).data.tags) == restored
+    assert ("mlflow.classifier.restored" in get_run(run_id).data.tags) == restored
 
 
 def test_the_data_set_is_an_input_with_name_source_and_digest():
@@ -177,7 +180,7 @@ def test_evaluate_makes_a_run_from_history_when_the_store_was_deleted(workspace)
     outputs = Workspace()
     outputs.evaluate()
     (run,) = all_runs()
-    assert run.data.tags["train.restored"] == "true"
+    assert run.data.tags["mlflow.classifier.restored"] == "true"
     assert history(run.info.run_id, "train/running_loss") == [(10, 2.1), (12, 1.9)]
     assert run.data.metrics["test/accuracy"] == 0.9
     assert len(run.outputs.model_outputs) == 1
@@ -295,7 +298,7 @@ def test_a_delivery_that_breaks_anywhere_and_is_tried_again_gives_the_same_run(k
         assert history(run_id, "train/learning_rate") == [(10, 0.05), (12, 0.04)]
         assert history(run_id, "test/accuracy") == [(0, 0.9)]
         assert len(run.outputs.model_outputs) == 1
-        assert run.data.tags["evaluated"] == "true"
+        assert run.data.tags["mlflow.classifier.evaluated"] == "true"
 
 
 @pytest.mark.parametrize(("variable", "value"), [("DVC_EXP_NAME", "other-exp"), ("MLFLOW_PARENT_RUN_ID", "f" * 32)])
@@ -312,7 +315,10 @@ def test_experiment_name_and_baseline_are_tags_and_the_runs_name(monkeypatch):
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "abc123")
     run = get_run(Workspace().train())
     assert run.info.run_name == "wavy-duck"
-    assert (run.data.tags["dvc.exp.name"], run.data.tags["dvc.exp.baseline"]) == ("wavy-duck", "abc123")
+    assert (run.data.tags["dvc.exp.name"], run.data.tags["mlflow.classifier.dvc_exp_baseline"]) == (
+        "wavy-duck",
+        "abc123",
+    )
 
 
 @pytest.mark.parametrize(

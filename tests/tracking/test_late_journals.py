@@ -46,7 +46,10 @@ def test_of_two_journals_of_a_run_the_older_is_delivered_first():
     tracking.deliver(evaluate)
     assert waiting_journals() == []
     (run,) = all_runs()
-    assert (run.data.tags["run.key"], run.data.tags["evaluation.key"]) == ("key", "evaluation")
+    assert (run.data.tags["mlflow.classifier.key"], run.data.tags["mlflow.classifier.evaluation_key"]) == (
+        "key",
+        "evaluation",
+    )
 
 
 def test_of_two_journals_of_a_resumed_training_the_older_is_delivered_first():
@@ -117,7 +120,7 @@ def test_a_journal_that_waits_for_another_store_holds_up_nothing_here(monkeypatc
         train.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     run = get_run(outputs.evaluate())
-    assert run.data.tags["train.restored"] == "true"
+    assert run.data.tags["mlflow.classifier.restored"] == "true"
     where = "its store is http://127.0.0.1:9; to record it in the one in use: classifier sync --from http://127.0.0.1:9"
     assert tracking.deliver_waiting()[1] == [f"{train.journal.folder}: {where}"]
 
@@ -130,7 +133,7 @@ def test_journals_for_a_server_that_got_another_address_are_recorded_on_demand(m
     assert [journal.folder for journal in waiting_journals()] == [train.folder, evaluate.folder]
     (run_id, same), left = ([line.split()[-1] for line in lines] for lines in tracking.deliver_waiting(said))
     assert (run_id, left) == (same, [])
-    assert get_run(run_id).data.tags["evaluated"] == "true"
+    assert get_run(run_id).data.tags["mlflow.classifier.evaluated"] == "true"
 
 
 def test_a_journal_of_a_newer_version_waits_for_the_update_and_holds_up_no_other():
@@ -142,7 +145,7 @@ def test_a_journal_of_a_newer_version_waits_for_the_update_and_holds_up_no_other
     newer.events.write_text(newer.events.read_text().replace('"format": 1', '"format": 2'))
     delivered, left = tracking.deliver_waiting()
     (run,) = all_runs()
-    assert (delivered, run.data.tags["run.key"]) == ([f"train, run {run.info.run_id}"], "key")
+    assert (delivered, run.data.tags["mlflow.classifier.key"]) == ([f"train, run {run.info.run_id}"], "key")
     assert left == [
         f"{newer.folder}: it was written by a newer version of this project, in format 2 (this version reads formats "
         "up to 1): update the project"

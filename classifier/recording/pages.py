@@ -1,0 +1,41 @@
+"""The pages of MLflow's UI: which address they have, on a server or in the UI that `classifier ui` has started."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from classifier.project.files import write_atomic
+from classifier.project.lineage import project_root
+from classifier.project.ownership import is_running, mark
+from classifier.recording.store import shown_uri
+
+UI = Path(".pipeline/ui")  # in the project's root: the mark of the process that is the UI, and its address
+
+
+def run_path(experiment: str, run: str) -> str:
+    """The page of a run, below the UI's address."""
+    return f"#/experiments/{experiment}/runs/{run}"
+
+
+def page_of(experiment: str, run: str) -> str:
+    """Where to look at a run: its whole address if a server or a UI shows it, else how to get there."""
+    if base := ui_address():
+        return f"{base}/{run_path(experiment, run)}"
+    return f"make ui, then {run_path(experiment, run)}"
+
+
+def ui_address() -> str | None:
+    """The address of the tracking server or of the running UI; None if there is neither."""
+    if (uri := shown_uri()).startswith("http"):
+        return uri
+    with suppress(OSError, ValueError):
+        owner, address = (project_root() / UI).read_text(encoding="utf-8").split()
+        if is_running(owner):
+            return address
+    return None
+
+
+def note_ui(address: str) -> None:
+    """Note that this process, or the program that replaces it, serves the UI there."""
+    write_atomic(project_root() / UI, f"{mark()} {address}".encode())
