@@ -84,9 +84,13 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
 
 
 def summary(dataset: str, metrics: dict[str, float], images: int) -> str:
-    """Format accuracy, its interval and the number of images."""
+    """Format accuracy, its interval and the number of images; of several seeds their mean comes first."""
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
-    return f"{dataset}: accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {images} images)"
+    line = f"accuracy {metrics['accuracy']:.2%} ({low:.2%} to {high:.2%}, {images} images)"
+    if "accuracy_mean" not in metrics:
+        return f"{dataset}: {line}"
+    mean, low, high = (metrics[f"accuracy_mean{end}"] for end in ("", "_low", "_high"))
+    return f"{dataset}: mean accuracy of all seeds {mean:.2%} ({low:.2%} to {high:.2%}); the model's seed: {line}"
 
 
 if __name__ == "__main__":

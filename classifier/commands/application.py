@@ -38,7 +38,7 @@ COMMANDS = (  # in the order of --help
     "audit",
 )
 RUN_HELP = "a run: its name or the last word of it, its id or the beginning of it, latest, or @champion"
-STYLE: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+STYLE: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
 class Commands(TyperGroup):
@@ -50,9 +50,18 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        command = typer.Typer(**STYLE)
+        command = typer.Typer(**STYLE, add_completion=False)
         command.command()(in_project(getattr(import_module(f"classifier.commands.{cmd_name}"), cmd_name)))
         return typer.main.get_command(command)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each command with what it does and an example, both from its docstring."""
+        size = max(map(len, COMMANDS)) + 2
+        with formatter.section("Commands"):
+            for name in COMMANDS:
+                story = (getattr(import_module(f"classifier.commands.{name}"), name).__doc__ or "").strip().splitlines()
+                example = next(line.strip().removeprefix("Example: ") for line in story if "Example: " in line)
+                formatter.write(f"  {name:{size}}{story[0]}\n  {'':{size}}$ {example}\n")
 
 
 def in_project(function: Callable[..., None]) -> Callable[..., None]:
@@ -85,7 +94,12 @@ def classifier(
 ) -> None:
     """Train image classifiers with DVC and MLflow, and show, compare, reproduce and promote the results.
 
-    `dvc repro` runs the training. `classifier COMMAND --help` describes a command, with an example.
+    `dvc repro` runs the training; params.yaml says which. `classifier COMMAND --help` describes a command.
+
+    A command that needs a run takes its name or the last word of it, its id or the beginning of it, latest, or
+    @champion. Relative paths start at the current folder, and any folder of the project will do.
+
+    `classifier --install-completion` makes the shell complete commands and options.
     """
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,33 +84,25 @@ def write(comparison: Comparison, folder: Path) -> tuple[list[Path], list[str]]:
 
 def show(comparison: Comparison) -> None:
     """What differs, as tables."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    from classifier.commands._tables import tabulate
     from classifier.runs.reading import short
 
-    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
-    names = _names(comparison)
+    names, same = _names(comparison), []
 
-    def tabulate(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        table = Table(*header, title=title, title_justify="left", title_style="bold", box=None, header_style="dim")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        console.print()
-
-    def same(title: str) -> None:
-        console.print(Text.assemble((title, "bold"), ": the same\n"))
+    def show_table(
+        title: str, header: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str] = ()
+    ) -> None:
+        tabulate(header, rows, title=title, optional=optional)
+        print()
 
     def differences(title: str, found: Sequence[Difference]) -> None:
         if found:
-            tabulate(title, ["", *names], [[each.name, *map(short, each.values)] for each in found])
+            show_table(title, ["", *names], [[each.name, *map(short, each.values)] for each in found])
         else:
-            same(title)
+            same.append(title.lower())
 
     rows = comparison.runs.to_dict("index")
-    tabulate(
+    show_table(
         "Runs",
         ["", "name", "status", "seed", "test accuracy", "training, s"],
         [
@@ -125,6 +116,7 @@ def show(comparison: Comparison) -> None:
             ]
             for name, row in zip(names, rows.values(), strict=True)
         ],
+        optional=["status", "training, s", "seed"],
     )
     differences("Params", comparison.params)
     differences("Data", comparison.data)
@@ -134,12 +126,14 @@ def show(comparison: Comparison) -> None:
         if change.problem:
             continue
         if change.diff:
-            tabulate(title, ["file", "lines"], [[file, f"+{plus} -{minus}"] for file, plus, minus in change.files])
+            show_table(title, ["file", "lines"], [[file, f"+{plus} -{minus}"] for file, plus, minus in change.files])
         else:
-            same(title)
+            same.append(title.lower())
+    if same:
+        print(f"The same: {'; '.join(same)}\n")
     if comparison.results:
         results = comparison.results
-        tabulate(
+        show_table(
             "Accuracy by class",
             ["", "images", *names],
             [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,15 +61,17 @@ def leaderboard(
 
 def show(board: Board, top: int = 0) -> None:
     """Print the board as a table, of `top` rows; 0 for all."""
-    from rich.console import Console
-    from rich.table import Table
+    from classifier.commands._tables import BOLD, DIM, tabulate
 
-    rows = board.table()
-    table = Table("", box=None, header_style="bold")
-    for name in rows:
-        table.add_column(str(name).removeprefix("train."), overflow="fold")
-    for entry, values in list(zip(board.entries, rows.itertuples(), strict=True))[: top or None]:
-        table.add_row(*values, style="bold" if entry.best else None if board.ranks(entry) else "dim")
-    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
+    table = board.table()
+    header = ["", *(str(name).removeprefix("train.") for name in table)]
+    shown = list(zip(board.entries, table.itertuples(), strict=True))[: top or None]
+    params = [name.removeprefix("train.") for name in board.columns]
+    tabulate(
+        header,
+        [[str(value) for value in values] for _, values in shown],
+        optional=["parameters", "training, s", "std", *reversed(params), "95% interval", "against the best"],
+        styles=[BOLD if entry.best else "" if board.ranks(entry) else DIM for entry, _ in shown],
+    )
     if top and len(board.entries) > top:
         print(f"{len(board.entries) - top} more rows: classifier leaderboard --top 0")

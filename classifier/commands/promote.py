@@ -108,15 +108,19 @@ def _described(verdict: Verdict) -> dict[str, Any]:
 
 
 def _show(answer: Mapping[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from classifier.commands._tables import tabulate
 
-    if answer.get("checks"):
-        table = Table("check", "value", "allowed", "", box=None)
-        for check in answer["checks"]:
-            value = "none" if check["value"] is None else f"{check['value']:.4g}"
-            table.add_row(check["check"], value, check["allowed"], "passed" if check["passed"] else "failed")
-        Console().print(table)
+    rows = [
+        [
+            check["check"],
+            "none" if check["value"] is None else f"{check['value']:.4g}",
+            check["allowed"],
+            "passed" if check["passed"] else "failed",
+        ]
+        for check in answer.get("checks", [])
+    ]
+    if rows:
+        tabulate(["check", "value", "allowed", ""], rows)
     champion, previous = f"{answer['model']}@champion", answer["previous"]
     match answer["outcome"]:
         case "refused":

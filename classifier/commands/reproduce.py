@@ -19,7 +19,7 @@ def reproduce(
     keep: Annotated[bool, typer.Option("--keep", help="keep the checkout and print its path")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Reproduce a recorded run in a temporary checkout and compare all results with the record.
+    """Repeat a run in a temporary checkout, and compare every result.
 
     The run provides commit, uncommitted changes and params. The data come from DVC's cache or a remote by their hash,
     or are downloaded again and verified. Training and evaluation run without caches. A failed run must fail with the
@@ -64,12 +64,8 @@ def _show(report: ReproductionReport) -> None:
 
 
 def _table(findings: list[Finding]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    from classifier.commands._tables import tabulate
     from classifier.runs.reading import short
 
-    table = Table("what", "name", "recorded", "reproduced", box=None)
-    for each in findings:
-        table.add_row(each.kind, each.name, short(each.recorded), short(each.reproduced))
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    rows = [[each.kind, each.name, short(each.recorded), short(each.reproduced)] for each in findings]
+    tabulate(["what", "name", "recorded", "reproduced"], rows, optional=["what"])

@@ -22,6 +22,7 @@ from classifier.errors import UserError
 from classifier.params import Params, load_params
 from classifier.project.lineage import project_root
 from classifier.project.ownership import owning
+from classifier.recording.pages import page_of
 from classifier.sweeps.grid import Point, grid
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def sweep(
 
     Exit status 0: all experiments finished, 1: some failed or were killed.
 
-    Example: classifier sweep train.learning_rate=0.01,0.05,0.1 train.seed=0..4 --jobs 2
+    Example: classifier sweep train.learning_rate=0.01,0.05 train.seed=0..4
     """
     params = load_params(PARAMS)
     points = grid(values or [], params)
@@ -242,9 +243,10 @@ def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
     killed = sum(outcome.status == "killed" for _, outcome in others)
     counts = f"{len(finished)} finished, {len(others) - killed} failed"
     continues = f", {killed} killed (run the same command to continue)" if killed else ""
-    print(f"{sweep.record.name}: {counts}{continues}; run {sweep.record.id}")
+    print(f"{sweep.record.name}: {counts}{continues}")
+    print(f"run {sweep.record.name}, id {sweep.record.id[:8]}\n{page_of(sweep.record.experiment, sweep.record.id)}")
     if best:
-        print(f"{best}; dvc exp apply {best.experiment}")
+        print(f"{best}\ndvc exp apply {best.experiment}")
 
 
 def print_json(

@@ -20,9 +20,8 @@ def ui(port: Annotated[int, typer.Argument(help="port on 127.0.0.1", min=1, max=
 
     Example: classifier ui 5001
     """
-    uri = store_uri()
-    if uri.startswith("http"):
-        print(f"the runs are on a server: {shown_uri()}")
+    if (uri := store_uri()).startswith("http"):
+        print(f"the runs are on a server: {shown_uri()}/{_page()}")
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -30,16 +29,23 @@ def ui(port: Annotated[int, typer.Argument(help="port on 127.0.0.1", min=1, max=
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise OSError(f"port {port}: {error.strerror}; use another port: make ui PORT={port % 65535 + 1}") from None
-    from classifier.tracking.connection import open_store  # slow: mlflow
-
-    experiment = open_store()
+    print("starting MLflow, which takes about 10 s; Ctrl-C stops it", flush=True)
+    page, address = _page(), f"http://127.0.0.1:{port}"
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes instead of ten
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument, which every user can see: it may have a password
-    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
-    address = f"http://127.0.0.1:{port}"
-    # The root address opens pages for language models.
-    page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     note_ui(address)
-    print(f"in a few seconds: {address}/{page}", flush=True)
+    print(f"{address}/{page}", flush=True)
     os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(port)])  # noqa: S606, fixed arguments
+
+
+def _page() -> str:
+    from classifier.tracking.connection import open_store  # slow: mlflow
+    from classifier.tracking.errors import reported
+    from classifier.tracking.view import page, save_view
+
+    with reported():
+        experiment = open_store()
+        save_view(experiment)
+    return page(experiment)

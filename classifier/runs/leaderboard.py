@@ -40,6 +40,7 @@ INCIDENTAL = (  # beginnings of params' names
     "download.retries",
     "evaluate.",
 )
+STANDING = ("run", "name", "code", "artifact_uri", "predictions_uri")  # of a run that may represent its entry
 LEVEL = 0.05  # of all tests together
 READERS = 8  # files that are read at once, for remote stores
 ACCURACY = "metrics.test/accuracy"
@@ -72,9 +73,10 @@ class Entry:
     code: str  # the commit, with a suffix for uncommitted changes: `0c74e83+1f3a9d20`
     code_id: str = field(repr=False)  # equal if the code is, whatever the commit
     test_data: str  # what entries must share to be compared
+    name: str = field(repr=False)  # of the run
     artifact_uri: str = field(repr=False)
     predictions_uri: str | None = field(repr=False)
-    # run, code, artifact_uri and predictions_uri of the entry's other runs, the nearest to the median first.
+    # run, name, code, artifact_uri and predictions_uri of the entry's other runs, the nearest to the median first.
     next_ones: Sequence[Mapping[str, Any]] = field(repr=False)
     parameters: int | None = None  # of the network
     best: bool = False
@@ -98,6 +100,7 @@ class Entry:
         """As JSON."""
         return {
             "run": self.run,
+            "name": self.name,
             "verdict": self.verdict,
             "n": len(self.results),
             "mean": self.mean,
@@ -135,7 +138,7 @@ class Entry:
             "training, s": "-" if self.trained_s is None else f"{self.trained_s:.1f}",
             "against the best": self.verdict
             + (f", p {_p_value(self.p_corrected)} ({self.here_alone} : {self.best_alone})" if tested else ""),  # type: ignore[arg-type]
-            "run": self.run[:8],
+            "run": f"{self.run[:8]} {self.name.split()[-1]}" if self.name else self.run[:8],
         }
 
 
@@ -229,9 +232,10 @@ def _entry(rows: Sequence[Row], summary: Mapping[Hashable, float], params: Seque
         code=median["code"],
         code_id=median["code_id"],
         test_data=median["test_data"],
+        name=median["name"],
         artifact_uri=median["artifact_uri"],
         predictions_uri=median["predictions_uri"],
-        next_ones=[{name: row[name] for name in ("run", "code", "artifact_uri", "predictions_uri")} for row in others],
+        next_ones=[{name: row[name] for name in STANDING} for row in others],
     )
 
 

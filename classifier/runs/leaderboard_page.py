@@ -68,7 +68,7 @@ def _details(entry: Entry) -> str:
     lines = "".join(
         f"<div>{escape(each.run)} seed {escape(each.seed)}: {each.accuracy:.2%}</div>" for each in entry.results
     )
-    return f"<details><summary>{escape(entry.run[:8])}</summary>{lines}</details>"
+    return f"<details><summary>{escape(f'{entry.run[:8]} {entry.name}')}</summary>{lines}</details>"
 
 
 def legend(board: Board) -> str:

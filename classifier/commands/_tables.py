@@ -1,0 +1,81 @@
+"""Tables for a terminal: no cell is broken. What does not fit is left out and named, or each row becomes a record."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Collection, Sequence
+
+PLAIN = 160  # columns where there is no terminal
+GAP = "  "
+BOLD, DIM, RESET = "\033[1m", "\033[2m", "\033[0m"
+
+
+def tabulate(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    optional: Sequence[str] = (),
+    styles: Sequence[str] = (),
+) -> None:
+    """Print a table. `optional`: columns that may be left out, the first one first. `styles`: BOLD or DIM for a row."""
+    print("\n".join(lines(header, rows, width(), title=title, optional=optional, styles=styles)))
+
+
+def width() -> int:
+    """Columns of the terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN
+
+
+def lines(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: int,
+    *,
+    title: str = "",
+    optional: Sequence[str] = (),
+    styles: Sequence[str] = (),
+) -> list[str]:
+    """The lines of a table within this many columns; of records if it does not fit without its optional columns."""
+    hidden: list[str] = []
+    table = [list(header), *map(list, rows)]
+    for name in optional:
+        if _wide(table, header, hidden) <= columns:
+            break
+        if name in header:
+            hidden.append(name)
+    told = [_styled(title, BOLD)] if title else []
+    if _wide(table, header, hidden) > columns:
+        return [*told, *_records(header, rows)]
+    kept = [place for place, name in enumerate(header) if name not in hidden]
+    widths = [max(len(row[place]) for row in table) for place in kept]
+    for number, row in enumerate(table):
+        line = GAP.join(f"{row[place]:{size}}" for place, size in zip(kept, widths, strict=True)).rstrip()
+        style = BOLD if number == 0 else styles[number - 1] if styles else ""
+        told.append(_styled(line, style))
+    if hidden:
+        told.append(_styled(_left_out(hidden, columns), DIM))
+    return told
+
+
+def _left_out(hidden: Sequence[str], columns: int) -> str:
+    text = f"left out at {columns} columns: {', '.join(hidden)}"
+    return text if len(text) <= columns else f"left out at {columns} columns: {len(hidden)} more columns"
+
+
+def _wide(table: Sequence[Sequence[str]], header: Sequence[str], hidden: Collection[str]) -> int:
+    kept = [place for place, name in enumerate(header) if name not in hidden]
+    return sum(max(len(row[place]) for row in table) for place in kept) + len(GAP) * (len(kept) - 1)
+
+
+def _records(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A row below the other: each value on a line of its own."""
+    size, found = max(map(len, header)), []
+    for row in rows:
+        found += [f"{name:{size}}{GAP}{value}".rstrip() for name, value in zip(header, row, strict=True)] + [""]
+    return found[:-1]
+
+
+def _styled(text: str, style: str) -> str:
+    return f"{style}{text}{RESET}" if style and sys.stdout.isatty() else text
