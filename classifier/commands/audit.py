@@ -23,7 +23,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     licences_only: Annotated[bool, typer.Option("--licences", help="list the licences only")] = False,
 ) -> None:
-    """Check dependencies for known vulnerabilities and list their licences.
+    """Check dependencies for vulnerabilities; list their licences.
 
     Checks every locked version with pip-audit.
 

@@ -15,9 +15,9 @@ def gc(
 ) -> None:
     """Permanently remove the runs that were deleted in MLflow.
 
-    Their files and models go too. Without --yes it only lists them: the deleted runs of all experiments of the store. A run that was deleted in the UI
-    keeps its files, so that it can be restored; `mlflow gc` alone does not remove its model. Nothing is removed if a
-    deleted run belongs to a registered model version.
+    Their files and models go too. Without --yes it only lists them: the deleted runs of all experiments of the store.
+    A run that was deleted in the UI keeps its files, so that it can be restored; `mlflow gc` alone does not remove its
+    model. Nothing is removed if a deleted run belongs to a registered model version.
 
     Example: classifier gc --yes
     """

@@ -37,7 +37,7 @@ def promote(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Make a run's model the champion if it passes the promotion checks.
+    """Make a run's model the champion if it passes the checks.
 
     The champion is the alias @champion in MLflow's model registry. The limits are in params.yaml, section promote.
     --rollback undoes the last promotion. A run that fails a check changes nothing: each reason is printed, and the

@@ -287,7 +287,7 @@ class Recording:
                 self.recorder.wait(0.1)
         else:
             with suppress(ValueError):  # it printed nothing
-                self.run = RecordedRun(**json.loads(self.recorder.communicate()[0]))
+                self.run = RecordedRun(**json.loads(self.recorder.stdout.read() if self.recorder.stdout else b""))
         self.journal.release()
 
 

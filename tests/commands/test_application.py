@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,8 @@ def test_help_describes_every_command_and_so_does_no_argument():
     listed = run("--help")
     assert (listed.returncode, listed.stderr) == (0, "")
     for name in COMMANDS:
-        assert any(line.split()[:1] == [name] and len(line.split()) > 3 for line in listed.stdout.splitlines()), name
+        assert re.search(rf"^  {name} +\w.+\n +\$ classifier {name}", listed.stdout, re.MULTILINE), name
+    assert max(map(len, listed.stdout.splitlines())) <= 80
     assert run().stdout == listed.stdout
 
 
@@ -60,6 +62,13 @@ def test_help_needs_neither_torch_nor_mlflow():
 def test_version_names_what_decides_results(capsys):
     call(["--version"])
     assert "torch 2." in capsys.readouterr().out
+
+
+def test_the_shell_completes_commands():
+    variables = {"_CLASSIFIER_COMPLETE": "complete_bash", "COMP_WORDS": "classifier re", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "classifier"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert done.stdout.split() == [name for name in COMMANDS if name.startswith("re")]
 
 
 def test_a_wrong_command_line_is_one_line():

@@ -106,7 +106,9 @@ def test_a_sweep_that_was_killed_goes_on_keeps_what_failed_and_repeats_nothing(l
     (failure,) = [line for line in said if "failed: " in line]
     assert f"{name}-3  train.learning_rate=100  failed: loss or gradients are not finite" in failure
     run_id, state = lab.parent(name)
-    assert f"{name}: 2 finished, 1 failed; run {run_id}\nbest validation accuracy: " in board
+    page = f"make ui, then #/experiments/1/runs/{run_id}"
+    ending = f"{name}: 2 finished, 1 failed\nrun {name}, id {run_id[:8]}\n{page}\nbest validation accuracy: "
+    assert ending in board
     assert "against the best" in board
     assert state == "FINISHED"
     runs = lab.children(run_id)

@@ -26,7 +26,7 @@ def test_columns_are_left_out_in_turn_and_named():
 
 
 def test_without_room_each_row_is_a_record():
-    assert lines(HEADER[:2], ROWS[:1], 20) == ["run       bouncy-rook-769", "accuracy  98.33%"]
+    assert lines(HEADER[:2], [ROWS[0][:2]], 20) == ["run       bouncy-rook-769", "accuracy  98.33%"]
 
 
 @pytest.mark.parametrize("columns", [30, 40, 55, 80, 160])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from classifier.repository.lockfile import hash_of
 from classifier.tracking import delivery as tracking
 from classifier.training.history import Row
 from tests.recorded import (
+    METRICS,
     ROWS,
     ReplicaWorkspace,
     Workspace,
@@ -92,7 +94,9 @@ def test_the_run_holds_params_curves_metrics_and_reports():
     assert history(run_id, "validation/loss") == [(12, 1.8)]
     assert history(run_id, "validation/accuracy") == [(12, 0.5)]
     assert history(run_id, "test/accuracy") == [(0, 0.9)]
-    assert files(run_id) == {"train/history.csv", "evaluate/metrics.json", "logs/train.txt"}
+    assert files(run_id) == {
+        "train/history.csv", "evaluate/metrics.json", "logs/train.txt", "code/environment.json"
+    }  # fmt: skip
     assert (run.data.tags["mlflow.source.name"], run.data.tags["mlflow.classifier.env.threads"]) == (
         "stages/train.py",
         "2",
@@ -115,18 +119,65 @@ def test_seconds_of_training_stand_at_the_epochs_ends_of_each_replica_and_of_all
 
 @pytest.mark.parametrize("restored", [False, True])
 @pytest.mark.parametrize("kind", [Workspace, ReplicaWorkspace])
-def test_the_best_of_validation_stands_at_the_step_where_it_was(kind, restored):
-    """Here at neither curve's end, and the two at different steps."""
+def test_no_metric_is_a_constant_or_a_single_dot_or_has_rounding_noise(kind, restored):
     outputs = kind()
-    curves = [(6, 1.8, 0.5), (12, 1.2, 0.7), (18, 1.4, 0.8), (24, 1.5, 0.8), (30, 1.6, 0.6)]
-    outputs.has_history([Row(step, step // 6, step, 0.1, 2.0, 2.0, *results) for step, *results in curves])
-    run_id = outputs.evaluate() if restored else outputs.train()
-    assert len(all_runs()) == len(outputs.histories) + (kind is ReplicaWorkspace)
+    outputs.has_history([Row(step, step // 6, step, 0.1 + 0.2, 2.0, 2.0, 1.8, 0.5) for step in (6, 12)])
+    if not restored:
+        outputs.train()
+    run_id = outputs.evaluate()
     for run in all_runs():
-        assert history(run.info.run_id, "validation/loss_best") == [(12, 1.2)]
-        assert history(run.info.run_id, "validation/accuracy_best") == [(18, 0.8)]
-        assert (run.data.metrics["validation/loss"], run.data.metrics["validation/accuracy"]) == (1.6, 0.6)
+        assert history(run.info.run_id, "train/learning_rate") == [(6, 0.3), (12, 0.3)]
+        assert not {"test/n", "test/confidence", "test/error_rate"} & run.data.metrics.keys()
+        assert not any(name.endswith("_best") for name in run.data.metrics)
     assert ("mlflow.classifier.restored" in get_run(run_id).data.tags) == restored
+
+
+def test_test_metrics_are_those_of_the_models_page_and_of_its_data():
+    outputs = Workspace()
+    experiment = [get_run(outputs.train()).info.experiment_id]
+    outputs.evaluate()
+    (model,) = mlflow.search_logged_models(experiment, output_format="list")
+    (metric,) = model.metrics
+    assert (metric.key, metric.value) == ("test/accuracy", METRICS["accuracy"])
+    (data,) = get_run(model.source_run_id).inputs.dataset_inputs
+    assert (metric.dataset_name, metric.dataset_digest) == (data.dataset.name, data.dataset.digest)
+    better = "metrics.`test/accuracy` > 0.8"
+    assert mlflow.search_logged_models(experiment, filter_string=better, output_format="list")
+
+
+def test_a_run_is_called_what_it_is_and_described():
+    outputs = Workspace()
+    run_id = outputs.train()
+    before = get_run(run_id)
+    assert re.fullmatch(r"digits lenet5 [a-z]+-[a-z]+-\d+", before.info.run_name)
+    assert "not been evaluated" in before.data.tags["mlflow.note.content"]
+    outputs.evaluate()
+    after = get_run(run_id)
+    assert after.info.run_name == before.info.run_name.replace("lenet5", "lenet5 90.0%")
+    told = after.data.tags["mlflow.note.content"]
+    for part in (
+        "**lenet5** trained on **digits** for 20 epochs, seed 0",
+        "**90.00%**",
+        f"reproduce {run_id[:8]}",
+        "#/exp",
+    ):
+        assert part in told, part
+
+
+def test_a_name_that_a_person_gave_stays():
+    outputs = Workspace()
+    run_id = outputs.train()
+    mlflow.MlflowClient().update_run(run_id, name="the one for the paper")
+    outputs.evaluate()
+    assert get_run(run_id).info.run_name == "the one for the paper"
+
+
+def test_tags_that_nobody_searches_by_are_hidden_by_mlflow():
+    outputs = Workspace()
+    run_id = outputs.train()
+    outputs.evaluate()
+    shown = {name for name in get_run(run_id).data.tags if not name.startswith("mlflow.")}
+    assert shown == {"dvc.data", "dvc.model", "git.problem"}
 
 
 def test_the_data_set_is_an_input_with_name_source_and_digest():
@@ -314,7 +365,7 @@ def test_experiment_name_and_baseline_are_tags_and_the_runs_name(monkeypatch):
     monkeypatch.setenv("DVC_EXP_NAME", "wavy-duck")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "abc123")
     run = get_run(Workspace().train())
-    assert run.info.run_name == "wavy-duck"
+    assert run.info.run_name == "digits lenet5 wavy-duck"
     assert (run.data.tags["dvc.exp.name"], run.data.tags["mlflow.classifier.dvc_exp_baseline"]) == (
         "wavy-duck",
         "abc123",
