@@ -65,7 +65,7 @@ def find_run(reference: str) -> Run:
     """
     wanted, own = reference.strip(), open_store()
     if not wanted:
-        raise UserError(f"expected a run: {REFERENCES}")
+        raise UserError(f"expected a run; allowed is {REFERENCES}")
     if wanted.startswith("@"):
         return _with_alias(wanted.removeprefix("@"))
     if wanted == LATEST:
@@ -82,12 +82,12 @@ def find_run(reference: str) -> Run:
     if not found:
         newest = mlflow.search_runs([own], max_results=3, output_format="list")
         known = "the newest are " + ", ".join(map(_described, newest)) if newest else no_runs(own)
-        raise UserError(f"no run has the name or the beginning of an id {reference!r}; {known}; allowed: {REFERENCES}")
+        raise UserError(f"no run is called {reference!r}; {known}; allowed is {REFERENCES}")
     if len(found) > 1:
         more = " and more" if len(found) > SHOWN else ""
         raise UserError(
             f"{reference!r} means several runs: {', '.join(map(_described, found[:SHOWN]))}{more}; "
-            "use an id, or more of its characters"
+            "name one by more characters of its id"
         )
     return found[0]
 
@@ -276,7 +276,7 @@ def _parent_of_seed(run: Run) -> str | None:
 
 
 def _described(run: Run) -> str:
-    return f"{run.info.run_id[:8]} ({run.info.run_name})"
+    return f"{run.info.run_id[:12]} ({run.info.run_name})"
 
 
 @contextmanager

@@ -275,7 +275,7 @@ def test_a_run_that_evaluate_makes_knows_nothing_of_the_environment_of_the_train
     subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     run = only_run()
     assert run.data.tags["mlflow.classifier.restored"] == "true"
-    assert not [name for name in run.data.tags if name.startswith("env.")]
+    assert not [name for name in run.data.tags if name.startswith("mlflow.classifier.env.")]
     assert "code/params.yaml" in files(run.info.run_id)
     assert "code/environment.json" not in files(run.info.run_id)
 

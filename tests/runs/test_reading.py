@@ -1,5 +1,6 @@
 """Recorded runs, read back from a real store."""
 
+import shutil
 import sqlite3
 from contextlib import closing
 
@@ -9,6 +10,7 @@ import pytest
 from classifier.runs.reading import all_runs, find_run, frame, predictions, run_with_files
 from classifier.tracking.connection import open_store
 from tests.results import TEST, empty_store, record, wrong_on
+from tests.samples import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +40,13 @@ def test_a_run_is_found_by_its_id_and_by_its_beginning():
 
 def test_a_beginning_that_none_has_names_the_newest_runs():
     run = record(0)
-    with pytest.raises(ValueError, match=f"no run's id begins with '000000'; the newest are {run[:12]} "):
+    with pytest.raises(ValueError, match=f"no run is called '000000'; the newest are {run[:12]} "):
         find_run("000000")
 
 
 def test_an_empty_store_is_said():
     said = "the experiment 'classifier' has no run, dvc repro makes one"
-    with pytest.raises(ValueError, match=f"^no run's id begins with '000000'; {said}$"):
+    with pytest.raises(ValueError, match=f"^no run is called '000000'; {said}; allowed is a name"):
         find_run("000000")
     with pytest.raises(ValueError, match=f"^{said}$"):
         all_runs()
@@ -78,10 +80,45 @@ def test_a_run_that_was_deleted_alone_or_with_its_experiment_can_be_restored():
         find_run(run)
 
 
-@pytest.mark.parametrize("prefix", ["", "12345", "a%%%%%%", "../../etc"])
-def test_what_is_no_beginning_of_an_id_is_refused(prefix):
-    with pytest.raises(ValueError, match="is not a run's id: allowed is an id or at least its first 6 characters"):
-        find_run(prefix)
+@pytest.mark.parametrize("reference", ["", "abc", "a%%%%%%", "../../etc", "o'hare", "@nobody"])
+def test_what_is_neither_a_name_nor_an_id_is_refused(reference, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    record(0)
+    with pytest.raises(
+        ValueError, match=r"allowed is a name, an id or its first 4 characters|no version is classifier@nob"
+    ):
+        find_run(reference)
+
+
+def test_a_run_is_found_by_its_name_or_the_last_word_of_it():
+    client = mlflow.MlflowClient()
+    first, second, third = record(0), record(1), record(2)
+    client.update_run(first, name="digits lenet5 98.9% bouncy-rook-769")
+    client.update_run(second, name="769")
+    assert find_run("digits lenet5 98.9% bouncy-rook-769").info.run_id == first
+    assert find_run("bouncy-rook-769").info.run_id == first
+    assert find_run("769").info.run_id == second  # not what merely ends so
+    client.update_run(third, name="mnist lenet5 bouncy-rook-769")
+    with pytest.raises(
+        ValueError, match=rf"'bouncy-rook-769' means several runs: ({first[:12]}|{third[:12]}) .*more char"
+    ):
+        find_run("bouncy-rook-769")
+
+
+def test_latest_is_the_newest_run_with_a_model_of_its_own():
+    parent, *_ = replicas()
+    record(7, tags={"mlflow.classifier.sweep_key": "key"})
+    assert find_run("latest").info.run_id == parent
+
+
+def test_champion_is_the_run_of_the_version_with_that_alias():
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    run, client = record(0), mlflow.MlflowClient()
+    record(1)
+    client.create_registered_model("classifier")
+    client.create_model_version("classifier", "models", run_id=run)
+    client.set_registered_model_alias("classifier", "champion", "1")
+    assert find_run("@champion").info.run_id == run
 
 
 def test_a_beginning_that_several_have_names_them():
@@ -89,7 +126,7 @@ def test_a_beginning_that_several_have_names_them():
     with closing(sqlite3.connect("mlflow.db")) as store, store:
         for number, run in enumerate(runs):
             store.execute("UPDATE runs SET run_uuid = ? WHERE run_uuid = ?", (f"abcdef{number:026d}", run))
-    with pytest.raises(ValueError, match=r"'abcdef' begins several ids: (abcdef000000 \(.*\)(, )?){2}; add characters"):
+    with pytest.raises(ValueError, match=r"'abcdef' means several runs: (abcdef000000 \(.*\)(, )?){2}; name one"):
         find_run("abcdef")
 
 

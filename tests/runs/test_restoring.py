@@ -101,7 +101,9 @@ def test_a_pulled_clone_is_recorded_once_with_what_dvc_lock_says(made, tmp_path_
         "mlflow.classifier.evaluated": "true",
     }
     assert expected.items() <= run.data.tags.items()
-    assert not [name for name in run.data.tags if name.startswith("env.")]  # of which nothing is known
+    assert not [
+        name for name in run.data.tags if name.startswith("mlflow.classifier.env.")
+    ]  # of which nothing is known
     assert files(run_id) == {"code/params.yaml", "code/dvc.lock", "train/history.csv", "evaluate/metrics.json"}
     assert len(run.outputs.model_outputs) == 1
 
