@@ -100,7 +100,6 @@ def ending(run: Found | None, problem: str) -> list[str]:
         _row("report", f"{page}, pictures in {TRAINING}/ and {EVALUATION}/"),
         *([_row("run", f"{run.name}, id {run.id[:8]}"), _row("", run.page)] if run else [_row("run", problem)]),
         "next",
-        "  classifier predict IMAGE ...    use the model",
         "  dvc repro                       after a change of params.yaml",
         "  classifier leaderboard          all runs, ranked",
         "  classifier promote latest       make this model the champion",

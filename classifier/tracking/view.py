@@ -19,18 +19,15 @@ TAG = f"mlflow.sharedViewState.{KEY}"
 RUNS = 500  # the newest, whose params are compared
 COLUMNS = 8  # params in the table at most
 SAME = ("train.seed", "download.mirror", "download.deadline_s", "download.retries")  # params that say little
-CHARTS = {  # section -> charts: title, kind, metrics, scale of the vertical axis
-    "Curves": [
-        ("Running loss", "LINE", ["train/running_loss"], "log"),
-        ("Validation loss", "LINE", ["validation/loss"], "log"),
-        ("Validation accuracy", "LINE", ["validation/accuracy"], "linear"),
-    ],
-    "Results": [
-        ("Test accuracy", "BAR", ["test/accuracy"], "linear"),
-        ("Calibration error", "BAR", ["test/expected_calibration_error"], "linear"),
-        ("Training, seconds", "BAR", ["train/seconds"], "linear"),
-    ],
-}
+CHARTS = [  # metric, kind, scale of the vertical axis; three in a row
+    ("train/running_loss", "LINE", "log"),
+    ("validation/accuracy", "LINE", "linear"),
+    ("test/accuracy", "BAR", "linear"),
+    ("validation/loss", "LINE", "log"),
+    ("test/expected_calibration_error", "BAR", "linear"),
+    ("train/seconds", "BAR", "linear"),
+]
+SECTION = "Training and test"
 METRICS = ("test/accuracy", "validation/accuracy", "train/seconds")  # columns of the table
 
 
@@ -50,32 +47,25 @@ def view(runs: Sequence[Run]) -> dict[str, Any]:
     """The state of MLflow's page of an experiment."""
     columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in METRICS)]
     columns += [f"params.`{name}`" for name in differing(runs)]
-    charts, sections = [], []
-    for title, of_section in CHARTS.items():
-        sections.append({"uuid": title, "name": title, "display": True, "isReordered": False, "deleted": False})
-        for name, kind, metrics, scale in of_section:
-            charts.append(_chart(f"{title} {name}", title, name, kind, metrics, scale))
+    section = {"uuid": SECTION, "name": SECTION, "display": True, "isReordered": False, "deleted": False}
     return {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": columns,
-        "compareRunCharts": charts,
-        "compareRunSections": [{**section, "isGenerated": False} for section in sections],
+        "compareRunCharts": [_chart(*chart) for chart in CHARTS],
+        "compareRunSections": [{**section, "isGenerated": False}],
         "isAccordionReordered": True,
         "hideEmptyCharts": True,
-        "viewMaximized": False,
-        "runListHidden": False,
     }
 
 
-def _chart(uuid: str, section: str, title: str, kind: str, metrics: list[str], scale: str) -> dict[str, Any]:
+def _chart(metric: str, kind: str, scale: str) -> dict[str, Any]:
     chart = {
-        "uuid": uuid,
+        "uuid": metric,
         "type": kind,
-        "metricSectionId": section,
-        "displayName": title,
-        "metricKey": metrics[0],
+        "metricSectionId": SECTION,
+        "metricKey": metric,
         "runsCountToCompare": 10,
         "deleted": False,
         "isGenerated": False,
@@ -84,7 +74,7 @@ def _chart(uuid: str, section: str, title: str, kind: str, metrics: list[str], s
         return chart
     axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "scaleType": scale, "yAxisKey": "metric"}
     shared = {"useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "lineSmoothness": 0, "range": {}}
-    return chart | axes | shared | {"selectedMetricKeys": metrics, "yAxisExpressions": [], "ignoreOutliers": False}
+    return chart | axes | shared | {"selectedMetricKeys": [metric], "yAxisExpressions": [], "ignoreOutliers": False}
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

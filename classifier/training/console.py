@@ -29,14 +29,19 @@ class Console(AbstractContextManager["Console"]):
         self.last: dict[int, Row] = {}  # by seed
         self.first: dict[int, Row] = {}  # where this process began, by seed
         self.best: dict[int, Row] = {}  # the last row with a validation, by seed
+        self.running_loss: float | None = None  # the last one
         self.losses: dict[int, list[float]] = {}  # of windows that were not printed yet, by seed
         windows = max(1, steps_per_epoch // min(params.log_every, steps_per_epoch))
         self.every = -(-windows // PER_EPOCH)  # windows per line
         self.live = None
         if live and sys.stdout.isatty():
             from rich.live import Live  # for terminals alone: it takes 0.1 s
+            from rich.text import Text
 
-            self.live = Live(transient=True, refresh_per_second=REFRESHES, get_renderable=lambda: self._progress())
+            def line() -> Text:
+                return Text(self._progress(), style="dim", no_wrap=True, overflow="ellipsis")
+
+            self.live = Live(transient=True, refresh_per_second=REFRESHES, get_renderable=line)
             self.live.start()
 
     def __exit__(
@@ -59,6 +64,7 @@ class Console(AbstractContextManager["Console"]):
         """Show the end of a window or of an epoch: `[epoch, step in the epoch] loss: running loss`."""
         who = f"seed {seed} " if self.params.seeds > 1 else ""
         self.last[seed] = row
+        self.running_loss = self.running_loss if row.running_loss is None else row.running_loss
         if row.again:
             self.first[seed] = row
         if row.validation_loss is not None:
@@ -112,8 +118,8 @@ class Console(AbstractContextManager["Console"]):
         else:
             ended = sum(row.step == total for row in self.last.values())
             parts = [f"{ended} of {self.params.seeds} seeds done", f"{done / (self.params.seeds * total):.0%}"]
-        if row.running_loss is not None:
-            parts.append(f"loss {row.running_loss:.3f}")
+        if self.running_loss is not None:
+            parts.append(f"loss {self.running_loss:.3f}")
         steps, images = self._speed()
         if steps:
             left = (self.params.seeds * total - done) / steps

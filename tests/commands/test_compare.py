@@ -217,5 +217,5 @@ def test_values_are_shown_as_they_are(capsys):
     """Whatever rich would make of them."""
     show(comparison_of(*(record(params={"download.dataset": value}) for value in ("[/here]", "[bold]:cold:"))))
     shown = capsys.readouterr().out
-    assert " download.dataset  [/here]   [bold]:cold:" in shown
-    assert "Data: the same\n" in shown
+    assert "download.dataset  [/here]   [bold]:cold:" in shown
+    assert "The same: data; environment; code, from " in shown

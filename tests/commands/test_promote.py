@@ -148,7 +148,7 @@ def test_the_champion_is_told_also_when_it_cannot_be_released(runs, cli, pipelin
     "arguments", [[], ["--rollback", "0123456789"], ["--rollback", "--dry-run"], ["--rollback", "--limits-alone"]]
 )
 def test_a_wrong_command_line(arguments):
-    with pytest.raises(ValueError, match="expected the id of a run, or --rollback without it"):
+    with pytest.raises(ValueError, match="expected a run, or --rollback without one"):
         call(["promote", *arguments])
 
 
@@ -176,7 +176,7 @@ def test_as_a_process(runs):
     assert promoted.stdout.endswith("run this command again\n")
     unknown = run("0123456789")
     assert (unknown.returncode, unknown.stdout) == (1, "")
-    assert unknown.stderr.startswith("classifier: no run's id begins with '0123456789'; the newest are ")
+    assert unknown.stderr.startswith("classifier: no run is called '0123456789'; the newest are ")
     assert unknown.stderr.count("\n") == 1
 
 

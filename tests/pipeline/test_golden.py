@@ -153,7 +153,7 @@ def test_journals_of_before_are_delivered(classifier):
         for condition in ("`train.seed` = '7'", "`train.epochs` = '1000'")
     )
     (run,) = evaluated
-    assert (run.info.status, run.data.tags["evaluated"]) == ("FINISHED", "true")
+    assert (run.info.status, run.data.tags["mlflow.classifier.evaluated"]) == ("FINISHED", "true")
     assert run.data.metrics.keys() >= {"train/loss", "validation/accuracy", "test/accuracy"}
     (run,) = interrupted
     assert run.info.status == "KILLED"
