@@ -11,7 +11,7 @@ per line, and `files/`, copies of the files to upload. `classifier.recording.run
 - `tags`: `tags`
 - `data`: `name`, `digest`, `source`, `profile`
 - `files`: `path`, both below `files/` and below the run's artifacts
-- `model`: `path` below `files/`, `code` (path of its code, also below `files/`), `channels`, `class_names`
+- `model`: `path` below `files/`, `code` (path of its code, also below `files/`), `channels`, `size`, `class_names`
 - `end`: `status`, `error`
 
 An event with `restored: true` counts only if this journal created the run.

@@ -234,6 +234,7 @@ class Recording:
             path="model/classifier",
             code="model-code/classifier",
             channels=meta.channels,
+            size=meta.size,
             class_names=meta.class_names,
             restored=restored,
         )

@@ -25,10 +25,6 @@ class Accuracy(BaseModel):
     confidence: float
     images: int
 
-    @classmethod
-    def of(cls, value: float, low: float, high: float, confidence: float, images: float) -> Accuracy:
-        return cls(value=value, low=low, high=high, confidence=confidence, images=int(images))
-
 
 class Card(BaseModel):
     """A model's origin, classes and preprocessing. None stands for what is not recorded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from contextlib import suppress
 
@@ -17,9 +18,10 @@ from classifier.networks.inference import probabilities_of
 from classifier.networks.model import Classifier
 from classifier.networks.model_dir import ModelMeta, read_model, read_model_meta
 from classifier.project.lineage import project_root
-from classifier.recording.tags import COMMIT_TAG, DATA_TAG, TEST_TAG
-from classifier.runs.comparison import DATA, find_test_images
-from classifier.runs.reading import frame
+from classifier.recording.tags import COMMIT_TAG, DATA_TAG, TEST_TAG, upgraded_tags
+from classifier.repository.outputs import DATA
+from classifier.runs.comparison import find_test_images
+from classifier.runs.reading import artifact, frame
 from classifier.serving.card import CLOSE, Accuracy, Card, same_answer, warm_up_image
 from classifier.serving.runtime import INPUT, OUTPUT, Model
 from classifier.serving.stored import Source
@@ -39,8 +41,8 @@ def exported(source: Source) -> bytes:
 def card_of(meta: ModelMeta, classifier: Classifier, run: Run | None) -> Card:
     """What the ONNX file says about a model and its run."""
     tags, metrics = (run.data.tags, run.data.metrics) if run else ({}, {})
-    names = ("accuracy", "accuracy_low", "accuracy_high", "confidence", "n")
-    known = [metrics[f"test/{name}"] for name in names if f"test/{name}" in metrics]
+    value, low, high = (metrics.get(f"test/accuracy{end}") for end in ("", "_low", "_high"))
+    confidence, images = interval_of(run) if run else (None, None)
     preprocessing = meta.preprocessing
     image = warm_up_image(preprocessing.channels, preprocessing.image_size)
     return Card(
@@ -53,10 +55,23 @@ def card_of(meta: ModelMeta, classifier: Classifier, run: Run | None) -> Card:
         run_id=run.info.run_id if run else None,
         git_commit=tags.get(COMMIT_TAG),
         data_digest=tags.get(DATA_TAG),
-        accuracy=Accuracy.of(*known) if len(known) == len(names) else None,
+        accuracy=None
+        if value is None or low is None or high is None or confidence is None or images is None
+        else Accuracy(value=value, low=low, high=high, confidence=confidence, images=images),
         opset=OPSET,
         warm_up=probabilities_of(classifier, image[None])[0].tolist(),
     )
+
+
+def interval_of(run: Run) -> tuple[float | None, int | None]:
+    """The confidence of a run's interval and the number of its test images, if it says them."""
+    metrics = run.data.metrics
+    if "test/n" in metrics:  # recorded by an earlier version
+        return metrics["test/confidence"], int(metrics["test/n"])
+    with suppress(OSError, ValueError, KeyError):
+        summary = json.loads(artifact(run.info.artifact_uri, "evaluate/summary.json"))
+        return summary["confidence"], summary["images"]["test"]
+    return None, None
 
 
 def test_images(source: Source, meta: ModelMeta) -> np.ndarray:
@@ -65,7 +80,7 @@ def test_images(source: Source, meta: ModelMeta) -> np.ndarray:
     Raises UserError or FileNotFoundError, with the command that brings it, when neither has it.
     """
     folder = project_root() / DATA
-    wanted = source.run.data.tags.get(TEST_TAG) if source.run else None
+    wanted = upgraded_tags(source.run.data.tags).get(TEST_TAG) if source.run else None
     with suppress(FileNotFoundError):
         found = read_meta(folder)
         if found.name == meta.dataset and wanted in (None, found.sha256["test"]):

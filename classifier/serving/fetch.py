@@ -50,7 +50,7 @@ def identity(reference: str) -> str:
     if Path(reference).is_dir():
         return kept_onnx(Path(reference)).name
     from classifier.serving.stored import logged_model  # slow: mlflow
-    from classifier.tracking.delivery import open_store
+    from classifier.tracking.connection import open_store
 
     with reported():
         return str(logged_model(reference, open_store()).model_id)

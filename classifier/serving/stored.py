@@ -14,11 +14,11 @@ from mlflow.exceptions import MlflowException
 from classifier.errors import UserError
 from classifier.project.files import replacing, write_atomic
 from classifier.project.lineage import project_root
-from classifier.recording.tags import EVALUATED_TAG, WEIGHTS_TAG
-from classifier.runs.promotion import MODEL, model_of
+from classifier.recording.tags import EVALUATED_TAG, WEIGHTS_TAG, upgraded_tags
+from classifier.runs.promotion import LOGGED, model_of
 from classifier.runs.reading import find_run, no_runs
 from classifier.serving.references import FORMS, LATEST
-from classifier.tracking.delivery import open_store
+from classifier.tracking.connection import open_store, runs_with_tag
 
 ONNX = "model.onnx"  # among the files of a logged model
 
@@ -70,17 +70,15 @@ def logged_model(reference: str, experiment: str) -> LoggedModel:
 
 def newest_run(experiment: str) -> Run:
     """The newest evaluated run. Raises UserError if there is none."""
-    found = mlflow.search_runs([experiment], f"tags.`{EVALUATED_TAG}` = 'true'", max_results=1, output_format="list")
-    if not found:
-        raise UserError(no_runs(experiment))
-    return found[0]
+    if found := runs_with_tag(experiment, EVALUATED_TAG, "true"):
+        return found[0]
+    raise UserError(no_runs(experiment))
 
 
 def run_of_weights(experiment: str, weights: str) -> Run | None:
     """The newest evaluated run with these weights."""
-    query = f"tags.`{WEIGHTS_TAG}` = '{weights}' AND tags.`{EVALUATED_TAG}` = 'true'"
-    found = mlflow.search_runs([experiment], query, max_results=1, output_format="list")
-    return found[0] if found else None
+    found = runs_with_tag(experiment, WEIGHTS_TAG, weights)
+    return next((run for run in found if upgraded_tags(run.data.tags).get(EVALUATED_TAG) == "true"), None)
 
 
 def downloaded(model: LoggedModel) -> Path:
@@ -88,7 +86,7 @@ def downloaded(model: LoggedModel) -> Path:
     folder = project_root() / ".pipeline/models" / model.model_id
     if not (folder / "meta.json").is_file():
         with TemporaryDirectory() as temporary, replacing(folder) as new:
-            files = Path(mlflow.artifacts.download_artifacts(f"{model.artifact_location}/{MODEL}", dst_path=temporary))
+            files = Path(mlflow.artifacts.download_artifacts(f"{model.artifact_location}/{LOGGED}", dst_path=temporary))
             for name in ("weights.safetensors", "meta.json"):
                 write_atomic(new / name, (files / name).read_bytes())
     return folder

@@ -32,7 +32,8 @@ def log_model(
     if model.status == LoggedModelStatus.READY:
         return
     files = folder / "files"
-    images = np.zeros((2, event["channels"], SIZE, SIZE), np.uint8)
+    size = event.get("size", SIZE)  # pixels; journals of earlier versions do not say it
+    images = np.zeros((2, event["channels"], size, size), np.uint8)
     columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
     with TemporaryDirectory(dir=folder) as place:  # removed with the journal if this process is killed
         mlflow.pyfunc.save_model(
