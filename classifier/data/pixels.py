@@ -22,10 +22,11 @@ Box = tuple[int, int, int, int]
 # No format that runs another program (EPS), and none whose decoder is not known to give equal bits everywhere (AVIF).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # a JPEG with several pictures (MPO) is a JPEG
 LARGEST_PIXELS = 89_478_485  # of a file, which may take 4 bytes each; Pillow warns above this number
+NEW_SUBFILE_TYPE = 254  # tag of TIFF, of which bit 1 says that the picture is a preview
 Image.MAX_IMAGE_PIXELS = None  # `_open` checks LARGEST_PIXELS
 
+RAW = "a camera's raw file"
 REFUSED = {  # what a file begins with, from the given byte on -> its kind
-    (0, b""): "an empty file",
     (4, b"ftypheic"): "HEIC",
     (4, b"ftypheix"): "HEIC",
     (4, b"ftyphevc"): "HEIC",
@@ -41,7 +42,13 @@ REFUSED = {  # what a file begins with, from the given byte on -> its kind
     (0, b"%!PS"): "PostScript",
     (0, b"<"): "SVG, HTML or XML",
     (0, b"\0\0\1\0"): "an icon",
+    (8, b"CR\2\0"): RAW,
+    (0, b"FUJIFILMCCD-RAW"): RAW,
+    (0, b"IIRO"): RAW,
+    (0, b"IIRS"): RAW,
+    (0, b"IIU\0"): RAW,
 }
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L", "F"}
 
 
 class BadImageError(UserError):
@@ -90,8 +97,10 @@ def _open(content: bytes) -> Image.Image:
         raise BadImageError(_kind(content)) from None
     if image.width * image.height > LARGEST_PIXELS:
         raise TooLargeError(f"{image.width} x {image.height} pixels: allowed are {LARGEST_PIXELS:,} in all")
-    if image.format == "TIFF" and (content[8:10] == b"CR" or image.tag_v2.get(254, 0) & 1):  # type: ignore[attr-defined]
-        raise BadImageError("a camera's raw file, whose first picture is a preview: convert it to JPEG or PNG")
+    if image.format == "TIFF" and image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:  # type: ignore[attr-defined]
+        raise BadImageError(f"{RAW}, whose first picture is a preview: convert it to JPEG or PNG")
+    if image.mode not in MODES:
+        raise BadImageError(f"pixels of mode {image.mode}, which are not supported: convert it to JPEG or PNG")
     return image
 
 
@@ -99,7 +108,7 @@ def _kind(content: bytes) -> str:
     if not content:
         return "an empty file"
     for (start, magic), kind in REFUSED.items():
-        if magic and content[start : start + len(magic)] == magic:
+        if content[start : start + len(magic)] == magic:
             return f"{kind}, which is not supported: convert it to JPEG or PNG"
     return "not an image, or its header is damaged"
 
