@@ -75,7 +75,7 @@ def read_pixels(path: Path) -> Pixels:
 def facts_of(images: Pixels, numbers: Sequence[int], margin: int, boxes: Sequence[Box] | None = None) -> Facts:
     """images: `(K, C, H, W)`; boxes: the part of each that is not padding."""
     digests = b"".join(hashlib.sha256(image).digest() for image in np.ascontiguousarray(images))
-    values = images.reshape(*images.shape[:2], -1)
+    values = images.reshape(*images.shape[:2], images.shape[2] * images.shape[3])
     floats = values.astype(np.float64)  # sums of integers below 2 ** 53 are exact
     squares = np.einsum("ncp,ncp->nc", floats, floats).astype(np.int64)
     return Facts(

@@ -72,7 +72,7 @@ class Images:
         Raises FileNotFoundError or UserError, naming the next command, if one of them is missing or was changed.
         """
         import pyarrow as pa  # 0.1 s
-        from pyarrow.parquet import read_table
+        from pyarrow.parquet import ParquetFile  # read_table would import pandas: 0.4 s
 
         self.manifest = read_manifest(raw)
         images = self.manifest.images
@@ -80,7 +80,7 @@ class Images:
         assert images is not None, "the data set is a folder"
         self.class_names, self.listed, self.skipped = tuple(images.class_names), images.listed, images.skipped
         content = read_verified(raw / TABLE, file)
-        self._table = read_table(pa.BufferReader(content), use_threads=False)
+        self._table = ParquetFile(pa.BufferReader(content)).read(use_threads=False)
         self._files = open_files(raw / images.archive if images.archive else folder, raw)
 
     def __len__(self) -> int:

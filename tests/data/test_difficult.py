@@ -18,7 +18,8 @@ RULES = [
 ]
 KNOWN = {  # decoder -> SHA-256 of what it makes of all files by both rules
     "Pillow 13.0.0, libjpeg-turbo 3.2.0, libwebp 1.6.0, libtiff 4.7.2": (
-        "457196903d5bc0e2b8a1e852ad3663cbf5d154398e10a56a774ec6012c4b42db",
+        "457196903d5bc0e2b8a1e852ad3663cbf5d154398e10a56a774ec6012c4b42db"
+    ),
 }
 REFUSED = {
     *("gray32_negative.tif", "float_wide.tif", "lab.tif", "huge.png", "huge.gif", "empty_dimensions.png"),

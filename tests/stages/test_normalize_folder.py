@@ -1,0 +1,254 @@
+"""The stage normalize on folders of images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+
+from classifier.data.dataset import SPLITS, read_meta, read_split
+from classifier.data.pixels import decode, decoder
+from stages import normalize
+from tests import difficult
+from tests.data.test_difficult import REFUSED
+from tests.data.test_duplicates import texture
+from tests.difficult import file_of
+from tests.folders import Normalized
+from tests.samples import ROOT
+
+
+def write(folder: Path, files: dict[str, Image.Image | bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else file_of(content, "PNG"))
+
+
+def pictures(count: int, start: int = 0) -> dict[str, Image.Image | bytes]:
+    """Different pictures of two classes, all in the training split's folder."""
+    return {f"train/{('cat', 'dog')[n % 2]}/{n:03d}.png": texture(n, (20, 30)) for n in range(start, start + count)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "photos"
+    write(place, pictures(20))
+    write(place, {f"test/{name}/t{n}.png": texture(100 + n, (20, 30)) for n, name in enumerate(["cat", "dog"] * 3)})
+    return place
+
+
+def test_a_folder_becomes_the_canonical_form(tmp_path, folder):
+    normalized = Normalized(tmp_path, folder, image_size=16)
+    normalized.run()
+    meta = normalized.meta
+    assert (meta.name, meta.size, meta.channels, meta.class_names) == ("folder", 16, 3, ["cat", "dog"])
+    assert (meta.decoder, meta.excluded, meta.preprocessing.resize) == (decoder(), {}, "pad")
+    assert meta.counts == {"train": [9, 9], "validation": [1, 1], "test": [3, 3]}
+    table = pd.read_parquet(normalized.data / "images.parquet")
+    assert table["path"].tolist() == [path for name in SPLITS for path in normalized.paths(name)]
+    for name in SPLITS:
+        split = normalized.split(name)
+        for image, label, path in zip(split.images, split.labels, normalized.paths(name), strict=True):
+            content = (folder / path).read_bytes()
+            row = table[table["path"] == path].iloc[0]
+            assert np.array_equal(image, decode(content, meta.preprocessing))
+            assert path.split("/")[1] == meta.class_names[label] == meta.class_names[row["label"]]
+            assert row["split"] == name
+            assert row["sha256"] == hashlib.sha256(content).hexdigest()
+            assert row["pixels"] == hashlib.sha256(image.tobytes()).hexdigest()
+            assert (row["width"], row["height"], row["mode"]) == (30, 20, "RGB")
+    scaled = normalized.split("train").images / 255
+    assert meta.mean == pytest.approx(scaled.mean((0, 2, 3)), rel=1e-12)
+    assert meta.std == pytest.approx(scaled.std((0, 2, 3)), rel=1e-12)
+    channels = normalized.table("channels.csv")
+    assert channels[channels["split"] == "train"]["mean"].tolist() == pytest.approx(meta.mean, abs=1e-6)
+    assert normalized.table("classes.csv").values.tolist() == [[0, "cat", 9, 1, 3], [1, "dog", 9, 1, 3]]
+    assert normalized.table("sizes.csv").values.tolist() == [[30, 20, 26]]
+    assert normalized.table("modes.csv").values.tolist() == [["RGB", 26]]
+    with Image.open(normalized.reports / "classes.png") as sheet:
+        assert sheet.width > 700
+
+
+@pytest.mark.parametrize(("images", "expected"), [("gray", 1), ("mixed", 3)])
+def test_channels_are_those_of_the_files(tmp_path, folder, images, expected):
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        if images == "gray" or number:
+            path.write_bytes(file_of(Image.open(path).convert("L"), "PNG"))
+    normalized = Normalized(tmp_path, folder, image_size=8)
+    normalized.run()
+    assert normalized.meta.channels == normalized.split("test").images.shape[1] == expected
+    other = 4 - expected
+    normalized.write_params(image_size=8, channels=other)
+    normalized.run()
+    assert normalized.split("train").images.shape[1] == other
+
+
+def test_all_bad_files_are_named_at_once_or_excluded_by_name(tmp_path, folder, capsys):
+    bad = {"train/cat/page.jpg": b"<html>", "train/dog/cut.png": file_of(texture(1), "PNG")[:300]}
+    write(folder, {**bad, "train/dog/empty.jpg": b"", "train/notes.txt": b"hello"})
+    normalized = Normalized(tmp_path, folder)
+    with pytest.raises(ValueError, match=r"4 of 30 files give no pixels, the first: 'train/cat/page\.jpg': SVG, HTML"):
+        normalized.run()
+    assert not normalized.data.exists()
+    assert {path.name for path in normalized.reports.iterdir()} == {"problems.csv"}
+    problems = dict(normalized.table("problems.csv").values.tolist())
+    assert list(problems) == ["train/cat/page.jpg", "train/dog/cut.png", "train/dog/empty.jpg", "train/notes.txt"]
+    assert problems["train/dog/cut.png"] == "damaged: image file is truncated"
+    assert problems["train/dog/empty.jpg"] == "an empty file"
+    normalized.write_params(bad_images="exclude")
+    normalized.run()
+    assert normalized.meta.excluded == problems
+    assert sum(normalized.meta.counts["train"]) == 18
+    assert dict(normalized.table("problems.csv").values.tolist()) == problems
+    assert "4 files gave no pixels and were excluded" in capsys.readouterr().out
+    assert json.loads((normalized.reports / "metrics.json").read_text())["excluded"] == 4
+
+
+def test_a_folder_without_a_single_image_says_so(tmp_path):
+    write(tmp_path / "photos", {f"{name}/{n}.jpg": b"x" for name in ("a", "b") for n in range(3)})
+    normalized = Normalized(tmp_path, tmp_path / "photos", bad_images="exclude")
+    with pytest.raises(ValueError, match="the folder holds no image"):
+        normalized.run()
+
+
+@pytest.fixture
+def leaking(folder):
+    """An exact and a near duplicate of training images among the test images."""
+    copy = Image.open(folder / "train/cat/000.png")
+    near = ImageEnhance.Contrast(Image.open(folder / "train/dog/001.png")).enhance(0.8)
+    write(folder, {"test/cat/copy.png": copy, "test/dog/near.png": near, "train/cat/again.png": copy})
+    return folder
+
+
+def test_leaks_are_listed_and_shown(tmp_path, leaking, capsys):
+    normalized = Normalized(tmp_path, leaking, image_size=16, validation_fraction=0.0)
+    normalized.run()
+    pairs = normalized.table("duplicates.csv")
+    found = pairs[["kind", "crossing", "first", "second", "first_label"]].values.tolist()
+    assert found == [
+        ["exact", "yes", "test/cat/copy.png", "train/cat/000.png", "cat"],
+        ["exact", "yes", "test/cat/copy.png", "train/cat/again.png", "cat"],
+        ["near", "yes", "test/dog/near.png", "train/dog/001.png", "dog"],
+    ]
+    metrics = json.loads((normalized.reports / "metrics.json").read_text())
+    assert metrics == {
+        **{"images": 29, "classes": 2, "excluded": 0, "exact_duplicates": 2, "near_duplicates": 1, "leaks": 3}
+    }
+    with Image.open(normalized.reports / "duplicates.png") as shown:
+        assert shown.height > 100
+    assert "3 pairs of duplicates lie in two splits" in capsys.readouterr().out
+    assert sum(normalized.meta.counts["train"]) == 21
+
+
+def test_leaks_can_be_refused_or_dropped_from_train(tmp_path, leaking):
+    normalized = Normalized(tmp_path, leaking, image_size=16, validation_fraction=0.0, leaks="refuse")
+    with pytest.raises(ValueError, match=r"3 images have a duplicate in a later split .*'train/cat/000\.png'"):
+        normalized.run()
+    assert len(normalized.table("duplicates.csv")) == 3
+    assert not normalized.data.exists()
+    normalized.write_params(image_size=16, validation_fraction=0.0, leaks="drop")
+    normalized.run()
+    dropped = {"train/cat/000.png", "train/cat/again.png", "train/dog/001.png"}
+    assert set(normalized.meta.excluded) == dropped
+    assert not dropped & set(normalized.paths("train"))
+    assert len(normalized.paths("train")) == len(normalized.split("train")) == 18
+    assert len(normalized.split("test")) == 8
+    scaled = normalized.split("train").images / 255
+    assert normalized.meta.mean == pytest.approx(scaled.mean((0, 2, 3)), rel=1e-12)
+
+
+def test_a_file_that_changed_since_download_is_refused(tmp_path, folder):
+    normalized = Normalized(tmp_path, folder)
+    normalized.run()
+    before = normalized.contents()
+    (folder / "train/cat/000.png").write_bytes(file_of(texture(7), "PNG"))
+    with pytest.raises(ValueError, match=r"'train/cat/000\.png' has SHA-256 .*: it changed since: run dvc repro"):
+        normalize.main([str(path) for path in (normalized.params, normalized.raw, normalized.data, normalized.reports)])
+    assert normalized.contents() == before
+
+
+def test_a_killed_normalization_resumes_and_ends_with_the_same_bytes(workspace):
+    """Killed by SIGKILL while it decodes; then the files of finished chunks are not even read."""
+    folder = workspace / "photos"
+    write(folder, pictures(240))
+    whole, again = (Normalized(workspace / name, folder, image_size=16) for name in ("whole", "again"))
+    whole.run()
+    script = (
+        "import sys, time\nfrom classifier.data import decoding\nfrom classifier.sources.images import Images\n"
+        "from stages.normalize import main\n"
+        "original = Images.read\n"
+        "def slow(self, record):\n    time.sleep(0.01)\n    return original(self, record)\n"
+        "Images.read = slow\ndecoding.CHUNK_IMAGES = 8\nmain(sys.argv[1:])\n"
+    )
+    arguments = [str(path) for path in (again.params, whole.raw, again.data, again.reports)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    stage = subprocess.Popen([sys.executable, "-c", script, *arguments], env=environment)
+    work = workspace / ".pipeline/normalizing"
+    while len(list(work.glob("*/*.safetensors"))) < 4:
+        assert stage.poll() is None
+        time.sleep(0.01)
+    stage.send_signal(signal.SIGKILL)
+    stage.wait()
+    assert not again.data.exists()
+    done = len(list(work.glob("*/*.safetensors")))
+    script = script.replace("time.sleep(0.01)", "os.write(1, f'{record.path}\\n'.encode())").replace("sys,", "os, sys,")
+    ended = subprocess.run([sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    read = [line for line in ended.stdout.splitlines() if line.startswith("train/")]
+    assert len(read) == 240 - 8 * done
+    assert not list(work.iterdir())
+    for out in ("data", "reports"):
+        for path in getattr(whole, out).iterdir():
+            assert (getattr(again, out) / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_large_split_lies_in_several_files(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr("classifier.data.writing.LARGEST_FILE", 8 * (3 * 16 * 16 + 8) + 1024)
+    normalized = Normalized(tmp_path, folder, image_size=16)
+    normalized.run()
+    meta = read_meta(normalized.data)
+    assert [file.images for file in meta.files["train"]] == [8, 8, 2]
+    split = read_split(normalized.data, "train", meta)
+    for image, path in zip(split.images, normalized.paths("train"), strict=True):
+        assert np.array_equal(image, decode((folder / path).read_bytes(), meta.preprocessing))
+
+
+def test_no_heavy_imports(tmp_path, folder):
+    normalized = Normalized(tmp_path, folder)
+    normalized.run()
+    script = (
+        "import sys; from stages.normalize import main; main(sys.argv[1:])\n"
+        "heavy = {'torch', 'torchvision', 'mlflow', 'sklearn', 'pandas', 'scipy', 'requests', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    arguments = [str(path) for path in (normalized.params, normalized.raw, normalized.data, normalized.reports)]
+    subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, check=True)
+
+
+def test_params_for_folders_are_refused_for_a_known_set(tmp_path):
+    for key, value, allowed in [("image_size", 64, 32), ("channels", 3, "auto"), ("invert", True, "false")]:
+        normalized = Normalized(tmp_path, tmp_path, **{key: value})
+        normalized.params.write_text(normalized.params.read_text().replace("dataset: folder", "dataset: digits"))
+        with pytest.raises(ValueError, match=f"normalize.{key} is {value}: allowed for digits is {allowed}"):
+            normalized.run()
+
+
+@pytest.mark.slow
+def test_a_thousand_difficult_files(tmp_path):
+    difficult.main(tmp_path / "files")
+    normalized = Normalized(tmp_path, tmp_path / "files", bad_images="exclude", image_size=24)
+    normalized.run()
+    reasons = normalized.meta.excluded
+    expected = {name for name, _ in difficult.files() if name[5:] in REFUSED}
+    assert {path.rpartition("/")[2] for path in reasons} == expected
+    assert sum(sum(counts) for counts in normalized.meta.counts.values()) == difficult.COUNT - len(expected)
