@@ -197,7 +197,8 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize("stage", ["download", "normalize"])
 def test_a_stage_reports_all_before_any_work_without_a_traceback(tmp_path, stage):
     path = changed(tmp_path, ("batch_size: 32", "batch_size: -32"), ("mistakes: 25", "mistake: 25"))
-    arguments = [path, tmp_path / "raw", tmp_path / "normalized"][: 2 + (stage == "normalize")]
+    outs = {"download": ["raw"], "normalize": ["raw", "normalized", "reports"]}[stage]
+    arguments = [path, *(tmp_path / out for out in outs)]
     ended = subprocess.run(
         [sys.executable, "-m", f"stages.{stage}", *arguments], cwd=ROOT, capture_output=True, text=True
     )
