@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier.arithmetic import use
-from classifier.data.dataset import DatasetMeta, read_meta
+from classifier.data.dataset import DatasetMeta, read_meta, read_split
 from classifier.params import Params, TrainParams, load_params
 from classifier.project.cli import paths, run_stage
 from classifier.project.processes import rank, world
@@ -90,6 +90,7 @@ def train(
     from classifier.training.checkpoint import checkpointed
     from classifier.training.console import Console
     from classifier.training.history import Row
+    from classifier.training.picture import augmented_batch
     from classifier.training.report import write_training
     from classifier.training.seeds import median_seed, seconds_of, train_seeds
     from classifier.training.steps import steps_per_epoch
@@ -118,7 +119,8 @@ def train(
         classifiers = {seed: each.classifier for seed, each in trained.items()}
         with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
             model_meta = write_model(new_model, classifiers, chosen, begin.spec)
-            write_training(new_reports, histories, chosen, costs, params.train.keep.weights)
+            picture = augmented_batch(classifiers[chosen], read_split(data, "train", meta), params.train)
+            write_training(new_reports, histories, chosen, costs, params.train.keep.weights, picture)
         record.log_training(model, model_meta, reports, histories, seconds_of(trained, params.train, device))
 
 

@@ -26,7 +26,7 @@ OUTPUTS = {
     },
     "data/pretrained": {"manifest.json"},
     "models/classifier": {"weights.safetensors", "meta.json"},
-    "reports/train": {"history.csv", "layers.csv", "metrics.json", "manifest.json"},
+    "reports/train": {"history.csv", "layers.csv", "metrics.json", "augmented.png", "manifest.json"},
     "reports/evaluate": {
         *("metrics.json", "summary.json", "report.html", "per_class.csv", "confusion.csv", "confusions.csv"),
         *("calibration.csv", "mistakes.csv", "robustness.csv", "predictions.parquet", "misclassified.png"),

@@ -4,6 +4,7 @@
 - `layers.csv`: the network's layers and what each costs (`classifier.networks.layers`)
 - `metrics.json`: the values of the epoch whose weights are kept, the best validation values (history.csv has the step)
   and what the network costs; no times, which would differ from run to run
+- `augmented.png`: the first images as they are trained (`classifier.training.picture`), unless nothing is augmented
 - where several seeds were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
   `replicas/seed-<seed>.csv`: the history of each seed
 - `manifest.json`: the SHA-256 of every other file, with a checksum (`classifier.project.checksummed`)
@@ -44,14 +45,24 @@ class ReportManifest(Checksummed):
 
 
 def write_training(
-    folder: Path, histories: Mapping[int, list[Row]], chosen: int, costs: Costs, keep: str = "last"
+    folder: Path,
+    histories: Mapping[int, list[Row]],
+    chosen: int,
+    costs: Costs,
+    keep: str = "last",
+    picture: bytes | None = None,
 ) -> None:
-    """Write the files of the seed `chosen`, and those of all seeds if there are several; `keep` is `train.keep`."""
+    """Write the files of the seed `chosen`, and those of all seeds if there are several.
+
+    `keep` is `train.keep.weights`, `picture` that of augmented images.
+    """
     rows = histories[chosen]
     with replacing(folder, "replicas") as new:
         write_history(new / "history.csv", rows)
         write_atomic(new / "layers.csv", costs.table())
         write_json(new / "metrics.json", _summary(rows, keep) | costs.metrics() | summary_metrics(histories, keep))
+        if picture:
+            write_atomic(new / "augmented.png", picture)
         if len(histories) > 1:
             text = io.StringIO(newline="")
             writer = csv.writer(text, lineterminator="\n")

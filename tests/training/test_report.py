@@ -1,6 +1,7 @@
 """reports/train/: which files there are, and what several seeds say together."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from scipy.stats import t
@@ -19,6 +20,9 @@ def files(folder):
 
 
 def test_one_seed(tmp_path):
+    write_training(tmp_path, {7: ONE}, 7, COSTS, picture=b"png")
+    assert files(tmp_path) == {"history.csv", "layers.csv", "metrics.json", "augmented.png", "manifest.json"}
+    assert (tmp_path / "augmented.png").read_bytes() == b"png"
     write_training(tmp_path, {7: ONE}, 7, COSTS)
     assert files(tmp_path) == {"history.csv", "layers.csv", "metrics.json", "manifest.json"}
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
@@ -111,3 +115,18 @@ def test_a_file_that_was_changed_or_is_missing_is_named(tmp_path, name):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"{name} does not exist: run dvc repro train"):
         verify_training(tmp_path)
+
+
+def test_the_metrics_are_those_of_the_epoch_whose_weights_are_kept(tmp_path):
+    losses = [0.5, 0.3, 0.4]
+    rows = [Row(10 * n, n, 100 * n, 0.1, 1.0, 1.0 / n, loss, 1 - loss) for n, loss in enumerate(losses, start=1)]
+    write_training(tmp_path, {7: rows}, 7, COSTS, "validation_loss")
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["validation_loss"], metrics["train_loss"], metrics["kept_epoch"]) == (0.3, 0.5, 2)
+    assert metrics["steps"] == 30
+    write_training(tmp_path, {7: rows}, 7, COSTS)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["validation_loss"] == 0.4
+    assert "kept_epoch" not in metrics
+    other = [replace(row, validation_loss=0.2 + row.epoch / 10) for row in rows]
+    assert summary_metrics({7: rows, 8: other}, "validation_loss")["validation_loss_mean"] == pytest.approx(0.3)

@@ -1,0 +1,48 @@
+"""A picture of a training's first images as the network sees them: augmented, erased and mixed."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from classifier.data.dataset import Split
+from classifier.networks.model import Classifier
+from classifier.params import TrainParams
+from classifier.training.augmentation import Augmentation
+from classifier.training.mixing import Mixing
+from classifier.training.steps import plan_epoch
+
+COLUMNS, ROWS = 10, 6
+SMALLEST = 64  # pixels of an image's side in the picture, which repeats those of smaller ones
+
+
+def augmented_batch(classifier: Classifier, train: Split, params: TrainParams) -> bytes | None:
+    """The first images of the first epoch as PNG; None where nothing is augmented. Equal input gives equal bytes."""
+    size, count = train.shape[-1], min(COLUMNS * ROWS, len(train), params.batch_size)
+    order, draws = plan_epoch(torch.from_numpy(train.labels), size, 1, params.seed, params)
+    if not draws:
+        return None
+    picked, draws = order[:count], {name: values[:count] for name, values in draws.items()}
+    moved = Augmentation(params.augment, size)(torch.from_numpy(train.take(picked.numpy())), draws)
+    mean, scale = classifier.offset.cpu(), classifier.scale.cpu()
+    seen, _ = Mixing(params.augment, size)(torch.addcmul(mean, moved.float(), scale), picked, draws)
+    return _png(((seen - mean) / scale).round().clamp(0, 255).to(torch.uint8))
+
+
+def _png(images: Tensor) -> bytes:
+    """Images `(N, C, S, S) uint8` side by side, in rows, on white."""
+    count, channels, size, _ = images.shape
+    times, columns = max(1, SMALLEST // size), min(COLUMNS, count)
+    cell = size * times + 2  # with a margin
+    rows = -(-count // columns)
+    canvas = torch.full((channels, rows * cell, columns * cell), 255, dtype=torch.uint8)
+    for number, image in enumerate(images.repeat_interleave(times, -1).repeat_interleave(times, -2)):
+        top, left = number // columns * cell + 1, number % columns * cell + 1
+        canvas[:, top : top + size * times, left : left + size * times] = image
+    pixels = canvas[0] if channels == 1 else canvas[:3].permute(1, 2, 0)
+    content = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(content, "PNG")
+    return content.getvalue()
