@@ -15,7 +15,7 @@ Processes = dict[str, Callable[[], Sample]]
 Samples = Mapping[str, Sequence[Sample]]
 STAGES = {  # stage -> its arguments; {0} is the data set's folder
     "download": ["{0}/params.yaml", "{0}/raw"],
-    "normalize": ["{0}/params.yaml", "{0}/raw", "{0}/normalized"],
+    "normalize": ["{0}/params.yaml", "{0}/raw", "{0}/normalized", "{0}/data"],
     "train": ["{0}/params.yaml", "{0}/normalized", "{0}/model", "{0}/reports"],
     "evaluate": ["{0}/params.yaml", "{0}/normalized", "{0}/model", "{0}/reports", "{0}/evaluation"],
 }

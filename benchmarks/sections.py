@@ -12,6 +12,7 @@ from statistics import mean, median
 
 from benchmarks.bench import RECIPE, STAGES, Bench, Processes, Samples, Section
 from benchmarks.commands import Commands
+from benchmarks.images import Images
 from benchmarks.on_gpu import Replayed, WarmSpeedrun
 from benchmarks.parts import Parts
 from benchmarks.process import Sample
@@ -290,6 +291,7 @@ SECTIONS: dict[str, type[Section]] = {
     "growth": Growth,
     "speedrun": Speedrun,
     "parts": Parts,
+    "images": Images,
     "replica_stages": SeedStages,  # named as in benchmarks/results
     "replica_loops": SeedLoops,
     "replayed": Replayed,
