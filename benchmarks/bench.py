@@ -13,10 +13,11 @@ from benchmarks.results import Result
 
 Processes = dict[str, Callable[[], Sample]]
 Samples = Mapping[str, Sequence[Sample]]
+PRETRAINED = "data/pretrained"  # no network here has pretrained weights
 STAGES = {  # stage -> its arguments; {0} is the data set's folder
     "download": ["{0}/params.yaml", "{0}/raw"],
     "normalize": ["{0}/params.yaml", "{0}/raw", "{0}/normalized", "{0}/data"],
-    "train": ["{0}/params.yaml", "{0}/normalized", "{0}/model", "{0}/reports"],
+    "train": ["{0}/params.yaml", "{0}/normalized", PRETRAINED, "{0}/model", "{0}/reports"],
     "evaluate": ["{0}/params.yaml", "{0}/normalized", "{0}/model", "{0}/reports", "{0}/evaluation"],
 }
 RECIPE = "recipes/tutorial-mnist.yaml"
@@ -66,11 +67,14 @@ class Bench:
         params: str = "data/tutorial/params.yaml",
         model: str = "data/ours/model",
     ) -> Sample:
-        return self.shown("ours", params, data, model, "data/ours/reports")
+        return self.shown("ours", params, data, PRETRAINED, model, "data/ours/reports")
 
     def unrecorded(self) -> Sample:
-        arguments = ("data/tutorial/params.yaml", "data/tutorial/normalized", "data/ours/model", "data/ours/reports")
-        return self.shown("unrecorded", *arguments)
+        data, model = (
+            ("data/tutorial/params.yaml", "data/tutorial/normalized"),
+            ("data/ours/model", "data/ours/reports"),
+        )
+        return self.shown("unrecorded", *data, PRETRAINED, *model)
 
     def shown(self, name: str, *arguments: str) -> Sample:
         """Run a contender on a terminal, because stages show progress only there."""

@@ -40,8 +40,8 @@ def resize(folder: Path, other: Path, count: int) -> None:
         name: np.bincount(split.labels, minlength=len(meta.class_names)).tolist() for name, split in splits.items()
     }
     other.mkdir(parents=True, exist_ok=True)
-    sha256 = {name: write_split(other, name, split) for name, split in splits.items()}
-    write_meta(other, meta.model_copy(update={"counts": counts, "sha256": sha256}))
+    files = {name: write_split(other, name, split) for name, split in splits.items()}
+    write_meta(other, meta.model_copy(update={"counts": counts, "files": files}))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from benchmarks.bench import RECIPE, Bench, Processes, Samples, Section
+from benchmarks.bench import PRETRAINED, RECIPE, Bench, Processes, Samples, Section
 from benchmarks.process import Sample
 from benchmarks.results import Bar, Result, Table, ratio, summary
 
@@ -34,7 +34,7 @@ class Parts(Section):
         return bench.ours(params=path_of(name))
 
     def watch(self, bench: Bench, name: str) -> Sample:
-        arguments = (path_of(name), "data/tutorial/normalized", "data/ours/model", "data/ours/reports")
+        arguments = (path_of(name), "data/tutorial/normalized", PRETRAINED, "data/ours/model", "data/ours/reports")
         return bench.project.module("stages.train", *arguments, family="stages.train")
 
     def results(self, samples: Samples) -> Result:
