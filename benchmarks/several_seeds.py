@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.bench import RECIPE, Bench, Processes, Samples, Section
+from benchmarks.bench import PRETRAINED, RECIPE, Bench, Processes, Samples, Section
 from benchmarks.process import Sample
 from benchmarks.results import Bar, Result, Table, ratio, summary
 
@@ -36,7 +36,7 @@ class SeedStages(Section):
             "stages.train",
             f"{folder}/params.yaml",
             "data/tutorial/normalized",
-            "data/pretrained",
+            PRETRAINED,
             f"{folder}/{seed}-{seeds}/model",
             f"{folder}/{seed}-{seeds}/reports",
         )

@@ -1,6 +1,6 @@
 """The train stage as a user runs it, with MLflow, system metrics, history, checkpoints and progress.
 
-    python -m benchmarks.contenders.ours PARAMS DATA MODEL REPORTS
+    python -m benchmarks.contenders.ours PARAMS DATA PRETRAINED MODEL REPORTS
 
 Standard output must be a terminal, because progress is shown only there. The loop is the stage's whole call of `fit`;
 `loop_peak_mib` is the peak memory at its end.

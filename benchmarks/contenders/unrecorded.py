@@ -1,6 +1,6 @@
 """The train stage as in `ours`; the same process runs its loop without recording before and after it.
 
-    python -m benchmarks.contenders.unrecorded PARAMS DATA MODEL REPORTS
+    python -m benchmarks.contenders.unrecorded PARAMS DATA PRETRAINED MODEL REPORTS
 
 A single process is used because two processes differ by more than the cost of recording. `loop_s` is the stage's loop.
 `unrecorded_s` is the mean of the other two: the same network, data and params, with rows discarded, no checkpoints, no

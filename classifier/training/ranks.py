@@ -1,6 +1,6 @@
 """Processes that torchrun started together, on one machine or several: they share a training as forked ones do.
 
-    torchrun --nproc-per-node 2 -m stages.train params.yaml data/normalized models/classifier reports/train
+    torchrun --nproc-per-node 2 -m stages.train ARGUMENTS    (docs/equal-bits.md)
 
 Each reads params, data and code of its own clone. Rank 0 is the stage; the others compute their parts of every batch
 and write nothing. What they exchange goes through gloo or, where every process has a GPU of its own, through NCCL.

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from classifier.arithmetic import CAPS
 from classifier.errors import UserError
@@ -19,7 +20,8 @@ from tests.commands.test_ui import free_port
 from tests.processes import words_of
 from tests.samples import ROOT, train_params, write_digits
 
-STAGE = ["-m", "stages.train", "params.yaml", "data/normalized", "model", "report"]
+COMMAND = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["cmd"]
+STAGE = COMMAND.split()[1:]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 # A program of torchrun's processes: what `Ranks` does with small tensors.
 PROGRAM = """
@@ -69,7 +71,7 @@ def launch(arguments, folder=".", processes=2, nodes=(), **more):
 
 
 def outputs(folder):
-    files = [path for out in ("model", "report") for path in sorted((folder / out).rglob("*")) if path.is_file()]
+    files = [path for out in ("models", "reports") for path in sorted((folder / out).rglob("*")) if path.is_file()]
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
@@ -108,6 +110,13 @@ def wait_for_checkpoint(torchrun, folder):
         assert torchrun.poll() is None, torchrun.stdout.read()
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_the_page_has_the_command_of_dvc_yaml():
+    launched = COMMAND.replace("python", "torchrun --nproc-per-node 2")
+    page = (ROOT / "docs/equal-bits.md").read_text()
+    assert launched in page
+    assert COMMAND.removeprefix("python ") in page.replace(launched, "")
 
 
 def test_processes_are_as_many_as_parts_at_most(monkeypatch):
@@ -155,11 +164,11 @@ def test_a_process_that_is_killed_ends_all_and_training_resumes(tmp_path, write_
     subprocess.run([sys.executable, *STAGE], cwd=alone, env=free_variables(), check=True, capture_output=True)
     with launch(STAGE, folder) as torchrun:
         wait_for_checkpoint(torchrun, folder)
-        ranks = ranks_of(torchrun)
-        ranks[victim].send_signal(how)
+        training = ranks_of(torchrun)
+        training[victim].send_signal(how)
         said = torchrun.communicate(timeout=100)[0]
     assert torchrun.returncode != 0
-    assert not [each for each in ranks.values() if each.is_running()]
+    assert not [each for each in training.values() if each.is_running()]
     assert not outputs(folder)
     assert runs(folder)
     with launch(STAGE, folder) as torchrun:
