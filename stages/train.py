@@ -90,6 +90,7 @@ def train(
     from classifier.training.checkpoint import checkpointed
     from classifier.training.console import Console
     from classifier.training.history import Row
+    from classifier.training.memory import check_batch
     from classifier.training.picture import augmented_batch
     from classifier.training.report import write_training
     from classifier.training.seeds import median_seed, seconds_of, train_seeds
@@ -99,6 +100,7 @@ def train(
     device, computation = prepared.device, prepared.computation
     begin, images = initial(meta, params.train.network, params.train.pretrained, pretrained), sum(meta.counts["train"])
     costs = costs_of(begin.classifier(params.train.seed), begin.spec)
+    check_batch(params.train, costs, computation, device)
     with checkpointed(prepared.fingerprint, params.train.checkpoint_every) as work:
         record.begin(work.run_key(params), prepared.environment | computation.recorded())
         record.log_data(data, meta)

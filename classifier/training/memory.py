@@ -1,0 +1,48 @@
+"""Whether a batch fits into the free memory, asked before training starts."""
+
+from __future__ import annotations
+
+import torch
+
+from classifier.device import free_memory
+from classifier.errors import UserError
+from classifier.networks.layers import Costs
+from classifier.params import TrainParams
+from classifier.training.parts import Computation
+
+COPIES = {"sgd": 3, "adamw": 4, "muon": 3}  # of the weights: themselves, their gradients, the optimizer's state
+
+MOST_PARTS = 1024
+
+
+def check_batch(params: TrainParams, costs: Costs, computation: Computation, device: torch.device) -> None:
+    """Raises UserError, with a batch size and a number of parts that fit, if a batch needs more than is free.
+
+    The least that it needs is counted: the weights, and what layers keep of each image for the backward pass.
+    """
+    free, image = free_memory(device), costs.activations_bytes / (2 if params.precision == "bfloat16" else 1)
+
+    def needed(size: int, parts: int) -> float:
+        processes = min(computation.processes, parts)
+        copies = processes * COPIES[params.optimizer] + (2 * parts if parts > 1 else 0)
+        return copies * costs.weights_bytes + processes * -(-size // parts) * image
+
+    if needed(params.batch_size, computation.parts) <= free:
+        return
+    sizes = (size for size in range(params.batch_size - 1, 0, -1) if needed(size, computation.parts) <= free)
+    numbers = (parts for parts in range(computation.parts + 1, MOST_PARTS) if needed(params.batch_size, parts) <= free)
+    size, parts = next(sizes, None), next(numbers, None)
+    remedies = [
+        *([f"train.batch_size to {size} or less"] if size else []),
+        *([f"train.parts to {parts} (the same batch, computed in smaller parts)"] if parts else []),
+    ]
+    if not remedies:
+        remedies = ["normalize.image_size to fewer pixels", "train.network to a smaller one"]
+    raise UserError(
+        f"train.batch_size: {params.batch_size} needs at least {_gib(needed(params.batch_size, computation.parts))}, "
+        f"{_gib(free)} are free: set {', or '.join(remedies)}"
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
