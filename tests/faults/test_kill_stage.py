@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,21 +21,25 @@ from classifier.project.files import sha256_of
 from tests.faults.attack import Attack, cases, limit
 from tests.photos import image, write_download_params, write_files, write_tar
 from tests.processes import words_of
-from tests.samples import ROOT, write_digits
+from tests.samples import ROOT, file_params, write_digits
 
 STEPS = 160  # 40 epochs of 4 batches
+# Batch normalization, dropout, an average of the weights, the best epoch, MixUp.
+EVERYTHING = {
+    **{"train.network": "example:small", "train.keep.ema": 0.9, "train.keep.weights": "validation_loss"},
+    **{"train.augment.mixup": 0.2, "train.augment.flip": 0.5, "train.augment.per": "image", "train.clip": 1.0},
+}
 
 
 class Stage:
     """`stages.train` in a project of its own, with a checkpoint after each step; its journal waits for nobody."""
 
-    def __init__(self, folder: Path, processes: str = "auto") -> None:
+    def __init__(self, folder: Path, **values: Any) -> None:
         self.folder = folder
         (folder / ".dvc").mkdir(parents=True)
         write_digits(folder / "data/normalized")
-        params = (ROOT / "params.yaml").read_text().replace("epochs: 20", "epochs: 40")
-        params = params.replace("processes: auto", f"processes: {processes}")
-        (folder / "params.yaml").write_text(params.replace("checkpoint_every: 500", "checkpoint_every: 1"))
+        params = file_params().override({"train.epochs": 40, "train.checkpoint_every": 1, **values})
+        (folder / "params.yaml").write_text(params.model_dump_json())  # JSON is YAML
 
     @property
     def variables(self) -> dict[str, str]:
@@ -56,17 +61,29 @@ class Stage:
         return {path.relative_to(self.folder).as_posix(): sha256_of(path) for path in files}
 
 
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    stage = Stage(tmp_path_factory.mktemp("undisturbed"))
+def outputs_of(stage: Stage) -> dict[str, str]:
     assert stage.start().wait(timeout=300) == 0
     outputs = stage.outputs()
     assert {"models/classifier/weights.safetensors", "reports/train/history.csv"} <= outputs.keys()
     return outputs
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return outputs_of(Stage(tmp_path_factory.mktemp("undisturbed")))
+
+
 def test_train_killed_three_times_resumes_and_writes_the_same_bytes(tmp_path, expected):
-    stage = Stage(tmp_path / "killed")
+    kill_three_times(Stage(tmp_path / "killed"), expected)
+
+
+@pytest.mark.slow
+def test_a_training_with_all_kinds_of_state_resumes_and_writes_the_same_bytes(tmp_path):
+    expected = outputs_of(Stage(tmp_path / "undisturbed", **EVERYTHING))
+    kill_three_times(Stage(tmp_path / "killed", **EVERYTHING), expected)
+
+
+def kill_three_times(stage: Stage, expected: dict[str, str]) -> None:
     for step in (1, STEPS // 2, STEPS * 3 // 4):
         process = stage.start()
         deadline = time.monotonic() + 300
@@ -113,7 +130,7 @@ def test_random_processes_of_a_training_with_two_are_killed(tmp_path, expected, 
     wanted, kills, trainings = cases(100), 0, 0
     while kills < wanted:
         trainings += 1
-        stage = Stage(tmp_path / str(trainings), processes="2")
+        stage = Stage(tmp_path / str(trainings), **{"train.processes": 2})
         with row.case(f"training {trainings}"):
             process = stage.start()
             while kills < wanted and row.random.random() < 0.9:
