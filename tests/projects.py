@@ -22,7 +22,7 @@ OUTPUTS = {
     "data/normalized": {"train.safetensors", "validation.safetensors", "test.safetensors", "meta.json"},
     "reports/data": {
         *("metrics.json", "classes.csv", "sizes.csv", "modes.csv", "channels.csv", "problems.csv", "duplicates.csv"),
-        "classes.png",
+        *("classes.png", "duplicates.png"),
     },
     "data/pretrained": {"manifest.json"},
     "models/classifier": {"weights.safetensors", "meta.json"},

@@ -62,7 +62,7 @@ def contact_sheet(title: str, rows: Sequence[Row]) -> bytes:
 
 def couples(title: str, pairs: Sequence[Couple], columns: int = 3) -> bytes:
     """Pairs of images with their names, as PNG."""
-    side = pairs[0].tiles[0].width if pairs else TILE
+    side = pairs[0].tiles[0].width if pairs else 2 * TILE
     width, height = 2 * side + GAP, side + 64
     rows = -(-len(pairs) // columns)
     sheet = MARGIN + columns * (width + MARGIN)

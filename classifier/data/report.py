@@ -136,8 +136,7 @@ class Report:
             number = f"-{start // SHEET_ROWS + 1}" if start else ""
             about = f"{title}: images of the training split"
             yield f"classes{number}.png", contact_sheet(about, rows[start : start + SHEET_ROWS])
-        if len(pairs):
-            yield "duplicates.png", self._couples(order, large)
+        yield "duplicates.png", self._couples(order, large)
 
     def _couples(self, order: np.ndarray, tiles: Mapping[int, Any]) -> bytes:
         collection, pairs, crossing = self.collection, self.duplicates.pairs, self.duplicates.crossing
@@ -149,7 +148,8 @@ class Report:
             names = collection.originals.names[both[0]], collection.originals.names[both[1]]
             shown.append(Couple((tiles[both[0]], tiles[both[1]]), names, f"{splits}: {kind}"))
         title = f"{len(pairs):,} pairs of duplicates, {int(crossing.sum()):,} of them in two splits"
-        return couples(title if len(order) == len(pairs) else f"{title}; {len(order)} are shown", shown)
+        more = f"; {len(order)} are shown" if len(order) < len(pairs) else ""
+        return couples(f"{title}{more}" if len(pairs) else "No exact or near duplicates", shown)
 
 
 def write_problems(folder: Path, problems: Mapping[str, str]) -> None:

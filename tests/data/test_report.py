@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from classifier.data.collection import Collection, Originals, held
+from classifier.data.duplicates import find_duplicates
+from classifier.data.pictures import Couple, Row, contact_sheet, couples, tile
+from classifier.data.report import Report
+
+
+def report(classes: int, per_class: int = 3, **values) -> Report:
+    count = classes * per_class
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, 8, 8), np.uint8)
+    images[1] = images[0]
+    pieces, facts = held(images, 0)
+    splits = (np.arange(count) % 3).astype(np.int8)
+    collection = Collection(
+        class_names=[f"class {number}, with a long name that does not fit" for number in range(classes)],
+        pieces=pieces,
+        facts=facts,
+        labels=np.repeat(np.arange(classes), per_class),
+        splits=splits,
+        originals=Originals(
+            [f"a,b/{number}.png" for number in range(count)],
+            np.full(count, 9, np.int32),
+            np.arange(count, dtype=np.int32) // 4,
+            ["L", *["RGB"] * (count - 1)],
+            None,
+        ),
+    )
+    found = find_duplicates(facts.digests, facts.thumbs, splits)
+    given = {"kept": np.ones(count, bool), "duplicates": found, "problems": {}, "excluded": {}, "drift": None}
+    return Report(collection, **given | values)
+
+
+def test_the_tables_hold_what_is_kept(tmp_path):
+    kept = np.ones(12, bool)
+    kept[5] = False
+    metrics = report(4, kept=kept, problems={"é,\n.png": "damaged"}, excluded={"a": "b"}).write(tmp_path, "tiny")
+    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["images"], metrics["classes"], metrics["excluded"], metrics["leaks"]) == (11, 4, 1, 1)
+    classes = pd.read_csv(tmp_path / "classes.csv")
+    assert classes[["train", "validation", "test"]].values.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+    assert pd.read_csv(tmp_path / "problems.csv").values.tolist() == [["é,\n.png", "damaged"]]
+    assert pd.read_csv(tmp_path / "sizes.csv").values.tolist() == [[9, 0, 4], [9, 2, 4], [9, 1, 3]]
+    assert pd.read_csv(tmp_path / "modes.csv").values.tolist() == [["RGB", 10], ["L", 1]]
+    assert pd.read_csv(tmp_path / "duplicates.csv")[["first", "second"]].values.tolist() == [["a,b/0.png", "a,b/1.png"]]
+    channels = pd.read_csv(tmp_path / "channels.csv")
+    assert channels[["split", "channel"]].values.tolist()[:3] == [["train", 0], ["train", 1], ["train", 2]]
+
+
+@pytest.mark.parametrize(("classes", "pages"), [(2, 1), (50, 1), (51, 2), (120, 3)])
+def test_a_sheet_has_fifty_classes_at_most(tmp_path, classes, pages):
+    report(classes).write(tmp_path, "tiny")
+    sheets = sorted(path.name for path in tmp_path.glob("classes*.png"))
+    assert sheets == sorted(["classes.png", *(f"classes-{page}.png" for page in range(2, pages + 1))])
+
+
+def test_equal_data_give_equal_bytes(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        report(3).write(tmp_path / name, "tiny")
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+
+
+def opened(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(content)).convert("RGB"))
+
+
+def test_an_image_is_shown_with_its_own_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+    shown = opened(contact_sheet("one", [Row("class", "1 train", [tile(image)])]))
+    enlarged = image.transpose(1, 2, 0).repeat(2, 0).repeat(2, 1)
+    assert any(np.array_equal(shown[72:136, left : left + 64], enlarged) for left in range(shown.shape[1] - 63))
+    gray = opened(couples("pair", [Couple((tile(image[:1], 64), tile(image[:1], 64)), ("a", "b"), "equal")]))
+    assert np.array_equal(gray[72:136, 24:88, 1], image[0].repeat(2, 0).repeat(2, 1))
+
+
+def test_a_set_without_duplicates_says_so():
+    assert opened(couples("No exact or near duplicates", [])).shape[0] < 120
