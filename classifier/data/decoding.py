@@ -77,12 +77,12 @@ def facts_of(images: Pixels, numbers: Sequence[int], margin: int, boxes: Sequenc
     digests = b"".join(hashlib.sha256(image).digest() for image in np.ascontiguousarray(images))
     values = images.reshape(*images.shape[:2], images.shape[2] * images.shape[3])
     floats = values.astype(np.float64)  # sums of integers below 2 ** 53 are exact
-    squares = np.einsum("ncp,ncp->nc", floats, floats).astype(np.int64)
+    sums = np.stack([np.einsum("ncp->nc", floats), np.einsum("ncp,ncp->nc", floats, floats)], 2)
     return Facts(
         numbers=np.asarray(numbers, np.int64),
         digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
         thumbs=thumbnails(images, boxes),
-        sums=np.stack([values.sum(2, dtype=np.int64), squares], 2),
+        sums=sums.astype(np.int64),
         measures=np.stack(list(measure(images, margin).values()), 1),
     )
 

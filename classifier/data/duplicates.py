@@ -76,7 +76,12 @@ def _shrunk(images: Pixels) -> Pixels:
     for axis in (1, 2):
         length = images.shape[axis + 1]
         edges = np.arange(min(SIDE, length) + 1) * length // min(SIDE, length)
-        sums = np.add.reduceat(sums, edges[:-1], axis=axis)
+        step = length // SIDE
+        if length == step * SIDE:  # the same sums, several times as fast
+            lines = np.moveaxis(sums, axis, 0)
+            sums = np.moveaxis(sum((lines[place::step] for place in range(1, step)), lines[::step]), 0, axis)
+        else:
+            sums = np.add.reduceat(sums, edges[:-1], axis=axis)
         counts = np.multiply.outer(counts, np.diff(edges))
     means: Pixels = ((sums + counts // 2) // counts).astype(np.uint8)
     return means
@@ -152,8 +157,9 @@ def mostly_background(thumbs: Pixels) -> npt.NDArray[np.bool_]:
     """(N,), whether more than BACKGROUND of a thumbnail has nearly the same gray level."""
     flat = np.empty(len(thumbs), bool)
     for start in range(0, len(thumbs), BLOCK):
-        ordered = np.sort(thumbs[start : start + BLOCK].reshape(-1, thumbs[0].size), axis=1)
-        part = int(BACKGROUND * thumbs[0].size)
+        some = thumbs[start : start + BLOCK, ::2, ::2]
+        ordered = np.sort(some.reshape(len(some), -1), axis=1)
+        part = int(BACKGROUND * ordered.shape[1])
         flat[start : start + BLOCK] = (ordered[:, part:] - ordered[:, :-part]).min(1) <= FLAT
     return flat
 

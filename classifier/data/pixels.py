@@ -115,14 +115,16 @@ def _kind(content: bytes) -> str:
 
 def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
     """Let the JPEG decoder halve the image as often as it stays twice as large as needed: less work and memory."""
-    if image.format in ("JPEG", "MPO"):
-        width, height = preprocessing.resized(*image.size)
+    width, height = preprocessing.resized(*image.size)
+    if image.format in ("JPEG", "MPO") and image.width >= 4 * width and image.height >= 4 * height:
         image.draft(None, (2 * width, 2 * height))
 
 
 def _in_colour(image: Image.Image, channels: int) -> Image.Image:
     """8 bits per channel, gray or RGB, with transparent parts on white."""
     target = "L" if channels == 1 else "RGB"
+    if image.mode == target and not image.has_transparency_data:
+        return image
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(image)).convert(target)
     if image.has_transparency_data:
@@ -159,7 +161,8 @@ def _canvas(image: Image.Image, preprocessing: Preprocessing) -> tuple[Pixels, B
     resized = preprocessing.resized(*image.size)
     if image.size != resized:
         image = image.resize(resized, Image.Resampling.BICUBIC)
-    pixels = np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+    pixels = np.asarray(image)
+    pixels = pixels[None] if preprocessing.channels == 1 else pixels.transpose(2, 0, 1)
     if preprocessing.invert:
         pixels = 255 - pixels
     if resized == (size, size):

@@ -35,20 +35,21 @@ def measure(images: np.ndarray, margin: int) -> dict[str, Values]:
     """
     inner = images[..., margin : images.shape[2] - margin, margin : images.shape[3] - margin]
     channels, height, width = inner.shape[1:]
-    ring = np.zeros((height, width), bool)
-    ring[[0, -1], :] = ring[:, [0, -1]] = True
     count = channels * height * width
-    wide = inner.astype(np.int32)
-    sums = wide.sum((1, 2, 3), np.int64) / count
-    squares = (wide * wide).sum((1, 2, 3), np.int64) / count
+    floats = inner.astype(np.float64)  # sums of integers below 2 ** 53 are exact
+    sums = np.einsum("nchw->n", floats) / count
+    squares = np.einsum("nchw,nchw->n", floats, floats) / count
+    ring = [inner[:, :, 0], *([inner[:, :, -1]] if height > 1 else [])]
+    ring += [inner[:, :, 1:-1, column] for column in {0, width - 1}]
+    edge = sum(part.shape[2] for part in ring)  # pixels
     measures = {
         "brightness": sums / 255,
         "contrast": np.sqrt(np.maximum(squares - sums * sums, 0)) / 255,
-        "border": inner[..., ring].sum((1, 2), np.int64) / (255 * channels * ring.sum()),
+        "border": sum(part.sum((1, 2), np.int64) for part in ring) / (255 * channels * edge),
     }
     if channels > 1:
-        spread = inner.max(1).astype(np.int64) - inner.min(1)
-        measures["colour"] = spread.sum((1, 2)) / (255 * height * width)
+        spread = inner.max(1) - inner.min(1)
+        measures["colour"] = spread.sum((1, 2), np.int64) / (255 * height * width)
     return measures
 
 
