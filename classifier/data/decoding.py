@@ -27,7 +27,7 @@ from safetensors.numpy import save
 from classifier.data.duplicates import thumbnails
 from classifier.data.pixels import BadImageError, Box, decode_in_box
 from classifier.data.preprocessing import Pixels, Preprocessing
-from classifier.data.ranges import measure
+from classifier.data.ranges import measure, moments
 from classifier.errors import UserError
 from classifier.project.files import needing_space, sha256, sha256_of
 from classifier.project.processes import follow_parent
@@ -75,15 +75,13 @@ def read_pixels(path: Path) -> Pixels:
 def facts_of(images: Pixels, numbers: Sequence[int], margin: int, boxes: Sequence[Box] | None = None) -> Facts:
     """images: `(K, C, H, W)`; boxes: the part of each that is not padding."""
     digests = b"".join(hashlib.sha256(image).digest() for image in np.ascontiguousarray(images))
-    values = images.reshape(*images.shape[:2], images.shape[2] * images.shape[3])
-    floats = values.astype(np.float64)  # sums of integers below 2 ** 53 are exact
-    sums = np.stack([np.einsum("ncp->nc", floats), np.einsum("ncp,ncp->nc", floats, floats)], 2)
+    sums = moments(images)
     return Facts(
         numbers=np.asarray(numbers, np.int64),
         digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
         thumbs=thumbnails(images, boxes),
         sums=sums.astype(np.int64),
-        measures=np.stack(list(measure(images, margin).values()), 1),
+        measures=np.stack(list(measure(images, margin, sums).values()), 1),
     )
 
 

@@ -26,25 +26,29 @@ def measured(channels: int) -> list[str]:
     return [name for name in WORDS if channels > 1 or name != "colour"]
 
 
-def measure(images: np.ndarray, margin: int) -> dict[str, Values]:
+def moments(images: np.ndarray) -> Values:
+    """Images `(N, C, H, W) uint8` -> sums of the pixels and of their squares, `(N, C, 2)`."""
+    floats = images.astype(np.float64)  # sums of integers below 2 ** 53 are exact
+    return np.stack([np.einsum("nchw->nc", floats), np.einsum("nchw,nchw->nc", floats, floats)], 2)
+
+
+def measure(images: np.ndarray, margin: int, sums: Values | None = None) -> dict[str, Values]:
     """Images `(N, C, H, W) uint8` -> the measures of each, `(N,)` float64 in 0..1.
 
     brightness: mean of all pixels; contrast: their standard deviation; border: mean of the outermost pixels inside the
     margin, which preprocessing fills; colour: mean difference between the largest and the smallest channel. Sums are of
-    integers, so that the values are the same on every machine.
+    integers, so that the values are the same on every machine; `sums` are the images' moments, if they are known.
     """
     inner = images[..., margin : images.shape[2] - margin, margin : images.shape[3] - margin]
     channels, height, width = inner.shape[1:]
     count = channels * height * width
-    floats = inner.astype(np.float64)  # sums of integers below 2 ** 53 are exact
-    sums = np.einsum("nchw->n", floats) / count
-    squares = np.einsum("nchw,nchw->n", floats, floats) / count
+    mean, square = (moments(inner) if sums is None or margin else sums).sum(1).T / count
     ring = [inner[:, :, 0], *([inner[:, :, -1]] if height > 1 else [])]
     ring += [inner[:, :, 1:-1, column] for column in {0, width - 1}]
     edge = sum(part.shape[2] for part in ring)  # pixels
     measures = {
-        "brightness": sums / 255,
-        "contrast": np.sqrt(np.maximum(squares - sums * sums, 0)) / 255,
+        "brightness": mean / 255,
+        "contrast": np.sqrt(np.maximum(square - mean * mean, 0)) / 255,
         "border": sum(part.sum((1, 2), np.int64) for part in ring) / (255 * channels * edge),
     }
     if channels > 1:
