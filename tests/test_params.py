@@ -43,6 +43,10 @@ def test_every_value_of_the_file_is_read():
     assert params.flat() == flat
 
 
+def test_the_file_fits_on_a_screen_or_two():
+    assert len(TEXT.splitlines()) <= 80
+
+
 def test_the_stages_sections_are_those_that_dvc_tracks():
     """A command's settings, such as the limits of promotion, make no stage run again and no other experiment."""
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -279,5 +283,5 @@ def test_a_key_of_a_section_within_is_overridden_and_checked(tmp_path):
     tree["train"]["augment"] = 3
     with pytest.raises(ValueError, match=r"train\.augment: 3 should hold keys and values$"):
         parse_params(json.dumps(tree), tmp_path)  # JSON is YAML
-    searched = ("    train.batch_size: {choices: [16, 32, 64]}", "    train.augment.shift: {choices: [1, 257]}")
+    searched = ("train.batch_size: {choices: [16, 32, 64]}", "train.augment.shift: {choices: [1, 257]}")
     assert "sweep.search: train.augment.shift: 257 should be" in problem_of(changed(tmp_path, searched))

@@ -24,7 +24,15 @@ def flat(values, prefix=""):
 
 
 def test_the_recipes():
-    assert set(RECIPES) == {"cifar10-folder", "digits", "mnist", "tutorial-mnist", "tutorial-cifar10"}
+    assert set(RECIPES) == {
+        "cifar10-folder",
+        "cifar10-resnet",
+        "clothing",
+        "digits",
+        "mnist",
+        "tutorial-mnist",
+        "tutorial-cifar10",
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)
