@@ -97,12 +97,13 @@ def ending(run: Found | None, problem: str) -> list[str]:
     page = EVALUATION / "report.html"
     return [
         _row("model", f"{MODEL}/"),
-        _row("report", f"{page}, pictures in {TRAINING}/ and {EVALUATION}/"),
+        _row("reports", f"{TRAINING}/ and {EVALUATION}/, with pictures"),
         *([_row("run", f"{run.name}, id {run.id[:8]}"), _row("", run.page)] if run else [_row("run", problem)]),
         "next",
         "  dvc repro                       after a change of params.yaml",
         "  classifier leaderboard          all runs, ranked",
         "  classifier promote latest       make this model the champion",
+        *([_row("on one page", page.absolute().as_uri())] if page.exists() else []),  # earlier versions wrote none
     ]
 
 

@@ -93,15 +93,19 @@ def test_dvc_shows_metrics_plots_and_params(project):
     project.git("checkout", "-q", "params.yaml")
 
 
-def test_results_names_accuracy_interval_places_and_the_ui(project):
+def test_results_name_accuracy_interval_places_and_the_run_and_end_with_the_page(project):
     text = project.run(sys.executable, "-m", "classifier", "results")
-    metrics = project.metrics()
+    metrics, (run,) = project.metrics(), project.query("SELECT run_uuid FROM runs")
     assert f"{metrics['accuracy']:.2%} on digits" in text
-    assert f"{metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}" in text
-    for place in ("models/classifier/", "reports/evaluate/", "make ui"):
+    assert f"95% interval {metrics['accuracy_low']:.2%} to {metrics['accuracy_high']:.2%}, 359 images" in text
+    for place in ("models/classifier/", "reports/evaluate/", run[0][:8]):
         assert place in text
+    page = text.strip().splitlines()[-1].split()[-1]
+    assert page == (project.folder / "reports/evaluate/report.html").as_uri()
     found = json.loads(project.run(sys.executable, "-m", "classifier", "results", "--json"))
-    assert found == {"dataset": "digits", "seed": 0, "model": "models/classifier", "metrics": metrics}
+    assert found.pop("run")["id"] == run[0]
+    known = {"dataset": "digits", "seed": 0, "images": 359, "confidence": 0.95, "model": "models/classifier"}
+    assert found == known | {"metrics": metrics}
 
 
 def test_a_second_clone_gives_the_same_bytes(one_epoch, quick):
