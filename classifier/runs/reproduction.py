@@ -46,7 +46,7 @@ from classifier.runs.checkout import Checkout
 from classifier.runs.reading import SWEEP, is_sweep
 
 REPORTS = ("train", "evaluate")  # folders of artifacts
-MEASURED = ("system/", SECONDS)  # metrics of the machine, which differ between runs
+MEASURED = ("system/", SECONDS, "data/")  # metrics of the machine, which differ, and of the data, compared by hash
 COMPUTATION = ("arithmetic", "instructions", "parts", "device")  # of the environment: how results are computed
 NATIVE = ("cpu", "threads")  # decide them in native arithmetic as well
 RECORDED = "recorded"  # the name under which DVC fetches the data by their hash
@@ -288,6 +288,9 @@ class Reproduction(Checkout):
 
     def execute(self, *, evaluate: bool) -> StoredRun | None:
         """Train and evaluate without caches. Returns None if no run was recorded."""
+        stages = YAML(typ="safe", pure=True).load(self.project / "dvc.yaml")["stages"]
+        if "pretrained" in stages:  # whose output train reads beside the images; older code has none
+            self.dvc("repro", "--no-commit", "--pull", "--single-item", "pretrained")
         which = ["--downstream", "train"] if evaluate else ["--single-item", "train"]
         failed = self.dvc("repro", "--force", "--no-run-cache", "--no-commit", *which)
         record = self._record()
