@@ -66,6 +66,9 @@ BEFORE: dict[str, Any] = {  # new key -> value
 }
 
 
+LONGEST = 6000  # characters
+
+
 class DownloadParams(Section):
     dataset: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "folder"] = Field(
         description="data set to train on; digits needs no network; folder: your images"
@@ -118,6 +121,8 @@ class DownloadParams(Section):
             raise UserError(f"groups: {self.groups!r:.200}; allowed is {allowed}, or null")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise UserError(f"classes: {self.classes!r:.200}; allowed is each name once")
+        if (length := len(str(self.classes))) > LONGEST:
+            raise UserError(f"classes: {length:,} characters; allowed are {LONGEST:,}, MLflow's limit of a param")
         return self
 
 

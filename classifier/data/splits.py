@@ -14,7 +14,7 @@ from classifier.params import NormalizeParams
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.intp]
 
-SHOWN = 10  # groups in one message
+SHOWN = 10  # classes or groups in one message
 PASSES = 3  # over all groups
 
 
@@ -55,9 +55,12 @@ def assign_splits(
             held = choose_by_class(labels[pool], class_names, fraction, generator, allow_empty=allow_empty)
         splits[pool[held]] = number
     training = np.bincount(labels[splits == 0], minlength=len(class_names))
-    if not allow_empty and (empty := np.flatnonzero(training == 0)).size:
+    empty = [name for name, count in zip(class_names, training.tolist(), strict=True) if not count]
+    if empty and not allow_empty:
+        more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
         raise UserError(
-            f"class {class_names[empty[0]]!r} has no training images: add some, or list the classes in download.classes"
+            f"no training images of {', '.join(map(repr, empty[:SHOWN]))}{more}: add some, or list all classes in "
+            "download.classes"
         )
     return splits
 
@@ -71,10 +74,10 @@ def choose_by_class(
     allow_empty: bool = False,
 ) -> Indices:
     """Sorted indices of `fraction` of the images of every class, rounded, at least one unless it is 0."""
+    counts = _to_hold_out(np.bincount(labels, minlength=len(class_names)), class_names, fraction, allow_empty)
     chosen = []
-    for label, name in enumerate(class_names):
+    for label, count in enumerate(counts):
         members = np.flatnonzero(labels == label)
-        count = _count_to_hold_out(name, len(members), fraction, allow_empty)
         # Not permutation(): NumPy guarantees only the stream of random() across releases.
         order = np.argsort(generator.random(len(members)), kind="stable")
         chosen.append(members[order[:count]])
@@ -97,13 +100,9 @@ def choose_groups(
     class that has none held out then gets the smallest group that can be spared.
     """
     totals = np.bincount(labels, minlength=len(class_names))
-    sizes = [
-        _count_to_hold_out(name, int(total), fraction, allow_empty)
-        for name, total in zip(class_names, totals, strict=True)
-    ]
+    wanted = np.array(_to_hold_out(totals, class_names, fraction, allow_empty))
     if not fraction:
         return np.empty(0, np.intp)
-    wanted = np.array(sizes)
     held = np.zeros_like(totals)  # images per class
     members: dict[object, list[int]] = {}
     for index, group in enumerate(groups):
@@ -141,16 +140,22 @@ def choose_groups(
     return np.sort(np.concatenate([indices[number] for number in chosen]))
 
 
-def _count_to_hold_out(name: str, members: int, fraction: float, allow_empty: bool) -> int:
-    if not members and allow_empty:
-        return 0
-    count = max(1, round(members * fraction)) if fraction else 0
-    if count >= members:
+def _to_hold_out(totals: Labels, class_names: Sequence[str], fraction: float, allow_empty: bool) -> list[int]:
+    """How many images of each class to hold out. Raises UserError, naming all classes that have too few."""
+    counts = [max(1, round(total * fraction)) if fraction else 0 for total in totals.tolist()]
+    small = []
+    for number, (name, total) in enumerate(zip(class_names, totals.tolist(), strict=True)):
+        if not total and allow_empty:
+            counts[number] = 0
+        elif counts[number] >= total:
+            small.append(f"class {name!r} has {total} images: {counts[number]} to hold out")
+    if small:
+        more = f"; {len(small) - SHOWN} more classes" if len(small) > SHOWN else ""
         raise UserError(
-            f"class {name!r} has {members} images: {count} to hold out and at least one for training are "
-            "needed; lower normalize.test_fraction or normalize.validation_fraction, or add images"
+            f"{'; '.join(small[:SHOWN])}{more}; and at least one for training are needed: "
+            "lower normalize.test_fraction or normalize.validation_fraction, or add images"
         )
-    return count
+    return counts
 
 
 def _check_groups(splits: npt.NDArray[np.int8], groups: Sequence[str | None]) -> None:

@@ -112,6 +112,7 @@ def test_a_source_that_cannot_be_read_is_one_line_and_leaves_nothing(tmp_path, m
         ({"sha256": "0" * 63}, "download.sha256"),
         ({"classes": ["a", "a"]}, "each name once"),
         ({"classes": ["a"]}, "download.classes"),
+        ({"classes": [f"class {number}" for number in range(1000)]}, "; allowed are 6,000, MLflow's limit of a param"),
         ({"groups": "patient"}, "groups: 'patient'; allowed is a level of folders such as 1 or -1, or null"),
         ({"groups": 1, "table": "a.csv"}, "groups: 1; allowed is a column of the table, or null"),
         ({"groups": 0}, "groups: 0; allowed is a level"),
