@@ -97,6 +97,13 @@ def write(
         kept[duplicates.leaking] = False
         excluded |= dict.fromkeys(leaking, "has a duplicate in a later split of train, validation, test")
     train = kept & (collection.splits == SPLITS.index("train"))
+    left = np.bincount(collection.labels[train], minlength=len(collection.class_names))
+    before = np.bincount(collection.labels[collection.splits == SPLITS.index("train")], minlength=len(left))
+    if (empty := np.flatnonzero((left == 0) & (before > 0))).size:
+        raise UserError(
+            f"normalize.leaks: drop leaves no training images to class {collection.class_names[empty[0]]!r}: add "
+            "images, or set normalize.leaks: report"
+        )
     mean, std = statistics(*collection.sums(train), params)
     report = Report(collection, kept, duplicates, problems, excluded, drift)
     if leaking and params.leaks == "refuse":

@@ -223,13 +223,18 @@ def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
 
 def _verified(path: Path, file: DataFile, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The tensors of a file whose bytes meta.json knows."""
+    _verify(path, file)
+    return _tensors(path, **shapes)
+
+
+def _verify(path: Path, file: DataFile) -> None:
+    """Raises FileNotFoundError or UserError unless the file has the bytes that meta.json knows."""
     try:
         found = sha256_of(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro normalize") from None
     if found != file.sha256:
         raise UserError(f"{path} has SHA-256 {found}, meta.json says {file.sha256}: run dvc repro -f normalize")
-    return _tensors(path, **shapes)
 
 
 def _tensors(path: Path, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -257,10 +262,8 @@ def read_paths(folder: Path, name: str, meta: DatasetMeta) -> list[str] | None:
         return None
     from pyarrow.parquet import ParquetFile  # imported here: it takes 0.2 s
 
-    path = folder / meta.images.name
-    if (found := sha256_of(path)) != meta.images.sha256:
-        raise UserError(f"{path} has SHA-256 {found}, meta.json says {meta.images.sha256}: run dvc repro -f normalize")
-    rows = ParquetFile(path).read(["path", "split"]).to_pydict()
+    _verify(folder / meta.images.name, meta.images)
+    rows = ParquetFile(folder / meta.images.name).read(["path", "split"]).to_pydict()
     return [path for path, split in zip(rows["path"], rows["split"], strict=True) if split == name]
 
 

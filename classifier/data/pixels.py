@@ -21,7 +21,10 @@ Box = tuple[int, int, int, int]
 
 # No format that runs another program (EPS), and none whose decoder is not known to give equal bits everywhere (AVIF).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # a JPEG with several pictures (MPO) is a JPEG
+JPEGS = ("JPEG", "MPO")  # as Pillow calls what it read
 LARGEST_PIXELS = 89_478_485  # of a file, which may take 4 bytes each; Pillow warns above this number
+MOST_SCANS = 200  # of a JPEG; usual ones have 1 to 12, and each may take as long as decoding all of it
+PHOTOMETRIC = 262  # tag of TIFF; 0: white is zero, which Pillow leaves to us for 16 bits
 NEW_SUBFILE_TYPE = 254  # tag of TIFF, of which bit 1 says that the picture is a preview
 Image.MAX_IMAGE_PIXELS = None  # `_open` checks LARGEST_PIXELS
 
@@ -97,6 +100,8 @@ def _open(content: bytes) -> Image.Image:
         raise BadImageError(_kind(content)) from None
     if image.width * image.height > LARGEST_PIXELS:
         raise TooLargeError(f"{image.width} x {image.height} pixels: allowed are {LARGEST_PIXELS:,} in all")
+    if image.format in JPEGS and (scans := content.count(b"\xff\xda")) > MOST_SCANS:
+        raise BadImageError(f"a JPEG of {scans:,} scans: allowed are {MOST_SCANS}")
     if image.format == "TIFF" and image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:  # type: ignore[attr-defined]
         raise BadImageError(f"{RAW}, whose first picture is a preview: convert it to JPEG or PNG")
     if image.mode not in MODES:
@@ -116,7 +121,7 @@ def _kind(content: bytes) -> str:
 def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
     """Let the JPEG decoder halve the image as often as it stays twice as large as needed: less work and memory."""
     width, height = preprocessing.resized(*image.size)
-    if image.format in ("JPEG", "MPO") and image.width >= 4 * width and image.height >= 4 * height:
+    if image.format in JPEGS and image.width >= 4 * width and image.height >= 4 * height:
         image.draft(None, (2 * width, 2 * height))
 
 
@@ -146,6 +151,8 @@ def _eight_bits(image: Image.Image) -> Pixels:
     if low < 0 or high > 65535:
         raise BadImageError(f"32-bit pixels from {low} to {high}: allowed are 0 to 65,535")
     gray: Pixels = (values >> 8).astype(np.uint8)
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+        gray = 255 - gray
     if (transparent := image.info.get("transparency")) is not None:
         gray[values == transparent] = 255
     return gray

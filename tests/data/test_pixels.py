@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -118,6 +119,15 @@ def test_16_bit_is_scaled_not_clipped():
     assert pixels(transparent, channels=1)[3, 3] == 255
 
 
+def test_white_is_zero_in_some_tiffs():
+    for image in (Image.fromarray(GRAY), Image.fromarray(np.ascontiguousarray(DEEP[..., 0]))):
+        content = file_of(image, "TIFF")
+        tag = struct.pack("<HHII", 262, 3, 1, 1)
+        assert tag in content
+        inverted = content.replace(tag, struct.pack("<HHII", 262, 3, 1, 0))
+        assert np.array_equal(pixels(inverted, channels=1), 255 - pixels(content, channels=1)), image.mode
+
+
 def test_wider_numbers_are_scaled_if_their_range_is_known_and_refused_otherwise():
     share = GRAY.astype(np.float32) / 255
     assert np.array_equal(pixels(file_of(Image.fromarray(share), "TIFF"), channels=1), GRAY[..., None])
@@ -209,6 +219,12 @@ def test_a_truncated_file_is_refused_or_whole(kind, options):
         except BadImageError:
             refused += 1
     assert refused >= len(content) - 20
+
+
+def test_a_jpeg_of_endless_scans_is_refused():
+    content = file_of(smooth(24, 24), "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    refuses(content[:-2] + 200 * content[last:-2] + content[-2:], "a JPEG of 2.. scans: allowed are 200")
 
 
 def test_what_is_no_image_is_refused_with_its_kind():

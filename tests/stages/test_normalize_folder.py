@@ -167,6 +167,28 @@ def test_leaks_can_be_refused_or_dropped_from_train(tmp_path, leaking):
     assert normalized.meta.mean == pytest.approx(scaled.mean((0, 2, 3)), rel=1e-12)
 
 
+def test_a_class_that_leaks_altogether_is_named(tmp_path, folder):
+    for number in range(0, 20, 2):
+        write(folder, {f"test/cat/copy{number}.png": texture(number, (20, 30))})
+    normalized = Normalized(tmp_path, folder, image_size=16, leaks="drop", validation_fraction=0.0)
+    with pytest.raises(ValueError, match="leaks: drop leaves no training images to class 'cat': add images, or set"):
+        normalized.run()
+
+
+def test_the_table_of_images_is_verified(tmp_path, folder):
+    normalized = Normalized(tmp_path, folder, image_size=8)
+    normalized.run()
+    path = normalized.data / "images.parquet"
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"images\.parquet has SHA-256 .*: run dvc repro -f normalize"):
+        normalized.paths("train")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"images\.parquet does not exist: run dvc repro normalize"):
+        normalized.paths("train")
+
+
 def test_a_file_that_changed_since_download_is_refused(tmp_path, folder):
     normalized = Normalized(tmp_path, folder)
     normalized.run()
