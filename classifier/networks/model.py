@@ -7,6 +7,7 @@ autograd differentiates (`classifier.training.engine`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +61,16 @@ class Classifier(nn.Module):
         """`mean` and `std` per channel, of pixels scaled to 0..1."""
         super().__init__()
         self.network = network
+        self.evaluated: list[nn.Module] = []  # modules in evaluation mode even while others are trained
         std_, mean_ = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (std, mean))
         self.register_buffer("scale", (1 / (255 * std_)).float(), persistent=False)
         self.register_buffer("offset", (-mean_ / std_).float(), persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.evaluated:
+            module.eval()
+        return self
 
     def normalize(self, images: Tensor) -> Tensor:
         """Raw `(N, C, 32, 32) uint8` -> `(pixel / 255 - mean) / std` float32."""
@@ -77,3 +85,18 @@ class Classifier(nn.Module):
 def parameter_count(module: nn.Module) -> int:
     """Number of parameters in `module`."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def head_of(network: nn.Module) -> set[str]:
+    """The names of the parameters of the last layer, which gives the logits.
+
+    It is what `get_classifier()` returns, where a network has it as timm's do; otherwise the last linear layer or
+    convolution in the order of definition.
+    """
+    if callable(get := getattr(network, "get_classifier", None)):
+        found = get()
+        heads = found if isinstance(found, tuple) else (found,)
+        own = {id(parameter) for head in heads for parameter in head.parameters()}
+        return {name for name, parameter in network.named_parameters() if id(parameter) in own}
+    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return {name for name, _ in network.named_parameters() if name.rpartition(".")[0] in layers[-1:]}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from classifier.data.dataset import DatasetMeta
 from classifier.errors import UserError
 from classifier.networks.manifest import MANIFEST, Kind, PretrainedManifest
-from classifier.networks.model import Classifier
+from classifier.networks.model import Classifier, head_of
 from classifier.networks.model_dir import read_model_meta, some
 from classifier.networks.registry import NetworkSpec, build, specify
 from classifier.networks.zoo import Published, fitting_positions, statistics_of
@@ -172,15 +172,3 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], spec: Net
     for name, tensor in own.items():
         if name in weights and name not in other:
             tensor.copy_(weights[name])
-
-
-def head_of(network: nn.Module) -> set[str]:
-    """The names of the last layer's parameters: of the last linear layer or convolution, in the order of definition."""
-    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    names = [name for name, _ in network.named_parameters()]
-    if callable(get := getattr(network, "get_classifier", None)):  # as timm's networks
-        found = get()
-        heads = found if isinstance(found, tuple) else (found,)
-        own = {id(parameter) for head in heads for parameter in head.parameters()}
-        return {name for name, parameter in network.named_parameters() if id(parameter) in own}
-    return {name for name in names if layers and name.rpartition(".")[0] == layers[-1]}

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import clip_grad_norm_
 
 from classifier.errors import UserError
 from classifier.networks.inference import Images, predict
-from classifier.networks.model import Classifier
+from classifier.networks.model import Classifier, head_of
 from classifier.params import TrainParams
 from classifier.training.buffers import Buffers
 from classifier.training.checkpoint import CHECKPOINTS
@@ -70,6 +71,7 @@ class Engine:
         self.optimizer = make_optimizer(self.parameters, params, found_inf, len(self.shape))
         self.steps = 0  # in the window
         self.place = (0, 0)  # epoch, and number of the batch in it
+        self.frozen = False
         self.parts = Parts(self.computation.parts, self.parameters, Buffers(network), self.loss, crew)
         self.average = Average(self.classifier, params.keep.ema) if params.keep.ema else None
         self.best: Best | None = None
@@ -78,6 +80,25 @@ class Engine:
         self.class_weights: Tensor | None = None  # `(classes,)`
         self.logits: Tensor | None = None  # of the validation split, where processes share it
         self.hold_out(torch.empty(0), torch.empty(0))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze all layers but the last, or no longer, as `params.freeze` says."""
+        frozen = self.params.freeze == "always" or epoch <= self.params.freeze
+        if frozen == self.frozen:
+            return
+        self.frozen, network = frozen, self.classifier.network
+        head = head_of(network)
+        if not head:
+            raise UserError(
+                "train.freeze: the network has neither a linear layer nor a convolution to train: set it to 0"
+            )
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(not frozen or name in head)
+            parameter.grad = None  # so that no optimizer updates it
+        # Frozen layers also keep their running statistics.
+        self.classifier.evaluated = [each for each in network.modules() if isinstance(each, _NormBase) and frozen]
+        self.classifier.train()
+        self.parts.lay_out()
 
     def begin_step(self, epoch: int, batch: int) -> None:
         """Before the step on the epoch's batch number `batch`, from 0."""

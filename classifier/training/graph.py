@@ -79,6 +79,7 @@ class GraphedSteps(Steps):
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        self.engine.begin_epoch(epoch)
         if self.planned_epoch != epoch:  # training goes on from a checkpoint
             self._plan_ahead(epoch)
         self.rates, rates, order, draws = self.plan.result()

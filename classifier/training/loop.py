@@ -183,7 +183,8 @@ def make_steps(engine: Engine, train: Split, resident: bool = True) -> Steps:
     """
     if not resident:
         return StreamedSteps(engine, train)
-    alone, fixed = engine.parts.crew.size == 1, engine.params.augment.policy == "none"
+    alone = engine.parts.crew.size == 1
+    fixed = engine.params.augment.policy == "none" and not engine.params.freeze
     if engine.device.type == "cuda" and alone and fixed:
         return GraphedSteps(engine, train)
     return Steps(engine, train)

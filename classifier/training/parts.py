@@ -98,16 +98,23 @@ class Parts:
     ) -> None:
         """`loss` is like that of a part: a value per model."""
         self.count, self.parameters, self.buffers, self.crew = count, parameters, buffers, crew
-        self.summed = [loss, *parameters.values(), *buffers.averaged]
-        self.turn = 0
+        self.like, self.turn = loss, 0
         if count > 1:
-            self.values = sum(tensor.numel() for tensor in self.summed)
-            self.aligned = -(-self.values // 4) * 4
+            values = sum(tensor.numel() for tensor in (loss, *parameters.values(), *buffers.averaged))
+            self.aligned = -(-values // 4) * 4
             # Two sets in turn: while one process still reads a step's, another may write the next step's.
             shape = (2, count, self.aligned + sum(map(words, buffers.taken)))
             self.rows = crew.share(*shape) if crew.size > 1 else torch.zeros(shape, device=loss.device)
-            self.views = [[self._views(row) for row in rows] for rows in self.rows]
             self.taken = [self._taken(rows[0]) for rows in self.rows]
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Sum the gradients of the parameters that are not frozen. To be called when others are."""
+        self.learning = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
+        self.summed = [self.like, *self.learning, *self.buffers.averaged]
+        self.values = sum(tensor.numel() for tensor in self.summed)
+        if self.count > 1:
+            self.views = [[self._views(row) for row in rows] for rows in self.rows]
 
     def _taken(self, row: Tensor) -> list[Tensor]:
         """The rest of a row, which is not summed, as the buffers of which the first part's values are taken."""
@@ -142,7 +149,7 @@ class Parts:
         for parameter in self.parameters.values():
             parameter.grad = None
         loss.backward(torch.full_like(loss, share))  # type: ignore[no-untyped-call]
-        for parameter in self.parameters.values():
+        for parameter in self.learning:
             if parameter.grad is None:  # the network has not used it
                 parameter.grad = torch.zeros_like(parameter)
         if self.count == 1:
@@ -163,9 +170,9 @@ class Parts:
         if len(rows) == 1:  # a row that processes share, and gradients may be changed in place
             total = total.clone()
         loss, *summed = self._views(total)
-        for parameter, gradient in zip(self.parameters.values(), summed, strict=False):
+        for parameter, gradient in zip(self.learning, summed, strict=False):
             parameter.grad = gradient
-        self.buffers.end(summed[len(self.parameters) :], self.taken[self.turn])
+        self.buffers.end(summed[len(self.learning) :], self.taken[self.turn])
         self.turn = 1 - self.turn
         return loss
 

@@ -84,6 +84,7 @@ class Steps:
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        self.engine.begin_epoch(epoch)
         (seed,) = self.engine.seeds
         order, draws = self._plan(seed, epoch)
         self.order = order.to(self.engine.device)
