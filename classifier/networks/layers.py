@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from classifier.errors import UserError
 from classifier.networks.model import Classifier, parameter_count
-from classifier.networks.registry import NetworkSpec, is_own
+from classifier.networks.names import is_own
+from classifier.networks.registry import NetworkSpec
 from classifier.networks.zoo import smallest_size
 
 COLUMNS = ["layer", "kind", "output", "parameters", "multiply_adds"]

@@ -5,40 +5,16 @@ DVC and the fingerprint of checkpoints follow the folder, and MLflow stores it w
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from importlib import import_module, invalidate_caches
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from torch import nn
 
 from classifier.errors import UserError
-from classifier.project.files import sha256, sha256_of
-from classifier.project.lineage import PACKAGE, project_root
+from classifier.networks.names import FOLDER, own_folder
 
-FOLDER = "networks"
 NAME = re.compile(r"([A-Za-z]\w*(?:\.[A-Za-z]\w*)*):([A-Za-z]\w*)")  # module:function
-
-
-def own_folder() -> Path:
-    """`networks/` beside the library, as in the project and in a model that MLflow stores; else in the project."""
-    beside = PACKAGE.parent / FOLDER
-    return beside if beside.is_dir() else project_root() / FOLDER
-
-
-def code_of(network: str) -> str:
-    """What decides a network's code, the library apart: a hash of one's own folder, or the version of its package."""
-    if ":" in network:
-        folder = own_folder()
-        files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*.py"))}
-        return sha256(json.dumps(files).encode())
-    package = "timm" if network.startswith("timm/") else "torchvision"
-    try:
-        return "" if network == "lenet5" else f"{package} {version(package)}"
-    except PackageNotFoundError:  # building the network says so
-        return package
 
 
 def own_network(name: str, channels: int, classes: int, size: int) -> nn.Module:

@@ -12,10 +12,9 @@ from classifier.data.dataset import DatasetMeta, PixelStatistics
 from classifier.data.preprocessing import Preprocessing
 from classifier.errors import UserError
 from classifier.networks.model import Classifier, LeNet5
+from classifier.networks.names import LENET5, is_own
 from classifier.networks.own import own_network
 from classifier.networks.zoo import timm_network, torchvision_network
-
-LENET5 = "lenet5"
 
 
 class NetworkSpec(PixelStatistics):
@@ -37,11 +36,6 @@ class NetworkSpec(PixelStatistics):
         if len(self.mean) != len(self.std) or len(self.mean) not in ({1, 3} if self.channels == 1 else {self.channels}):
             raise UserError(f"{len(self.mean)} means and {len(self.std)} stds for {self.channels} channels")
         return self
-
-
-def is_own(network: str) -> bool:
-    """Whether it is a network of one's own, `module:function`."""
-    return ":" in network
 
 
 def specify(data: DatasetMeta, network: str, pretrained: str | None = None) -> NetworkSpec:

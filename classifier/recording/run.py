@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from classifier.data.dataset import DatasetMeta
+from classifier.networks.names import FOLDER, is_own, own_folder, packages_of
 from classifier.params import Params
 from classifier.project.files import json_bytes
 from classifier.project.lineage import PACKAGE, user_name
@@ -226,13 +227,17 @@ class Recording:
         self.journal.append("files", path="train", restored=restored)
         for name in ("weights.safetensors", "meta.json"):  # without the other seeds
             self.journal.keep(model / name, f"model/classifier/{name}")
-        self.journal.keep(
-            PACKAGE, "model-code/classifier"
-        )  # the code that loads it, kept because delivery may be later
+        # The code that loads it, kept because delivery may be later.
+        code = {"model-code/classifier": PACKAGE}
+        if is_own(meta.architecture):
+            code[f"model-code/{FOLDER}"] = own_folder()
+        for path, folder in code.items():
+            self.journal.keep(folder, path)
         self.journal.append(
             "model",
             path="model/classifier",
-            code="model-code/classifier",
+            code=list(code),
+            packages=packages_of(meta.architecture),
             channels=meta.channels,
             size=meta.size,
             class_names=meta.class_names,

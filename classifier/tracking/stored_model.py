@@ -34,6 +34,7 @@ def log_model(
     files = folder / "files"
     size = event.get("size", SIZE)  # pixels; journals of earlier versions do not say it
     images = np.zeros((2, event["channels"], size, size), np.uint8)
+    code = [event["code"]] if isinstance(event["code"], str) else event["code"]  # one path in earlier versions
     columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]
     with TemporaryDirectory(dir=folder) as place:  # removed with the journal if this process is killed
         mlflow.pyfunc.save_model(
@@ -41,11 +42,11 @@ def log_model(
             mlflow_model=Model(model.artifact_location, run_id, model_id=model.model_id),
             loader_module="classifier.serving",
             data_path=str(files / event["path"]),
-            code_paths=[str(files / event["code"])],
+            code_paths=[str(files / path) for path in code],
             # No input schema: MLflow would cast JSON to its type before `predict` can refuse it.
             signature=ModelSignature(outputs=Schema([ColSpec(kind, name) for name, kind in columns])),
             input_example=images,
-            pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
+            pip_requirements=[f"{name}=={version(name)}" for name in (*PACKAGES, *event.get("packages", ()))],
         )
         client.log_model_artifacts(model.model_id, f"{place}/model")
     outputs = client.get_run(run_id).outputs

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from classifier.errors import UserError
 from classifier.networks.manifest import MANIFEST
-from classifier.networks.own import code_of
+from classifier.networks.names import code_of
 from classifier.params import Params, TrainParams
 from classifier.project.files import read_file, sha256, sha256_of, write_atomic
 from classifier.project.lineage import PACKAGE, project_root
