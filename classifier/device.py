@@ -41,11 +41,14 @@ def set_precision(precision: str, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def be_deterministic(device: torch.device) -> None:
-    """Use deterministic kernels only. The CPU kernels in use are deterministic; requesting it would cost 1.5 s."""
+def be_deterministic(device: torch.device, *, strictly: bool = True) -> None:
+    """Use deterministic kernels only or, unless `strictly`, where there are some; PyTorch warns of the others.
+
+    The CPU kernels in use are deterministic; requesting it would cost 1.5 s.
+    """
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first use
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True, warn_only=not strictly)
 
 
 def keep_freed_memory() -> None:

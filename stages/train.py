@@ -60,9 +60,11 @@ def prepare(params: TrainParams, data: Path, pretrained: Path) -> Prepared:
 
     device = pick_device(params.device, "train.device")
     set_precision(params.precision, device)
-    be_deterministic(device)
+    be_deterministic(device, strictly=params.deterministic)
     keep_freed_memory()
     computation, machine = computation_of(params, device), environment(device)
+    if device.type == "cuda" and not params.deterministic:
+        machine["deterministic"] = "false"
     decisive = computation.decisive(machine)
     if world() > 1:
         Ranks.joined(device).agree(deciding(params, data, decisive, Path(__file__), pretrained))

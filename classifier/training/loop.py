@@ -16,6 +16,7 @@ from classifier.networks.model import Classifier
 from classifier.networks.pretrained import initial
 from classifier.params import TrainParams
 from classifier.training.checkpoint import NO_WORK, Checkpoints, Work
+from classifier.training.determinism import named_layers
 from classifier.training.engine import Engine
 from classifier.training.graph import GraphedSteps
 from classifier.training.history import Row
@@ -104,7 +105,8 @@ def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Che
         began -= (saved.rows[-1].seconds or 0.0) if saved.rows else 0.0
         say_resumed(engine.seeds, step, steps.per_epoch, params.epochs, time.monotonic() - began)
     start, engine.steps = crew.hand_out([step, engine.steps], engine.tensors().values())
-    with threads(engine.computation.threads), crew.working(lambda: assist(steps, start)):
+    network = engine.classifier.network
+    with threads(engine.computation.threads), crew.working(lambda: assist(steps, start)), named_layers(network):
         if crew.rank == 0:
             lead(steps, start, began, report, checkpoints)
     engine.finish()

@@ -16,6 +16,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from classifier.data.dataset import Split
 from classifier.networks.model import Classifier
+from classifier.networks.names import LENET5
 from classifier.params import TrainParams
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import Engine
@@ -27,8 +28,11 @@ from classifier.training.optimizer import gradients
 
 
 def stackable(params: TrainParams) -> bool:
-    """Whether a stack can do what `params` ask for: its models end together, and its kernels choose no images."""
-    plain = params.keep.weights == "last" and not params.keep.ema and params.clip is None
+    """Whether a stack can do what `params` ask for: its models end together, and its kernels choose no images.
+
+    Of networks it takes LeNet-5: buffers and random draws of others would not be those of a seed trained alone.
+    """
+    plain = params.network == LENET5 and params.keep.weights == "last" and not params.keep.ema and params.clip is None
     return plain and params.augment.policy == "none" and params.data != "streamed" and not params.freeze
 
 

@@ -110,6 +110,7 @@ def test_seconds_of_several_seeds_are_those_of_the_longest_process_or_of_stacks_
         {"weights": "validation_loss"},
         {"policy": "trivialaugment"},
         {"freeze": 1},
+        {"network": "resnet18"},
         {"data": "streamed"},
     ],
 )
