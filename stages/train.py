@@ -85,7 +85,7 @@ def train(
 ) -> None:
     """Run the stage, recording into `record`."""
     from classifier.device import describe
-    from classifier.networks.layers import costs_of
+    from classifier.networks.layers import check_last_batch, costs_of
     from classifier.networks.model_dir import write_model
     from classifier.networks.pretrained import initial
     from classifier.project.files import replacing
@@ -101,7 +101,9 @@ def train(
     prepared = prepare(params.train, data, pretrained)
     device, computation = prepared.device, prepared.computation
     begin, images = initial(meta, params.train.network, params.train.pretrained, pretrained), sum(meta.counts["train"])
-    costs = costs_of(begin.classifier(params.train.seed), begin.spec)
+    classifier = begin.classifier(params.train.seed)
+    costs = costs_of(classifier, begin.spec)
+    check_last_batch(classifier, begin.spec, images, params.train.batch_size)
     check_batch(params.train, costs, computation, device)
     with checkpointed(prepared.fingerprint, params.train.checkpoint_every) as work:
         record.begin(work.run_key(params), prepared.environment | computation.recorded())

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -78,6 +79,26 @@ def costs_of(classifier: Classifier, spec: NetworkSpec) -> Costs:
         weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in own),
         activations_bytes=kept // len(images),
     )
+
+
+def check_last_batch(classifier: Classifier, spec: NetworkSpec, images: int, batch_size: int) -> None:
+    """Raises UserError where a batch of the training images would be a single one, and the network takes no such batch.
+
+    Batch normalization of a single value has no variance.
+    """
+    if batch_size > 1 and images % batch_size != 1:
+        return
+    with torch.random.fork_rng(devices=[]):
+        try:
+            classifier.train()(torch.zeros(1, spec.channels, spec.size, spec.size, dtype=torch.uint8))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            allowed = next(size for size in count(batch_size + 1) if images % size != 1)
+            raise UserError(
+                f"train.batch_size: {batch_size} makes a batch of a single one of the {images} training images, which is "
+                f"too few for batch normalization: allowed is {allowed}, or another size that leaves no single image"
+            ) from None
 
 
 def _layers(classifier: Classifier, images: Tensor, spec: NetworkSpec) -> list[Layer]:
@@ -161,8 +182,8 @@ class _Counter(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if count := COUNTED.get(func.__name__):
-            self.counts[self.running[-1]] += count(args, kwargs or {}, result)
+        if counted := COUNTED.get(func.__name__):
+            self.counts[self.running[-1]] += counted(args, kwargs or {}, result)
         return result
 
     def layers(self) -> Iterator[Layer]:

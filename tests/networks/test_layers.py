@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from classifier.errors import UserError
-from classifier.networks.layers import costs_of
+from classifier.networks.layers import check_last_batch, costs_of
 from classifier.networks.registry import build, specify
 from tests.networks.test_registry import data, digits, write_own  # noqa: F401, fixtures
 
@@ -108,3 +108,20 @@ def test_an_error_in_ones_own_forward_pass_keeps_its_traceback(digits, write_own
     write_own("mine", "from torch import nn\ndef net(channels, classes, size):\n    return nn.Linear(7, classes)\n")
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         costs(digits, "mine:net")
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "refused"), [("resnet18", 32, True), ("resnet18", 64, False), ("lenet5", 32, False)]
+)
+def test_a_batch_of_a_single_image_is_refused_where_batch_normalization_has_one_value(digits, network, size, refused):  # noqa: F811
+    spec = specify(data(digits, 1, size), network)
+    classifier = build(spec)
+    check_last_batch(classifier, spec, 97, 33)
+    if refused:
+        message = "train.batch_size: 32 makes a batch of a single one of the 97 training images, .*: allowed is 33, or"
+        with pytest.raises(UserError, match=message):
+            check_last_batch(classifier, spec, 97, 32)
+        with pytest.raises(UserError, match=r"train\.batch_size: 1 makes"):
+            check_last_batch(classifier, spec, 96, 1)
+    else:
+        check_last_batch(classifier, spec, 97, 32)
