@@ -96,8 +96,8 @@ def check_last_batch(classifier: Classifier, spec: NetworkSpec, images: int, bat
                 raise
             allowed = next(size for size in count(batch_size + 1) if images % size != 1)
             raise UserError(
-                f"train.batch_size: {batch_size} makes a batch of a single one of the {images} training images, which is "
-                f"too few for batch normalization: allowed is {allowed}, or another size that leaves no single image"
+                f"train.batch_size: {batch_size} makes a batch of a single one of the {images} training images, "
+                f"too few for batch normalization; allowed is {allowed}, or another size that leaves no single image"
             ) from None
 
 
