@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torchvision import models
+from torchvision.models import regnet
 
 from classifier.errors import UserError
 from classifier.networks import own
 from classifier.networks.registry import build, specify
+from classifier.networks.zoo import smallest_size
 from tests.samples import ROOT, write_digits
 
 
@@ -166,3 +168,21 @@ def test_the_families_are_all_of_torchvisions():
         "resnext",
     }
     assert Path(ROOT / "networks/example.py").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", models.list_models(module=models))
+def test_every_network_of_torchvision_has_logits_for_gray_and_colour_images(digits, network, monkeypatch):
+    """On the meta device, which computes shapes only."""
+    widths = regnet.BlockParams.from_init_params
+
+    def on_the_cpu(*arguments, **named):  # the numbers of a RegNet's channels are read from a tensor
+        with torch.device("cpu"):
+            return widths(*arguments, **named)
+
+    monkeypatch.setattr(regnet.BlockParams, "from_init_params", on_the_cpu)
+    size = max(smallest_size(network), 32)
+    for channels in (1, 3):
+        with torch.device("meta"), torch.no_grad():
+            classifier = build(specify(data(digits, channels, size, classes=7), network)).eval()
+            assert classifier(torch.zeros(2, channels, size, size, dtype=torch.uint8)).shape == (2, 7)
