@@ -8,6 +8,9 @@ IN_PROCESSES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # DVC fails when the user has no name, as in a container that runs under a numeric user id.
 export USER := $(or $(USER),$(shell id -u))
 
+# What set-up needs: only PyTorch for Linux on x86-64 brings the libraries of CUDA.
+SIZE = $(if $(findstring Linux x86_64,$(shell uname -sm)),needs 7 GB of disk (4 GB of it for GPUs),needs 3 GB of disk)
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -23,10 +26,15 @@ endif
 
 .venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, $(PYTHON) is " + sys.version.split()[0] + ": make setup PYTHON=python3.11")'
-	test "$$(cat $@ 2>/dev/null)" = "$(CURDIR)" || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock requirements-uv.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-index --compile-bytecode --editable .
+	@echo "installing the locked dependencies into .venv: PyTorch, MLflow, DVC and what they need"
+	@echo "$(SIZE); a minute on a fast connection"
+	@test "$$(cat $@ 2>/dev/null)" = "$(CURDIR)" || $(PYTHON) -m venv --clear .venv
+	@echo "1 of 3: uv, which installs the others"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	@echo "2 of 3: the packages of requirements.lock"
+	@$(BIN)/uv pip sync --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock requirements-uv.lock
+	@echo "3 of 3: the command classifier; to use it: source .venv/bin/activate"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-index --compile-bytecode --editable .
 	@echo "$(CURDIR)" > $@
 
 .PHONY: repro

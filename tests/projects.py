@@ -108,8 +108,9 @@ class Project:
         path.write_text(path.read_text().replace(old, new))
 
     def metrics(self) -> dict[str, float]:
-        metrics: dict[str, float] = json.loads((self.folder / "reports/evaluate/metrics.json").read_text())
-        return metrics
+        """Of the evaluation, without `test/`."""
+        metrics = json.loads((self.folder / "reports/evaluate/metrics.json").read_text())
+        return {name.removeprefix("test/"): value for name, value in metrics.items()}
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every output file of the stages."""

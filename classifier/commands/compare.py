@@ -60,8 +60,9 @@ def write(comparison: Comparison, folder: Path) -> tuple[list[Path], list[str]]:
     from classifier.runs.comparison import find_test_images
     from classifier.runs.comparison_figures import curves, disagreements
 
+    labels = [f"{str(run)[:8]} {row['name']}" for run, row in comparison.runs.iterrows()]
     names, problems = _names(comparison), []
-    files = {"curves.png": curves(dict(zip(names, comparison.curves, strict=True)))}
+    files = {"curves.png": curves(dict(zip(labels, comparison.curves, strict=True)))}
     if any(change.diff for change in comparison.code):
         headed = zip(names[1:], comparison.code, strict=True)
         files["code.diff"] = "".join(f"# from {names[0]} to {name}\n{change.diff}" for name, change in headed).encode()

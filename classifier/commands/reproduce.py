@@ -28,11 +28,15 @@ def reproduce(
     Example: classifier reproduce latest
     """
     import classifier.runs.reproduction as reproduction  # slow: mlflow
-    from classifier.runs.reading import find_run
+    from classifier.runs.reading import find_run, run_seconds
     from classifier.tracking.errors import reported
 
     with reported():
-        report = reproduction.reproduce(find_run(run_id), keep=keep)
+        run = find_run(run_id)
+        took = f", which took {seconds:.0f} s" if (seconds := run_seconds(run)) else ""
+        told = f"repeating {run.info.run_name}, id {run.info.run_id[:8]}{took}: checkout, data, training, evaluation"
+        print(told, file=sys.stderr, flush=True)
+        report = reproduction.reproduce(run, keep=keep)
     if as_json:
         print(json.dumps(report.summary(), indent=2))
     else:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from classifier.errors import UserError
-from classifier.repository.outputs import EVALUATION, MODEL, TRAINING
+from classifier.repository.outputs import EVALUATION, MODEL
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ def results(
     Example: classifier results
     """
     meta, metrics = _read(MODEL / "meta.json", "train"), _read(EVALUATION / "metrics.json", "evaluate")
+    metrics = {name.removeprefix("test/"): value for name, value in metrics.items()}
     about = EVALUATION / "summary.json"
     summary = _read(about, "evaluate") if about.exists() else {}  # earlier versions wrote it among the metrics
     run, problem = _find_run(str(meta.get("weights_sha256")))
@@ -97,9 +98,10 @@ def ending(run: Found | None, problem: str) -> list[str]:
     page = EVALUATION / "report.html"
     return [
         _row("model", f"{MODEL}/"),
-        _row("reports", f"{TRAINING}/ and {EVALUATION}/, with pictures"),
+        _row("report", f"{page}; more in {page.parents[1]}/"),
         *([_row("run", f"{run.name}, id {run.id[:8]}"), _row("", run.page)] if run else [_row("run", problem)]),
         "next",
+        "  classifier predict IMAGE ...    use the model",
         "  dvc repro                       after a change of params.yaml",
         "  classifier leaderboard          all runs, ranked",
         "  classifier promote latest       make this model the champion",

@@ -41,7 +41,7 @@ def write_evaluation(
 ) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
     """Write the files below and return the metrics, then the metrics of each seed. Equal input gives equal bytes.
 
-    - `metrics.json`: those of `metrics.evaluate`; where there is a validation split, temperature
+    - `metrics.json`, under MLflow's names, which begin with `test/`: those of `metrics.evaluate`; where there is a validation split, temperature
       (`classifier.evaluation.temperature`) and scaled_calibration_error, at that temperature; those of
       `robustness.metrics`; with several seeds also accuracy_mean, accuracy_std and the mean's 95% interval
       accuracy_mean_low, accuracy_mean_high
@@ -91,7 +91,7 @@ def write_evaluation(
     summary = _summary(evaluation, params)
     html = page.page(summary, found, written, pictures, mistaken, evaluation)
     with replacing(folder) as new:
-        write_json(new / "metrics.json", found)
+        write_json(new / "metrics.json", {f"test/{name}": value for name, value in found.items()})
         write_json(new / "summary.json", summary)
         write_atomic(new / "report.html", html.encode())
         for name, table in written.items():

@@ -55,8 +55,9 @@ from classifier.training.report import read_histories, summary_metrics
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
     from classifier.networks.model_dir import ModelMeta
 
-CONSTANT = ("n", "confidence", "error_rate")  # in metrics.json of an evaluation
+CONSTANT = ("test/n", "test/confidence", "test/error_rate")
 SETTLING_S = 3  # for the recorder before training begins
+TELLING_S = 3  # after which a stage that has ended says that it waits for the recorder
 STOPPING_S = 5  # for the recorder at the end of a stage that was stopped by a signal
 ROW_METRICS = {  # history.csv's column -> MLflow's name
     "running_loss": "train/running_loss",
@@ -77,8 +78,9 @@ class Outputs(TypedDict):
 
 
 def test_metrics(values: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of an evaluation under MLflow's names, without constants and what another one says already."""
-    return {f"test/{name}": value for name, value in values.items() if name not in CONSTANT}
+    """The metrics of an evaluation under MLflow's names; those of earlier versions without constants."""
+    named = {f"test/{name.removeprefix('test/')}": value for name, value in values.items()}
+    return {name: value for name, value in named.items() if name not in CONSTANT}
 
 
 @dataclass(frozen=True)
@@ -165,14 +167,10 @@ class Recording:
 
     def log_data_report(self, folder: Path, *, restored: bool = False) -> None:
         """Record `reports/data/`, what the stage normalize found in the images, if it exists."""
-        metrics = folder / "metrics.json"
-        if not metrics.is_file():
+        if not (folder / "metrics.json").is_file():
             return
         self.journal.keep(folder, "data")
         self.journal.append("files", path="data", restored=restored)
-        found = json.loads(metrics.read_bytes())
-        values = {f"data/{name}": float(value) for name, value in found.items()}
-        self.journal.append("metrics", seed=None, step=0, values=values, restored=restored)
 
     def settle(self) -> None:
         """Wait a few seconds at most until the recorder has created the run, which would slow down training."""
@@ -214,10 +212,7 @@ class Recording:
         if self.params.train.seeds > 1:
             for row in histories[meta.seed]:
                 self._log_row(None, row, None, restored)
-            spreads = {
-                name.replace("_", "/", 1): value
-                for name, value in summary_metrics(histories, self.params.train.keep.weights).items()
-            }
+            spreads = summary_metrics(histories, self.params.train.keep.weights)
             if seconds is not None:
                 spreads[SECONDS] = seconds
             step = histories[meta.seed][-1].step
@@ -278,10 +273,13 @@ class Recording:
         assert self.recorder, "there is none to wait for"
         assert self.recorder.stdin
         self.recorder.stdin.close()
-        begin, progress = time.monotonic(), Progress()
+        begin, progress, told = time.monotonic(), Progress(), status != "FINISHED"
         while self.recorder.poll() is None:
             if status == "KILLED" and time.monotonic() - begin > STOPPING_S:
                 break
+            if not told and time.monotonic() - begin > TELLING_S:
+                told = True
+                print(f"{self.stage}: done, MLflow still takes its files", file=sys.stderr, flush=True)
             if progress.stalled_s() > deliverer.PATIENCE_S:
                 self.recorder.kill()
                 self.recorder.wait()

@@ -87,6 +87,11 @@ class Entry:
     problem: str | None = None  # why it was not compared with the best
 
     @property
+    def label(self) -> str:
+        """The run's short id and the last word of its name."""
+        return " ".join([self.run[:8], *self.name.split()[-1:]])
+
+    @property
     def verdict(self) -> str:
         if self.best:
             return "best"
@@ -138,7 +143,7 @@ class Entry:
             "training, s": "-" if self.trained_s is None else f"{self.trained_s:.1f}",
             "against the best": self.verdict
             + (f", p {_p_value(self.p_corrected)} ({self.here_alone} : {self.best_alone})" if tested else ""),  # type: ignore[arg-type]
-            "run": f"{self.run[:8]} {self.name.split()[-1]}" if self.name else self.run[:8],
+            "run": self.label,
         }
 
 

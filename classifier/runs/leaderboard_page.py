@@ -95,6 +95,7 @@ def picture(board: Board) -> Figure:
         if entry.low is not None and entry.high is not None:
             axes.plot([entry.low, entry.high], [place, place], color=BLUE)
         axes.plot(entry.mean, place, "o", color=BLUE, markersize=6)
-    axes.set(ylim=(len(entries) + 0.6, 0.4), yticks=range(1, len(entries) + 1), xlabel="test accuracy")
+    axes.set(ylim=(len(entries) + 0.6, 0.4), xlabel="test accuracy")
+    axes.set_yticks(range(1, len(entries) + 1), [entry.label for entry in entries], size=8)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     return figure

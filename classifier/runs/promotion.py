@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ def consider(run: Run, registry: Registry, params: PromoteParams, *, limits_alon
     same_images = champion_tags.get(TEST_TAG) == tags[TEST_TAG]
     if same_images and champion_tags.get(WEIGHTS_TAG) == tags[WEIGHTS_TAG]:
         return Verdict(run, champion, already=True)
+    print(f"timing the model on {WARM_UP + TIMED} images, one by one on one thread", file=sys.stderr, flush=True)
     with TemporaryDirectory() as folder:
         files = mlflow.artifacts.download_artifacts(f"{model.artifact_location}/{LOGGED}", dst_path=folder)
         checks = limits(run.data.metrics, median_latency_ms(Path(files), tags[WEIGHTS_TAG]), params)

@@ -92,6 +92,11 @@ def find_run(reference: str) -> Run:
     return found[0]
 
 
+def run_seconds(run: Run) -> float | None:
+    """How long a run took, from its begin to its end."""
+    return (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None
+
+
 def no_runs(own: str) -> str:
     """What to say when the experiment with this id has no run: which experiment has, if there is one."""
     experiments = {each.experiment_id: each.name for each in mlflow.search_experiments()}

@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 
 from classifier.errors import UserError
 from classifier.project.lineage import project_root
-from classifier.recording.tags import TEST_TAG, WEIGHTS_TAG, tag_queries, upgraded_tags
+from classifier.recording.tags import NOTE_TAG, TEST_TAG, WEIGHTS_TAG, tag_queries, upgraded_tags
 
 CHAMPION = "champion"  # the alias
 # Tags of a version: how it last became the champion.
@@ -89,6 +89,7 @@ class Registry:
             self._expect(judged_against)
             known = self.version_of(tags[WEIGHTS_TAG], tags[TEST_TAG])
             number = str(known.version) if known else self._register(model_id, tags)
+            self._describe(number)
             if number != judged_against:
                 self._move(number, judged_against, PROMOTED)
         return number
@@ -136,6 +137,13 @@ class Registry:
         """A new version. If this process is killed, the next promotion of the same model finds and uses it."""
         with contextlib.redirect_stderr(io.StringIO()):  # hide MLflow's message; the command prints its own
             return str(mlflow.register_model(f"models:/{model_id}", self.name, tags=dict(tags)).version)
+
+    def _describe(self, number: str) -> None:
+        """Give the version its run's description, and the model a line that says how to use it."""
+        if (run := self.run_of(number)) and (note := run.data.tags.get(NOTE_TAG)):
+            self.client.update_model_version(self.name, number, f"Run **{run.info.run_name}**\n\n{note}")
+        use = f'`mlflow.pyfunc.load_model("models:/{self.name}@{CHAMPION}")` loads the champion.'
+        self.client.update_registered_model(self.name, f"Promoted by `classifier promote`. {use}")
 
     def _aliases(self) -> dict[str, str]:
         with _unless_absent():

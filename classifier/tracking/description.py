@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlflow.entities import Run
 
+from classifier.data.dataset import SPLITS
 from classifier.params import upgraded
 from classifier.recording.pages import run_path
 from classifier.recording.tags import (
@@ -68,7 +69,7 @@ def _story(run: Run) -> str:
 def _table(run: Run) -> dict[str, str]:
     tags, metrics, run_id = upgraded_tags(run.data.tags), run.data.metrics, run.info.run_id
     data = [each.dataset for each in run.inputs.dataset_inputs[:1]] if run.inputs else []
-    sizes = ", ".join(f"{count:,} {split}" for split, count in _sizes(data[0].profile).items()) if data else ""
+    sizes = ", ".join(f"{count:,} {split}" for split, count in _sizes(data[0].profile)) if data else ""
     changes = {"true": ", with uncommitted changes (artifact `code/uncommitted.diff`)", "false": ", no changes"}
     dirty = changes.get(tags.get(DIRTY_TAG, ""), ", uncommitted changes unknown")
     machine = [tags.get(f"{ENVIRONMENT}{name}") for name in ("device", "cpu", "arithmetic")]
@@ -82,13 +83,15 @@ def _table(run: Run) -> dict[str, str]:
         "machine": ", ".join([*filter(None, machine), *([f"torch {torch}"] if torch else [])]),
         "reproduce": f"`classifier reproduce {run_id[:8]}`",
         "promote": f"`classifier promote {run_id[:8]}`",
-        "reports": "artifacts `train/` and `evaluate/`, with pictures",
+        "report": "artifact `evaluate/report.html`; `train/` has the curves",
         "this page": f"`{run_path(run.info.experiment_id, run_id)}`",
     }
 
 
-def _sizes(profile: str | None) -> dict[str, int]:
+def _sizes(profile: str | None) -> list[tuple[str, int]]:
+    """Images of each split, as the data set's profile has them, in the order of SPLITS."""
     try:
-        return dict(json.loads(profile or "{}"))
+        found = dict(json.loads(profile or "{}"))
     except ValueError:
-        return {}
+        return []
+    return [(split, found[split]) for split in SPLITS if split in found]

@@ -45,8 +45,7 @@ def save_view(experiment: str) -> None:
 
 def view(runs: Sequence[Run]) -> dict[str, Any]:
     """The state of MLflow's page of an experiment."""
-    columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in METRICS)]
-    columns += [f"params.`{name}`" for name in differing(runs)]
+    columns = [*(f"metrics.`{name}`" for name in METRICS), *(f"params.`{name}`" for name in differing(runs))]
     section = {"uuid": SECTION, "name": SECTION, "display": True, "isReordered": False, "deleted": False}
     return {
         "orderByKey": "attributes.start_time",

@@ -2,8 +2,8 @@
 
 - `history.csv`: the model's history (`classifier.training.history`)
 - `layers.csv`: the network's layers and what each costs (`classifier.networks.layers`)
-- `metrics.json`: the values of the epoch whose weights are kept, the best validation values (history.csv has the step)
-  and what the network costs; no times, which would differ from run to run
+- `metrics.json`: the values of the epoch whose weights are kept, under MLflow's names, and the network's costs; no
+  times, which would differ from run to run
 - `augmented.png`: the first images as they are trained (`classifier.training.picture`), unless nothing is augmented
 - where several seeds were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
   `replicas/seed-<seed>.csv`: the history of each seed
@@ -24,7 +24,7 @@ from pydantic import Field
 from classifier.errors import UserError
 from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import replacing, sha256_of, write_atomic, write_json
-from classifier.training.history import BEST, Row, best_rows, kept_row, read_history, write_history
+from classifier.training.history import Row, kept_row, read_history, write_history
 from classifier.training.summary import spread
 
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
@@ -93,7 +93,7 @@ def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[Row]]:
 
 
 def summary_metrics(histories: Mapping[int, Sequence[Row]], keep: str = "last") -> dict[str, float]:
-    """`<column>_mean`, `_std`, `_low`, `_high` (`classifier.training.summary`) of the kept rows; empty for one seed."""
+    """`<metric>_mean`, `_std`, `_low`, `_high` (`classifier.training.summary`) of the kept rows; empty for one seed."""
     if len(histories) == 1:
         return {}
     metrics: dict[str, float] = {}
@@ -101,8 +101,13 @@ def summary_metrics(histories: Mapping[int, Sequence[Row]], keep: str = "last") 
         values = [getattr(kept_row(history, keep), column) for history in histories.values()]
         if None not in values:
             highest = 1 if column.endswith("accuracy") else math.inf
-            metrics |= {f"{column}_{name}": value for name, value in spread(values, highest).items()}
+            metrics |= {f"{named(column)}_{name}": value for name, value in spread(values, highest).items()}
     return metrics
+
+
+def named(column: str) -> str:
+    """The name of a history's column in metrics.json and in MLflow."""
+    return column.replace("_", "/", 1)
 
 
 def _of_seed(folder: Path, seed: int) -> Path:
@@ -110,14 +115,9 @@ def _of_seed(folder: Path, seed: int) -> Path:
 
 
 def _summary(rows: list[Row], keep: str) -> dict[str, int | float | None]:
-    last, kept, best = rows[-1], kept_row(rows, keep), best_rows(rows)
+    kept = kept_row(rows, keep)
     return {
-        "steps": last.step,
-        "images": last.images,
-        "running_loss": next(row.running_loss for row in reversed(rows) if row.running_loss is not None),
-        "train_loss": kept.train_loss,
-        "validation_loss": kept.validation_loss,
-        "validation_accuracy": kept.validation_accuracy,
-        **{f"{name}_best": getattr(best[name], name) if name in best else None for name in BEST},
+        "train/running_loss": next(row.running_loss for row in reversed(rows) if row.running_loss is not None),
+        **{named(column): getattr(kept, column) for column in SUMMARIZED},
         **({} if keep == "last" else {"kept_epoch": kept.epoch}),
     }

@@ -82,11 +82,19 @@ def test_a_comment_runs_nothing(project):
 
 def test_dvc_shows_metrics_plots_and_params(project):
     shown = json.loads(project.run("dvc", "metrics", "show", "--json"))
-    assert shown[""]["data"]["reports/evaluate/metrics.json"]["data"]["accuracy"] > 0.97
+    assert shown[""]["data"]["reports/evaluate/metrics.json"]["data"]["test/accuracy"] > 0.97
     page = project.run("dvc", "plots", "show", "--out", "page").strip().splitlines()[-1]
     text = Path(page.removeprefix("file://")).read_text()
-    for name in ("Running loss", "Learning rate", "Confusion matrix", "Calibration", "misclassified.png"):
+    for name in (
+        "curves.png",
+        "confusion.png",
+        "calibration.png",
+        "misclassified.png",
+        "robustness.png",
+        "classes.png",
+    ):
         assert name in text
+    assert "https://" not in text  # it is drawn without a network
     shutil.rmtree(project.folder / "page")
     project.edit_params("learning_rate: 0.05", "learning_rate: 0.04")
     assert "learning_rate" in project.run("dvc", "params", "diff")
@@ -139,7 +147,7 @@ def test_another_learning_rate_runs_train_and_evaluate_alone_and_metrics_diff_sh
     assert trained.repro() == ["train", "evaluate"]
     assert len(trained.query("SELECT run_uuid FROM runs")) == 2
     changed = json.loads(trained.run("dvc", "metrics", "diff", "--json"))
-    assert changed["reports/train/metrics.json"]["train_loss"]["diff"] != 0
+    assert changed["reports/train/metrics.json"]["train/loss"]["diff"] != 0
 
 
 @pytest.mark.slow

@@ -26,18 +26,14 @@ def test_one_seed(tmp_path):
     write_training(tmp_path, {7: ONE}, 7, COSTS)
     assert files(tmp_path) == {"history.csv", "layers.csv", "metrics.json", "manifest.json"}
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
-        "steps": 12,
-        "images": 340,
         "parameters": 61706,
         "multiply_adds": 416520,
         "weights_bytes": 246824,
         "activations_bytes": 115760,
-        "running_loss": 2.3,
-        "train_loss": 2.0,
-        "validation_loss": 1.9,
-        "validation_accuracy": 0.8,
-        "validation_loss_best": 1.9,
-        "validation_accuracy_best": 0.8,
+        "train/running_loss": 2.3,
+        "train/loss": 2.0,
+        "validation/loss": 1.9,
+        "validation/accuracy": 0.8,
     }
 
 
@@ -50,13 +46,12 @@ def test_the_best_of_validation_need_not_be_the_last(tmp_path):
     }
     write_training(tmp_path, {7: rows}, 7, COSTS)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert (metrics["validation_loss_best"], metrics["validation_accuracy_best"]) == (1.2, 0.9)
-    assert (metrics["validation_loss"], metrics["validation_accuracy"]) == (1.4, 0.6)
+    assert (metrics["validation/loss"], metrics["validation/accuracy"]) == (1.4, 0.6)
 
 
-def test_without_a_validation_split_there_is_no_best(tmp_path):
+def test_without_a_validation_split_its_metrics_are_null(tmp_path):
     write_training(tmp_path, {7: [Row(10, 1, 320, 0.1, 2.3, 2.0)]}, 7, COSTS)
-    assert json.loads((tmp_path / "metrics.json").read_text())["validation_loss_best"] is None
+    assert json.loads((tmp_path / "metrics.json").read_text())["validation/loss"] is None
 
 
 def test_several_seeds(tmp_path):
@@ -71,17 +66,17 @@ def test_several_seeds(tmp_path):
         "seed,train_loss,validation_loss,validation_accuracy\n7,2.0,1.9,0.8\n8,1.0,1.7,0.9\n"
     )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["validation_accuracy"] == 0.9
-    assert metrics["validation_accuracy_mean"] == pytest.approx(0.85)
-    assert metrics["train_loss_std"] == pytest.approx(0.5**0.5)
+    assert metrics["validation/accuracy"] == 0.9
+    assert metrics["validation/accuracy_mean"] == pytest.approx(0.85)
+    assert metrics["train/loss_std"] == pytest.approx(0.5**0.5)
 
 
 def test_the_interval_of_a_mean_does_not_leave_what_is_possible():
     rows = {seed: [Row(12, 1, 340, 0.1, 2.0, 0.1, 0.1 + seed / 5, 0.7 + seed / 4)] for seed in (0, 1)}
     metrics = summary_metrics(rows)
     assert metrics["validation_accuracy_high"] == 1
-    assert metrics["validation_loss_low"] == 0
-    assert metrics["validation_loss_high"] > 1
+    assert metrics["validation/loss_low"] == 0
+    assert metrics["validation/loss_high"] > 1
 
 
 def test_the_interval_is_students_t():
@@ -92,7 +87,7 @@ def test_the_interval_is_students_t():
 
 def test_without_a_validation_split_there_is_no_spread_of_it():
     bare = [Row(12, 1, 340, 0.1, 2.0, 2.0)]
-    assert set(summary_metrics({7: bare, 8: bare})) == {f"train_loss_{name}" for name in ("mean", "std", "low", "high")}
+    assert set(summary_metrics({7: bare, 8: bare})) == {f"train/loss_{name}" for name in ("mean", "std", "low", "high")}
     assert summary_metrics({7: bare}) == {}
 
 
