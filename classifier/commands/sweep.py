@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from classifier.sweeps.running import Sweep
 
 PARAMS = Path("params.yaml")
+PICTURES = Path("reports/sweeps")
 SHOWN = 20  # rows of the leaderboard
 
 
@@ -247,6 +248,21 @@ def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
     print(f"run {sweep.record.name}, id {sweep.record.id[:8]}\n{page_of(sweep.record.experiment, sweep.record.id)}")
     if best:
         print(f"{best}\ndvc exp apply {best.experiment}")
+        print(draw(sweep, params.sweep.metric, str(best)))
+
+
+def draw(sweep: Sweep, metric: str, best: str) -> Path:
+    """Write the picture of the finished experiments, and give the sweep's run the picture and a description."""
+    from classifier.project.files import write_atomic
+    from classifier.sweeps.figure import parallel
+    from classifier.tracking.errors import reported
+
+    finished = [(experiment, outcome) for experiment, outcome in sweep.results if outcome.status == "finished"]
+    path = PICTURES / f"{sweep.record.name}.png"
+    write_atomic(path, parallel(finished, metric))
+    with reported():
+        sweep.record.describe(f"{counted(len(sweep.results))}, {len(finished)} finished; {best}", path)
+    return path
 
 
 def print_json(

@@ -1,4 +1,4 @@
-"""Deliver waiting journals to MLflow, as the next stage does too."""
+"""Record in MLflow what stages could not record while they ran, as the next stage does too."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import typer
 
 def sync(
     moved_from: Annotated[
-        str, typer.Option("--from", help="also deliver what was recorded for the store at this address")
+        str, typer.Option("--from", help="also record what was meant for the store at this address")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Deliver to MLflow what could not be delivered while a stage ran.
+    """Record in MLflow what could not be recorded while a stage ran.
 
     Nothing is recorded twice.
 
-    Exit status 1: something could not be delivered; a line says where it is and why.
+    Exit status 1: something could not be recorded; a line says where it is and why.
 
     Example: classifier sync
     """

@@ -16,7 +16,7 @@ from classifier.evaluation.temperature import fit_temperature, scaled
 from classifier.networks.model_dir import ModelMeta
 from classifier.params import EvaluateParams
 from classifier.project.files import replacing, write_atomic, write_json
-from classifier.training.summary import spread
+from classifier.training.summary import summarize
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def write_evaluation(
 ) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
     """Write the files below and return the metrics, then the metrics of each seed. Equal input gives equal bytes.
 
-    - `metrics.json`, under MLflow's names, which begin with `test/`: those of `metrics.evaluate`; where there is a validation split, temperature
-      (`classifier.evaluation.temperature`) and scaled_calibration_error, at that temperature; those of
-      `robustness.metrics`; with several seeds also accuracy_mean, accuracy_std and the mean's 95% interval
-      accuracy_mean_low, accuracy_mean_high
+    - `metrics.json`, under MLflow's names, which begin with `test/`: those of `metrics.evaluate`; where there is a
+      validation split, temperature (`classifier.evaluation.temperature`) and scaled_calibration_error, at that
+      temperature; those of `robustness.metrics`; with several seeds also accuracy_mean, accuracy_std and the mean's
+      95% interval accuracy_mean_low, accuracy_mean_high
     - `summary.json`: what the metrics belong to: dataset, classes, images per split, confidence (of all intervals),
       network, pretrained, parameters, seed, and the SHA-256 of the weights and of the data's splits
     - `report.html`: everything on one page, which needs no other file (`classifier.evaluation.page`)
@@ -114,7 +114,7 @@ def _over_seeds(of_seeds: Mapping[int, Mapping[str, float]]) -> dict[str, float]
     if not of_seeds:
         return {}
     names = {"mean": "accuracy_mean", "std": "accuracy_std", "low": "accuracy_mean_low", "high": "accuracy_mean_high"}
-    over_all = spread([values["accuracy"] for values in of_seeds.values()], highest=1)
+    over_all = summarize([values["accuracy"] for values in of_seeds.values()], highest=1)
     return {names[name]: value for name, value in over_all.items()}
 
 

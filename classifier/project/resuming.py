@@ -18,7 +18,7 @@ def resumable(root: Path, name: str) -> Iterator[Path]:
     """Own a folder `root/<name>-<slot>`, an earlier one that a killed process left or a new one.
 
     Slots keep processes apart that do the same at the same time. When the block succeeds, the folder is removed, and so
-    is what nobody has resumed for long.
+    is what has not been resumed for long.
     """
     folder, handle = _claim_place(root, name)
     try:

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from classifier.project.addresses import without_passwords
 from classifier.project.lineage import find_root, project_root
 
 DATABASE = "mlflow.db"  # in the project's root
@@ -98,11 +99,6 @@ def known_store() -> str:
 def is_known_store(name: str) -> bool:
     """Whether the store's name in a journal refers to the store in use."""
     return _normalized(name) == known_store()
-
-
-def without_passwords(text: str) -> str:
-    """`text` with `https://host` in place of `https://user:password@host`."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def _normalized(uri: str) -> str:

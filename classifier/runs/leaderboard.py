@@ -30,7 +30,7 @@ from classifier.training.summary import interval
 
 INCIDENTAL = (  # beginnings of params' names
     "train.seed",
-    "train.seeds",  # a seed trained among several gives the same bits as alone
+    "train.seeds",  # on a CPU, a seed has the same bits alone and among others; on CUDA it differs by rounding
     "train.log_every",
     "train.checkpoint_every",
     "download.folder",  # the place of images, which the data's hash describes

@@ -140,7 +140,7 @@ def unfit(run: Run) -> str | None:
     if WEIGHTS_TAG not in tags and is_sweep(run):
         return f"it {SWEEP} promote"
     if status == "RUNNING":
-        return "it is RUNNING, allowed is FINISHED (classifier sync delivers what still waits of a run that is over)"
+        return "it is RUNNING, allowed is FINISHED (classifier sync records the rest of a run that has ended)"
     if status != "FINISHED":
         error = next(iter(tags.get(ERROR_TAG, "").splitlines()), "")[:300]
         return f"it is {status}, allowed is FINISHED" + (f" ({error})" if error else "")

@@ -7,7 +7,6 @@ A relative folder is relative to the project's root (`classifier.project.lineage
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import requests
 import urllib3
 
 from classifier.errors import UserError
+from classifier.project.addresses import without_passwords
 from classifier.project.lineage import project_root
 
 CHUNK = 1 << 16  # bytes
@@ -41,14 +41,9 @@ def configured_mirrors(mirror: str | None) -> list[str]:
     for named in mirrors:
         if "://" in named and not _has_scheme(named, "http", "https", "file"):
             raise UserError(
-                f"mirror {without_password(named)}: allowed are addresses with http, https or file, and folders"
+                f"mirror {without_passwords(named)}: allowed are addresses with http, https or file, and folders"
             )
     return mirrors
-
-
-def without_password(mirror: str) -> str:
-    """The address without user name and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", mirror)
 
 
 def pieces_of(mirror: str, name: str | None) -> Pieces:

@@ -14,9 +14,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
+from classifier.project.addresses import without_passwords
 from classifier.project.files import needing_space, publish
 from classifier.sources.catalog import SourceFile
-from classifier.sources.mirrors import BrokenConnectionError, MirrorError, pieces_of, without_password
+from classifier.sources.mirrors import BrokenConnectionError, MirrorError, pieces_of
 from classifier.sources.progress import transfer_progress
 from classifier.sources.raw import LARGEST
 
@@ -38,7 +39,7 @@ def fetch(
     reasons: list[str] = []
     own = [(file.address, None)] if file.address else []
     for mirror, name in [*((mirror, file.name) for mirror in mirrors), *own]:
-        shown = without_password(mirror)
+        shown = without_passwords(mirror)
         if reasons:
             print(f"{file.name}: {reasons[-1]}; trying {shown}", file=sys.stderr)
         try:
@@ -103,7 +104,7 @@ def _download(mirror: str, name: str | None, deadline: float, into: IO[bytes], a
     of requests start anew with every byte. An abandoned thread ends at its next byte.
     """
     whole, abandoned = Future[str](), threading.Event()
-    with transfer_progress(name or without_password(mirror)) as advance:
+    with transfer_progress(name or without_passwords(mirror)) as advance:
 
         def read() -> None:
             checksum, size = hashlib.new(algorithm, usedforsecurity=False), 0

@@ -101,7 +101,7 @@ def best_of(finished: Sequence[Experiment], board: Board, rows: pd.DataFrame, me
     Ignores configurations that lack seeds of others, because some failed or were killed: luck would decide. Returns
     None without a validation split.
     """
-    from classifier.training.summary import spread
+    from classifier.training.summary import summarize
 
     column, accuracy = f"metrics.{metric.replace('_', '/', 1)}", metric.endswith("accuracy")
     if column not in rows:
@@ -115,7 +115,7 @@ def best_of(finished: Sequence[Experiment], board: Board, rows: pd.DataFrame, me
         if values.empty:
             continue
         median = experiments[str(rows.loc[values.index[(len(values) - 1) // 2], name])]
-        summary = spread(list(values), 1 if accuracy else float("inf")) if len(values) > 1 else {}
+        summary = summarize(list(values), 1 if accuracy else float("inf")) if len(values) > 1 else {}
         found.append(
             Best(
                 values={key: value for key, value in median.values.items() if key != SEED},

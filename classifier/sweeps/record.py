@@ -27,6 +27,7 @@ from classifier.recording.tags import (
     ERROR_TAG,
     EVALUATED_TAG,
     EXPERIMENT_TAG,
+    NOTE_TAG,
     PARENT_TAG,
     SOURCE_NAME_TAG,
     SOURCE_TYPE_TAG,
@@ -126,6 +127,12 @@ class Record:
         with reported():
             self.client.set_terminated(self.id, status)
 
+    def describe(self, text: str, picture: Path) -> None:
+        """Give the sweep's run a description, with the command that continues it, and a picture."""
+        command = self.client.get_run(self.id).data.tags.get(SWEEP_COMMAND_TAG, "")
+        self.client.set_tag(self.id, NOTE_TAG, f"{text}\n\n`{command}`\n\n{picture.name} is among the artifacts.")
+        self.client.log_artifact(self.id, str(picture))
+
     def _find(self) -> str:
         """The id of the sweep's run; empty when there is none."""
         if not (noted := self._noted()):
@@ -160,7 +167,11 @@ def deliver() -> None:
     try:
         deliver_waiting()
     except Exception as error:  # whatever is wrong with earlier runs, it is no reason not to run others
-        print(f"MLflow: {explained(error)}; earlier runs still wait: classifier sync", file=sys.stderr, flush=True)
+        print(
+            f"MLflow: {explained(error)}; earlier runs are not recorded yet: classifier sync",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 
 from mlflow.exceptions import MlflowException
 
+from classifier.project.addresses import without_passwords
 from classifier.project.files import NoSpaceError
 from classifier.project.lineage import project_root
-from classifier.recording.store import database_of, default_uri, shown_uri, store_uri, without_passwords
+from classifier.recording.store import database_of, default_uri, shown_uri, store_uri
 from classifier.tracking.internals import is_known_schema
 
 LONGEST = 300  # characters of MLflow's message
@@ -115,8 +116,8 @@ _OLDER = "an older MLflow made it; back it up, then: mlflow db upgrade {uri}"
 _NEWER = "a newer MLflow made it: install that version"
 _DATABASE = {
     r"file is not a database|disk image is malformed|malformed database schema": (
-        "the file is damaged: mv {path} {damaged}, then classifier sync and classifier record record in a new one "
-        "what waits and what the workspace holds"
+        "the file is corrupt: mv {path} {damaged}; then classifier sync and classifier record fill a new one with what "
+        "is not recorded yet and what the workspace holds"
     ),
     r"unable to open database file|readonly database": (
         "{path} and its folder must be a file and a folder that you may write"

@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was killed goes on from the last one and ends with the bytes of one that was not.
+"""Checkpoints: an interrupted training resumes from the last one and ends with the bytes of an uninterrupted one.
 
 They lie outside DVC's outputs, in `.pipeline/checkpoints/<fingerprint>-<slot>/` of the project's root, and are removed
 once the stage has succeeded. The fingerprint covers what decides the bits: params, data, code (this package's and the
@@ -75,7 +75,7 @@ class Checkpoints:
     def load(self, epochs: int, per_epoch: int, window: int, models: int = 1) -> Checkpoint | None:
         """The newest whole checkpoint of a training of so many epochs, of steps in each and in a window, of models.
 
-        One that is damaged is named and dropped. One that cannot be read is not damaged: the disk may give it back the
+        A corrupt one is named and removed. One that cannot be read is not corrupt: the disk may give it back the
         next time, so OSError says which, nothing is removed, and no work is done twice behind a person's back.
         """
         for path in reversed(self._files()):
@@ -90,7 +90,7 @@ class Checkpoints:
                 checkpoint = _parse(content, path.stem.partition("-")[2])
                 _verify(checkpoint, epochs, per_epoch, window, models)
             except ValueError as error:
-                print(f"checkpoint {path} is damaged ({error}): it is dropped", file=sys.stderr)
+                print(f"checkpoint {path} is corrupt ({error}): removed", file=sys.stderr)
                 path.unlink()
                 continue
             for row in checkpoint.rows:
@@ -110,7 +110,7 @@ class Checkpoints:
         self.rows += json.dumps(asdict(row)).encode() + b"\n"
 
     def save(self, step: int, window: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write a checkpoint while training goes on; waits for the one before, and raises what went wrong with it."""
+        """Write a checkpoint while training continues; waits for the one before, and raises what went wrong with it."""
         self.wait()
         self.writing = self.writer.submit(self._write, Position(step, window), bytearray(self.rows), dict(tensors))
 

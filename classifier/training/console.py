@@ -9,7 +9,7 @@ from types import TracebackType
 from classifier.params import TrainParams
 from classifier.training.checkpoint import NO_WORK, Work
 from classifier.training.history import Row
-from classifier.training.summary import spread
+from classifier.training.summary import summarize
 
 PER_EPOCH = 8  # of the tutorial's lines at most; history.csv and MLflow have every window
 COUNTED = ("step", "images")  # columns of the history
@@ -141,7 +141,7 @@ class Console(AbstractContextManager["Console"]):
         found = [row.validation_accuracy for row in self.best.values() if row.validation_accuracy is not None]
         if len(found) < 2:
             return None
-        known = spread(found, 1)
+        known = summarize(found, 1)
         interval = f"95% interval {known['low']:.2%} to {known['high']:.2%}"
         return f"{len(found)} seeds: mean validation accuracy {known['mean']:.2%} ({interval})"
 

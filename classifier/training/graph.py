@@ -80,7 +80,7 @@ class GraphedSteps(Steps):
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
         self.engine.begin_epoch(epoch)
-        if self.planned_epoch != epoch:  # training goes on from a checkpoint
+        if self.planned_epoch != epoch:  # training resumes from a checkpoint
             self._plan_ahead(epoch)
         self.rates, rates, order, draws = self.plan.result()
         self.device_rates.copy_(rates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,8 +102,9 @@ def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Che
         step, engine.steps = saved.position.step, saved.position.window
         for number, row in enumerate(saved.rows):
             report(engine.seeds[number % len(engine.seeds)], replace(row, again=True))
-        began -= (saved.rows[-1].seconds or 0.0) if saved.rows else 0.0
-        say_resumed(engine.seeds, step, steps.per_epoch, params.epochs, time.monotonic() - began)
+        trained_s = (saved.rows[-1].seconds or 0.0) if saved.rows else 0.0
+        began -= trained_s
+        say_resumed(steps, step, trained_s)
     start, engine.steps = crew.hand_out([step, engine.steps], engine.tensors().values())
     network = engine.classifier.network
     with threads(engine.computation.threads), crew.working(lambda: assist(steps, start)), named_layers(network):
@@ -140,11 +141,12 @@ def lead(steps: Steps, step: int, began: float, report: Report, checkpoints: Che
         checkpoints.wait()
 
 
-def say_resumed(seeds: Sequence[int], step: int, per_epoch: int, epochs: int, seconds: float) -> None:
+def say_resumed(steps: Steps, step: int, seconds: float) -> None:
     """On standard error: the rows of a seed that is trained in a process of its own go to standard output."""
-    who = "" if len(seeds) > 1 else f"seed {seeds[0]}: "
-    epoch = min(step // per_epoch + 1, epochs)
-    line = f"{who}resuming at epoch {epoch} of {epochs}, step {step}, {seconds:.0f} s of training done"
+    seeds, params = steps.engine.seeds, steps.params
+    who = f"seed {seeds[0]}: " if params.seeds > 1 and len(seeds) == 1 else ""
+    epoch = min(step // steps.per_epoch + 1, params.epochs)
+    line = f"{who}resuming at epoch {epoch} of {params.epochs}, step {step}, {seconds:.0f} s of training done"
     print(line, file=sys.stderr, flush=True)
 
 

@@ -25,7 +25,7 @@ from classifier.errors import UserError
 from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import replacing, sha256_of, write_atomic, write_json
 from classifier.training.history import Row, kept_row, read_history, write_history
-from classifier.training.summary import spread
+from classifier.training.summary import summarize
 
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
     from classifier.networks.layers import Costs
@@ -101,7 +101,7 @@ def summary_metrics(histories: Mapping[int, Sequence[Row]], keep: str = "last") 
         values = [getattr(kept_row(history, keep), column) for history in histories.values()]
         if None not in values:
             highest = 1 if column.endswith("accuracy") else math.inf
-            metrics |= {f"{named(column)}_{name}": value for name, value in spread(values, highest).items()}
+            metrics |= {f"{named(column)}_{name}": value for name, value in summarize(values, highest).items()}
     return metrics
 
 

@@ -1,6 +1,6 @@
-"""Several seeds of one training, each with the bits of the seed trained alone.
+"""Several seeds of one training. On a CPU, each has the bits of the seed trained alone.
 
-On a CPU one process per core trains one seed after another, since two processes of one thread train two such small
+There one process per core trains one seed after another, since two processes of one thread train two such small
 networks sooner than one process of two threads. The processes share the data in memory. On CUDA the seeds are one stack
 of models (`classifier.training.stack`), and differ from the seed trained alone by float32's rounding.
 """
@@ -120,7 +120,7 @@ def _train_in_processes(
     rows: dict[int, list[Row]] = {seed: [] for seed in seeds}
     with (
         tempfile.TemporaryDirectory() as folder,
-        ThreadPoolExecutor(workers) as pool,  # left after the processes have ended, so that it waits for nobody
+        ThreadPoolExecutor(workers) as pool,  # left after the processes have ended, so that no thread is waited for
         _processes(data, seeds, params, workers, Path(folder), work, pretrained) as processes,
     ):
         for process in processes:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 
-def spread(values: Sequence[float], highest: float = math.inf) -> dict[str, float]:
+def summarize(values: Sequence[float], highest: float = math.inf) -> dict[str, float]:
     """Of two or more values in 0..highest: mean, standard deviation (n - 1), and the mean's 95% interval."""
     center, deviation = mean(values), stdev(values)
     low, high = interval(center, deviation, len(values), highest)

@@ -248,7 +248,7 @@ def test_a_delivery_that_fails_is_not_tried_again_at_once(record, monkeypatch, c
     with monkeypatch.context() as patch:
         patch.setattr("classifier.sweeps.record.deliver_waiting", refuse)
         assert not any(record.has_arrived(FAST) for _ in range(3))
-    assert capsys.readouterr().err == "MLflow: refused; earlier runs still wait: classifier sync\n"
+    assert capsys.readouterr().err == "MLflow: refused; earlier runs are not recorded yet: classifier sync\n"
     stage.journal.remove()
 
 

@@ -55,7 +55,7 @@ def test_a_database_of_an_older_mlflow_is_to_be_upgraded_and_one_of_a_newer_is_n
 def test_a_damaged_file_is_moved_aside(workspace, said):
     Path("mlflow.db").write_bytes(b"damaged" * 1000)
     file = workspace / "mlflow.db"
-    assert f"; the file is damaged: mv {file} {file}.damaged, then classifier sync" in said()
+    assert f"; the file is corrupt: mv {file} {file}.damaged; then classifier sync" in said()
     assert "unset" not in said()
 
 

@@ -8,7 +8,7 @@ from scipy.stats import t
 
 from classifier.training.history import Row, best_rows, read_history
 from classifier.training.report import read_histories, summary_metrics, verify_training, write_training
-from classifier.training.summary import spread
+from classifier.training.summary import summarize
 from tests.samples import COSTS
 
 ONE = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
@@ -80,7 +80,7 @@ def test_the_interval_of_a_mean_does_not_leave_what_is_possible():
 
 
 def test_the_interval_is_students_t():
-    found = spread([1.0, 2.0, 4.0])
+    found = summarize([1.0, 2.0, 4.0])
     low, high = t.interval(0.95, 2, found["mean"], found["std"] / 3**0.5)
     assert (found["low"], found["high"]) == (max(low, 0), pytest.approx(high))
 

@@ -18,7 +18,7 @@ from classifier.training.checkpoint import NO_WORK
 from classifier.training.history import Row
 from classifier.training.loop import Trained, train_one
 from classifier.training.seeds import median_seed, seconds_of, seeds_of, side_by_side, train_in_stacks, train_seeds
-from classifier.training.summary import spread
+from classifier.training.summary import summarize
 from tests.processes import words_of
 from tests.samples import ROOT, train_params, write_digits
 
@@ -248,5 +248,5 @@ def test_the_median_on_validation_is_chosen(ends, chosen):
 
 def test_spread_against_a_textbook_example():
     """n = 5, mean 10, s = 1.5811, t(0.975, 4) = 2.7764: 10 -+ 1.9632."""
-    found = spread([8, 9, 10, 11, 12])
+    found = summarize([8, 9, 10, 11, 12])
     assert found == pytest.approx({"mean": 10, "std": 1.58114, "low": 8.03676, "high": 11.96324}, rel=1e-5)
