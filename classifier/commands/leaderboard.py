@@ -70,7 +70,7 @@ def show(board: Board, top: int = 0) -> None:
     tabulate(
         header,
         [[str(value) for value in values] for _, values in shown],
-        optional=["parameters", "training, s", "std", *reversed(params), "95% interval", "against the best"],
+        optional=["parameters", "training, s", "std", "code", "data", "95% interval", *reversed(params)],
         styles=[BOLD if entry.best else "" if board.ranks(entry) else DIM for entry, _ in shown],
     )
     if top and len(board.entries) > top:

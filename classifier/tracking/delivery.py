@@ -197,7 +197,7 @@ class Delivery:
                 SEED_TAG: str(seed),
                 KEY_TAG: f"{self.run_id}-{seed}",
             }
-            name = f"{self.run.info.run_name.split()[-1]}, seed {seed}"
+            name = f"{self.run.info.run_name.split()[-1]}/seed-{seed}"
             child = self.client.create_run(self.experiment, time_ms, tags, name)
             self.seeds[seed] = child.info.run_id
         if seed not in self.described:

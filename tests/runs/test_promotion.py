@@ -197,7 +197,7 @@ def test_what_is_no_candidate_is_told_in_one_line(runs):
     assert unfit(failed) == "it is FAILED, allowed is FINISHED (ValueError: no)"  # of replicas, and no sweep
     assert unfit(changed(good, status="KILLED")) == "it is KILLED, allowed is FINISHED"
     client.update_run(failed.info.run_id, status="RUNNING")
-    assert "classifier sync delivers" in unfit(get_run(failed.info.run_id))
+    assert "classifier sync records" in unfit(get_run(failed.info.run_id))
 
     assert "was not evaluated" in unfit(changed(good, tags={EVALUATED_TAG: None}))
     assert unfit(changed(good, tags={"dvc.model": None, "git.commit": None})) == (

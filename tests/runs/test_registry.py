@@ -144,7 +144,7 @@ def test_after_a_rollback_the_next_promotion_can_be_rolled_back(registry):
 
 
 def test_there_must_be_something_to_roll_back_to(registry):
-    with pytest.raises(ValueError, match="@champion replaced no version: classifier promote RUN_ID promotes a run"):
+    with pytest.raises(ValueError, match="@champion replaced no version: classifier promote RUN promotes a run"):
         registry.roll_back()
     promoted(registry, 1)
     with pytest.raises(ValueError, match="@champion replaced no version"):

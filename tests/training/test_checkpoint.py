@@ -162,7 +162,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_used(killed, capsys, da
     checkpoints = Checkpoints(folder, every=1)
     loaded = checkpoints.load(EPOCHS, PER_EPOCH, WINDOW)
     assert loaded.position.step == 6
-    assert f"checkpoint {named} is damaged" in capsys.readouterr().err
+    assert f"checkpoint {named} is corrupt" in capsys.readouterr().err
     assert not Path(named).exists()
     assert trained(params, Checkpoints(folder, every=1)) == whole
 
@@ -172,7 +172,7 @@ def test_when_all_are_damaged_training_begins_anew(killed, capsys):
     for path in folder.glob("*.safetensors"):
         flip(path)
     assert trained(params, Checkpoints(folder, every=1)) == whole
-    assert capsys.readouterr().err.count("is damaged") == 2
+    assert capsys.readouterr().err.count("is corrupt") == 2
 
 
 def forge(path, rows=None, **position):

@@ -74,7 +74,7 @@ def test_several_seeds(tmp_path):
 def test_the_interval_of_a_mean_does_not_leave_what_is_possible():
     rows = {seed: [Row(12, 1, 340, 0.1, 2.0, 0.1, 0.1 + seed / 5, 0.7 + seed / 4)] for seed in (0, 1)}
     metrics = summary_metrics(rows)
-    assert metrics["validation_accuracy_high"] == 1
+    assert metrics["validation/accuracy_high"] == 1
     assert metrics["validation/loss_low"] == 0
     assert metrics["validation/loss_high"] > 1
 
