@@ -30,11 +30,9 @@ def compare(
 
     Params, code, data, environment, results by class and single images are compared.
 
-    Each run is compared with the first. The code is the commit with its uncommitted changes. Written are curves.png,
-    the curves of all runs; disagreements.csv, the images that the runs predict differently; disagreements.png, if the
-    test split is in the workspace or in DVC's cache; code.diff, if code differs.
-
-    Runs on different test data are refused, with both digests.
+    Compares each run with the first. The code is the commit with its uncommitted changes. Writes curves.png, the curves
+    of all runs; disagreements.csv, the images that the runs predict differently; disagreements.png, if the test split
+    is in the workspace or in DVC's cache; code.diff, if the code differs. Refuses runs on different test data.
 
     Example: classifier compare @champion latest
     """

@@ -99,7 +99,7 @@ def ending(run: Found | None, problem: str) -> list[str]:
     return [
         _row("model", f"{MODEL}/"),
         _row("report", f"{page}; more in {page.parents[1]}/"),
-        *([_row("run", f"{run.name}, id {run.id[:8]}"), _row("", run.page)] if run else [_row("run", problem)]),
+        *([_row("run", f"{run.name}, id {run.id[:8]}"), f"  {run.page}"] if run else [_row("run", problem)]),
         "next",
         "  classifier predict IMAGE ...    use the model",
         "  dvc repro                       after a change of params.yaml",

@@ -64,7 +64,7 @@ def _blur(images: np.ndarray, level: int) -> np.ndarray:
 
 
 def _gaussian(length: int, share: float) -> torch.Tensor:
-    """`(length, length)`: a row of weights for each place, whole numbers that sum to ONE.
+    """`(length, length)`: a row of weights for each place, integers that sum to ONE.
 
     Products with pixels sum to less than 2^24, so that float32 holds them exactly, in any order of summation.
     """
@@ -109,7 +109,7 @@ def _rotation(images: np.ndarray, level: int) -> np.ndarray:
     for direction in (0, 1):
         chosen = np.flatnonzero(_draws(images, "rotation", level, 2) == direction)
         cosine, sine = round(math.cos(angle) * ONE), round(math.sin(angle) * ONE) * (1 - 2 * direction)
-        # Twice the distance to the centre, which is a whole number.
+        # Twice the distance to the centre, which is an integer.
         down, right = 2 * np.arange(height)[:, None] - (height - 1), 2 * np.arange(width) - (width - 1)
         y = ((cosine * down - sine * right) + (height - 1) * ONE) // 2
         x = ((sine * down + cosine * right) + (width - 1) * ONE) // 2

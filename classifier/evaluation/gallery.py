@@ -1,6 +1,6 @@
 """Pictures of images: the most confident mistakes, and what corruptions look like.
 
-All positions are in pixels of the figure, so that a pixel of a small image covers a whole number of them.
+All positions are in pixels of the figure, so that a pixel of a small image covers an integer number of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NARROWEST = 960  # pixels of a picture's width
 def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
     """An image `(C, H, W) uint8` as `(height, width, 3) uint8`, at most `side` pixels high and wide.
 
-    A small image is enlarged by a whole number, a large one is reduced. Raises UserError unless C is 1 or 3.
+    A small image is enlarged by an integer, a large one is reduced. Raises UserError unless C is 1 or 3.
     """
     if len(image) not in (1, 3):
         raise UserError(f"images have {len(image)} channels: a picture can show 1 or 3")
@@ -91,14 +91,10 @@ def misclassified(images: np.ndarray, mistakes: pd.DataFrame, of: int, total: in
 
 def _mistakes_title(shown: int, mistakes: int, total: int) -> str:
     if mistakes == 0:
-        what = "No mistakes"
-    elif mistakes == 1:
-        what = "The only mistake"
-    elif shown == mistakes:
-        what = f"The {mistakes:,} mistakes"
-    else:
-        what = f"The {shown} most confident of {mistakes:,} mistakes"
-    return f"{what} on {total:,} test images"
+        return f"None of {total:,} test images is misclassified"
+    if shown == mistakes:
+        return f"{mistakes:,} of {total:,} test images {'is' if mistakes == 1 else 'are'} misclassified"
+    return f"{shown} of {mistakes:,} misclassified images, those predicted with the highest probability"
 
 
 @png

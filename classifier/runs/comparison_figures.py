@@ -62,7 +62,7 @@ def disagreements(
     images: `(N, C, 32, 32) uint8` in 0..255, C 1 (gray) or 3 (RGB), a row of `table` each. table: label, and
     predicted_<k> and probability_<k> of the k-th of `runs`.
     """
-    # Positions are in pixels of the picture, so that an image pixel is a whole number of them.
+    # Positions are in pixels of the picture, so that an image pixel is an integer of them.
     gap, line, margin, header = 24, 24, 36, 100
     caption = 34 + line * len(runs)
     columns = min(max(len(table), 1), COLUMNS)

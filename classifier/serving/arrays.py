@@ -41,10 +41,10 @@ def from_base64(text: str) -> bytes:
 
 
 def raw_pixels(images: Any, preprocessing: Preprocessing) -> np.ndarray:
-    """Images `(N, C, H, W)` with whole numbers in 0..255 -> the same as a writable uint8 array.
+    """Images `(N, C, H, W)` with integers in 0..255 -> the same as a writable uint8 array.
 
     `images` is an array, a tensor or nested lists. JSON has one type of number, so floats are accepted too if all are
-    whole numbers. There is one exception: floats whose largest is 1 are refused, because they may be black-and-white
+    integers. There is one exception: floats whose largest is 1 are refused, because they may be black-and-white
     pixels divided by 255. Integers of 0 and 1 are accepted, as nearly black pixels.
 
     Raises InputError, which names the shape and the range, for everything else, such as scaled or normalized pixels.

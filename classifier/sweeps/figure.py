@@ -43,8 +43,9 @@ def parallel(results: Sequence[tuple[Experiment, Outcome]], metric: str) -> Figu
         axes.axvline(at, color=MUTED, linewidth=1)
         for height, text in ticks:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-            offset = {"xytext": (5, 0), "textcoords": "offset points"}
-            axes.annotate(text, (at, height), size=8, color=INK, va="center", bbox=box, **offset)
+            axes.annotate(
+                text, (at, height), (5, 0), textcoords="offset points", size=8, color=INK, va="center", bbox=box
+            )
     axes.set_xticks(range(len(axes_of)), [*(name.removeprefix("train.") for name in names), metric.replace("_", " ")])
     axes.set(xlim=(-0.1, len(axes_of) - 1), ylim=(-0.04, 1.04), yticks=[])
     axes.set_title(f"{len(results)} experiments; thick: {results[best][0].name}, {_written(values[best], accuracy)}")

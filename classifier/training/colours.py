@@ -92,7 +92,7 @@ def _blend(images: Tensor, other: Tensor, strength: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """`(B, 1, H, W)` float, of whole numbers."""
+    """`(B, 1, H, W)` float, of integers."""
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = images.float().tensor_split(3, 1)

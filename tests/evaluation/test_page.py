@@ -108,7 +108,7 @@ def test_it_says_how_the_probabilities_can_be_corrected(tmp_path: Path) -> None:
     text = words(page_of(tmp_path, predictions_of(labels, ["cat", "dog", "emu"]), {"validation": validation}).text)
     assert re.search(r"A temperature of \d\.\d+, fitted on the 60 validation images, makes it \d+\.\d\d%", text)
     assert "the model is too sure" in text
-    assert "No mistakes on 60 test images." in text
+    assert "None of 60 test images is misclassified." in text
 
 
 def test_classes_without_test_images_are_named(tmp_path: Path) -> None:
