@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from classifier.errors import UserError
-from classifier.repository.outputs import EVALUATION, MODEL
+from classifier.repository.outputs import EVALUATION, MODEL, TRAINING
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def ending(run: Found | None, problem: str) -> list[str]:
     page = EVALUATION / "report.html"
     return [
         _row("model", f"{MODEL}/"),
-        _row("report", f"{page}; more in {page.parents[1]}/"),
+        _row("reports", f"{TRAINING}/ and {EVALUATION}/, with pictures"),
         *([_row("run", f"{run.name}, id {run.id[:8]}"), f"  {run.page}"] if run else [_row("run", problem)]),
         "next",
         "  classifier predict IMAGE ...    use the model",

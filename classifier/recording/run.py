@@ -290,8 +290,9 @@ class Recording:
             with suppress(subprocess.TimeoutExpired):
                 self.recorder.wait(0.1)
         else:
-            with suppress(ValueError):  # it printed nothing
-                self.run = RecordedRun(**json.loads(self.recorder.stdout.read() if self.recorder.stdout else b""))
+            if self.recorder.stdout:
+                with self.recorder.stdout as said, suppress(ValueError):  # it printed nothing
+                    self.run = RecordedRun(**json.loads(said.read()))
         self.journal.release()
 
 

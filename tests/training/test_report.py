@@ -117,11 +117,10 @@ def test_the_metrics_are_those_of_the_epoch_whose_weights_are_kept(tmp_path):
     rows = [Row(10 * n, n, 100 * n, 0.1, 1.0, 1.0 / n, loss, 1 - loss) for n, loss in enumerate(losses, start=1)]
     write_training(tmp_path, {7: rows}, 7, COSTS, "validation_loss")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert (metrics["validation_loss"], metrics["train_loss"], metrics["kept_epoch"]) == (0.3, 0.5, 2)
-    assert metrics["steps"] == 30
+    assert (metrics["validation/loss"], metrics["train/loss"], metrics["kept_epoch"]) == (0.3, 0.5, 2)
     write_training(tmp_path, {7: rows}, 7, COSTS)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["validation_loss"] == 0.4
+    assert metrics["validation/loss"] == 0.4
     assert "kept_epoch" not in metrics
     other = [replace(row, validation_loss=0.2 + row.epoch / 10) for row in rows]
-    assert summary_metrics({7: rows, 8: other}, "validation_loss")["validation_loss_mean"] == pytest.approx(0.3)
+    assert summary_metrics({7: rows, 8: other}, "validation_loss")["validation/loss_mean"] == pytest.approx(0.3)
