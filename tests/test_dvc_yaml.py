@@ -64,6 +64,32 @@ def test_pretrained_weights_follow_what_decides_them():
     assert "${train.pretrained_file}" in stage["deps"]
 
 
+def params_read(path: Path) -> set[str]:
+    """The keys of params.yaml, or its sections, that a stage's file names: `evaluate.device`, `train`."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        words = ast.unparse(node).split(".") if isinstance(node, ast.Attribute) else []
+        if words[:1] == ["params"] and words[1] in Params.model_fields:
+            found.add(".".join(words[1:3]))
+    return {key for key in found if not any(other.startswith(f"{key}.") for other in found)}
+
+
+# Where bytes come from whose digests are known decides none of them.
+TRANSFER = {
+    "normalize": {"download.folder"},
+    "pretrained": {"download.mirror", "download.deadline_s", "download.retries"},
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_dvc_watches_every_key_that_a_stage_reads(name):
+    """Or a stage would not run again when only that key changes."""
+    watched = STAGES[name]["params"]
+    read = params_read(Path(f"stages/{name}.py")) - TRANSFER.get(name, set())
+    read -= {dep.strip("${}") for dep in STAGES[name]["deps"]}
+    assert not [key for key in read if not any(key == each or key.startswith(f"{each}.") for each in watched)]
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_deps_are_the_real_imports(name):
     listed = {Path(dep) for dep in STAGES[name]["deps"] if dep.startswith(("stages/", "classifier/"))}
