@@ -3,8 +3,10 @@
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import mpmath
 import pytest
@@ -13,6 +15,7 @@ from classifier import arithmetic
 from classifier.arithmetic import CAPS
 from classifier.errors import UserError
 from tests.samples import ROOT
+from tests.training.test_buffers import PROGRAM as NETWORKS
 
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64") or not arithmetic._has_avx2(), reason="for x86-64 with AVX2"
@@ -45,6 +48,31 @@ params = params.model_copy(update=update)
 fit(classifier, train, validation, params, torch.device("cpu"), lambda seed, row: None)
 weights = b"".join(value.detach().contiguous().numpy().tobytes() for value in classifier.network.parameters())
 print(hashlib.sha256(weights).hexdigest()[:16])
+"""
+
+
+# SHA-256 of what the functions give that PyTorch computes by MKL, by its own vectors and by oneDNN.
+FUNCTIONS_PUBLISHED = "311777becd729306"
+FUNCTIONS = """
+import hashlib, sys, torch
+from classifier import arithmetic
+arithmetic.use(sys.argv[1])
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(0)
+values = 6 * torch.rand(20_000, generator=generator) - 3
+first, second = torch.rand(64, 300, generator=generator), torch.rand(300, 120, generator=generator)
+whole = hashlib.sha256()
+for kind in torch.float32, torch.float64:
+    x = values.to(kind)
+    positive, rows = x.abs() + 1e-3, x.view(-1, 100)
+    found = [x.exp(), positive.log(), x.sin(), x.cos(), x.tanh(), x.erf(), positive.sqrt(), positive ** 1.3]
+    found += [x.sigmoid(), torch.nn.functional.gelu(x), rows.softmax(1), rows.log_softmax(1), rows.var(1)]
+    found += [first.to(kind) @ second.to(kind)]
+    for each in found:
+        whole.update(each.numpy().tobytes())
+images, weights = values.view(2, 10, 25, 40), second[:8, :90].reshape(8, 10, 3, 3)
+whole.update(torch.nn.functional.conv2d(images, weights).numpy().tobytes())
+print(whole.hexdigest()[:16])
 """
 
 
@@ -81,6 +109,38 @@ def test_any_number_of_processes_has_the_published_bits(processes, threads):
     """More than there are cores or, the last, than there are parts."""
     done = run(TRAINING, "4", str(processes), OMP_NUM_THREADS=str(threads))
     assert (done.stdout.strip(), done.stderr) == (PUBLISHED[4], "")
+
+
+@pytest.fixture(scope="module")
+def as_on_intel(tmp_path_factory):
+    """The environment in which MKL takes this machine's processor for one of Intel's, whoever made it."""
+    if not (compiler := shutil.which("cc")):
+        pytest.skip("no C compiler")
+    library = tmp_path_factory.mktemp("intel") / "intel.so"
+    source = "int mkl_serv_intel_cpu_true(void) { return 1; }"
+    subprocess.run([compiler, "-shared", "-fPIC", "-xc", "-", "-o", library], input=source, text=True, check=True)
+    return {"LD_PRELOAD": str(library)}
+
+
+def is_intel():
+    return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+
+
+def test_functions_have_the_published_bits():
+    assert run(FUNCTIONS, "portable").stdout.strip() == FUNCTIONS_PUBLISHED
+
+
+@pytest.mark.slow
+def test_the_maker_of_the_processor_changes_no_bit(as_on_intel):
+    """MKL has kernels of its own for Intel's processors: in native arithmetic these give other bits."""
+    assert run(FUNCTIONS, "portable", **as_on_intel).stdout.strip() == FUNCTIONS_PUBLISHED
+    done = run(TRAINING, "2", "2", **as_on_intel)
+    assert (done.stdout.strip(), done.stderr) == (PUBLISHED[2], "")
+    networks = run(NETWORKS, "1")  # batch normalization, depthwise convolutions, attention
+    assert (networks.stdout.count("\n"), networks.stderr) == (3, "")
+    assert run(NETWORKS, "2", **as_on_intel).stdout == networks.stdout
+    if not is_intel():
+        assert run(FUNCTIONS, "native", **as_on_intel).stdout != run(FUNCTIONS, "native").stdout
 
 
 @pytest.mark.parametrize("missing", CAPS)
