@@ -152,7 +152,7 @@ def _to_hold_out(totals: Labels, class_names: Sequence[str], fraction: float, al
     if small:
         more = f"; {len(small) - SHOWN} more classes" if len(small) > SHOWN else ""
         raise UserError(
-            f"{'; '.join(small[:SHOWN])}{more}; and at least one for training are needed: "
+            f"{'; '.join(small[:SHOWN])}{more}; at least one must remain for training: "
             "lower normalize.test_fraction or normalize.validation_fraction, or add images"
         )
     return counts

@@ -118,7 +118,7 @@ def test_groups_that_the_source_divides_are_named():
     [
         ([0, 0, 0, 2, 2, 2], {}, "class 'dog' has 0 images: 1 to hold out"),
         ([0, 0, 0, 1, 2, 2, 2], {"allow_empty": True}, "class 'dog' has 1 images: 1 to hold out"),
-        ([0, 0, 0, 1], {}, "'dog' has 1 images: 1 to hold out; class 'owl' has 0 images: 1 to hold out; and at least"),
+        ([0, 0, 0, 1], {}, "'dog' has 1 images: 1 to hold out; class 'owl' has 0 images: 1 to hold out; at least"),
         (
             [0, 1, 2] * 3,
             {"groups": ["a", "b", "a", "c", "b", "c", "d", "b", "d"]},

@@ -362,7 +362,7 @@ def test_an_experiment_with_replicas_and_uncommitted_code_is_repeated_after_the_
     committed = source.read_text()
     source.write_text(f"{committed}# uncommitted\n")
     lab.run("dvc", "exp", "run", "--name", "two", "-S", "train.seeds=2", "-S", "train.learning_rate=0.03")
-    ((run_id,),) = lab.query("SELECT run_uuid FROM runs WHERE name = 'two'")
+    ((run_id,),) = lab.query("SELECT run_uuid FROM runs WHERE name LIKE '% two'")
     lab.git("checkout", "--quiet", ".")
     source.write_text("raise ImportError('of today')\n")
     lab.edit_params("learning_rate: 0.05", "learning_rate: 0.02")
@@ -376,7 +376,7 @@ def test_an_experiment_with_replicas_and_uncommitted_code_is_repeated_after_the_
     assert verdict["environment"] == []
     assert verdict["warnings"] == []
     compared = verdict["compared"]
-    assert (compared["data"], compared["weights"], compared["reports"]) == (2, 2, 16)
+    assert (compared["data"], compared["weights"], compared["reports"]) == (2, 2, 24)
     assert lab.left_alone() == before
     assert lab.nothing_is_left()
     source.write_text(committed)
