@@ -13,6 +13,7 @@ from statistics import mean, median
 from benchmarks.bench import RECIPE, STAGES, Bench, Processes, Samples, Section
 from benchmarks.commands import Commands
 from benchmarks.images import Images
+from benchmarks.networks import Networks
 from benchmarks.on_gpu import Replayed, WarmSpeedrun
 from benchmarks.parts import Parts
 from benchmarks.process import Sample
@@ -291,6 +292,7 @@ SECTIONS: dict[str, type[Section]] = {
     "growth": Growth,
     "speedrun": Speedrun,
     "parts": Parts,
+    "networks": Networks,
     "images": Images,
     "replica_stages": SeedStages,  # named as in benchmarks/results
     "replica_loops": SeedLoops,

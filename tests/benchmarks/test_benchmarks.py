@@ -370,7 +370,14 @@ def predicted_accuracy(run: Any) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "only", ["recording,stages,nothing", "commands", "images", "replica_stages,replica_loops,replayed,warm_speedrun"]
+    "only",
+    [
+        "recording,stages,nothing",
+        "commands",
+        "images",
+        "networks",
+        "replica_stages,replica_loops,replayed,warm_speedrun",
+    ],
 )
 def test_harness_from_end_to_end(tmp_path: Path, only: str) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", only, "--results", str(tmp_path)]
