@@ -125,12 +125,13 @@ def shifted(images: Tensor, shifts: Tensor, largest: int) -> Tensor:
 
 
 def warped(images: Tensor, matrices: Tensor) -> Tensor:
-    """Images `(B, C, S, S)`, each by its matrix `(B, 6)`, with the arithmetic of torchvision's `affine`, bilinear."""
+    """Images `(B, C, S, S)`, each by its matrix `(B, 6)`: bilinear interpolation, like torchvision's `affine`."""
     size = images.shape[-1]
     places = torch.arange(size, device=images.device) - (size - 1) / 2  # from the centre
-    y, x = torch.meshgrid(places, places, indexing="ij")
-    grid = torch.stack([x, y, torch.ones_like(x)], -1).view(1, size * size, 3).expand(len(images), -1, -1)
-    grids = grid.bmm(matrices.view(-1, 2, 3).mT / (size / 2)).view(-1, size, size, 2)
+    across, down, offset = (matrices / (size / 2)).view(-1, 2, 3).unbind(-1)  # (B, 2) each
+    by_column = (across[..., None] * places)[:, :, None, :]
+    by_row = (down[..., None] * places + offset[..., None])[:, :, :, None]
+    grids = (by_column + by_row).permute(0, 2, 3, 1)  # (B, S, S, 2), of which a matrix product would take longer
     moved = grid_sample(images.float(), grids, mode="bilinear", padding_mode="zeros", align_corners=False)
     return moved.round().to(images.dtype)
 
