@@ -14,9 +14,11 @@ from typing import ParamSpec
 from matplotlib import colormaps, style
 from matplotlib.figure import Figure
 
+from classifier.project import colours
+
 DPI = 150
-INK, MUTED, FAINT = "#1f2933", "#66727f", "#e3e8ed"
-BLUE, ORANGE, GREEN = "#2f6db5", "#e07b39", "#3a9268"
+INK, MUTED, FAINT = colours.INK, colours.MUTED, colours.FAINT
+BLUE, ORANGE, GREEN = colours.BLUE, colours.ORANGE, colours.GREEN
 SHARES = colormaps["Blues"]  # of 0..1
 LONGEST = 22  # letters of a name
 STYLE = {

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities import Run
-from safetensors.numpy import load
 
+from classifier.data.dataset import read_meta, read_split
 from classifier.errors import UserError
-from classifier.project.files import sha256_of
 from classifier.project.lineage import project_root
 from classifier.recording.tags import COMMIT_TAG, DIRTY_TAG, ENVIRONMENT, PROBLEM_TAG
 from classifier.repository.code_diff import Code, code_diff
@@ -238,29 +238,40 @@ def disagreements(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def find_test_images(rows: pd.DataFrame) -> np.ndarray:
-    """The test split's images `(N, C, 32, 32) uint8`, from the workspace or DVC's cache.
+    """The test split's images `(N, C, H, W) uint8`, from the workspace or DVC's cache.
 
     Raises FileNotFoundError, with the command that fetches them, when neither has them.
     """
     wanted, data = rows["test_data"].iloc[0], str(rows["data"].iloc[0])
     root = project_root()
-    for place in _places(root, data):
-        if place.is_file() and sha256_of(place) == wanted:
-            images: np.ndarray = load(place.read_bytes())["images"]
-            return images
+    for files in _places(root, data):
+        with suppress(OSError, ValueError):
+            return _test_images_in(files, wanted)
     command = f"dvc fetch --all-commits {DATA}"
     with suppress(OSError, ValueError):
         command = f"dvc pull {DATA}" if read_lock().outputs.get(str(DATA)) == data else command
     raise FileNotFoundError(f"the test images of data {data} are neither in {DATA} nor in DVC's cache: {command}")
 
 
-def _places(root: Path, data: str) -> Iterator[Path]:
-    """Where the test split of a folder with the hash `data` may be: in the workspace, then in DVC's cache."""
-    yield root / DATA / "test.safetensors"
+def _places(root: Path, data: str) -> Iterator[dict[str, Path]]:
+    """Where the files of a folder with the hash `data` may be, by name: in the workspace, then in DVC's cache."""
+    yield {path.name: path for path in (root / DATA).glob("*")}
     if data.endswith(".dir"):
         folder = cache(root)
         with suppress(OSError, ValueError, KeyError):
-            yield place_in(folder, listing_in(folder, data)["test.safetensors"])
+            yield {name: place_in(folder, md5) for name, md5 in listing_in(folder, data).items()}
+
+
+def _test_images_in(files: Mapping[str, Path], wanted: str) -> np.ndarray:
+    """Raises OSError or UserError unless these are the files of a data set with this SHA-256 of the test split."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name, path in files.items():
+            (folder / name).symlink_to(path.absolute())
+        meta = read_meta(folder)
+        if meta.sha256["test"] != wanted:
+            raise UserError(f"{DATA} has other test images")
+        return read_split(folder, "test", meta).images
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -207,8 +207,9 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
 
     Path(".dvc").mkdir()
     Path(".dvc/config").write_text("[cache]\n    dir = ../shared\n")
-    cached = {"ee/" + "e" * 30 + ".dir": json.dumps([{"relpath": "test.safetensors", "md5": "f" * 32}]).encode()}
-    for name, kept in (cached | {"ff/" + "f" * 30: content}).items():
+    listed = [{"relpath": name, "md5": md5 * 32} for name, md5 in (("test.safetensors", "f"), ("meta.json", "d"))]
+    cached = {"ee/" + "e" * 30 + ".dir": json.dumps(listed).encode(), "ff/" + "f" * 30: content}
+    for name, kept in (cached | {"dd/" + "d" * 30: (outputs.data / "meta.json").read_bytes()}).items():
         write_atomic(Path("shared/files/md5") / name, kept)
     assert find_test_images(rows).shape == (57, 1, 32, 32)
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save
 
 from classifier.data import writing
 from classifier.data.dataset import DatasetMeta, Split, known_preprocessing, read_meta, read_split, write_meta
 from classifier.data.writing import SplitWriter
+from classifier.runs.comparison import find_test_images
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 3, 32, 32), np.uint8)
 LABELS = np.arange(50) % 2
@@ -17,6 +19,7 @@ DIGESTS = np.stack([np.frombuffer(hashlib.sha256(image).digest(), np.uint8) for 
 
 def write(folder, count=50, pieces=7):
     """A data set whose splits all have the first `count` images, appended in pieces."""
+    folder.mkdir(parents=True, exist_ok=True)
     files, labels = {}, {}
     for split in ("train", "validation", "test"):
         writer = SplitWriter(folder, split, LABELS[:count], DIGESTS[:count], IMAGES.shape[1:])
@@ -110,3 +113,12 @@ def test_an_image_larger_than_a_file_gets_one_of_its_own(tmp_path, monkeypatch):
     meta = write(tmp_path, 3)
     assert [file.images for file in meta.files["train"]] == [1, 1, 1]
     assert np.array_equal(read_split(tmp_path, "train", meta).images, IMAGES[:3])
+
+
+def test_the_test_images_of_a_run_are_found_in_several_files(workspace, several):
+    meta = write(workspace / "data/normalized")
+    rows = pd.DataFrame({"test_data": [meta.sha256["test"]], "data": ["unknown"]})
+    assert np.array_equal(find_test_images(rows), IMAGES)
+    rows["test_data"] = "0" * 64
+    with pytest.raises(FileNotFoundError, match="the test images of data unknown are neither in"):
+        find_test_images(rows)
