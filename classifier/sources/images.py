@@ -6,7 +6,9 @@ alone, so that it has the same bytes on every machine, wherever the folder lies.
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
+from struct import unpack_from
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +38,12 @@ TABLE = "images.parquet"
 CHUNK = 512  # files that a process measures at once
 COLUMNS = ("path", "bytes", "sha256", "width", "height", "mode", "label", "split", "group", "problem", "offset")
 
+FRAMES = {0xC0, 0xC1, 0xC2}  # JPEG's markers of frames: baseline, extended, progressive
+SEGMENTS = (0xC4, 0xFE)  # first and last marker of what may stand before a frame
+JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
+
 Files = Folder | Archive
+Header = tuple[int, int, str] | tuple[None, None, None]  # width, height, mode
 Measured = tuple[int | None, str | None, int | None, int | None, str | None, str | None]  # bytes to mode, problem
 
 
@@ -149,11 +157,14 @@ def write_images(raw: Path, files: Files, params: DownloadParams, archive: str |
 
     Raises UserError, naming what is wrong, for a source whose classes, splits or groups cannot be told.
     """
-    listing = files.list()
-    layout = _layout(files, listing, params)
-    left_out = len(listing.entries) - len(layout.files) - (params.table is not None)
-    content = _table_bytes(layout, measure(files, layout.files))
-    write_atomic(raw / TABLE, content)
+    gc.disable()  # it would look at hundreds of thousands of records again and again, 0.4 s for 60,000
+    try:
+        listing = files.list()
+        layout = _layout(files, listing, params)
+        left_out = len(listing.entries) - len(layout.files) - (params.table is not None)
+        write_atomic(raw / TABLE, _table_bytes(layout, measure(files, layout.files)))
+    finally:
+        gc.enable()
     manifest = Manifest(
         dataset=params.dataset,
         home="a folder of images" if params.address is None else params.address,
@@ -226,7 +237,9 @@ def _measure_chunk(number: int) -> list[Measured]:
 def _measure(files: Files, placed: Sequence[Placed]) -> list[Measured]:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a header may state any size: nothing is decoded
     try:
-        return [_measure_one(files, each) for each in placed]
+        with warnings.catch_warnings():  # Pillow's, about metadata
+            warnings.simplefilter("ignore")
+            return [_measure_one(files, each) for each in placed]
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -242,13 +255,30 @@ def _measure_one(files: Files, placed: Placed) -> Measured:
     return len(content), sha256(content), *_header(content), None
 
 
-def _header(content: bytes) -> tuple[int, int, str] | tuple[None, None, None]:
+def _header(content: bytes) -> Header:
     """Width, height and mode as Pillow reads them without decoding."""
+    if content.startswith(b"\xff\xd8\xff") and (found := _jpeg_header(content)):
+        return found
     try:
         with Image.open(BytesIO(content)) as image:
             return image.width, image.height, image.mode
     except Exception:  # of a damaged header; the stage normalize names what cannot be decoded
         return None, None, None
+
+
+def _jpeg_header(content: bytes) -> Header | None:
+    """The same of an ordinary JPEG, in a fifth of Pillow's time; None if Pillow is to read it."""
+    place = 2
+    while content[place : place + 1] == b"\xff" and place + 10 <= len(content):
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
+        if marker in FRAMES:
+            bits, height, width, layers = unpack_from(">BHHB", content, place + 4)
+            mode = JPEG_MODES.get(layers)
+            return (width, height, mode) if bits == 8 and width and height and mode else None
+        if not SEGMENTS[0] <= marker <= SEGMENTS[1]:
+            return None
+        place += 2 + length
+    return None
 
 
 def _reason(error: Exception) -> str:

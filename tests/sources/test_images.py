@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from classifier.project.files import sha256
 from classifier.sources import images as images_module
 from classifier.sources.images import ImageRecord, Images, open_files, write_images
+from tests import difficult
 from tests.photos import download_params, image, pets, photos, write_files, write_tar, write_zip
 
 
@@ -166,3 +168,19 @@ def test_the_manifest_counts_files_and_names_classes(tmp_path):
         "skipped": {"hidden": 1},
     }
     assert [file["name"] for file in manifest["files"]] == ["images.parquet"]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Truncated File Read", "ignore:Image size")
+def test_headers_are_those_that_pillow_reads():
+    quick = 0
+    for name, content in difficult.files(3 * len(difficult.KINDS)):
+        try:
+            with Image.open(BytesIO(content)) as opened:
+                expected = opened.width, opened.height, opened.mode
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            continue
+        found = images_module._jpeg_header(content) if content.startswith(b"\xff\xd8\xff") else None
+        assert found in (None, expected), name
+        assert images_module._header(content) == expected, name
+        quick += found is not None
+    assert quick > 20, "of JPEG files"
