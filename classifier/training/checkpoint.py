@@ -44,7 +44,7 @@ from classifier.training.history import Row
 
 CHECKPOINTS = Path(".pipeline/checkpoints")  # in the project's root
 KEPT = 2
-LARGEST = 1 << 30  # bytes of any file
+LARGEST = 1 << 36  # bytes of any file
 
 
 @dataclass(frozen=True)
