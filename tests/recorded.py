@@ -14,7 +14,7 @@ import pytest
 from classifier.networks.model_dir import build, write_model
 from classifier.recording import run as recording
 from classifier.tracking import delivery as tracking
-from classifier.training.history import Row, write_history
+from classifier.training.history import Row
 from classifier.training.report import write_training
 from tests.samples import COSTS, file_params, write_digits
 
@@ -69,7 +69,7 @@ class Workspace:
         )
         self.data_meta = write_digits(self.data)
         self.meta = write_model(self.model, {seed: build(self.data_meta, seed)}, seed, self.data_meta)
-        write_history(self.training / "history.csv", ROWS)
+        write_training(self.training, {seed: ROWS}, seed, COSTS)
         self.reports.mkdir(parents=True, exist_ok=True)
         (self.reports / "metrics.json").write_text(json.dumps(METRICS))
 

@@ -67,6 +67,7 @@ ROW_METRICS = {  # history.csv's column -> MLflow's name
     "validation_accuracy": "validation/accuracy",
 }
 RATE = "train/learning_rate"
+COSTS = ("parameters", "multiply_adds", "weights_bytes", "activations_bytes")  # of reports/train/metrics.json
 SECONDS = "train/seconds"  # of training (`Row.seconds` of `classifier.training.history`)
 
 
@@ -220,6 +221,7 @@ class Recording:
             tags[CHOSEN_TAG] = str(meta.seed)
         self.journal.keep(reports, "train")
         self.journal.append("files", path="train", restored=restored)
+        self._log_costs(reports, restored)
         for name in ("weights.safetensors", "meta.json"):  # without the other seeds
             self.journal.keep(model / name, f"model/classifier/{name}")
         # The code that loads it, kept because delivery may be later.
@@ -239,6 +241,12 @@ class Recording:
             restored=restored,
         )
         self.journal.append("tags", tags=tags, restored=restored)
+
+    def _log_costs(self, reports: Path, restored: bool) -> None:
+        """What the network costs; reports of earlier versions have the number of parameters alone."""
+        found = json.loads((reports / "metrics.json").read_bytes())
+        values = {f"network/{name}": float(found[name]) for name in COSTS if name in found}
+        self.journal.append("metrics", seed=None, step=0, values=values, restored=restored)
 
     def log_evaluation(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow.entities import Run
@@ -76,6 +77,7 @@ def _table(run: Run) -> dict[str, str]:
     torch, accuracy = tags.get(f"{ENVIRONMENT}torch"), metrics.get("validation/accuracy")
     return {
         "experiment": f"`dvc exp apply {tags[EXPERIMENT_TAG]}`" if EXPERIMENT_TAG in tags else "",
+        "network": _costs(metrics),
         "data": f"{sizes} images; version `{tags[DATA_TAG]}`" if DATA_TAG in tags else "",
         "validation": f"{accuracy:.2%}" if accuracy is not None else "",
         "code": f"commit `{tags[COMMIT_TAG][:10]}`{dirty}" if COMMIT_TAG in tags else tags.get(PROBLEM_TAG, ""),
@@ -86,6 +88,19 @@ def _table(run: Run) -> dict[str, str]:
         "report": "artifact `evaluate/report.html`; `train/` has the curves",
         "this page": f"`{run_path(run.info.experiment_id, run_id)}`",
     }
+
+
+def _costs(metrics: Mapping[str, float]) -> str:
+    """What the network costs; empty for a run of an earlier version."""
+    names = ("parameters", "multiply_adds", "weights_bytes")
+    found = [metrics.get(f"network/{name}") for name in names]
+    if None in found:
+        return ""
+    parameters, multiply_adds, size = (int(value or 0) for value in found)
+    return (
+        f"{parameters:,} parameters ({size / 1e6:,.1f} MB), {multiply_adds:,} multiply-adds for an image; "
+        "layers in the artifact `train/layers.csv`"
+    )
 
 
 def _sizes(profile: str | None) -> list[tuple[str, int]]:

@@ -175,6 +175,6 @@ def run(shell: Shell, *target: str) -> tuple[int, str]:
 def hashes(folder: Path) -> dict[str, str]:
     """Hashes of all outputs that must be byte-identical; dvc.lock holds them too."""
     lock = YAML(typ="safe").load(folder / "dvc.lock")
-    assert set(lock["stages"]) == {"download", "normalize", *(("train", "evaluate") if WHOLE else ())}
+    assert set(lock["stages"]) == {"download", "normalize", *(("pretrained", "train", "evaluate") if WHOLE else ())}
     paths = (path for output in HASHED for path in sorted((folder / output).rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): sha256_of(path) for path in paths}

@@ -33,8 +33,9 @@ class Made(Project):
         if self.outputs.test_metrics:
             table = pd.DataFrame([{"seed": seed, **values} for seed, values in self.outputs.test_metrics.items()])
             table.to_csv(self.outputs.reports / "replicas.csv", index=False)
-        Path("data/raw").mkdir()
-        Path("data/raw/manifest.json").write_text("{}")
+        for folder in ("data/raw", "data/pretrained"):
+            Path(folder).mkdir()
+            Path(folder, "manifest.json").write_text("{}")
         Path("reports/data").mkdir()
         Path("reports/data/metrics.json").write_text("{}")
         self.run("dvc", "commit", "--force", "--quiet")
@@ -107,7 +108,8 @@ def test_a_pulled_clone_is_recorded_once_with_what_dvc_lock_says(made, tmp_path_
         name for name in run.data.tags if name.startswith("mlflow.classifier.env.")
     ]  # of which nothing is known
     assert files(run_id) == {
-        "code/params.yaml", "code/dvc.lock", "data/metrics.json", "train/history.csv", "evaluate/metrics.json"
+        "code/params.yaml", "code/dvc.lock", "data/metrics.json", "train/history.csv", "train/layers.csv",
+        "train/metrics.json", "train/manifest.json", "evaluate/metrics.json"
     }  # fmt: skip
     assert len(run.outputs.model_outputs) == 1
 

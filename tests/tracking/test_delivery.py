@@ -94,8 +94,10 @@ def test_the_run_holds_params_curves_metrics_and_reports():
     assert history(run_id, "validation/loss") == [(12, 1.8)]
     assert history(run_id, "validation/accuracy") == [(12, 0.5)]
     assert history(run_id, "test/accuracy") == [(0, 0.9)]
+    assert history(run_id, "network/multiply_adds") == [(0, 416_520)]
     assert files(run_id) == {
-        "train/history.csv", "evaluate/metrics.json", "logs/train.txt", "code/environment.json"
+        "train/history.csv", "train/layers.csv", "train/metrics.json", "train/manifest.json", "evaluate/metrics.json",
+        "logs/train.txt", "code/environment.json"
     }  # fmt: skip
     assert (run.data.tags["mlflow.source.name"], run.data.tags["mlflow.classifier.env.threads"]) == (
         "stages/train.py",
@@ -158,6 +160,7 @@ def test_a_run_is_called_what_it_is_and_described():
     for part in (
         "**lenet5** trained on **digits** for 20 epochs, seed 0",
         "**90.00%**",
+        "61,706 parameters (0.2 MB), 416,520 multiply-adds for an image; layers in the artifact `train/layers.csv`",
         f"reproduce {run_id[:8]}",
         "#/exp",
     ):

@@ -116,22 +116,28 @@ def test_the_number_of_processes_changes_no_bit(network):
 
 
 PROGRAM = """
-import sys, torch
+import sys
 from classifier.arithmetic import use
 use("portable")
+from classifier.project.processes import rank
 from tests.training.test_buffers import NETWORKS, trained
 for network in NETWORKS:
-    print(trained(network, epochs=17, processes=int(sys.argv[1]), arithmetic="portable")[0])
+    found = trained(network, epochs=17, processes=int(sys.argv[1]), arithmetic="portable")[0]
+    if rank() == 0:
+        print(found)
 """
 
 
 @pytest.mark.slow
-def test_fifty_steps_have_one_hash_for_all_numbers_of_processes_and_threads():
-    found = set()
-    for processes, threads in ((1, 1), (2, 2), (3, 1)):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-c", PROGRAM, str(processes)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+def test_fifty_steps_have_one_hash_for_all_numbers_of_processes_and_threads(tmp_path):
+    """Also for processes that torchrun starts."""
+    program, found = tmp_path / "program.py", set()
+    program.write_text(PROGRAM)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    for processes, threads, way in ((1, 1, []), (2, 2, []), (3, 1, []), (1, 1, torchrun)):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, *way, str(program), str(processes)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         found.add(done.stdout)
     assert len(found) == 1
     assert len(set(found.pop().split())) == len(NETWORKS)
