@@ -1,1 +1,1 @@
-"""Evaluation of a trained classifier: metrics, tables and figures. Begin with `metrics`."""
+"""Evaluation of a trained classifier: metrics, tables, figures and the page of a run. Begin with `report`."""

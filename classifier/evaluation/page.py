@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TEMPLATE = "page.html"  # beside this module
 CLASSES = 60  # listed one by one; of more the weakest half of them
 CONFUSIONS = 15
+MISTAKES = 100
 SIDE = 128  # pixels of an image
 
 
@@ -64,7 +65,7 @@ def page(
         pairs=len(tables["confusions.csv"]),
         mistakes=[
             row | {"image": png_of(thumbnail(image, SIDE))}
-            for row, image in zip(_records(tables["mistakes.csv"]), mistaken, strict=True)
+            for row, image in zip(_records(tables["mistakes.csv"].head(MISTAKES)), mistaken, strict=False)
         ],
         wrong=int((~evaluation.predictions.right).sum()),
         robustness={kind: _records(rows) for kind, rows in tables["robustness.csv"].groupby("corruption", sort=False)},
