@@ -16,7 +16,7 @@ import torch
 from tests.samples import ROOT
 from tests.tried import changed
 
-# Operator -> its schema in PyTorch; {lr} is a number, or a tensor in an overload of its own.
+# Operator, or one of its overloads -> its schema in PyTorch; {lr} is a number, or a tensor in an overload of its own.
 OPERATORS = {
     "_fused_sgd_": (
         "(Tensor(a!)[] self, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffer_list, *, float weight_decay, "
@@ -31,6 +31,10 @@ OPERATORS = {
     ),
     "_amp_foreach_non_finite_check_and_unscale_": ("(Tensor(a!)[] self, Tensor(b!) found_inf, Tensor inv_scale) -> ()"),
     "_foreach_copy_": "(Tensor(a!)[] self, Tensor[] src, bool non_blocking=False) -> ()",
+    "_foreach_add_.Scalar": "(Tensor(a!)[] self, Scalar scalar) -> ()",
+    "_foreach_sub_.List": "(Tensor(a!)[] self, Tensor[] other, *, Scalar alpha=1) -> ()",
+    "_foreach_mul_.Scalar": "(Tensor(a!)[] self, Scalar scalar) -> ()",
+    "_foreach_sub.List": "(Tensor[] self, Tensor[] other, *, Scalar alpha=1) -> Tensor[]",
 }
 IMPORTS = {  # everything imported from DVC, which promises dvc.api alone, and from MLflow's inner modules
     "dvc.config.Config",
@@ -57,14 +61,19 @@ def imported(source: str) -> Iterator[str]:
 
 def test_every_private_interface_that_the_code_uses_is_listed():
     used = {name for source in sources() for name in re.findall(r"\btorch[\w.]*\.(_[a-z]\w+)", source)}
-    assert used - {"_dynamo"} == set(OPERATORS)
+    assert used - {"_dynamo", "_get_default_mps_generator"} == {name.partition(".")[0] for name in OPERATORS}
     assert {name for source in sources() for name in imported(source) if re.match(INNER, name)} == IMPORTS
+
+
+def test_torch_has_a_generator_for_apples_gpus():
+    assert callable(torch.mps._get_default_mps_generator), changed("torch", "torch.mps._get_default_mps_generator")
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_torch_operators_have_these_arguments(name):
-    operator, what = getattr(torch.ops.aten, name), changed("torch", f"torch.{name}")
-    kinds = {"default": "float", "tensor_lr": "Tensor"} if "{lr}" in OPERATORS[name] else {"default": ""}
+    own, _, overload = name.partition(".")
+    operator, what = getattr(torch.ops.aten, own), changed("torch", f"torch.{own}")
+    kinds = {"default": "float", "tensor_lr": "Tensor"} if "{lr}" in OPERATORS[name] else {overload or "default": ""}
     assert set(operator.overloads()) >= set(kinds), what
     for overload, kind in kinds.items():
         found = str(getattr(operator, overload)._schema)
