@@ -23,7 +23,8 @@ from benchmarks.bench import take_turns
 from benchmarks.contenders import replayed, seeds, several_seeds
 from benchmarks.data import resize, write_idx
 from benchmarks.on_gpu import OnGpu, Replayed, WarmSpeedrun
-from benchmarks.process import Sample
+from benchmarks.parts import ALONE, MOBILE, NATIVE, PORTABLE, Parts
+from benchmarks.process import Sample, measure
 from benchmarks.results import Result, document
 from benchmarks.sections import Contenders, Growth, Imports, Nothing, Recording
 from benchmarks.several_seeds import SeedLoops, SeedStages, in_sequence
@@ -51,7 +52,19 @@ class PreparedBench:
     def __getattr__(self, name: str) -> object:
         return (
             (lambda *_: sample(5, 4))
-            if name in ("tutorial", "contender", "ours", "unrecorded", "say", "python", "module", "normalize", "stage")
+            if name
+            in (
+                "tutorial",
+                "contender",
+                "ours",
+                "unrecorded",
+                "say",
+                "python",
+                "module",
+                "normalize",
+                "stage",
+                "write_params",
+            )
             else self
         )
 
@@ -407,3 +420,20 @@ def test_tutorial_reads_the_official_files(tmp_path: Path, mnist_folder: Path) -
     for path in mnist_folder.glob("*-ubyte.gz"):
         written = tmp_path / "data/torchvision/MNIST/raw" / path.stem
         assert written.read_bytes() == gzip.decompress(path.read_bytes())
+
+
+def test_parts_compares_each_way_with_its_own_kind() -> None:
+    section = Parts(PreparedBench())  # type: ignore[arg-type]
+    samples = {name: [sample(20, 10)] * 3 for name in section.processes}
+    samples |= {NATIVE: [sample(9, 5)], PORTABLE: [sample(9, 6)], f"{MOBILE}{NATIVE}": [sample(9, 8)]}
+    for name, peak in ((PORTABLE, 300.0), (ALONE, 200.0)):
+        samples[f"memory: {name}"] = [Sample(9, 9, 1.0, {}, peak)]
+    result = section.results(samples)
+    assert [bar.value for bar in result.bars] == [0.5, 0.8, 1.2, 0.6, 0.5, 1.5]
+    assert len(result.tables[0].rows) == len(section.processes) - 2
+
+
+def test_memory_of_several_processes_counts_shared_pages_once(tmp_path: Path) -> None:
+    code = "import os, time; kept = bytearray(os.urandom(1) * (64 << 20)); os.fork(); time.sleep(1)"
+    family = measure([sys.executable, "-c", code], tmp_path, dict(os.environ), family="bytearray").family_mib
+    assert 64 < family < 110
