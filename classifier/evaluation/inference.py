@@ -13,7 +13,7 @@ from torch import Tensor
 from classifier.data.dataset import Split
 from classifier.evaluation.corruptions import corrupt
 from classifier.evaluation.metrics import Predictions
-from classifier.networks.inference import logits_of
+from classifier.networks.inference import PORTION, logits_of
 from classifier.networks.model import Classifier
 from classifier.workers import Crew, threads
 
@@ -61,7 +61,9 @@ class Inference:
 
     def _batches(self, split: Split) -> list[range]:
         values = split.take(np.arange(min(1, len(split)))).size  # of one image
-        size = max(1, min(self.batch_size, LARGEST // max(1, values)))
+        most = LARGEST // max(1, values)
+        whole = most - most % PORTION  # a CPU fills up the last portion of a batch
+        size = max(1, min(self.batch_size, whole or most))
         return [range(start, min(start + size, len(split))) for start in range(0, len(split), size)]
 
     def _images(self, split: Split, rows: range, condition: Condition | None = None) -> Tensor:

@@ -77,17 +77,24 @@ def test_images_are_taken_batch_by_batch_and_large_ones_in_smaller_batches(monke
     class Counted(Split):
         taken: ClassVar[list[int]] = []
 
+        @property
+        def images(self) -> np.ndarray:
+            raise AssertionError("all images at once may be more than fit into memory")
+
         def take(self, indices: np.ndarray) -> np.ndarray:
             self.taken.append(len(indices))
-            return super().take(indices)
+            return self._images[indices]
 
     split = Counted(*vars(split_of(47)).values())
     Inference(CPU, 20).predictions(classifier(), split, list("abcd"))
     assert max(split.taken) == 20
     split.taken.clear()
-    monkeypatch.setattr(inference, "LARGEST", 7 * 32 * 32)
-    assert Inference(CPU, 20).predictions(classifier(), split, list("abcd")).right.all()
-    assert max(split.taken) == 7
+    for largest, expected in ((7, 7), (16, 16), (19, 16), (99, 20)):
+        monkeypatch.setattr(inference, "LARGEST", largest * 32 * 32)
+        assert Inference(CPU, 20).predictions(classifier(), split, list("abcd")).right.all()
+        assert Inference(CPU, 20).right(classifier(), split, [("contrast", 1)]).all()
+        assert max(split.taken) == expected
+        split.taken.clear()
 
 
 def test_the_model_is_in_evaluation_mode() -> None:
