@@ -285,3 +285,23 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(registry, root
         (said,) = (error for at, _, error in found if at == number and error)
         assert said == f"version {won} became {each.name}@champion in the meantime: nothing was changed, run it again"
         assert state(each) == (won, "1" if number % 2 else None, 1 + number % 2)
+
+
+def test_a_version_has_the_description_of_its_run_and_the_model_says_how_it_is_loaded(registry):
+    model_id, tags = model(1)
+    run_id = registry.client.get_logged_model(model_id).source_run_id
+    registry.client.set_tag(run_id, "mlflow.note.content", "**lenet5** trained on **digits**")
+    number = registry.promote(model_id, tags, None)
+    name = registry.client.get_run(run_id).info.run_name
+    assert registry.version(number).description == f"Run **{name}**\n\n**lenet5** trained on **digits**"
+    told = registry.client.get_registered_model(registry.name).description
+    assert f'load_model("models:/{registry.name}@champion")' in told
+
+
+def test_a_version_of_before_is_found_by_its_tags_of_then(registry):
+    model_id, _ = model(1)
+    before = {"model.weights_sha256": "weights 1", "data.test_sha256": "images"}
+    registry.client.create_registered_model(registry.name)
+    registry.client.create_model_version(registry.name, f"models:/{model_id}", tags=before)
+    assert registry.version_of("weights 1", "images").version == 1
+    assert registry.version_of("weights 1", "others") is None

@@ -2,14 +2,17 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
+from classifier.recording.tags import HIDDEN
 from classifier.serving.pyfunc import BAD_REQUEST
 from classifier.tracking import internals
 from classifier.tracking.connection import open_store
+from classifier.tracking.view import _chart, view
 from tests.recorded import Workspace, get_run
 from tests.tried import changed
 
@@ -72,3 +75,13 @@ def test_the_monitor_logs_what_it_has_sampled_when_it_stops():
 def test_the_scoring_server_answers_a_bad_request_with_status_400():
     found = MlflowException("pixels", error_code=BAD_REQUEST).get_http_status_code()
     assert found == 400, changed("mlflow", "the status of BAD_REQUEST")
+
+
+def test_the_pages_of_the_ui_read_shared_views_and_hide_reserved_tags():
+    """`classifier.tracking.view` writes a view; `classifier.recording.tags.HIDDEN` begins like MLflow's own tags."""
+    scripts = (Path(mlflow.__file__).parent / "server/js/build/static/js").glob("main.*.js")
+    text = "".join(path.read_text() for path in scripts)
+    known = ["mlflow.sharedViewState.", "viewStateShareKey", *view([]), *_chart("loss", "LINE", "log")]
+    assert [name for name in known if name not in text] == [], changed("mlflow", "the views of its UI")
+    assert '="mlflow.",' in text, changed("mlflow", "which tags its UI hides")
+    assert HIDDEN.startswith("mlflow.")
