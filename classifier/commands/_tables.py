@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Collection, Sequence
+from textwrap import wrap
 
 PLAIN = 160  # columns where there is no terminal
 GAP = "  "
@@ -55,13 +56,9 @@ def lines(
         style = BOLD if number == 0 else styles[number - 1] if styles else ""
         told.append(_styled(line, style))
     if hidden:
-        told.append(_styled(_left_out(hidden, columns), DIM))
+        left_out = f"left out at {columns} columns: {'; '.join(hidden)}"
+        told += [_styled(line, DIM) for line in wrap(left_out, columns, break_long_words=False)]
     return told
-
-
-def _left_out(hidden: Sequence[str], columns: int) -> str:
-    text = f"left out at {columns} columns: {', '.join(hidden)}"
-    return text if len(text) <= columns else f"left out at {columns} columns: {len(hidden)} more columns"
 
 
 def _wide(table: Sequence[Sequence[str]], header: Sequence[str], hidden: Collection[str]) -> int:
