@@ -99,7 +99,10 @@ class TrainParams(Section):
     arithmetic: Arithmetic = Field(
         description="on a CPU: portable (the same bits on every x86-64 processor with AVX2) or native (its own kernels)"
     )
-    parts: Count = Field(description="parts of a batch, each computed by one thread; auto: 2 on a CPU, else 1")
+    parts: Count = Field(
+        description="parts of a batch, each computed by one thread, whose gradients are accumulated: more of them need "
+        "less memory; auto: 2 on a CPU, else 1"
+    )
     processes: Count = Field(description="processes that share the parts on a CPU (Linux); auto: one per core")
     deterministic: bool = Field(
         description="on cuda, refuse layers without a deterministic kernel; false: they run, and the run says so"
