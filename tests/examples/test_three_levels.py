@@ -6,13 +6,13 @@ Each takes 50 steps on the digits: 2 epochs of 25 batches, the last of which has
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import curves
 import layers
@@ -29,12 +29,11 @@ from torch.nn.functional import cross_entropy
 from tutorial import Result, Settings, batches, dataset_and_folder, initial_weights, load
 
 from classifier.commands.recipe import apply
-from classifier.data.dataset import DatasetMeta
 from classifier.device import set_precision
 from classifier.networks.model_dir import build
 from classifier.params import parse_params
 from classifier.training.steps import plan_epoch
-from tests.samples import ROOT, train_params
+from tests.samples import ROOT, train_params, write_digits
 
 PROGRAMS = ["numpy_alone", "tensors_alone", "with_autograd", "with_modules", "with_engine"]
 FOLDER = ROOT / "examples/three_levels"
@@ -144,9 +143,8 @@ def test_gradients_by_hand_are_those_of_autograd() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])
-def test_initial_weights_are_the_engines(seed: int) -> None:
-    pixels: dict[str, Any] = {"channels": 1, "class_names": [*"0123456789"], "mean": [0.5], "std": [1.0]}
-    network = build(DatasetMeta.model_construct(**pixels), seed).network
+def test_initial_weights_are_the_engines(seed: int, tmp_path: Path) -> None:
+    network = build(write_digits(tmp_path), seed).network
     ours = initial_weights(replace(DIGITS, seed=seed))
     assert list(ours) == list(network.state_dict())
     for name, value in network.state_dict().items():
@@ -211,6 +209,8 @@ def test_a_folder_without_mnist_is_named(tmp_path: Path) -> None:
 @pytest.mark.mnist
 def test_mnist_is_downloaded_once(tmp_path: Path, mnist_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tutorial, "ROOT", tmp_path / "repository")
+    (tmp_path / "repository").mkdir()
+    shutil.copy(ROOT / "params.yaml", tmp_path / "repository")
     monkeypatch.setenv("DATA_MIRROR", mnist_folder.as_uri())
     first = dataset_and_folder(Settings())
     monkeypatch.setenv("DATA_MIRROR", "file:///nowhere")
