@@ -183,7 +183,9 @@ def test_several_seeds_have_their_mean_its_interval_and_a_row_each(tmp_path: Pat
     table = pd.read_csv(tmp_path / "a/replicas.csv")
     assert table["accuracy"].tolist() == accuracies
     assert of_seeds[1] == evaluate(seeds[1], 0.95, 10)
-    assert "2 seeds were trained" in (tmp_path / "a/report.html").read_text()
+    text = (tmp_path / "a/report.html").read_text()
+    assert f'<div class="accuracy">{metrics["accuracy_mean"]:.2%}</div>' in text  # the mean comes first
+    assert "of 2 seeds" in text
 
 
 @pytest.mark.parametrize(("classes", "channels", "size"), [(2, 1, 32), (10, 3, 32), (100, 3, 200), (1000, 1, 64)])

@@ -73,4 +73,4 @@ def test_each_seed_is_evaluated_and_the_first_is_the_models(run):
     assert table["accuracy"].tolist() == [predicted(seed, TEST).right.mean() for seed in (1, 3)]
     assert metrics["accuracy"] == predicted(3, TEST).right.mean()
     assert metrics["accuracy_mean"] == pytest.approx(table["accuracy"].mean())
-    assert "This page shows the model of seed\n3" in (REPORTS / "report.html").read_text()
+    assert "about the model of seed 3, the median" in (REPORTS / "report.html").read_text()
