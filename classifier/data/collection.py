@@ -120,7 +120,7 @@ class Collection:
             "height": _numbers(originals.heights[order]),
             "mode": _strings(originals.modes[place] for place in order),
             "sha256": _strings(hashes[place] for place in order),  # of the file
-            "pixels": _strings(digest.tobytes().hex() for digest in self.facts.digests[order]),  # SHA-256
+            "pixels": _strings(_hex(self.facts.digests[order])),  # SHA-256
         }
         sink = BufferOutputStream()
         table = Table.from_arrays(list(columns.values()), names=list(columns))
@@ -130,13 +130,20 @@ class Collection:
         return DataFile(name="images.parquet", images=len(order), sha256=sha256(content))
 
 
+def _hex(digests: Pixels) -> Iterator[str]:
+    text = digests.tobytes().hex()
+    return (text[start : start + 64] for start in range(0, len(text), 64))
+
+
 def _strings(values: Iterable[str]) -> Any:
     """An Arrow array. Made from buffers, because `pyarrow.array` imports pandas, which takes 0.4 s."""
     from pyarrow import LargeStringArray, py_buffer
 
-    encoded = [value.encode() for value in values]
-    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    return LargeStringArray.from_buffers(len(encoded), py_buffer(ends), py_buffer(b"".join(encoded)))
+    texts = list(values)
+    together = "".join(texts)
+    lengths = map(len, texts) if together.isascii() else (len(text.encode()) for text in texts)
+    ends = np.cumsum([0, *lengths], dtype=np.int64)
+    return LargeStringArray.from_buffers(len(texts), py_buffer(ends), py_buffer(together.encode()))
 
 
 def _numbers(values: npt.NDArray[Any]) -> Any:

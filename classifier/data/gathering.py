@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from sys import intern
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from classifier.data.collection import Collection, Originals, Piece, held
 from classifier.data.dataset import SPLITS, known_preprocessing
@@ -24,8 +24,7 @@ from classifier.errors import UserError
 from classifier.params import NormalizeParams
 from classifier.project.progress import counting
 
-COLUMNS = ("path", "sha256", "width", "height", "mode", "label", "split", "group")  # of a record, kept in memory
-REPEATED = {"mode", "split", "group"}
+COLUMNS = ("path", "sha256", "width", "height", "label", "mode", "split", "group")  # of a record, kept in memory
 GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}  # Pillow's modes
 
 
@@ -90,10 +89,9 @@ def preprocessing_of(images: Files, params: NormalizeParams) -> Preprocessing:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The files of a folder after decoding; `columns` has a list for each field of the U usable records."""
+    """The files of a folder after decoding."""
 
-    columns: Mapping[str, list[Any]]
-    numbers: npt.NDArray[np.int64]  # (K,), which of the usable records gave pixels
+    rows: list[tuple[Any, ...]]  # COLUMNS of the K records that gave pixels
     pieces: list[Piece]
     facts: Facts | None  # of the K images; None without any
     problems: dict[str, str]  # path -> reason, of the stage download and of decoding
@@ -102,29 +100,28 @@ class Decoded:
 def decode_folder(images: Files, preprocessing: Preprocessing, work: Path) -> Decoded:
     """Decode all files of a folder, on every core; `work`: the folder of the chunks."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    rows: list[tuple[Any, ...]] = []  # COLUMNS of the usable records
     problems: dict[str, str] = {}
+    fields = attrgetter(*COLUMNS)
 
     def usable() -> Iterator[tuple[int, Any]]:
         for record in images.records():
             if record.problem is not None:
                 problems[record.path] = record.problem
                 continue
-            for name, column in columns.items():
-                value = getattr(record, name)
-                column.append(sys.intern(value) if name in REPEATED and value is not None else value)
-            yield len(columns["path"]) - 1, record
+            *own, mode, split, group = fields(record)
+            rows.append((*own, mode and intern(mode), split and intern(split), group and intern(group)))
+            yield len(rows) - 1, record
 
     with counting("decoding images", len(images)) as advance:
         chunks = decode_all(Decoder(images.read, preprocessing, work), usable(), cores, advance)
         advance(len(problems))
     for chunk in chunks:
-        problems |= {columns["path"][number]: reason for number, reason in chunk.problems.items()}
+        problems |= {rows[number][0]: reason for number, reason in chunk.problems.items()}
     filled = [chunk for chunk in chunks if len(chunk.facts.numbers)]
     facts = joined([chunk.facts for chunk in filled]) if filled else None
     return Decoded(
-        columns=columns,
-        numbers=facts.numbers if facts else np.empty(0, np.int64),
+        rows=[rows[number] for number in facts.numbers] if facts else [],
         pieces=[Piece(len(chunk.facts.numbers), partial(read_pixels, chunk.path)) for chunk in filled],
         facts=facts,
         problems=dict(sorted(problems.items())),
@@ -135,7 +132,7 @@ def folder_set(images: Files, decoded: Decoded, params: NormalizeParams) -> Coll
     """The collection of a folder, with a split for each image."""
     if decoded.facts is None:
         raise UserError("the folder holds no image: docs/images.md says which files are images")
-    columns = {name: [column[number] for number in decoded.numbers] for name, column in decoded.columns.items()}
+    columns = dict(zip(COLUMNS, map(list, zip(*decoded.rows, strict=True)), strict=True))
     labels = np.array(columns["label"], np.int64)
     return Collection(
         class_names=images.class_names,
