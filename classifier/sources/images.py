@@ -18,8 +18,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from struct import unpack_from
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from classifier.errors import UserError
@@ -72,7 +70,6 @@ class Images:
 
     class_names: tuple[str, ...]  # in the order of their numbers
     listed: bool  # download.classes names them, which allows classes without images
-    skipped: dict[str, int]  # kind of file -> files left out
 
     def __init__(self, raw: Path, folder: Path) -> None:
         """`raw`: the output of the stage download; `folder`: download.folder, ignored if an archive was downloaded.
@@ -82,11 +79,11 @@ class Images:
         import pyarrow as pa  # 0.1 s
         from pyarrow.parquet import ParquetFile  # read_table would import pandas: 0.4 s
 
-        self.manifest = read_manifest(raw)
-        images = self.manifest.images
-        (file,) = [file for file in self.manifest.files if file.name == TABLE]
+        manifest = read_manifest(raw)
+        images = manifest.images
+        (file,) = [file for file in manifest.files if file.name == TABLE]
         assert images is not None, "the data set is a folder"
-        self.class_names, self.listed, self.skipped = tuple(images.class_names), images.listed, images.skipped
+        self.class_names, self.listed = tuple(images.class_names), images.listed
         content = read_verified(raw / TABLE, file)
         self._table = ParquetFile(pa.BufferReader(content)).read(use_threads=False)
         self._files = open_files(raw / images.archive if images.archive else folder, raw)
@@ -94,21 +91,6 @@ class Images:
     def __len__(self) -> int:
         """Number of records, with and without a problem."""
         return int(self._table.num_rows)
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """(N,), -1 for None."""
-        return np.asarray(self._table["label"].fill_null(-1).to_numpy(), np.int64)
-
-    @property
-    def splits(self) -> list[str | None]:
-        """(N,)"""
-        return list(self._table["split"].to_pylist())
-
-    @property
-    def groups(self) -> list[str | None]:
-        """(N,)"""
-        return list(self._table["group"].to_pylist())
 
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[ImageRecord]:
         """Yield the records `start` to `stop`, with and without a problem."""
@@ -131,10 +113,6 @@ class Images:
         if (found := sha256(content)) != record.sha256:
             raise UserError(f"{where} has SHA-256 {found}, {TABLE} says {record.sha256}: it changed since: {AGAIN}")
         return content
-
-    def __iter__(self) -> Iterator[tuple[ImageRecord, bytes]]:
-        """Yield each record without a problem, and its verified bytes, in order."""
-        return ((record, self.read(record)) for record in self.records() if record.problem is None)
 
 
 def open_files(source: Path, scratch: Path) -> Files:

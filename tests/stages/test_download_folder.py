@@ -52,7 +52,8 @@ def test_a_zip_by_address_is_stored_verified_and_read(tmp_path, serve, capsys):
         "images.parquet": "",
         "pet_photos.zip": address,
     }
-    assert {record.path: content for record, content in Images(raw, tmp_path / "ignored")} == pets(2)
+    found = Images(raw, tmp_path / "ignored")
+    assert {record.path: found.read(record) for record in found.records()} == pets(2)
 
 
 def test_an_archive_comes_from_a_mirror_first(tmp_path, serve):
