@@ -71,6 +71,8 @@ def costs_of(classifier: Classifier, spec: NetworkSpec) -> Costs:
         layers = _layers(classifier, images[:1], spec)
         logits, kept = _kept_bytes(classifier.train(), images)
     _check(logits, spec, len(images))
+    if other := [name for name, value in classifier.network.state_dict().items() if not isinstance(value, Tensor)]:
+        raise UserError(f"the network {spec.architecture} keeps {other[0]}, which is no tensor: make it a buffer")
     own = [*classifier.network.parameters(), *classifier.network.buffers()]
     return Costs(
         layers,

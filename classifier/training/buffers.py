@@ -20,8 +20,7 @@ class Buffers:
         self.places: list[tuple[nn.Module, str, Tensor]] = [
             (module, name, tensor)
             for module in network.modules()
-            for name, tensor in module._buffers.items()
-            if tensor is not None
+            for name, tensor in module.named_buffers(recurse=False, remove_duplicate=False)
         ]
         unique = list({id(tensor): tensor for _, _, tensor in self.places}.values())
         self.averaged = [each for each in unique if each.is_floating_point() and each.isfinite().all()]
@@ -42,10 +41,9 @@ class Buffers:
         """What a part that counts for `share` of the batch has changed in those that are averaged."""
         self.changed = True
         for module, name, tensor in self.places:
-            if (now := module._buffers[name]) is not tensor:  # the forward pass has put another tensor in its place
-                assert now is not None, f"the network removes its buffer {name}"
+            if (now := getattr(module, name)) is not tensor:  # the forward pass has put another tensor in its place
                 tensor.copy_(now)
-                module._buffers[name] = tensor
+                setattr(module, name, tensor)
         if not self.averaged:
             return []
         changes = torch._foreach_sub(self.averaged, self.before[: len(self.averaged)])

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import clip_grad_norm_
 
 from classifier.errors import UserError
@@ -96,7 +95,9 @@ class Engine:
             parameter.requires_grad_(not frozen or name in head)
             parameter.grad = None  # so that no optimizer updates it
         # Frozen layers also keep their running statistics.
-        self.classifier.evaluated = [each for each in network.modules() if isinstance(each, _NormBase) and frozen]
+        self.classifier.evaluated = [
+            each for each in network.modules() if frozen and getattr(each, "running_mean", None) is not None
+        ]
         self.classifier.train()
         self.parts.lay_out()
 

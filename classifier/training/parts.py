@@ -99,11 +99,12 @@ class Parts:
         """`loss` is like that of a part: a value per model."""
         self.count, self.parameters, self.buffers, self.crew = count, parameters, buffers, crew
         self.like, self.turn = loss, 0
+        # Two sets in turn where processes share them: one may still read a step while another writes the next.
+        self.sets = 2 if crew.size > 1 else 1
         if count > 1:
             values = sum(tensor.numel() for tensor in (loss, *parameters.values(), *buffers.averaged))
             self.aligned = -(-values // 4) * 4
-            # Two sets in turn: while one process still reads a step's, another may write the next step's.
-            shape = (2, count, self.aligned + sum(map(words, buffers.taken)))
+            shape = (self.sets, count, self.aligned + sum(map(words, buffers.taken)))
             self.rows = crew.share(*shape) if crew.size > 1 else torch.zeros(shape, device=loss.device)
             self.taken = [self._taken(rows[0]) for rows in self.rows]
         self.lay_out()
@@ -173,7 +174,7 @@ class Parts:
         for parameter, gradient in zip(self.learning, summed, strict=False):
             parameter.grad = gradient
         self.buffers.end(summed[len(self.learning) :], self.taken[self.turn])
-        self.turn = 1 - self.turn
+        self.turn = (self.turn + 1) % self.sets
         return loss
 
 

@@ -125,3 +125,17 @@ def test_a_batch_of_a_single_image_is_refused_where_batch_normalization_has_one_
             check_last_batch(classifier, spec, 96, 1)
     else:
         check_last_batch(classifier, spec, 97, 32)
+
+
+def test_state_that_is_no_tensor_is_refused(digits, write_own):  # noqa: F811
+    write_own(
+        "mine",
+        "from torch import nn\n"
+        "class Counted(nn.Sequential):\n"
+        "    def get_extra_state(self):\n"
+        "        return {}\n"
+        "def net(channels, classes, size):\n"
+        "    return Counted(nn.Flatten(), nn.Linear(size * size, classes))\n",
+    )
+    with pytest.raises(UserError, match=r"network mine:net keeps _extra_state, which is no tensor: make it a buffer"):
+        costs(digits, "mine:net")
