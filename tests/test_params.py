@@ -143,6 +143,8 @@ def test_values_that_contradict_each_other_are_named(tmp_path):
         "keep.patience: 20 with keep.weights: last; allowed is validation_loss or validation_accuracy, or "
         "patience: null; keep.patience: 20 with epochs: 20; allowed are fewer than epochs"
     )
+    message = problem_of(changed(tmp_path, ("batch_size: 32", "batch_size: 1"), ("mixup: 0.0", "mixup: 0.2")))
+    assert "mixup or cutmix with batch_size: 1; allowed is 2 or more" in message
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.1e-2", "0.001"])

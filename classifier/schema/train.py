@@ -124,6 +124,9 @@ class TrainParams(Section):
             ),
             f"keep.patience: {patience} with keep.weights: last; allowed is validation_loss or validation_accuracy, or "
             "patience: null": patience is not None and self.keep.weights == "last",
+            "augment.mixup or cutmix with batch_size: 1; allowed is 2 or more, since images of a batch are mixed": (
+                self.batch_size == 1 and max(self.augment.mixup, self.augment.cutmix) > 0
+            ),
             f"keep.patience: {patience} with epochs: {self.epochs}; allowed are fewer than epochs": (
                 patience is not None and patience >= self.epochs
             ),
