@@ -185,15 +185,17 @@ def measure(files: Files, placed: Sequence[Placed]) -> Iterable[Measured]:
                 yield from _measure(files, chunk)
             return
         # Forked, because an open archive cannot be sent; nothing here has threads that hold locks.
-        with ProcessPoolExecutor(cores, get_context("fork"), _begin, (files, chunks)) as pool:
-            try:
-                for measured in pool.map(_measure_chunk, range(len(chunks))):
-                    yield from measured
-                    advance(len(measured))
-            except BrokenProcessPool:
-                raise UserError(
-                    "a process that read files exited without reporting (killed, or out of memory): run again"
-                ) from None
+        pool = ProcessPoolExecutor(cores, get_context("fork"), _begin, (files, chunks))
+        try:
+            for measured in pool.map(_measure_chunk, range(len(chunks))):
+                yield from measured
+                advance(len(measured))
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that read files exited without reporting (killed, or out of memory): run again"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 _inherited: tuple[Files, list[Sequence[Placed]]] | None = None  # of this process, which `_begin` has set
