@@ -79,7 +79,7 @@ def sweep(
 
     gc.freeze()
     gc.enable()  # a sweep runs for a long time
-    baseline = Baseline.of(project_root(), params.download.folder)
+    baseline = Baseline.of(project_root(), [params.download.folder, params.train.pretrained_file])
     key = sweep_key([params.sweep.model_dump(), points] if search else points, params)
     name = f"sweep-{key[:8]}"
     folder = baseline.root / sweeping.SWEEPS / name

@@ -48,10 +48,10 @@ class Baseline:
     commit: str
     diff: bytes
     changed: Sequence[str]  # paths below the root that differ from the commit, including those not in the diff
-    images: str | None = None  # download.folder
+    own: Sequence[str] = ()  # the user's images and weights: download.folder, train.pretrained_file
 
     @classmethod
-    def of(cls, root: Path, images: str | None = None) -> Baseline:
+    def of(cls, root: Path, own: Sequence[str] = ()) -> Baseline:
         """Capture the current state. Raises UserError if the project has no commit."""
         state = git_state()
         if state.commit is None:
@@ -62,9 +62,9 @@ class Baseline:
         changed = [
             name
             for name in os.fsdecode(tracked + others).split("\0")
-            if name and not (images and Path(name).is_relative_to(images))
+            if name and not any(Path(name).is_relative_to(path) for path in own)
         ]
-        return cls(root, Repository.of(root), state.commit, state.diff, changed, images)
+        return cls(root, Repository.of(root), state.commit, state.diff, changed, own)
 
 
 class Clone:
@@ -97,8 +97,8 @@ class Clone:
             if source.is_symlink() or source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
-        if self.baseline.images:
-            share_images(self.baseline.root, self.project, self.baseline.images)
+        for path in self.baseline.own:
+            share_images(self.baseline.root, self.project, path)
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
         """Start `dvc ARGUMENTS` in the clone, in its own session, so that Ctrl-C reaches only this process."""

@@ -59,7 +59,7 @@ def check_out(repository: Repository, folder: Path, commit: str, diff: bytes) ->
 
 
 def share_images(root: Path, project: Path, folder: str) -> None:
-    """Show the user's images, at `folder` in the project at `root`, in a checkout of it.
+    """Show the user's images or weights, at `folder` in the project at `root`, in a checkout of it.
 
     Does nothing for images outside of the project and for those that DVC tracks. DVC does not follow links to folders
     within a folder, so what git already put there is completed by hard links to the files.

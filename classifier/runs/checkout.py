@@ -28,8 +28,10 @@ class Checkout:
         self.environment = {name: value for name, value in dvc_environment().items() if not name.startswith(own)}
         self.environment["DVC_SITE_CACHE_DIR"] = str(project.parent / "dvc-site-cache")
         self.environment["MLFLOW_TRACKING_URI"] = sqlite_uri(project / DATABASE)
-        download = YAML(typ="safe", pure=True).load(project / "params.yaml").get("download", {})
+        params = YAML(typ="safe", pure=True).load(project / "params.yaml")
+        download = params.get("download", {})
         share_images(root, project, download.get("folder", "images"))
+        share_images(root, project, params.get("train", {}).get("pretrained_file", "weights"))
         mirror = os.environ.get("DATA_MIRROR") or download.get("mirror")
         if mirror and (root / mirror).is_dir():  # relative folders start at the project's root
             self.environment["DATA_MIRROR"] = str((root / mirror).resolve())

@@ -49,9 +49,10 @@ DELIVERY_RETRY_S = 5
 
 
 def sweep_key(what: Any, params: Params) -> str:
-    """SHA-256 of values and ranges (`what`, as JSON), the stages' params, the code that dvc.yaml names, the images."""
+    """SHA-256 of values and ranges (`what`, as JSON), the stages' params, the code of dvc.yaml, images and weights."""
     paths = code_paths(Path(PIPELINE).read_bytes())
     paths += [params.download.folder] if params.download.dataset == "folder" else []
+    paths += [params.train.pretrained_file] if params.train.pretrained == "file" else []
     code = {path: hash_of(Path(path)) for path in paths}
     return sha256(json.dumps([what, params.flat(), code]).encode())
 

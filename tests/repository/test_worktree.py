@@ -204,6 +204,16 @@ def test_a_checkout_sees_the_projects_images(root, tmp_path, kept):
     assert (tmp_path / "checkout/photos/cat/1").samefile(root / "photos/cat/1") or kept == ["photos/cat/1"]
 
 
+def test_a_checkout_sees_the_projects_file_of_weights(root, tmp_path):
+    """Where git tracks the folder's .gitignore alone."""
+    for project in (root, tmp_path / "checkout"):
+        (project / "weights").mkdir(parents=True)
+        (project / "weights/.gitignore").write_text("*")
+    (root / "weights/mine.safetensors").write_text("weights")
+    share_images(root, tmp_path / "checkout", "weights/mine.safetensors")
+    assert files(tmp_path / "checkout/weights") == {".gitignore": "*", "mine.safetensors": "weights"}
+
+
 def test_images_elsewhere_or_that_dvc_brings_are_left_alone(root, tmp_path):
     (root / "sets/photos").mkdir(parents=True)
     (root / "sets.dvc").touch()
