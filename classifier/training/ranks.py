@@ -27,6 +27,20 @@ from classifier.project.processes import rank, world
 from classifier.training.parts import Computation
 from classifier.workers import PATIENCE_S, Crew
 
+# Names in `classifier.training.checkpoint.deciding`; the machines themselves may differ.
+COMPARED = (
+    "params",
+    "data",
+    "pretrained",
+    "code",
+    "network",
+    "arithmetic",
+    "instructions",
+    "parts",
+    "device",
+    "torch",
+    "numpy",
+)
 RESUMES = "run again: training resumes from its last checkpoint"
 
 
@@ -60,8 +74,8 @@ class Ranks(Crew):
         return cls(device)
 
     def agree(self, deciding: Mapping[str, str]) -> None:
-        """Raises UserError in every process unless all have the same of what decides the bits, machines apart."""
-        described = {name: value for name, value in deciding.items() if name not in ("platform", "cpu", "threads")}
+        """Raises UserError in every process unless all have the same of what decides the bits."""
+        described = {name: deciding.get(name, "") for name in COMPARED}
         digests = [hashlib.sha256(value.encode()).digest() for value in described.values()]
         own = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(len(digests), -1)
         for number, found in enumerate(self._gather(own.to(self.way))):

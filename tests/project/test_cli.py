@@ -108,3 +108,17 @@ def test_help_of_a_stage_is_its_docstring():
         "python -m stages.train params.yaml data/normalized data/pretrained models/classifier reports/train"
         in done.stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "rank", "world", "status"),
+    [("evaluate", 0, 2, 1), ("evaluate", 1, 2, 0), ("evaluate", 1, 1, 1), ("train", 1, 2, 1)],
+)
+def test_of_the_processes_of_torchrun_the_first_is_the_stage(tmp_path, stage, rank, world, status):
+    """The others do nothing, or, of a shared stage, the work without its lock: here both fail without arguments."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": str(rank), "WORLD_SIZE": str(world)}
+    command = [sys.executable, "-m", f"stages.{stage}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == status
+    assert ("expected PARAMS DATA" in done.stderr) == bool(status)
+    assert (tmp_path / ".pipeline").exists() == (rank == 0 or world == 1)

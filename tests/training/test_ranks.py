@@ -46,7 +46,7 @@ assert crew.hand_out([7 - crew.rank, crew.rank], [layout]) == [7, 0]
 assert not layout.any() and layout.is_contiguous(memory_format=torch.channels_last)
 crew.agree({"data": "a", "cpu": str(crew.rank)})
 try:
-    crew.agree({"data": "a", "torch": f"2.{crew.rank // 2}"})
+    crew.agree({"data": "a", "torch": "2.1"} if crew.rank == 2 else {"data": "a", "torch": "2.0", "cpu": "another"})
 except UserError as error:
     print(error)
 ran = []
