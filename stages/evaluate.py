@@ -90,7 +90,7 @@ def summary(dataset: str, metrics: dict[str, float], images: int) -> str:
     if "accuracy_mean" not in metrics:
         return f"{dataset}: {line}"
     mean, low, high = (metrics[f"accuracy_mean{end}"] for end in ("", "_low", "_high"))
-    return f"{dataset}: mean accuracy of all seeds {mean:.2%} ({low:.2%} to {high:.2%}); the model's seed: {line}"
+    return f"{dataset}: mean accuracy of all seeds {mean:.2%} ({low:.2%} to {high:.2%})\nthe model's seed: {line}"
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class Console(AbstractContextManager["Console"]):
             if self.params.seeds == 1:
                 self._print(self._epoch(row, row.train_loss))
             elif row.epoch == self.params.epochs:
-                self._print(who + self._epoch(row, row.train_loss))
+                self._print(f"seed {seed}  {_results(row, row.train_loss)}")
 
     def _tutorial(self, seed: int, row: Row) -> list[str]:
         """The line of a window, of several where an epoch has many, and that of an epoch's end."""
@@ -98,13 +98,8 @@ class Console(AbstractContextManager["Console"]):
     def _epoch(self, row: Row, loss: float) -> str:
         """The line of an epoch that stays on a terminal, at most 80 characters."""
         epochs = self.params.epochs
-        validation = "" if row.validation_loss is None else f"  validation {row.validation_loss:.3f}"
-        if row.validation_accuracy is not None:
-            validation += f" {row.validation_accuracy:.2%}"
-        return (
-            f"epoch {row.epoch:{len(str(epochs))}}/{epochs}  loss {loss:.3f}{validation}  rate {row.learning_rate:.3g}"
-            f"  {self._speed()[1]:,.0f} images/s"
-        )
+        epoch = f"epoch {row.epoch:{len(str(epochs))}}/{epochs}"
+        return f"{epoch}  {_results(row, loss)}  rate {row.learning_rate:.3g}  {self._speed()[1]:,.0f} images/s"
 
     def _progress(self) -> str:
         """The live line."""
@@ -150,6 +145,13 @@ class Console(AbstractContextManager["Console"]):
             self.live.console.print(line, markup=False, highlight=False)
         else:
             print(line, flush=True)
+
+
+def _results(row: Row, loss: float) -> str:
+    """The losses and the accuracy at an epoch's end."""
+    if row.validation_loss is None:
+        return f"loss {loss:.3f}"
+    return f"loss {loss:.3f}  validation {row.validation_loss:.3f} {row.validation_accuracy:.2%}"
 
 
 def _duration(seconds: float) -> str:

@@ -114,3 +114,12 @@ def _read(descriptor):
         return os.read(descriptor, 65536)
     except OSError:  # what Linux says at the end of a closed terminal
         return b""
+
+
+def test_on_a_terminal_each_seed_has_a_line_when_it_ends():
+    text = on_terminal("from tests.training.test_console import show; show(seeds=(7, 8))")
+    lines = [line for line in text.replace("\r", "\n").splitlines() if "validation 1.300" in line]
+    assert [re.sub(r"\x1b\[[0-9;?]*\w", "", line) for line in lines] == [
+        f"seed {seed}  loss 1.200  validation 1.300 55.00%" for seed in (7, 8)
+    ]
+    assert "2 seeds: mean validation accuracy 55.00%" in text
