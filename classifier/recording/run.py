@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -49,7 +49,7 @@ from classifier.recording.tags import (
 )
 from classifier.repository.code import GitState, git_state
 from classifier.repository.lockfile import hash_of
-from classifier.training.history import Row, read_history
+from classifier.training.history import Row, kept_row, read_history
 from classifier.training.report import read_histories, summary_metrics
 
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
@@ -219,6 +219,9 @@ class Recording:
             step = histories[meta.seed][-1].step
             self.journal.append("metrics", seed=None, step=step, values=spreads, restored=restored)
             tags[CHOSEN_TAG] = str(meta.seed)
+            for seed, rows in histories.items():
+                self._log_kept(seed, rows, restored)
+        self._log_kept(None, histories[meta.seed], restored)
         self.journal.keep(reports, "train")
         self.journal.append("files", path="train", restored=restored)
         self._log_costs(reports, restored)
@@ -241,6 +244,13 @@ class Recording:
             restored=restored,
         )
         self.journal.append("tags", tags=tags, restored=restored)
+
+    def _log_kept(self, seed: int | None, rows: Sequence[Row], restored: bool) -> None:
+        """Values of the kept weights one step after the last, so that a run's last values are those of its model."""
+        kept, last = kept_row(rows, self.params.train.keep.weights), rows[-1]
+        if kept is not last:
+            row = replace(kept, step=last.step + 1, learning_rate=last.learning_rate, running_loss=None)
+            self._log_row(seed, row, None, restored)
 
     def _log_costs(self, reports: Path, restored: bool) -> None:
         """What the network costs; reports of earlier versions have the number of parameters alone."""

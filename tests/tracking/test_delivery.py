@@ -134,6 +134,19 @@ def test_no_metric_is_a_constant_or_a_single_dot_or_has_rounding_noise(kind, res
     assert ("mlflow.classifier.restored" in get_run(run_id).data.tags) == restored
 
 
+@pytest.mark.parametrize("kind", [Workspace, ReplicaWorkspace])
+def test_a_runs_last_values_are_those_of_the_epoch_whose_weights_are_kept(kind):
+    outputs = kind()
+    outputs.params = outputs.params.override({"train.keep.weights": "validation_loss"})
+    values = [(6, 0.9, 0.6), (12, 0.4, 0.7), (18, 0.5, 0.8)]
+    outputs.has_history([Row(step, step // 6, step, 0.1, 2.0, 1.0, loss, right) for step, loss, right in values])
+    outputs.train()
+    for run in all_runs():
+        assert (run.data.metrics["validation/loss"], run.data.metrics["validation/accuracy"]) == (0.4, 0.7)
+        steps = [step for step, _ in history(run.info.run_id, "validation/loss")]
+        assert steps == [6, 12, 18, 19]
+
+
 def test_test_metrics_are_those_of_the_models_page_and_of_its_data():
     outputs = Workspace()
     experiment = [get_run(outputs.train()).info.experiment_id]
