@@ -291,3 +291,18 @@ def test_evaluate_beside_its_recorder_completes_the_run(workspace):
     run = only_run()
     assert run.data.metrics["test/accuracy"] == 0.9
     assert run.data.tags["mlflow.classifier.evaluated"] == "true"
+
+
+def test_what_the_data_hold_is_in_the_run_of_a_training_and_in_one_that_evaluate_makes(workspace):
+    outputs, folder = Workspace(), Path("reports/data")
+    folder.mkdir(parents=True)
+    for name in ("metrics.json", "duplicates.csv"):
+        (folder / name).write_text('{"leaks": 2}')
+    with recording.recording("train", outputs.params) as record:
+        record.begin("key", {})
+        record.log_data_report(folder)
+        record.log_training(outputs.model, outputs.meta, outputs.training, outputs.histories)
+    outputs.meta = outputs.meta.model_copy(update={"weights_sha256": "0" * 64})  # of no training that is recorded
+    outputs.evaluate()
+    of_runs = [{name for name in files(run.info.run_id) if name.startswith("data/")} for run in all_runs()]
+    assert of_runs == 2 * [{"data/metrics.json", "data/duplicates.csv"}]
