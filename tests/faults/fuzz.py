@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors.torch import save
 
@@ -33,17 +34,22 @@ from classifier.params import parse_params
 from classifier.project.checksummed import CHECKSUM
 from classifier.project.files import json_bytes, sha256
 from classifier.sources.catalog import origin
+from classifier.sources.images import open_files, write_images
+from classifier.sources.listing import Entry, Listing
 from classifier.sources.raw import read_raw, write_manifest
+from classifier.sources.table import lay_out_by
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import Engine
 from classifier.training.history import Row, read_history, write_history
 from classifier.training.report import verify_training, write_training
 from tests import tiny_files
 from tests.faults.watch import nothing_happens
+from tests.photos import download_params, pets, write_tar, write_zip
 from tests.samples import COSTS, ROOT, file_params, train_params, write_digits
 
 SLOW_S = 2.0  # slower cases run a second time before they count, because the machine may be busy
 LONGEST_LINE = 1500  # characters
+LISTS = ("params.yaml", "table.csv", "table.parquet")  # refused with a line for each problem
 ROWS = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
 TOKENS = [
     *(b"NaN", b"Infinity", b"-1", b"0", b"1e400", b"9" * 30, b"18446744073709551615", b"null", b"true", b'""', b"[]"),
@@ -152,6 +158,22 @@ def readers(folder: Path) -> list[Reader]:
         }
         read_archive("cifar", tiny_files.cifar_archive(members))
 
+    def source(content: bytes) -> None:
+        (folder / "photos").write_bytes(content)
+        (folder / "described").mkdir(exist_ok=True)
+        described = folder / "described"
+        write_images(described, open_files(folder / "photos", described), download_params("photos"))
+
+    def table(content: bytes) -> None:
+        listing = Listing([Entry(name) for name in photos], [], {})
+        lay_out_by(content, listing, download_params("photos", table="labels"))
+
+    photos = pets(3)
+    rows = [(name, name.split("/")[0], split, "") for name in photos for split in ("train",)]
+    csv_table = "\n".join(",".join(row) for row in [("path", "label", "split", "group"), *rows]).encode()
+    parquet = pd.DataFrame(rows, columns=["path", "label", "split", "group"]).to_parquet(engine="pyarrow")
+    packed = [write_zip(folder / "z", photos), write_zip(folder / "d", photos, 8), write_tar(folder / "t", photos)]
+    packed.append(write_tar(folder / "g", photos, "w:gz"))
     batches = {name: tiny_files.cifar_batch(*value) for name, value in tiny_files.cifar_arrays(1).items()}
     images = gzip.decompress(tiny_files.mnist()["train-images-idx3-ubyte.gz"])
     archive = gzip.decompress(tiny_files.cifar10(1)["cifar-10-binary.tar.gz"])
@@ -172,6 +194,9 @@ def readers(folder: Path) -> list[Reader]:
             b"\n".join(gzip.decompress((raw / "digits.csv.gz").read_bytes()).split(b"\n")[:20]),
             lambda content: digits_csv("digits", gzip.compress(content, 1)),
         ),
+        *(Reader(f"images in {path.name}", path.read_bytes(), source) for path in packed),
+        Reader("table.csv", csv_table, table),
+        Reader("table.parquet", parquet, table),
         Reader("cifar batch", batches["data_batch_1"], batch),
         Reader(
             "cifar archive",
@@ -235,8 +260,8 @@ def timed(reader: Reader, content: bytes) -> tuple[str, float]:
         ended = "read"
     except (ValueError, OSError) as error:
         said = str(error)
-        assert reader.name == "params.yaml" or "\n" not in said, f"not one line: {said!r:.500}"
-        assert reader.name == "params.yaml" or len(said) <= LONGEST_LINE, f"{len(said)} characters: {said!r:.500}"
+        assert reader.name in LISTS or "\n" not in said, f"not one line: {said!r:.500}"
+        assert reader.name in LISTS or len(said) <= LONGEST_LINE, f"{len(said)} characters: {said!r:.500}"
         ended = "refused"
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
