@@ -91,7 +91,7 @@ def train(
     from classifier.project.files import replacing
     from classifier.training.checkpoint import checkpointed
     from classifier.training.console import Console
-    from classifier.training.history import Row
+    from classifier.training.history import HistoryRow
     from classifier.training.memory import check_batch
     from classifier.training.picture import augmented_batch
     from classifier.training.report import write_training
@@ -114,7 +114,7 @@ def train(
             network = f"{begin.spec.architecture}, {costs.parameters} parameters"
             console.say(f"{meta.name}: {images} images, {network}, {describe(device)}, {computation}")
 
-            def report(seed: int, row: Row) -> None:
+            def report(seed: int, row: HistoryRow) -> None:
                 console.show(seed, row)
                 record.log_row(seed, row, row.seconds)
 

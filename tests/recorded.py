@@ -14,11 +14,11 @@ import pytest
 from classifier.networks.model_dir import build, write_model
 from classifier.recording import run as recording
 from classifier.tracking import delivery as tracking
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 from classifier.training.report import write_training
 from tests.samples import COSTS, file_params, write_digits
 
-ROWS = [Row(10, 1, 320, 0.05, 2.1), Row(12, 1, 340, 0.04, 1.9, 2.0, 1.8, 0.5)]
+ROWS = [HistoryRow(10, 1, 320, 0.05, 2.1), HistoryRow(12, 1, 340, 0.04, 1.9, 2.0, 1.8, 0.5)]
 FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "PIPELINE_ROOT")
 METRICS = {"accuracy": 0.9, "n": 57}
 

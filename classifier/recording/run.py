@@ -49,7 +49,7 @@ from classifier.recording.tags import (
 )
 from classifier.repository.code import GitState, git_state
 from classifier.repository.lockfile import hash_of
-from classifier.training.history import Row, kept_row, read_history
+from classifier.training.history import HistoryRow, kept_row, read_history
 from classifier.training.report import read_histories, summary_metrics
 
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
@@ -68,7 +68,7 @@ ROW_METRICS = {  # history.csv's column -> MLflow's name
 }
 RATE = "train/learning_rate"
 COSTS = ("parameters", "multiply_adds", "weights_bytes", "activations_bytes")  # of reports/train/metrics.json
-SECONDS = "train/seconds"  # of training (`Row.seconds` of `classifier.training.history`)
+SECONDS = "train/seconds"  # of training (`HistoryRow.seconds` of `classifier.training.history`)
 
 
 class Outputs(TypedDict):
@@ -180,7 +180,7 @@ class Recording:
         while not self.journal.begun.exists() and self.recorder.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
 
-    def log_row(self, seed: int, row: Row, seconds: float | None = None, *, restored: bool = False) -> None:
+    def log_row(self, seed: int, row: HistoryRow, seconds: float | None = None, *, restored: bool = False) -> None:
         """Record a row of the history at its step. Each of several seeds has its own nested run.
 
         `seconds`: training time so far, recorded at the end of each epoch.
@@ -188,7 +188,7 @@ class Recording:
         at_end = None if row.train_loss is None else seconds
         self._log_row(seed if self.params.train.seeds > 1 else None, row, at_end, restored)
 
-    def _log_row(self, seed: int | None, row: Row, seconds: float | None, restored: bool) -> None:
+    def _log_row(self, seed: int | None, row: HistoryRow, seconds: float | None, restored: bool) -> None:
         named = {name: getattr(row, column) for column, name in ROW_METRICS.items()} | {SECONDS: seconds}
         values = {name: value for name, value in named.items() if value is not None}
         values[RATE] = float(f"{values[RATE]:.6g}")  # 0.0392 rather than 0.039200000000000006
@@ -199,7 +199,7 @@ class Recording:
         model: Path,
         meta: ModelMeta,
         reports: Path,
-        histories: Mapping[int, Sequence[Row]],
+        histories: Mapping[int, Sequence[HistoryRow]],
         seconds: float | None = None,
         *,
         restored: bool = False,
@@ -245,7 +245,7 @@ class Recording:
         )
         self.journal.append("tags", tags=tags, restored=restored)
 
-    def _log_kept(self, seed: int | None, rows: Sequence[Row], restored: bool) -> None:
+    def _log_kept(self, seed: int | None, rows: Sequence[HistoryRow], restored: bool) -> None:
         """Values of the kept weights one step after the last, so that a run's last values are those of its model."""
         kept, last = kept_row(rows, self.params.train.keep.weights), rows[-1]
         if kept is not last:

@@ -40,7 +40,7 @@ from classifier.params import Params, TrainParams
 from classifier.project.files import read_file, sha256, sha256_of, write_atomic
 from classifier.project.lineage import PACKAGE, project_root
 from classifier.project.resuming import resumable
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 
 CHECKPOINTS = Path(".pipeline/checkpoints")  # in the project's root
 KEPT = 2
@@ -58,7 +58,7 @@ class Position:
 @dataclass(frozen=True)
 class Checkpoint:
     position: Position
-    rows: list[Row]
+    rows: list[HistoryRow]
     tensors: dict[str, Tensor]
 
 
@@ -105,7 +105,7 @@ class Checkpoints:
         except FileNotFoundError:
             return []
 
-    def add(self, row: Row) -> None:
+    def add(self, row: HistoryRow) -> None:
         """A row of the history, which the next checkpoint will hold."""
         self.rows += json.dumps(asdict(row)).encode() + b"\n"
 
@@ -144,7 +144,7 @@ def _parse(content: bytes, known: str) -> Checkpoint:
         rows = tensors.pop("rows", None)
         if rows is None or rows.dtype != torch.uint8:
             raise UserError("it has no rows")
-        read_row = TypeAdapter(Row).validate_json
+        read_row = TypeAdapter(HistoryRow).validate_json
         return Checkpoint(position, [read_row(line) for line in rows.numpy().tobytes().splitlines()], tensors)
     except (SafetensorError, ValidationError) as error:
         raise UserError(" ".join(str(error).split())[:200]) from None

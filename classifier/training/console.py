@@ -8,7 +8,7 @@ from types import TracebackType
 
 from classifier.params import TrainParams
 from classifier.training.checkpoint import NO_WORK, Work
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 from classifier.training.summary import summarize
 
 PER_EPOCH = 8  # of the tutorial's lines at most; history.csv and MLflow have every window
@@ -26,9 +26,9 @@ class Console(AbstractContextManager["Console"]):
         self, params: TrainParams, steps_per_epoch: int, lines: list[str], work: Work = NO_WORK, *, live: bool = True
     ) -> None:
         self.params, self.steps_per_epoch, self.lines, self.work = params, steps_per_epoch, lines, work
-        self.last: dict[int, Row] = {}  # by seed
-        self.first: dict[int, Row] = {}  # where this process began, by seed
-        self.best: dict[int, Row] = {}  # the last row with a validation, by seed
+        self.last: dict[int, HistoryRow] = {}  # by seed
+        self.first: dict[int, HistoryRow] = {}  # where this process began, by seed
+        self.best: dict[int, HistoryRow] = {}  # the last row with a validation, by seed
         self.running_loss: float | None = None  # the last one
         self.losses: dict[int, list[float]] = {}  # of windows that were not printed yet, by seed
         windows = max(1, steps_per_epoch // min(params.log_every, steps_per_epoch))
@@ -60,7 +60,7 @@ class Console(AbstractContextManager["Console"]):
         self.lines.append(line)
         self._print(line)
 
-    def show(self, seed: int, row: Row) -> None:
+    def show(self, seed: int, row: HistoryRow) -> None:
         """Show the end of a window or of an epoch: `[epoch, step in the epoch] loss: running loss`."""
         who = f"seed {seed} " if self.params.seeds > 1 else ""
         self.last[seed] = row
@@ -79,7 +79,7 @@ class Console(AbstractContextManager["Console"]):
             elif row.epoch == self.params.epochs:
                 self._print(f"seed {seed}  {_results(row, row.train_loss)}")
 
-    def _tutorial(self, seed: int, row: Row) -> list[str]:
+    def _tutorial(self, seed: int, row: HistoryRow) -> list[str]:
         """The line of a window, of several where an epoch has many, and that of an epoch's end."""
         lines, step = [], row.step - (row.epoch - 1) * self.steps_per_epoch
         losses = self.losses.setdefault(seed, [])
@@ -95,7 +95,7 @@ class Console(AbstractContextManager["Console"]):
             lines.append(f"[{row.epoch}] validation loss: {row.validation_loss:.3f} accuracy: {accuracy}")
         return lines
 
-    def _epoch(self, row: Row, loss: float) -> str:
+    def _epoch(self, row: HistoryRow, loss: float) -> str:
         """The line of an epoch that stays on a terminal, at most 80 characters."""
         epochs = self.params.epochs
         epoch = f"epoch {row.epoch:{len(str(epochs))}}/{epochs}"
@@ -123,7 +123,7 @@ class Console(AbstractContextManager["Console"]):
 
     def _speed(self) -> tuple[float, float]:
         """Steps and images per second since this process began; of seeds trained at the same time, together."""
-        nothing = Row(0, 0, 0, 0.0, seconds=0.0)
+        nothing = HistoryRow(0, 0, 0, 0.0, seconds=0.0)
         begun = [(self.first.get(seed, nothing), row) for seed, row in self.last.items()]
         seconds = max(((row.seconds or 0) - (first.seconds or 0) for first, row in begun), default=0.0)
         if seconds <= 0:
@@ -147,7 +147,7 @@ class Console(AbstractContextManager["Console"]):
             print(line, flush=True)
 
 
-def _results(row: Row, loss: float) -> str:
+def _results(row: HistoryRow, loss: float) -> str:
     """The losses and the accuracy at an epoch's end."""
     if row.validation_loss is None:
         return f"loss {loss:.3f}"

@@ -4,7 +4,7 @@ As in the classic PyTorch tutorial, a window of the running loss restarts with e
 ends before the window is full. The last row of an epoch holds its training loss and the validation values. A missing
 value is empty.
 
-The header is the format's version. A new column needs a default in `Row`, which stands for it in older files.
+The header is the format's version. A new column needs a default in `HistoryRow`, which stands for it in older files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGEST = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
-class Row:
+class HistoryRow:
     """What the training loop reports at the end of a window or of an epoch."""
 
     step: int  # optimizer steps since the start of training
@@ -40,24 +40,24 @@ class Row:
     again: bool = field(default=False, compare=False)  # reported before, by the training that is resumed
 
 
-COLUMNS = [column.name for column in fields(Row) if column.compare]
-REQUIRED = [column.name for column in fields(Row) if column.default is MISSING]
+COLUMNS = [column.name for column in fields(HistoryRow) if column.compare]
+REQUIRED = [column.name for column in fields(HistoryRow) if column.default is MISSING]
 COUNTS = ("step", "epoch", "images")
 BEST = {"validation_loss": min, "validation_accuracy": max}  # column -> its best value
 
 
-def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
+def best_rows(rows: Sequence[HistoryRow]) -> dict[str, HistoryRow]:
     """The row with the best value of each column of `BEST`, the first of equals; columns without values are omitted."""
     full = {name: [row for row in rows if getattr(row, name) is not None] for name in BEST}
     return {name: BEST[name](found, key=attrgetter(name)) for name, found in full.items() if found}
 
 
-def kept_row(rows: Sequence[Row], keep: str) -> Row:
+def kept_row(rows: Sequence[HistoryRow], keep: str) -> HistoryRow:
     """The end of the epoch whose weights a training keeps: of the last, or of the best by a column of `BEST`."""
     return rows[-1] if keep == "last" else best_rows(rows).get(keep, rows[-1])
 
 
-def write_history(path: Path, rows: Sequence[Row]) -> None:
+def write_history(path: Path, rows: Sequence[HistoryRow]) -> None:
     """Write numbers with the fewest digits that read back as the same float64."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -66,7 +66,7 @@ def write_history(path: Path, rows: Sequence[Row]) -> None:
     write_atomic(path, text.getvalue().encode())
 
 
-def read_history(path: Path) -> list[Row]:
+def read_history(path: Path) -> list[HistoryRow]:
     """The rows of a history that this version of the project or an earlier one wrote, at least one.
 
     Raises FileNotFoundError and UserError, which names the line that is not a row.
@@ -88,7 +88,7 @@ def read_history(path: Path) -> list[Row]:
     for number, line in enumerate(lines[1:], start=2):
         try:
             texts = dict(zip(columns, line.split(","), strict=True))
-            rows.append(Row(**{name: _value(name, text) for name, text in texts.items()}))  # type: ignore[arg-type]
+            rows.append(HistoryRow(**{name: _value(name, text) for name, text in texts.items()}))  # type: ignore[arg-type]
         except ValueError as error:
             raise UserError(f"{path} line {number} is not a row of the history ({error!s:.200}): {again}") from None
     return rows

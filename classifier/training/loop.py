@@ -19,14 +19,14 @@ from classifier.training.checkpoint import NO_WORK, Checkpoints, Work
 from classifier.training.determinism import named_layers
 from classifier.training.engine import Engine
 from classifier.training.graph import GraphedSteps
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 from classifier.training.parts import computation_of
 from classifier.training.ranks import crew_of
 from classifier.training.sources import are_resident
 from classifier.training.steps import Steps, StreamedSteps, on_device, on_disk
 from classifier.workers import threads
 
-Report = Callable[[int, Row], None]  # of a seed and its row
+Report = Callable[[int, HistoryRow], None]  # of a seed and its row
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Trained:
     """A trained classifier and its history."""
 
     classifier: Classifier
-    rows: list[Row]
+    rows: list[HistoryRow]
 
 
 def train_one(
@@ -54,7 +54,7 @@ def train_one(
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
     trained = Trained(initial(meta, params.network, params.pretrained, pretrained).classifier(seed), [])
 
-    def keep(seed: int, row: Row) -> None:
+    def keep(seed: int, row: HistoryRow) -> None:
         trained.rows.append(row)
         report(seed, row)
 
@@ -150,13 +150,13 @@ def say_resumed(steps: Steps, step: int, seconds: float) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def end_window(steps: Steps, epoch: int, batch: int, full: bool) -> list[Row]:
+def end_window(steps: Steps, epoch: int, batch: int, full: bool) -> list[HistoryRow]:
     """The row of each model after an epoch's batch number `batch`, from 1, which fills a window or ends the epoch."""
     engine, images = steps.engine, len(steps.labels)
     step = (epoch - 1) * steps.per_epoch + batch
     seen = (epoch - 1) * images + min(batch * steps.params.batch_size, images)
     rows = [
-        Row(step, epoch, seen, steps.rates[batch - 1], running_loss if full else None)
+        HistoryRow(step, epoch, seen, steps.rates[batch - 1], running_loss if full else None)
         for running_loss in engine.close_window(epoch, step)
     ]
     if batch < steps.per_epoch:

@@ -24,7 +24,7 @@ from pydantic import Field
 from classifier.errors import UserError
 from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import replacing, sha256_of, write_atomic, write_json
-from classifier.training.history import Row, kept_row, read_history, write_history
+from classifier.training.history import HistoryRow, kept_row, read_history, write_history
 from classifier.training.summary import summarize
 
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
@@ -46,7 +46,7 @@ class ReportManifest(Checksummed):
 
 def write_training(
     folder: Path,
-    histories: Mapping[int, list[Row]],
+    histories: Mapping[int, list[HistoryRow]],
     chosen: int,
     costs: Costs,
     keep: str = "last",
@@ -87,12 +87,12 @@ def verify_training(folder: Path) -> None:
             raise UserError(f"{path} has SHA-256 {found}, {MANIFEST} says {known}: run dvc repro -f train")
 
 
-def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[Row]]:
+def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[HistoryRow]]:
     """The histories of several seeds."""
     return {seed: read_history(_of_seed(folder, seed)) for seed in seeds}
 
 
-def summary_metrics(histories: Mapping[int, Sequence[Row]], keep: str = "last") -> dict[str, float]:
+def summary_metrics(histories: Mapping[int, Sequence[HistoryRow]], keep: str = "last") -> dict[str, float]:
     """`<metric>_mean`, `_std`, `_low`, `_high` (`classifier.training.summary`) of the kept rows; empty for one seed."""
     if len(histories) == 1:
         return {}
@@ -114,7 +114,7 @@ def _of_seed(folder: Path, seed: int) -> Path:
     return folder / "replicas" / f"seed-{seed}.csv"
 
 
-def _summary(rows: list[Row], keep: str) -> dict[str, int | float | None]:
+def _summary(rows: list[HistoryRow], keep: str) -> dict[str, int | float | None]:
     kept = kept_row(rows, keep)
     return {
         "train/running_loss": next(row.running_loss for row in reversed(rows) if row.running_loss is not None),

@@ -34,7 +34,7 @@ from classifier.project.cli import run
 from classifier.project.files import write_atomic
 from classifier.project.processes import world
 from classifier.training.checkpoint import NO_WORK, Work
-from classifier.training.history import Row, kept_row
+from classifier.training.history import HistoryRow, kept_row
 from classifier.training.loop import Report, Trained, train_one
 from classifier.training.parts import processes_of
 from classifier.training.stack import fit_together, stackable
@@ -96,7 +96,7 @@ def train_in_stacks(
     begin = initial(meta, params.network, params.pretrained, pretrained)
     trained = {seed: Trained(begin.classifier(seed), []) for seed in seeds}
 
-    def keep(seed: int, row: Row) -> None:
+    def keep(seed: int, row: HistoryRow) -> None:
         trained[seed].rows.append(row)
         report(seed, row)
 
@@ -116,8 +116,8 @@ def _train_in_processes(
     pretrained: Path | None,
 ) -> dict[int, Trained]:
     """Each process trains every `workers`-th seed. Their rows are reported here, one after the other."""
-    reports: SimpleQueue[tuple[int, Row] | Exception | None] = SimpleQueue()
-    rows: dict[int, list[Row]] = {seed: [] for seed in seeds}
+    reports: SimpleQueue[tuple[int, HistoryRow] | Exception | None] = SimpleQueue()
+    rows: dict[int, list[HistoryRow]] = {seed: [] for seed in seeds}
     with (
         tempfile.TemporaryDirectory() as folder,
         ThreadPoolExecutor(workers) as pool,  # left after the processes have ended, so that no thread is waited for
@@ -177,7 +177,7 @@ def _processes(
             process.wait()
 
 
-def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row] | Exception | None]) -> None:
+def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, HistoryRow] | Exception | None]) -> None:
     """Pass on the rows of a process, then None when it has ended, or the error with which it did."""
     end: Exception | None = UserError("a training process wrote what is not a row")
     try:
@@ -189,7 +189,7 @@ def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, Row]
                     raise MemoryError(message["memory"])
                 if "error" in message:
                     raise UserError(message["error"])
-                reports.put((message["seed"], Row(**message["row"])))
+                reports.put((message["seed"], HistoryRow(**message["row"])))
         end = None
         if process.wait():
             raise UserError(f"a training process exited with {process.returncode}; -9: killed, or out of memory")
@@ -215,7 +215,7 @@ def _work(arguments: list[str]) -> None:
     work = Work("", Path(job["work"]), params.checkpoint_every) if job["work"] else NO_WORK
     keep_freed_memory()
 
-    def say(seed: int, row: Row) -> None:
+    def say(seed: int, row: HistoryRow) -> None:
         print(json.dumps({"seed": seed, "row": asdict(row)}), flush=True)
 
     for seed in job["seeds"]:

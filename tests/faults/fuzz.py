@@ -40,7 +40,7 @@ from classifier.sources.raw import read_raw, write_manifest
 from classifier.sources.table import lay_out_by
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import Engine
-from classifier.training.history import Row, read_history, write_history
+from classifier.training.history import HistoryRow, read_history, write_history
 from classifier.training.report import verify_training, write_training
 from tests import tiny_files
 from tests.faults.watch import nothing_happens
@@ -50,7 +50,7 @@ from tests.samples import COSTS, ROOT, file_params, train_params, write_digits
 SLOW_S = 2.0  # slower cases run a second time before they count, because the machine may be busy
 LONGEST_LINE = 1500  # characters
 LISTS = ("params.yaml", "table.csv", "table.parquet")  # refused with a line for each problem
-ROWS = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
+ROWS = [HistoryRow(10, 1, 320, 0.1, 2.3), HistoryRow(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
 TOKENS = [
     *(b"NaN", b"Infinity", b"-1", b"0", b"1e400", b"9" * 30, b"18446744073709551615", b"null", b"true", b'""', b"[]"),
     *(b"{}", b'"../../x"', b"[" * 2000, b"{" * 200, b"\\ud800", b"\x00", b"\xff\xfe", b"\n", b",", b":", b"F64", b"U8"),

@@ -45,7 +45,7 @@ from classifier.sources.raw import read_raw, write_manifest
 from classifier.sources.transfer import fetch
 from classifier.training import seeds
 from classifier.training.checkpoint import Checkpoints, checkpointed
-from classifier.training.history import Row, write_history
+from classifier.training.history import HistoryRow, write_history
 from classifier.training.report import verify_training, write_training
 from tests.evaluation.samples import evaluation_of, noisy_predictions
 from tests.evaluation.samples import params as evaluate_params
@@ -55,7 +55,7 @@ from tests.samples import COSTS, ROOT, digits_split, train_params, write_digits
 
 DISK = 16 << 20  # bytes
 Strike = Callable[[], None]  # called where the fault starts
-ROW = Row(10, 1, 320, 0.1, 2.3, 2.2, 2.1, 0.5)
+ROW = HistoryRow(10, 1, 320, 0.1, 2.3, 2.2, 2.1, 0.5)
 LATER = {"fsync": 3, "rename": 2}  # the call of the second file: flushes of files and of their folder alternate
 PLAN = (9, 1, 1)  # epochs, steps per epoch, steps per window
 

@@ -17,7 +17,7 @@ from classifier.project.files import sha256_of
 from classifier.runs.registry import Registry
 from classifier.tracking.connection import open_store
 from classifier.tracking.delivery import deliver_waiting
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 from tests.projects import Project
 from tests.recorded import Workspace, files, forget_store, get_run, history
 from tests.samples import ROOT
@@ -190,7 +190,7 @@ def test_a_run_takes_few_requests_however_long_its_training_was(workspace, serve
     monkeypatch.setattr(requests.Session, "send", counting)
     for epochs in (1, 1, 20):  # the first makes the experiment
         outputs = Workspace()
-        outputs.has_history([Row(step, step, step, 0.1, 2.0, 2.0, 1.9, 0.5) for step in range(1, epochs + 1)])
+        outputs.has_history([HistoryRow(step, step, step, 0.1, 2.0, 2.0, 1.9, 0.5) for step in range(1, epochs + 1)])
         of_epochs = []
         for stage in (outputs.train, outputs.evaluate):
             sent.clear()

@@ -33,7 +33,7 @@ def repository(workspace):
 STAGE = """
 import sys, time
 from classifier.project.cli import run
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 from classifier.recording.run import recording
 from tests.samples import file_params
 
@@ -41,7 +41,7 @@ def main(arguments):
     with recording("train", file_params()) as record:
         record.begin("key", {"threads": "1"})
         for step in range(3):
-            record.log_row(0, Row(step, 1, step, 0.1, 2.0))
+            record.log_row(0, HistoryRow(step, 1, step, 0.1, 2.0))
         print("written", flush=True)
         time.sleep(float(arguments[0]))
 

@@ -14,7 +14,7 @@ import pytest
 from classifier.recording.journal import waiting_journals
 from classifier.repository.lockfile import hash_of
 from classifier.tracking import delivery as tracking
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 from tests.recorded import (
     METRICS,
     ROWS,
@@ -123,7 +123,7 @@ def test_seconds_of_training_stand_at_the_epochs_ends_of_each_replica_and_of_all
 @pytest.mark.parametrize("kind", [Workspace, ReplicaWorkspace])
 def test_no_metric_is_a_constant_or_a_single_dot_or_has_rounding_noise(kind, restored):
     outputs = kind()
-    outputs.has_history([Row(step, step // 6, step, 0.1 + 0.2, 2.0, 2.0, 1.8, 0.5) for step in (6, 12)])
+    outputs.has_history([HistoryRow(step, step // 6, step, 0.1 + 0.2, 2.0, 2.0, 1.8, 0.5) for step in (6, 12)])
     if not restored:
         outputs.train()
     run_id = outputs.evaluate()
@@ -139,7 +139,7 @@ def test_a_runs_last_values_are_those_of_the_epoch_whose_weights_are_kept(kind):
     outputs = kind()
     outputs.params = outputs.params.override({"train.keep.weights": "validation_loss"})
     values = [(6, 0.9, 0.6), (12, 0.4, 0.7), (18, 0.5, 0.8)]
-    outputs.has_history([Row(step, step // 6, step, 0.1, 2.0, 1.0, loss, right) for step, loss, right in values])
+    outputs.has_history([HistoryRow(step, step // 6, step, 0.1, 2.0, 1.0, loss, right) for step, loss, right in values])
     outputs.train()
     for run in all_runs():
         assert (run.data.metrics["validation/loss"], run.data.metrics["validation/accuracy"]) == (0.4, 0.7)
@@ -466,7 +466,7 @@ def test_metrics_travel_in_batches(monkeypatch):
     with recorded("train", file_params()) as record:
         record.begin("key", {})
         for step in range(2500):
-            record.log_row(0, Row(step, 1, step, 0.1, 0.5))
+            record.log_row(0, HistoryRow(step, 1, step, 0.1, 0.5))
     assert [count for count in calls if count] == [1000] * 5
     assert len(history(record.id, "train/running_loss")) == 2500
 

@@ -25,7 +25,7 @@ from classifier.training.checkpoint import (
     Work,
 )
 from classifier.training.engine import DivergedError
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 from classifier.training.loop import fit
 from classifier.training.seeds import train_seeds
 from tests.faults.kernel import can_refuse
@@ -360,7 +360,7 @@ def test_the_time_between_a_kill_and_the_resume_is_not_training_time(tmp_path, m
 
 
 def test_rows_survive_as_they_were(tmp_path):
-    row = Row(3, 1, 30, 0.1, 1 / 3, 0.1 + 0.2, None, None)  # of one epoch of three steps
+    row = HistoryRow(3, 1, 30, 0.1, 1 / 3, 0.1 + 0.2, None, None)  # of one epoch of three steps
     checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
     checkpoints.add(row)
     checkpoints.save(3, 0, {"sums/found_inf": torch.zeros(())})
@@ -370,7 +370,7 @@ def test_rows_survive_as_they_were(tmp_path):
 
 def test_of_several_models_every_window_has_a_row_of_each(tmp_path):
     checkpoints = Checkpoints(tmp_path / "seed-0", every=1)
-    rows = [Row(step, 1, step, 0.1) for step in (2, 2, 2, 3, 3, 3)]
+    rows = [HistoryRow(step, 1, step, 0.1) for step in (2, 2, 2, 3, 3, 3)]
     for row in rows:
         checkpoints.add(row)
     checkpoints.save(3, 0, {"sums/found_inf": torch.zeros(())})

@@ -11,13 +11,13 @@ import pytest
 
 from classifier.training.checkpoint import Work
 from classifier.training.console import Console
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 from tests.samples import ROOT, train_params
 
 ROWS = [
-    Row(2000, 1, 8000, 0.001, 2.182, seconds=2.0),
-    Row(14000, 2, 56000, 0.001, 1.2819, seconds=10.0),
-    Row(25000, 2, 100_000, 0.0005, None, 1.2, 1.3, 0.55, seconds=20.0),
+    HistoryRow(2000, 1, 8000, 0.001, 2.182, seconds=2.0),
+    HistoryRow(14000, 2, 56000, 0.001, 1.2819, seconds=10.0),
+    HistoryRow(25000, 2, 100_000, 0.0005, None, 1.2, 1.3, 0.55, seconds=20.0),
 ]
 
 
@@ -47,7 +47,7 @@ def test_all_lines_are_kept(capsys):
 def test_an_epoch_of_many_windows_has_eight_lines_with_the_mean_of_theirs(capsys):
     with Console(train_params(epochs=1, log_every=10), 320, []) as console:
         for window in range(1, 33):
-            console.show(0, Row(10 * window, 1, 320 * window, 0.1, float(window)))
+            console.show(0, HistoryRow(10 * window, 1, 320 * window, 0.1, float(window)))
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"[1, {40 * line:5d}] loss: {4 * line - 1.5:.3f}" for line in range(1, 9)]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from classifier.training.history import Row, read_history, write_history
+from classifier.training.history import HistoryRow, read_history, write_history
 
 HEADER = "step,epoch,images,learning_rate,running_loss,train_loss,validation_loss,validation_accuracy\n"
-ROWS = [Row(10, 1, 320, 0.1, 2.3025851249694824), Row(12, 1, 340, 1 / 3, None, 0.2, 0.3, 0.97)]
+ROWS = [HistoryRow(10, 1, 320, 0.1, 2.3025851249694824), HistoryRow(12, 1, 340, 1 / 3, None, 0.2, 0.3, 0.97)]
 
 
 def test_round_trip_is_exact(tmp_path):
@@ -60,7 +60,7 @@ def test_what_is_no_history_is_named_in_one_short_line(tmp_path, content):
 def test_a_history_of_an_older_version_has_the_defaults_of_new_columns(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text("step,epoch,images,learning_rate,train_loss\n12,1,340,0.1,0.5\n")
-    assert read_history(path) == [Row(12, 1, 340, 0.1, train_loss=0.5)]
+    assert read_history(path) == [HistoryRow(12, 1, 340, 0.1, train_loss=0.5)]
 
 
 def test_a_history_of_a_newer_version_says_so(tmp_path):

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from scipy.stats import t
 
-from classifier.training.history import Row, best_rows, read_history
+from classifier.training.history import HistoryRow, best_rows, read_history
 from classifier.training.report import read_histories, summary_metrics, verify_training, write_training
 from classifier.training.summary import summarize
 from tests.samples import COSTS
 
-ONE = [Row(10, 1, 320, 0.1, 2.3), Row(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
-TWO = [Row(10, 1, 320, 0.1, 2.2), Row(12, 1, 340, 0.1, None, 1.0, 1.7, 0.9)]
+ONE = [HistoryRow(10, 1, 320, 0.1, 2.3), HistoryRow(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
+TWO = [HistoryRow(10, 1, 320, 0.1, 2.2), HistoryRow(12, 1, 340, 0.1, None, 1.0, 1.7, 0.9)]
 
 
 def files(folder):
@@ -39,7 +39,7 @@ def test_one_seed(tmp_path):
 
 def test_the_best_of_validation_need_not_be_the_last(tmp_path):
     curves = [(10, 1.9, 0.7), (20, 1.2, 0.8), (30, 1.3, 0.9), (40, 1.4, 0.6)]
-    rows = [Row(step, step // 10, step, 0.1, 2.0, 2.0, *results) for step, *results in curves]
+    rows = [HistoryRow(step, step // 10, step, 0.1, 2.0, 2.0, *results) for step, *results in curves]
     assert {name: row.step for name, row in best_rows(rows).items()} == {
         "validation_loss": 20,
         "validation_accuracy": 30,
@@ -50,7 +50,7 @@ def test_the_best_of_validation_need_not_be_the_last(tmp_path):
 
 
 def test_without_a_validation_split_its_metrics_are_null(tmp_path):
-    write_training(tmp_path, {7: [Row(10, 1, 320, 0.1, 2.3, 2.0)]}, 7, COSTS)
+    write_training(tmp_path, {7: [HistoryRow(10, 1, 320, 0.1, 2.3, 2.0)]}, 7, COSTS)
     assert json.loads((tmp_path / "metrics.json").read_text())["validation/loss"] is None
 
 
@@ -72,7 +72,7 @@ def test_several_seeds(tmp_path):
 
 
 def test_the_interval_of_a_mean_does_not_leave_what_is_possible():
-    rows = {seed: [Row(12, 1, 340, 0.1, 2.0, 0.1, 0.1 + seed / 5, 0.7 + seed / 4)] for seed in (0, 1)}
+    rows = {seed: [HistoryRow(12, 1, 340, 0.1, 2.0, 0.1, 0.1 + seed / 5, 0.7 + seed / 4)] for seed in (0, 1)}
     metrics = summary_metrics(rows)
     assert metrics["validation/accuracy_high"] == 1
     assert metrics["validation/loss_low"] == 0
@@ -86,7 +86,7 @@ def test_the_interval_is_students_t():
 
 
 def test_without_a_validation_split_there_is_no_spread_of_it():
-    bare = [Row(12, 1, 340, 0.1, 2.0, 2.0)]
+    bare = [HistoryRow(12, 1, 340, 0.1, 2.0, 2.0)]
     assert set(summary_metrics({7: bare, 8: bare})) == {f"train/loss_{name}" for name in ("mean", "std", "low", "high")}
     assert summary_metrics({7: bare}) == {}
 
@@ -114,7 +114,7 @@ def test_a_file_that_was_changed_or_is_missing_is_named(tmp_path, name):
 
 def test_the_metrics_are_those_of_the_epoch_whose_weights_are_kept(tmp_path):
     losses = [0.5, 0.3, 0.4]
-    rows = [Row(10 * n, n, 100 * n, 0.1, 1.0, 1.0 / n, loss, 1 - loss) for n, loss in enumerate(losses, start=1)]
+    rows = [HistoryRow(10 * n, n, 100 * n, 0.1, 1.0, 1.0 / n, loss, 1 - loss) for n, loss in enumerate(losses, start=1)]
     write_training(tmp_path, {7: rows}, 7, COSTS, "validation_loss")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["validation/loss"], metrics["train/loss"], metrics["kept_epoch"]) == (0.3, 0.5, 2)

@@ -15,7 +15,7 @@ import classifier.training.seeds
 from classifier.networks.model import Classifier, LeNet5
 from classifier.training import stack as vectorized
 from classifier.training.checkpoint import NO_WORK
-from classifier.training.history import Row
+from classifier.training.history import HistoryRow
 from classifier.training.loop import Trained, train_one
 from classifier.training.seeds import median_seed, seconds_of, seeds_of, side_by_side, train_in_stacks, train_seeds
 from classifier.training.summary import summarize
@@ -96,7 +96,9 @@ def test_on_cuda_replicas_are_trained_in_stacks(data, monkeypatch):
 def test_seconds_of_several_seeds_are_those_of_the_longest_process_or_of_stacks_in_turn(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(classifier.training.seeds, "TOGETHER", 2)
-    trained = {seed: Trained(None, [Row(1, 1, 1, 0.1, seconds=seconds)]) for seed, seconds in enumerate([5.0, 2, 4])}
+    trained = {
+        seed: Trained(None, [HistoryRow(1, 1, 1, 0.1, seconds=seconds)]) for seed, seconds in enumerate([5.0, 2, 4])
+    }
     assert seconds_of(trained, train_params(), CPU) == 9  # seeds 0 and 2 in one process
     assert seconds_of(trained, train_params(), torch.device("cuda")) == 9  # seeds 0 and 1 in one stack, then seed 2
     assert seconds_of({0: trained[0]}, train_params(), CPU) == 5
@@ -227,7 +229,7 @@ def test_a_process_that_is_killed_in_the_middle_ends_the_stage(data):
 def replicas_with(*ends):
     model = Classifier(LeNet5(1, 10), [0.0], [1.0])
     return {
-        seed: Trained(model, [Row(1, 1, 1, 0.1, None, loss, loss if accuracy else None, accuracy)])
+        seed: Trained(model, [HistoryRow(1, 1, 1, 0.1, None, loss, loss if accuracy else None, accuracy)])
         for seed, (accuracy, loss) in enumerate(ends)
     }
 
