@@ -49,6 +49,17 @@ def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project.at(folder, done.read_text())
 
 
+@pytest.fixture(scope="session")
+def served(one_epoch: Project) -> Project:
+    """`one_epoch` with `model.onnx`, which `classifier export` wrote. Tests must not change it: `copy` it."""
+    folder = one_epoch.folder.parent / "served"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "model.onnx").exists():
+            project = one_epoch.copy(folder)
+            project.run("classifier", "export", "model.onnx", env={"PYTHONPATH": str(folder)})
+    return Project.at(folder)
+
+
 @pytest.fixture
 def trained(one_epoch: Project, tmp_path: Path) -> Project:
     """A copy of `one_epoch`."""

@@ -86,12 +86,29 @@ def _promoted(
     elif dry_run:
         return answer | {"outcome": "passed"}
     else:
+        answer |= _with_onnx(verdict)  # before the champion changes: who serves it then finds the file
         version = registry.promote(verdict.model_id, verdict.tags, verdict.champion)
         answer |= {"outcome": "promoted", "version": version}
     try:
         return answer | {"release": releasing(verdict.run, answer["version"], params.model)}
     except (UserError, OSError) as error:  # the champion has moved: what is told is that, and why there is no release
         return answer | {"release": [], "release_problem": str(error)}
+
+
+def _with_onnx(verdict: Verdict) -> dict[str, str]:
+    """Put the model's ONNX file beside it, where it is not yet; a network that has none is promoted without."""
+    from classifier.serving.stored import ONNX, attach, attached, find
+
+    try:
+        source = find(f"models:/{verdict.model_id}")
+        assert source.model, "its files have just been measured"
+        if attached(source.model) is None:
+            from classifier.serving.export import exported  # slow: torch.onnx
+
+            attach(source.model, exported(source))
+        return {"onnx": ONNX}
+    except (UserError, OSError) as error:
+        return {"onnx_problem": str(error)}
 
 
 def _described(verdict: Verdict) -> dict[str, Any]:
@@ -132,6 +149,10 @@ def _show(answer: Mapping[str, Any]) -> None:
         case "promoted":
             place = f", in place of version {previous}" if previous else ""
             print(f"promoted: version {answer['version']} is {champion}{place}")
+            if "onnx_problem" in answer:
+                print(
+                    f"it has no ONNX file, so serve exports it each time it starts elsewhere: {answer['onnx_problem']}"
+                )
         case "rolled back":
             print(f"rolled back: version {answer['champion']} is {champion} again, in place of version {previous}")
     if answer.get("release"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from classifier.data.pixels import BadImageError, decode
 from classifier.data.preprocessing import Preprocessing
 from classifier.errors import UserError
+from classifier.project.processes import follow_parent
 
 STDIN = "-"
 CHUNK_BYTES = 4 << 20  # of pixels that a process decodes before it hands them over
@@ -91,7 +91,7 @@ def decoded(files: Sequence[Named], preprocessing: Preprocessing, processes: int
         yield from (_decode(chunk, preprocessing) for chunk in chunks)
         return
     waiting: deque[Future[Chunk]] = deque()
-    with ProcessPoolExecutor(processes, get_context("fork"), _begin) as pool:
+    with ProcessPoolExecutor(processes, get_context("fork"), follow_parent) as pool:
         try:
             for chunk in chunks:
                 waiting.append(pool.submit(_decode, chunk, preprocessing))
@@ -101,12 +101,6 @@ def decoded(files: Sequence[Named], preprocessing: Preprocessing, processes: int
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _begin() -> None:
-    """Ctrl-C is for the process that started this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _decode(files: Sequence[Named], preprocessing: Preprocessing) -> Chunk:

@@ -47,7 +47,7 @@ class Server:
 
     def __init__(self, model: Path | str, watch: bool, listener: socket.socket) -> None:
         self.model, self.watch, self.listener = model, watch, listener
-        self.problem: UserError | None = None
+        self.problem: Exception | None = None
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # not every malformed request
         config = uvicorn.Config(
             application(self.bringing),
@@ -84,8 +84,8 @@ class Server:
                 await self._take(state, self.model)
             else:
                 await self._follow(state, self.model)
-        except (UserError, OSError) as error:
-            self.problem = error if isinstance(error, UserError) else UserError(str(error))
+        except Exception as error:  # raised again by `run`, after the server has ended
+            self.problem = error
             self.uvicorn.should_exit = True
 
     async def _take(self, state: State, path: Path) -> None:

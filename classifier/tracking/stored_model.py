@@ -17,7 +17,7 @@ from classifier.data.dataset import SIZE
 from classifier.recording.journal import Event
 
 NAME = "classifier"  # of the logged model
-PACKAGES = ["numpy", "pandas", "pydantic", "safetensors", "torch"]
+PACKAGES = ["numpy", "pandas", "pillow", "pydantic", "safetensors", "torch"]
 
 
 def log_model(

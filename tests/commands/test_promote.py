@@ -12,7 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from classifier.commands.application import call
+from classifier.recording.tags import WEIGHTS_TAG
 from classifier.runs.registry import Registry
+from classifier.serving.runtime import Model
 from tests.candidates import Candidate, begin_project, git, unregistered
 from tests.recorded import get_run, own_store
 from tests.rivals import PROCESSES, race_commands
@@ -95,6 +97,13 @@ def test_promote_refuse_roll_back(runs, cli):
     assert (registry.champion(), registry.replaced()) == ("1", "2")
 
 
+def test_the_version_has_the_onnx_file_of_its_run(runs, cli, tmp_path):
+    cli(runs["one"])
+    path = mlflow.artifacts.download_artifacts("models:/classifier@champion/model.onnx", dst_path=str(tmp_path))
+    card = Model.read(Path(path)).card
+    assert (card.run_id, card.weights_sha256) == (runs["one"], get_run(runs["one"]).data.tags[WEIGHTS_TAG])
+
+
 def test_json(runs, cli):
     status, printed = cli(runs["one"], "--json")
     answer = json.loads(printed)
@@ -105,6 +114,7 @@ def test_json(runs, cli):
         "reasons": [],
         "outcome": "promoted",
         "version": "1",
+        "onnx": "model.onnx",
         "release": [],
         "release_problem": "commit the dvc.lock that holds this model, then run this command again",
         "model": "classifier",

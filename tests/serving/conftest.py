@@ -13,24 +13,12 @@ from threading import Thread
 import numpy as np
 import pytest
 import requests
-from filelock import FileLock
 from PIL import Image
 
 from classifier.data.dataset import known_preprocessing
 from classifier.serving.runtime import Model
 from classifier.serving.server import Server, listening
 from tests.projects import Project
-
-
-@pytest.fixture(scope="session")
-def served(one_epoch: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """`one_epoch` with `model.onnx`, which `classifier export` wrote. Tests must not change it: `copy` it."""
-    folder = one_epoch.folder.parent / "served"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "model.onnx").exists():
-            project = one_epoch.copy(folder)
-            project.run("classifier", "export", "model.onnx", env={"PYTHONPATH": str(folder)})
-    return Project.at(folder)
 
 
 @pytest.fixture(scope="session")
