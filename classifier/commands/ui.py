@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -42,11 +43,14 @@ def ui(port: Annotated[int, typer.Argument(help="port on 127.0.0.1", min=1, max=
 
 
 def _page() -> str:
-    from classifier.tracking.connection import open_store  # slow: mlflow
+    from mlflow.exceptions import MlflowException  # slow
+
+    from classifier.tracking.connection import open_store
     from classifier.tracking.errors import reported
     from classifier.tracking.view import page, save_view
 
     with reported():
         experiment = open_store()
+    with suppress(MlflowException):  # a user of a team's server who may only read
         save_view(experiment)
     return page(experiment)

@@ -64,8 +64,8 @@ def main(arguments: list[str]) -> None:
     try:
         if (delivered := finish(journal, delivery)) and delivered.run_id:
             said = {"name": delivered.name, "id": delivered.run_id, "experiment": delivered.experiment}
-            with suppress(OSError):  # the stage was killed
-                print(json.dumps(said), flush=True)
+            with suppress(OSError):  # the stage was killed; print would complain once more at the exit
+                os.write(sys.stdout.fileno(), json.dumps(said).encode())
     except Exception as error:
         _complain(error, journal)
         sys.exit(1)
