@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from classifier.evaluation.figures import DECADE
 from classifier.evaluation.style import BLUE, DPI, GREEN, INK, MUTED, ORANGE, png
 
 COLORS = [BLUE, ORANGE, GREEN, "#8a5bb0", "#c2504d", "#7d6b57", "#c77fb4", INK]
@@ -20,6 +21,7 @@ PANELS = {  # MLflow's name -> the panel's title
     "validation/accuracy": "Validation accuracy",
 }
 SIZE, COLUMNS = 160, 6  # pixels of an image, five for one of its own; images in a row
+LEGEND = 90  # characters of all labels in one line of the legend
 FEW = 60  # points that are marked one by one
 Curve = Sequence[tuple[int, float]]  # step, value
 
@@ -43,12 +45,18 @@ def curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
             lines.setdefault(label, line)
         axes.set_title(PANELS[name])
         axes.set_ylabel("accuracy" if "accuracy" in name else "cross entropy (nats)")
+        values = [value for of_run in runs.values() for _, value in of_run.get(name, [])]
+        if "loss" in name and min(values) > 0 and max(values) >= DECADE * min(values):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         if "accuracy" in name:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
     last = figure.axes[-1]
     last.set_xlabel("optimizer steps" if panels else "no run has a curve")
     last.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(3, len(lines) or 1), fontsize=9)
+    columns = max(1, LEGEND // max(map(len, lines), default=1))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, fontsize=9)
     figure.align_ylabels()
     return figure
 
