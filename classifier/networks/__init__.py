@@ -1,1 +1,1 @@
-"""Networks, the classifier that wraps one, its directory on disk, and inference. Begin with `model`."""
+"""Networks by name, the classifier that wraps one, its directory on disk, and inference. Begin with `registry`."""
