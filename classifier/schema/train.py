@@ -84,7 +84,7 @@ class TrainParams(Section):
     layer_decay: float = Field(
         gt=0, le=1, description="learning rate of the first layer relative to that of the last; in between geometric"
     )
-    clip: Annotated[float, Field(gt=0)] | None = Field(
+    clip: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
         description="largest norm of a batch's gradients, which are scaled down to it; null: any"
     )
     balance: Literal["none", "loss", "sampling"] = Field(

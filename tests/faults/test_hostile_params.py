@@ -40,8 +40,15 @@ HOSTILE = [
     *("*unknown", "&a [*a]", "&a {b: *a}", "'unfinished", '"\\ud800"', '"\\0"', "\x00", "\x07", "\ufeff", "%TAG ! x"),
 ]
 # Mirrors and names are free text, tested below: they are never executed or opened.
-ANY_SIZE = {"seed", "log_every", "checkpoint_every"}  # any large number is valid
-FREE = {("download", "mirror"), ("promote", "model")}
+ANY_SIZE = {"seed", "log_every", "checkpoint_every", "freeze"}  # any large number is valid
+FREE = {
+    *(("download", "mirror"), ("download", "folder"), ("download", "table")),
+    *(("train", "pretrained_file"), ("promote", "model")),
+}
+ALLOWED = {  # values of the list above that these keys may have
+    *(("download", "groups", "-1"), ("normalize", "channels", "true"), ("normalize", "invert", "true")),
+    *(("train", "network", "null_"), ("train", "deterministic", "true"), ("evaluate", "corruptions", "[]")),
+}
 
 
 def with_value(stage: str, key: str, value: str) -> str:
@@ -96,6 +103,7 @@ def hostile_files() -> list[str]:
         for value in HOSTILE
         if (text := with_value(stage, key, value)) != TEXT
         and (stage, key) not in FREE
+        and (stage, key, value) not in ALLOWED
         and not (key in ANY_SIZE and re.fullmatch(r"\d{1,4300}|0x\w+", value))
     ]
     return [*files, *whole_files()]
