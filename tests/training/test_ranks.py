@@ -29,8 +29,9 @@ import sys
 import torch
 from classifier.errors import UserError
 from classifier.training.ranks import Ranks
-crew = Ranks.joined(torch.device("cpu"))
-rows, ragged = crew.share(5, 3), [torch.zeros(size) for size in (4, 1, 2)]
+device = torch.device(sys.argv[1])
+crew = Ranks.joined(device)
+rows, ragged = crew.share(5, 3), [torch.zeros(size, device=device) for size in (4, 1, 2)]
 for turn in range(50):
     for number in range(crew.rank, 5, crew.size):
         rows[number] = 100 * turn + number
@@ -41,7 +42,8 @@ for turn in range(50):
     assert rows.tolist() == [[100 * turn + number] * 3 for number in range(5)]
     assert [each.tolist() for each in ragged] == [[turn] * 4, [turn + 1], [turn + 2] * 2]
 crew.meet()
-layout = torch.full((2, 3, 4, 4), float(crew.rank)).to(memory_format=torch.channels_last).requires_grad_()
+layout = torch.full((2, 3, 4, 4), float(crew.rank), device=device)
+layout = layout.to(memory_format=torch.channels_last).requires_grad_()
 assert crew.hand_out([7 - crew.rank, crew.rank], [layout]) == [7, 0]
 assert not layout.any() and layout.is_contiguous(memory_format=torch.channels_last)
 crew.agree({"data": "a", "cpu": str(crew.rank)})
@@ -133,9 +135,10 @@ def test_processes_are_as_many_as_parts_at_most(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_what_processes_exchange_is_everywhere_afterwards(tmp_path, processes):
+def test_what_processes_exchange_is_everywhere_afterwards(tmp_path, processes, device):
+    """Processes that share one GPU exchange through gloo as well."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    with launch(["program.py"], tmp_path, processes) as torchrun:
+    with launch(["program.py", device.type], tmp_path, processes) as torchrun:
         said = torchrun.communicate(timeout=100)[0]
     assert torchrun.returncode == 0, said
     assert said.count("all is well") == processes
