@@ -84,3 +84,4 @@ lock: setup ## update the lock files from pyproject.toml
 	echo uv | $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --output-file requirements-uv.lock -
 	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --group dev --extra team --extra timm --output-file requirements.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --no-annotate --group bench --constraint requirements.lock --output-file requirements-bench.lock
+	$(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11 --no-annotate --group serve --constraint requirements.lock --output-file requirements-serve.lock

@@ -18,6 +18,7 @@ from benchmarks.on_gpu import Replayed, WarmSpeedrun
 from benchmarks.parts import Parts
 from benchmarks.process import Sample
 from benchmarks.results import Bar, Result, Table, line, ratio, summary
+from benchmarks.serving import Serving
 from benchmarks.several_seeds import SeedLoops, SeedStages
 from benchmarks.sweeping import Sweeping
 
@@ -289,6 +290,7 @@ SECTIONS: dict[str, type[Section]] = {
     "nothing": Nothing,
     "commands": Commands,
     "sweeping": Sweeping,
+    "serving": Serving,
     "growth": Growth,
     "speedrun": Speedrun,
     "parts": Parts,

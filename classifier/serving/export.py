@@ -25,6 +25,7 @@ from classifier.runs.reading import artifact, frame
 from classifier.serving.card import CLOSE, Accuracy, Card, same_answer, warm_up_image
 from classifier.serving.runtime import INPUT, OUTPUT, Model
 from classifier.serving.stored import Source
+from classifier.workers import threads
 
 OPSET = 20
 BATCH = 250  # images that PyTorch computes at once for the comparison
@@ -33,7 +34,8 @@ BATCH = 250  # images that PyTorch computes at once for the comparison
 def exported(source: Source) -> bytes:
     """The ONNX file of a model, after the comparison with PyTorch on its whole test split."""
     meta, classifier = read_model_meta(source.folder), read_model(source.folder)
-    content = to_onnx(classifier, card_of(meta, classifier, source.run))
+    with threads(1):  # whose number decides the order of sums, and so the last digits of the warm-up answer
+        content = to_onnx(classifier, card_of(meta, classifier, source.run))
     verify(content, classifier, test_images(source, meta))
     return content
 
@@ -59,7 +61,7 @@ def card_of(meta: ModelMeta, classifier: Classifier, run: Run | None) -> Card:
         if value is None or low is None or high is None or confidence is None or images is None
         else Accuracy(value=value, low=low, high=high, confidence=confidence, images=images),
         opset=OPSET,
-        warm_up=probabilities_of(classifier, image[None])[0].tolist(),
+        warm_up=[round(each, 6) for each in probabilities_of(classifier, image[None])[0].tolist()],
     )
 
 

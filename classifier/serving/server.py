@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 import sys
 from asyncio.subprocess import PIPE
@@ -39,7 +40,9 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise OSError(f"{host}, port {port}: {error.strerror}; another one: --port {port % 65535 + 1}") from None
+        raise OSError(
+            f"{host}, port {port}: {os.strerror(error.errno or 0)}; another one: --port {port % 65535 + 1}"
+        ) from None
 
 
 class Server:
