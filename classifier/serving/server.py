@@ -37,12 +37,18 @@ def serve(model: Path | str, host: str, port: int, *, watch: bool = False) -> No
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket at this address. Raises OSError, which names it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol, by which asyncio knows that it may turn off Nagle's algorithm: 40 ms for each answer otherwise.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
     except OSError as error:
-        raise OSError(
-            f"{host}, port {port}: {os.strerror(error.errno or 0)}; another one: --port {port % 65535 + 1}"
-        ) from None
+        listener.close()
+        reason = os.strerror(error.errno or 0)
+        raise OSError(f"{host}, port {port}: {reason}; another one: --port {port % 65535 + 1}") from None
+    return listener
 
 
 class Server:

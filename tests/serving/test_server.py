@@ -88,6 +88,12 @@ def test_a_port_that_is_in_use_is_one_line():
             listening("127.0.0.1", port)
 
 
+def test_answers_are_not_held_back_for_more_to_send():
+    """asyncio turns off Nagle's algorithm for sockets of this protocol only."""
+    with listening("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
 def test_what_is_no_model_ends_the_server_with_one_line(served):
     command = ["classifier", "serve", "--port", "0", "--model"]
     for model, place in (("models/none", "models/none"), ("params.yaml", served.folder / "params.yaml")):
