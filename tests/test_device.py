@@ -94,11 +94,12 @@ def test_tf32_elsewhere_than_on_cuda_is_refused():
 
 def test_deterministic_kernels_are_asked_for_on_cuda(monkeypatch):
     asked = []
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: asked.append((mode, warn_only)))
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     be_deterministic(CPU)
     be_deterministic(CUDA)
-    assert asked == [True]
+    be_deterministic(CUDA, strictly=False)
+    assert asked == [(True, False), (True, True)]
 
 
 def test_the_environment_holds_all_that_bits_depend_on():

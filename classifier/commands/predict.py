@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ import typer
 from classifier.data.ranges import NEGATIVE
 from classifier.errors import UserError
 from classifier.params import load_params
+from classifier.project.files import write_atomic
 from classifier.serving import files
 from classifier.serving.files import Answer, Named, Problem
 from classifier.serving.references import DIRECTORY, FORMS, typed
@@ -131,12 +133,13 @@ def _print_json(
 
 def _write_csv(answers: Iterable[Answer], names: Sequence[str], path: Path) -> None:
     """A row per image: file, predicted, probability, warning, and the probability of each class."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["file", "predicted", "probability", "warning", *names])
-        for answer in answers:
-            ((name, probability),) = _ranked(answer, names, 1)
-            table.writerow([answer.file.name, name, probability, answer.warning or "", *answer.probabilities.tolist()])
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["file", "predicted", "probability", "warning", *names])
+    for answer in answers:
+        ((name, probability),) = _ranked(answer, names, 1)
+        table.writerow([answer.file.name, name, probability, answer.warning or "", *answer.probabilities.tolist()])
+    write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _print_rows(

@@ -109,9 +109,9 @@ def to_onnx(classifier: Classifier, card: Card) -> bytes:
 
     Raises UserError when PyTorch cannot export the network.
     """
-    # Autograd looks for devices at its first use. It must not find those that the exporter pretends to have, or no process
-    # could be forked to train after an export.
-    torch.zeros((), requires_grad=True).backward()
+    # Autograd looks for devices at its first use. It must not find those that the exporter pretends to have, since no
+    # process could be forked to train after that.
+    torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
     example = torch.zeros((2, *card.warm_up_image().shape), dtype=torch.uint8)  # two: of one, the batch would be fixed
     try:
         with warnings.catch_warnings(action="ignore"):  # of the exporter, about its own code

@@ -182,7 +182,8 @@ def test_as_a_process(runs):
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
     promoted = run(runs["one"])
-    assert (promoted.returncode, promoted.stderr) == (0, "")
+    assert promoted.returncode == 0, promoted.stderr
+    assert promoted.stderr == "timing the model on 220 images, one by one on one thread\n"
     assert promoted.stdout.endswith("run this command again\n")
     unknown = run("0123456789")
     assert (unknown.returncode, unknown.stdout) == (1, "")

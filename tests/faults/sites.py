@@ -28,11 +28,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from classifier.commands import recipe
 from classifier.data.dataset import Split, read_meta, write_meta, write_split
+from classifier.data.writing import SplitWriter
 from classifier.evaluation.report import write_evaluation
+from classifier.networks.manifest import write_none
 from classifier.networks.model_dir import build, read_model_meta, write_model
 from classifier.project.cli import run
 from classifier.project.files import replacing, sha256, write_atomic
@@ -126,6 +129,22 @@ def split(folder: Path, version: int, strike: Strike) -> None:
     digits = digits_split(10, start=version)
     strike()
     write_split(folder / "out", "test", Split(digits.images, digits.labels))
+
+
+def split_in_pieces(folder: Path, version: int, strike: Strike) -> None:
+    images, labels = np.full((40, 1, 32, 32), version, np.uint8), np.arange(40) % 2
+    with replacing(folder / "out") as new:
+        strike()
+        writer = SplitWriter(new, "train", labels, np.zeros((40, 32), np.uint8), images.shape[1:])
+        for start in (0, 15, 30):
+            writer.append(images[start : start + 15])
+        writer.close()
+
+
+def no_pretrained_weights(folder: Path, version: int, strike: Strike) -> None:
+    with replacing(folder / "out") as new:
+        strike()
+        write_none(new, f"network{version}")
 
 
 def data_meta(folder: Path, version: int, strike: Strike) -> None:
@@ -270,6 +289,8 @@ SITES = {
     "download's manifest": Site(manifest, lambda folder: read_raw(folder / "out"), cleans=True),
     "download's images": Site(described, lambda folder: read_raw(folder / "out"), cleans=True, several=True),
     "normalize's split": Site(split, of_files),
+    "normalize's split of a folder": Site(split_in_pieces, of_files, cleans=True),
+    "pretrained's manifest": Site(no_pretrained_weights, of_files, cleans=True),
     "normalize's meta": Site(data_meta, lambda folder: read_meta(folder / "out")),
     "train's model": Site(model, read_the_model, cleans=True, several=True),
     "train's history": Site(history, of_files),
@@ -335,6 +356,9 @@ MET = {
     "classifier.training.checkpoint:checkpointed": "checkpoint's run key",
     "classifier.data.dataset:write_meta": "normalize's meta",
     "classifier.data.dataset:write_split": "normalize's split",
+    "classifier.data.writing:SplitWriter._open": "normalize's split of a folder",
+    "classifier.data.writing:SplitWriter.close": "normalize's split of a folder",
+    "classifier.networks.manifest:write_none": "pretrained's manifest",
     "classifier.project.files:_swap": "folder",
     "classifier.project.files:publish": "file",
     "classifier.project.files:replacing": "folder",
@@ -369,10 +393,21 @@ NOT_MET = {
     "classifier.repository.repair:_repair_lockfile": "write_atomic of one file",
     "classifier.project.ownership:remove": "renames what goes away",
     "classifier.tracking.recorder:_give_way": "a setting of the kernel's",
-    "classifier.tracking.recorder:_keep_environment": "write_atomic of one file, in the recorder",
     "classifier.tracking.recorder:main": "a mark for training, whose errors are passed over",
     "classifier.runs.reproduction:Reproduction._bring_by_hash": "a clone that is thrown away",
     "classifier.runs.reproduction:reproduce": "a clone that is thrown away",
+    "classifier.data.collection:Collection.write_table": "write_atomic of one file, in a folder that is replaced",
+    "classifier.data.report:Report.write": "write_atomic of each file, in a folder that is replaced",
+    "classifier.data.report:write_csv": "write_atomic of one file, in a folder that is replaced",
+    "classifier.networks.pretrained:_write": "write_atomic of each file, in a folder that is replaced",
+    "classifier.data.decoding:Decoder.__call__": "a chunk, made anew unless it has the SHA-256 of its name",
+    "classifier.commands.export:export": "write_atomic of one file for people",
+    "classifier.commands.predict:_write_csv": "write_atomic of one file for people",
+    "classifier.commands.sweep:draw": "write_atomic of one file for people",
+    "classifier.recording.pages:note_ui": "write_atomic of one file, whose loss only hides an address",
+    "classifier.serving.fetch:bring": "write_atomic of one file, which is made anew",
+    "classifier.serving.stored:attach": "a temporary file",
+    "classifier.serving.stored:downloaded": "a folder that is made anew",
     "classifier.commands.compare:write": "write_atomic of files for people",
     "classifier.commands.leaderboard:leaderboard": "write_atomic of one file for people",
 }

@@ -28,7 +28,7 @@ def test_every_failed_write_prints_one_line_and_keeps_earlier_files(attack):
 
 
 WRITERS = {"write_atomic", "write_json", "write_checksummed", "write_text", "write_bytes", "mkstemp", "touch"}
-WRITERS |= {"copytree", "copyfile", "copy", "copy2", "to_csv", "to_parquet", "to_pickle", "save_file"}
+WRITERS |= {"copytree", "copyfile", "copy2", "to_csv", "to_parquet", "to_pickle", "save_file"}
 
 
 def writes(call: ast.Call) -> bool:
@@ -42,7 +42,7 @@ def writes(call: ast.Call) -> bool:
         case "to_csv" | "to_parquet":  # without a path they return text or bytes
             return bool(call.args)
         case last:
-            return name == "os.write" or last in WRITERS
+            return name in ("os.write", "shutil.copy") or last in WRITERS
 
 
 def is_text(node: ast.AST) -> bool:

@@ -196,8 +196,10 @@ def test_the_stage_waits_for_a_recorder_as_long_as_it_progresses(monkeypatch, ca
         lock = Path(".pipeline/delivery/lock")
         wait_until(lambda: lock.exists() and lock.read_text())
     assert record.recorder.returncode == (0 if does == "progresses" else -9)
-    said = "" if does == "progresses" else "MLflow: no progress for 2 s; not yet recorded in MLflow: classifier sync\n"
-    assert capsys.readouterr().err == said
+    waiting = "train: done, MLflow still takes its files"  # said when it takes longer, on a busy machine
+    said = [line for line in capsys.readouterr().err.splitlines() if line != waiting]
+    hangs = ["MLflow: no progress for 2 s; not yet recorded in MLflow: classifier sync"]
+    assert said == ([] if does == "progresses" else hangs)
     assert [event["do"] for event in waiting_journals()[0].read()[0]] == ["begin", "files", "end"]
 
 

@@ -66,11 +66,13 @@ def test_equal_runs_are_identical_and_everything_is_compared(workspace):
         *(("data", name) for name in (str(DATA), "test split")),
         *(("weights", name) for name in ("weights.safetensors", "model directory")),
         *(("metrics", name) for name in first.metrics),
-        *(("reports", name) for name in ("train/history.csv", "evaluate/metrics.json")),
-        ("environment", "threads"),
+        *(("reports", f"train/{name}") for name in ("history.csv", "layers.csv", "manifest.json", "metrics.json")),
+        ("reports", "evaluate/metrics.json"),
+        *(("environment", name) for name in first.environment.keys() | second.environment.keys()),
     }
+    assert first.environment.keys() >= {"threads", "torch", "numpy"}
     assert first.metrics.keys() >= {"train/running_loss", "validation/accuracy", "test/accuracy"}
-    assert ReproductionReport(first.id, "", findings, [], [], None).compared["reports"] == 2
+    assert ReproductionReport(first.id, "", findings, [], [], None).compared["reports"] == 5
 
 
 def test_params_of_earlier_versions_are_compared_under_todays_names(workspace):
@@ -170,7 +172,7 @@ def test_what_a_record_lacks_cannot_be_called_identical(workspace, capsys):
     record.folders -= {"train", "evaluate"}
     weights = record.tags.pop("mlflow.classifier.weights_sha256")
     assert record.missing() == [
-        "its weights: the run has no tag model.weights_sha256",
+        "its weights: the run has no tag mlflow.classifier.weights_sha256",
         "its reports: train/ is not among its artifacts",
         "its reports: evaluate/ is not among its artifacts",
     ]
