@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from classifier.recording.run import ROW_METRICS
+from classifier.recording.run import RATE, ROW_METRICS
+from classifier.recording.tags import KEY_TAG, WEIGHTS_TAG
 from classifier.repository.dvc import reads
 from tests.faults.attack import PERCENT, limit
 from tests.projects import OUTPUTS, Project
@@ -204,15 +205,17 @@ def check(victim: Victim) -> None:
     assert not [key for (key,) in doubled if not key.startswith("system/")]
     assert not victim.query("SELECT run_uuid FROM runs WHERE status = 'RUNNING'")
     # Training resumes in the run that it started: no run is left without a model, and none is duplicated.
-    models = "SELECT run_uuid FROM tags WHERE key = 'model.weights_sha256'"
+    models = f"SELECT run_uuid FROM tags WHERE key = '{WEIGHTS_TAG}'"
     assert not victim.query(f"SELECT run_uuid, status FROM runs WHERE run_uuid NOT IN ({models})")
-    assert not victim.query("SELECT value FROM tags WHERE key = 'run.key' GROUP BY value HAVING count(*) > 1")
+    assert not victim.query(f"SELECT value FROM tags WHERE key = '{KEY_TAG}' GROUP BY value HAVING count(*) > 1")
     newest = "SELECT run_uuid FROM runs WHERE status = 'FINISHED' ORDER BY end_time DESC LIMIT 1"
     with (victim.folder / "reports/train/history.csv").open() as file:
         rows = list(csv.DictReader(file))
     for column, name in ROW_METRICS.items():
         found = victim.query(f"SELECT step, value FROM metrics WHERE key = '{name}' AND run_uuid = ({newest})")
-        assert sorted(found) == [(int(row["step"]), float(row[column])) for row in rows if row[column]], name
+        values = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+        digits = 6 if name == RATE else 17  # the learning rate is recorded without its rounding noise
+        assert sorted(found) == [(step, float(f"{value:.{digits}g}")) for step, value in values], name
     assert victim.query(f"SELECT value FROM metrics WHERE key = 'test/accuracy' AND run_uuid = ({newest})")
 
 
