@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-LOCKS = tuple(Path(f"requirements{of}.lock") for of in ("", "-uv", "-bench"))
+LOCKS = tuple(Path(f"requirements{of}.lock") for of in ("", "-uv", "-serve", "-bench"))
 TIMEOUT_S = 15  # seconds per request to the index
 
 

@@ -45,7 +45,7 @@ def test_a_vulnerability_is_named_with_the_version_that_fixes_it():
     assert shown.splitlines()[:3] == [
         "a 1.0: PYSEC-0, fixed in 1.1",
         "a 1.0: PYSEC-0, fixed in no version yet",
-        "known vulnerabilities: 2 of requirements.lock, requirements-uv.lock, requirements-bench.lock",
+        f"known vulnerabilities: 2 of {', '.join(map(str, LOCKS))}",
     ]
     assert "could not be checked: no network" in text([], "no network", {"a": "MIT"})
 
@@ -53,7 +53,7 @@ def test_a_vulnerability_is_named_with_the_version_that_fixes_it():
 @pytest.mark.parametrize(
     ("answer", "status", "says"),
     [
-        ({"vulns": []}, 0, "known vulnerabilities: 0 of requirements.lock, requirements-uv.lock, requirements-bench"),
+        ({"vulns": []}, 0, f"known vulnerabilities: 0 of {', '.join(map(str, LOCKS))}"),
         ({"vulns": [{"id": "PYSEC-0", "fix_versions": ["1.1"]}]}, 1, "six 1.16.0: PYSEC-0, fixed in 1.1"),
         ({"skip_reason": "not found"}, 2, "could not be checked: the index does not know 1 of 1 packages (six)"),
         (None, 2, "known vulnerabilities: could not be checked: no route to the index"),
