@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from classifier.data.dataset import DatasetMeta
-from classifier.errors import UserError
+from classifier.errors import UserError, lacks_memory
 from classifier.networks.manifest import MANIFEST, Kind, PretrainedManifest
 from classifier.networks.model import Classifier, head_of
 from classifier.networks.model_dir import read_model_meta, some
@@ -89,7 +89,9 @@ def plain_tensors(content: bytes, name: str) -> dict[str, Tensor]:
     """The tensors of a .pth file, by name. UserError for one that holds more than tensors, which is not run."""
     try:
         found = torch.load(BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
-    except Exception as error:  # many types, for what is no file of PyTorch's
+    except Exception as error:  # PyTorch raises many types for files that it cannot read
+        if lacks_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise UserError(
             f"{name} does not hold plain tensors: save its state_dict as safetensors ({reason:.200})"

@@ -35,7 +35,7 @@ def lay_out_by(content: bytes, listing: Listing, params: DownloadParams) -> Layo
         if path in files:
             problem = f"path {path!r:.200} is in an earlier row too"
         elif path not in by_path:
-            problem = f"path {path!r:.200} is no file of {params.folder}" + _hint(path)
+            problem = f"path {path!r:.200} is not a file in {params.folder}" + _hint(path)
         elif not label:
             problem = "the label is empty"
         elif split and split.lower() not in SPLIT_NAMES:

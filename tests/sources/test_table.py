@@ -63,10 +63,10 @@ def test_all_problems_come_together_with_their_rows():
         laid_out("\n".join(["path,label,split", *rows]))
     assert str(caught.value).splitlines()[1:] == [
         "  row 3: path 'a.jpg' is in an earlier row too",
-        "  row 4: path 'gone.jpg' is no file of photos",
-        "  row 5: path '/etc/passwd' is no file of photos: paths are relative to it",
-        "  row 6: path '../a.jpg' is no file of photos: paths are relative to it",
-        "  row 7: path 'deep\\\\b.jpg' is no file of photos: folders are separated by /",
+        "  row 4: path 'gone.jpg' is not a file in photos",
+        "  row 5: path '/etc/passwd' is not a file in photos: paths are relative to it",
+        "  row 6: path '../a.jpg' is not a file in photos: paths are relative to it",
+        "  row 7: path 'deep\\\\b.jpg' is not a file in photos: folders are separated by /",
         "  row 8: the label is empty",
         "  row 9: split 'tset': allowed are train, validation and test",
         "  1 rows have no split: allowed is one in every row, or in none",
