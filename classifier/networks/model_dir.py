@@ -21,8 +21,8 @@ from classifier.data.dataset import DatasetMeta, Sha256, known_preprocessing
 from classifier.errors import UserError
 from classifier.networks.model import Classifier
 from classifier.networks.registry import NetworkSpec, build, spec_of
-from classifier.project.checksummed import read_checksummed, write_checksummed
-from classifier.project.files import read_file, replacing, sha256, write_atomic
+from classifier.project.checksummed import read_checksummed, read_known, write_checksummed
+from classifier.project.files import replacing, sha256, write_atomic
 
 LARGEST = 1 << 32  # bytes of weights
 
@@ -111,12 +111,7 @@ def read_models(folder: Path) -> dict[int, Classifier]:
 
 
 def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
-    try:
-        content = read_file(path, LARGEST)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
-    if (found := sha256(content)) != known:
-        raise UserError(f"{path} has SHA-256 {found}, meta.json says {known}: run dvc repro -f train")
+    content = read_known(path, known, LARGEST, "meta.json", "train")
     try:
         classifier = build(meta)
     except UserError as error:

@@ -25,7 +25,7 @@ from classifier.networks.model import Classifier, head_of
 from classifier.networks.model_dir import read_model_meta, some
 from classifier.networks.registry import NetworkSpec, build, specify
 from classifier.networks.zoo import Published, fitting_positions, statistics_of
-from classifier.project.checksummed import read_checksummed, write_checksummed
+from classifier.project.checksummed import read_checksummed, read_known, write_checksummed
 from classifier.project.files import read_file, sha256, write_atomic
 
 LARGEST = 1 << 32  # bytes of weights
@@ -138,14 +138,7 @@ def initial(data: DatasetMeta, network: str, pretrained: Kind | None, folder: Pa
             f"and {pretrained}: run dvc repro"
         )
     path = folder / WEIGHTS
-    try:
-        content = read_file(path, LARGEST)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: run dvc repro pretrained") from None
-    if (found := sha256(content)) != manifest.sha256:
-        raise UserError(
-            f"{path} has SHA-256 {found}, manifest.json says {manifest.sha256}: run dvc repro -f pretrained"
-        )
+    content = read_known(path, manifest.sha256, LARGEST, MANIFEST, "pretrained")
     values: dict[str, object] = {"pretrained": f"{manifest.source}, SHA-256 {manifest.source_sha256}"}
     if manifest.mean is not None and len(spec.mean) == len(manifest.mean):
         values |= {"mean": manifest.mean, "std": manifest.std}

@@ -95,6 +95,20 @@ def read_checksummed(path: Path, form: type[Form], stage: str) -> Form:
         raise UserError(f"{corrupt}: {again}") from None
 
 
+def read_known(path: Path, known: str | None, largest: int, described_by: str, stage: str) -> bytes:
+    """Read a file of at most `largest` bytes whose SHA-256 stands in the file `described_by`, beside it.
+
+    Raises FileNotFoundError or UserError, naming the file and the `stage` that rewrites it.
+    """
+    try:
+        content = read_file(path, largest)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: run dvc repro {stage}") from None
+    if (found := sha256(content)) != known:
+        raise UserError(f"{path} has SHA-256 {found}, {described_by} says {known}: run dvc repro -f {stage}")
+    return content
+
+
 def newer_format(number: int, newest: int) -> str:
     """The message about a file that a newer version of the project wrote."""
     return (
