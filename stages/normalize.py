@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -113,10 +114,12 @@ def write(
             f"{len(leaking):,} images have a duplicate in a later split of train, validation, test, the first: "
             f"{leaking[0]!r:.300}: remove those that {reports}/duplicates.csv lists, or set normalize.leaks: drop"
         )
-    with replacing(normalized) as new, replacing(reports) as new_reports:
+    with replacing(normalized) as new, replacing(reports) as new_reports, ThreadPoolExecutor(1) as beside:
+        writing = beside.submit(collection.write, new, kept)
         metrics = report.write(new_reports, name)
-        files, labels = collection.write(new, kept)
         of_files = collection.originals.sha256 is not None
+        table = collection.write_table(new, kept) if of_files else None
+        files, labels = writing.result()
         meta = DatasetMeta(
             name=name,
             source=manifest.home,
@@ -132,7 +135,7 @@ def write(
             counts=collection.counts(kept),
             files=files,
             labels=labels,
-            images=collection.write_table(new, kept) if of_files else None,
+            images=table,
             decoder=decoder() if of_files else None,
             excluded=excluded,
         )

@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,14 +35,12 @@ CHUNK_IMAGES, CHUNK_BYTES = 512, 1 << 22  # at most, of pixels
 SUFFIX = ".safetensors"
 
 
-class Record(Protocol):
-    """A file of the source."""
+class Source(Protocol):
+    """`classifier.sources.images.Images`. A record without a SHA-256 has no file to decode."""
 
-    @property
-    def sha256(self) -> str | None: ...
+    def records(self, start: int, stop: int) -> Iterable[Any]: ...
 
-
-Batch = Sequence[tuple[int, Record]]  # records with their numbers in the source
+    def read(self, record: Any) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,6 @@ class Chunk:
     path: Path
     facts: Facts
     problems: dict[int, str]  # number of a record that gave no pixels -> reason
-    first: int  # number of its first record
 
 
 def read_pixels(path: Path) -> Pixels:
@@ -92,22 +88,24 @@ def joined(parts: Sequence[Facts]) -> Facts:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes the files of records into chunks in `folder`."""
+    """Decodes the files of a source into chunks in `folder`."""
 
-    read: Callable[[Any], bytes]  # from a record to its file's bytes
+    source: Source
     preprocessing: Preprocessing
     folder: Path
 
-    def __call__(self, key: str, batch: Batch) -> Path:
-        """Decode the chunk with this key and return its file."""
+    def __call__(self, key: str, numbers: range) -> Path:
+        """Decode the chunk with this key, of the records with these numbers, and return its file."""
         size, channels = self.preprocessing.image_size, self.preprocessing.channels
-        images = np.empty((len(batch), channels, size, size), np.uint8)
+        images = np.empty((len(numbers), channels, size, size), np.uint8)
         places: list[int] = []
         boxes: list[Box] = []
         problems: dict[int, str] = {}
-        for place, (_, record) in enumerate(batch):
+        for place, record in enumerate(self.source.records(numbers.start, numbers.stop)):
+            if record.sha256 is None:
+                continue
             try:
-                images[len(places)], box = decode_in_box(self.read(record), self.preprocessing)
+                images[len(places)], box = decode_in_box(self.source.read(record), self.preprocessing)
                 places.append(place)
                 boxes.append(box)
             except BadImageError as error:
@@ -124,38 +122,32 @@ class Decoder:
 
 
 def decode_all(
-    decoder: Decoder, records: Iterable[tuple[int, Record]], processes: int, advance: Callable[[int], None]
+    decoder: Decoder, hashes: Sequence[str | None], processes: int, advance: Callable[[int], None]
 ) -> list[Chunk]:
     """Decode all records and return their chunks in order; those of an earlier, killed call are not decoded again.
 
-    `advance` is called with the number of files of each chunk that is done. Raises UserError if a process is killed.
+    hashes: of each record's file, None if there is nothing to decode. `advance` is called with the number of files of
+    each chunk that is done. Raises UserError if a process is killed.
     """
-    preprocessing, iterator = decoder.preprocessing, iter(records)
+    preprocessing = decoder.preprocessing
     size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (preprocessing.channels * preprocessing.image_size**2)))
-    numbers: dict[str, list[list[int]]] = {}  # key -> the numbers of each chunk with it
     paths = dict(_finished(decoder.folder))
-
-    def to_do() -> Iterator[tuple[str, Batch]]:
-        while batch := list(islice(iterator, size)):
-            key = sha256("".join(f"{record.sha256}" for _, record in batch).encode())
-            known = key in paths or key in numbers
-            numbers.setdefault(key, []).append([number for number, _ in batch])
-            if known:
-                advance(len(batch))
-            else:
-                yield key, batch
-
-    left = to_do()
-    first = list(islice(left, 2))
-    if processes == 1 or len(first) < 2:
-        done: Iterable[tuple[str, Path]] = ((key, decoder(key, batch)) for key, batch in chain(first, left))
-    else:
-        done = _in_processes(decoder, chain(first, left), processes)
-    for key, path in done:
+    chunks: list[tuple[range, str]] = []
+    left: dict[str, range] = {}
+    for start in range(0, len(hashes), size):
+        numbers = range(start, min(start + size, len(hashes)))
+        key = sha256("".join(map(str, hashes[start : numbers.stop])).encode())
+        chunks.append((numbers, key))
+        if key in paths or key in left:
+            advance(len(numbers))
+        else:
+            left[key] = numbers
+    alone = processes == 1 or len(left) < 2
+    done = ((key, decoder(key, numbers)) for key, numbers in left.items())
+    for key, path in done if alone else _in_processes(decoder, left, processes):
         paths[key] = path
-        advance(len(numbers[key][0]))
-    chunks = [_read(paths[key], of_chunk) for key, chunks in numbers.items() for of_chunk in chunks]
-    return sorted(chunks, key=lambda chunk: chunk.first)
+        advance(len(left[key]))
+    return [_read(paths[key], numbers) for numbers, key in chunks]
 
 
 def _finished(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -168,29 +160,23 @@ def _finished(folder: Path) -> Iterator[tuple[str, Path]]:
             path.unlink()
 
 
-def _read(path: Path, numbers: Sequence[int]) -> Chunk:
-    """The chunk in this file, whose files have these numbers in the source."""
+def _read(path: Path, numbers: range) -> Chunk:
+    """The chunk in this file, of the records with these numbers."""
     with safe_open(path, framework="numpy") as file:
         facts = Facts(**{name: file.get_tensor(name) for name in Facts.__dataclass_fields__})
         problems = json.loads(file.metadata()["problems"])
-    in_source = np.array(numbers, np.int64)[facts.numbers]
     reasons = {numbers[int(place)]: reason for place, reason in problems.items()}
-    return Chunk(path, replace(facts, numbers=in_source), reasons, numbers[0])
+    return Chunk(path, replace(facts, numbers=numbers.start + facts.numbers), reasons)
 
 
-def _in_processes(decoder: Decoder, batches: Iterator[tuple[str, Batch]], processes: int) -> Iterator[tuple[str, Path]]:
-    """Yield chunks as they are done. A few are handed out ahead, so that memory stays the same for any number."""
+def _in_processes(decoder: Decoder, left: Mapping[str, range], processes: int) -> Iterator[tuple[str, Path]]:
+    """Yield chunks as they are done."""
     # Forked, because an open archive cannot be sent; nothing here has threads that hold locks.
     executor = ProcessPoolExecutor(processes, get_context("fork"), _begin, (decoder,))
     try:
-        working: dict[Future[Path], str] = {}
-        while True:
-            for key, batch in islice(batches, 2 * processes - len(working)):
-                working[executor.submit(_decode, key, batch)] = key
-            if not working:
-                return
-            for future in wait(working, return_when=FIRST_COMPLETED).done:
-                yield working.pop(future), future.result()
+        keys = {executor.submit(_decode, key, numbers): key for key, numbers in left.items()}
+        for future in as_completed(keys):
+            yield keys[future], future.result()
     except BrokenProcessPool:
         raise UserError(
             "a decoding process exited without reporting (killed, or out of memory): run again, decoding resumes"
@@ -209,6 +195,6 @@ def _begin(decoder: Decoder) -> None:
     follow_parent()
 
 
-def _decode(key: str, batch: Batch) -> Path:
+def _decode(key: str, numbers: range) -> Path:
     assert _decoder, "_begin has run"
-    return _decoder(key, batch)
+    return _decoder(key, numbers)

@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
-from sys import intern
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +22,6 @@ from classifier.errors import UserError
 from classifier.params import NormalizeParams
 from classifier.project.progress import counting
 
-COLUMNS = ("path", "sha256", "width", "height", "label", "mode", "split", "group")  # of a record, kept in memory
 GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}  # Pillow's modes
 
 
@@ -36,7 +33,9 @@ class Files(Protocol):
 
     def __len__(self) -> int: ...
 
-    def records(self, start: int = 0, stop: int | None = None) -> Iterator[Any]: ...
+    def column(self, name: str) -> list[Any]: ...
+
+    def records(self, start: int, stop: int) -> Iterator[Any]: ...
 
     def read(self, record: Any) -> bytes: ...
 
@@ -75,7 +74,7 @@ def preprocessing_of(images: Files, params: NormalizeParams) -> Preprocessing:
     """The preprocessing that params ask for; `channels: auto` is 1 if all images are stored in gray."""
     channels: int = 0 if params.channels == "auto" else params.channels
     if not channels:
-        channels = 1 if all(record.mode in GRAY for record in images.records() if record.mode) else 3
+        channels = 1 if set(images.column("mode")) <= {*GRAY, None} else 3
     return Preprocessing.model_validate(
         {
             "image_size": params.image_size,
@@ -91,40 +90,25 @@ def preprocessing_of(images: Files, params: NormalizeParams) -> Preprocessing:
 class Decoded:
     """The files of a folder after decoding."""
 
-    rows: list[tuple[Any, ...]]  # COLUMNS of the K records that gave pixels
     pieces: list[Piece]
-    facts: Facts | None  # of the K images; None without any
+    facts: Facts | None  # of the K images that gave pixels; None without any
     problems: dict[str, str]  # path -> reason, of the stage download and of decoding
 
 
 def decode_folder(images: Files, preprocessing: Preprocessing, work: Path) -> Decoded:
     """Decode all files of a folder, on every core; `work`: the folder of the chunks."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows: list[tuple[Any, ...]] = []  # COLUMNS of the usable records
-    problems: dict[str, str] = {}
-    fields = attrgetter(*COLUMNS)
-
-    def usable() -> Iterator[tuple[int, Any]]:
-        for record in images.records():
-            if record.problem is not None:
-                problems[record.path] = record.problem
-                continue
-            *own, mode, split, group = fields(record)
-            rows.append((*own, mode and intern(mode), split and intern(split), group and intern(group)))
-            yield len(rows) - 1, record
-
     with counting("decoding images", len(images)) as advance:
-        chunks = decode_all(Decoder(images.read, preprocessing, work), usable(), cores, advance)
-        advance(len(problems))
+        chunks = decode_all(Decoder(images, preprocessing, work), images.column("sha256"), cores, advance)
+    problems = {number: reason for number, reason in enumerate(images.column("problem")) if reason is not None}
     for chunk in chunks:
-        problems |= {rows[number][0]: reason for number, reason in chunk.problems.items()}
+        problems |= chunk.problems
+    paths = images.column("path") if problems else []
     filled = [chunk for chunk in chunks if len(chunk.facts.numbers)]
-    facts = joined([chunk.facts for chunk in filled]) if filled else None
     return Decoded(
-        rows=[rows[number] for number in facts.numbers] if facts else [],
         pieces=[Piece(len(chunk.facts.numbers), partial(read_pixels, chunk.path)) for chunk in filled],
-        facts=facts,
-        problems=dict(sorted(problems.items())),
+        facts=joined([chunk.facts for chunk in filled]) if filled else None,
+        problems={paths[number]: problems[number] for number in sorted(problems)},
     )
 
 
@@ -132,8 +116,13 @@ def folder_set(images: Files, decoded: Decoded, params: NormalizeParams) -> Coll
     """The collection of a folder, with a split for each image."""
     if decoded.facts is None:
         raise UserError("the folder holds no image: docs/images.md says which files are images")
-    columns = dict(zip(COLUMNS, map(list, zip(*decoded.rows, strict=True)), strict=True))
-    labels = np.array(columns["label"], np.int64)
+    numbers = decoded.facts.numbers.tolist()
+
+    def column(name: str) -> list[Any]:
+        values = images.column(name)
+        return [values[number] for number in numbers]
+
+    labels = np.array(column("label"), np.int64)
     return Collection(
         class_names=images.class_names,
         pieces=decoded.pieces,
@@ -143,15 +132,15 @@ def folder_set(images: Files, decoded: Decoded, params: NormalizeParams) -> Coll
             labels,
             images.class_names,
             params,
-            given=columns["split"],
-            groups=columns["group"],
+            given=column("split"),
+            groups=column("group"),
             allow_empty=images.listed,
         ),
         originals=Originals(
-            names=columns["path"],
-            widths=np.array(columns["width"], np.int32),
-            heights=np.array(columns["height"], np.int32),
-            modes=columns["mode"],
-            sha256=columns["sha256"],
+            names=column("path"),
+            widths=np.array(column("width"), np.int32),
+            heights=np.array(column("height"), np.int32),
+            modes=column("mode"),
+            sha256=column("sha256"),
         ),
     )

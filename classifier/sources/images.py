@@ -17,6 +17,7 @@ from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from struct import unpack_from
+from typing import Any
 
 from PIL import Image
 
@@ -91,6 +92,11 @@ class Images:
     def __len__(self) -> int:
         """Number of records, with and without a problem."""
         return int(self._table.num_rows)
+
+    def column(self, name: str) -> list[Any]:
+        """A column of the table: a field of all records."""
+        values: list[Any] = self._table.column(name).to_pylist()
+        return values
 
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[ImageRecord]:
         """Yield the records `start` to `stop`, with and without a problem."""

@@ -48,7 +48,7 @@ def skipped_as(name: str) -> str | None:
 
 def readable(path: str) -> str:
     """The path with escapes for bytes that are not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _problem_of(entry: os.DirEntry[str]) -> str | None:

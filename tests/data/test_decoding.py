@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,14 +32,26 @@ FILES = [
 @dataclass(frozen=True)
 class Record:
     place: int
-    sha256: str
+    sha256: str | None
 
 
-RECORDS = [(number, Record(number, hashlib.sha256(content).hexdigest())) for number, content in enumerate(FILES)]
+RECORDS = tuple(Record(number, hashlib.sha256(content).hexdigest()) for number, content in enumerate(FILES))
 
 
 def read(record):
     return FILES[record.place]
+
+
+@dataclass(frozen=True)
+class Source:
+    read: Callable[[Record], bytes] = read
+    all: Sequence[Record] = RECORDS
+
+    def records(self, start, stop):
+        return self.all[start:stop]
+
+    def decode(self, folder, processes, advance=lambda count: None, rule=RULE):
+        return decode_all(Decoder(self, rule, folder), [record.sha256 for record in self.all], processes, advance)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +62,7 @@ def small_chunks(monkeypatch):
 def decoded(folder, processes=1, records=RECORDS, reader=read):
     folder.mkdir(exist_ok=True)
     counted = []
-    chunks = decode_all(Decoder(reader, RULE, folder), records, processes, counted.append)
+    chunks = Source(reader, records).decode(folder, processes, counted.append)
     assert sum(counted) == len(records)
     return chunks
 
@@ -67,6 +80,15 @@ def test_all_files_are_decoded_in_order_and_the_bad_ones_named(tmp_path, process
     assert np.array_equal(facts.sums, np.stack([values.sum(2), (values**2).sum(2)], 2))
     problems = {number: reason for chunk in chunks for number, reason in chunk.problems.items()}
     assert problems == dict.fromkeys(range(0, 45, 10), "not an image, or its header is damaged")
+
+
+def test_a_record_without_a_file_is_passed_over_and_keeps_its_number(tmp_path):
+    records = [Record(0, None), *RECORDS[1:4], *[Record(0, None)] * 4, *RECORDS[8:]]
+    chunks = decoded(tmp_path / "work", 2, records)
+    assert joined([chunk.facts for chunk in chunks]).numbers.tolist() == [
+        number for number in range(1, 45) if number % 10 and not 4 <= number < 8
+    ]
+    assert [number for chunk in chunks for number in chunk.problems] == [10, 20, 30, 40]
 
 
 def test_what_was_decoded_before_is_not_decoded_again_and_a_damaged_chunk_is(tmp_path):
@@ -102,14 +124,14 @@ def test_after_a_repaired_file_its_chunk_alone_is_decoded_again(tmp_path):
         seen.append(record.place)
         return FILES[11] if record.place == 10 else read(record)
 
-    records = [(number, Record(10, "repaired")) if number == 10 else (number, record) for number, record in RECORDS]
+    records = [*RECORDS[:10], Record(10, "repaired"), *RECORDS[11:]]
     chunks = decoded(work, records=records, reader=counting)
     assert seen == [8, 9, 10, 11]
     assert 10 in joined([chunk.facts for chunk in chunks]).numbers
 
 
 def test_equal_chunks_are_decoded_once(tmp_path):
-    records = [(number, RECORDS[number % 4][1]) for number in range(12)]
+    records = [RECORDS[number % 4] for number in range(12)]
     chunks = decoded(tmp_path / "work", records=records)
     assert len(list((tmp_path / "work").iterdir())) == 1
     assert joined([chunk.facts for chunk in chunks]).numbers.tolist() == [1, 2, 3, 5, 6, 7, 9, 10, 11]
@@ -146,7 +168,7 @@ def slow(record):
     return read(record)
 
 decoding.CHUNK_IMAGES = 4
-decode_all(Decoder(slow, RULE, Path(sys.argv[1])), RECORDS, 2, lambda count: None)
+Source(slow).decode(Path(sys.argv[1]), 2)
 """
 
 
@@ -176,8 +198,8 @@ def test_memory_holds_a_chunk_not_the_set(tmp_path):
         "import resource, sys\nfrom pathlib import Path\nfrom tests.data.test_decoding import *\n"
         "decoding.CHUNK_IMAGES = 4\n"
         "rule = Preprocessing(image_size=256, margin=0, resize='stretch', channels=3, invert=False)\n"
-        "records = [(n, Record(n % 45, str(n))) for n in range(int(sys.argv[2]))]\n"
-        "decode_all(Decoder(read, rule, Path(sys.argv[1])), records, 1, lambda count: None)\n"
+        "records = [Record(n % 45, str(n)) for n in range(int(sys.argv[2]))]\n"
+        "Source(read, records).decode(Path(sys.argv[1]), 1, rule=rule)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     peaks = []
