@@ -3,10 +3,12 @@
 python -m benchmarks.data idx FOLDER ROOT           the original files that torchvision's MNIST reads
 python -m benchmarks.data resize FOLDER OTHER N     the first N training images, repeated if there are fewer
 python -m benchmarks.data enlarge FOLDER OTHER N    the same, with every pixel repeated in both directions: 96x96
+python -m benchmarks.data fill FOLDER OTHER N       N training images of random pixels, as a folder of photos gives them
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from classifier.data.dataset import SPLITS, Split, read_meta, read_split, write_meta, write_split
+from classifier.data.writing import SplitWriter
 
 LARGER = 3  # times
 EDGE = 2  # pixels of background around MNIST's 28 x 28
@@ -50,9 +53,37 @@ def resize(folder: Path, other: Path, count: int, times: int = 1) -> None:
     write_meta(other, meta.model_copy(update=update))
 
 
+def fill(folder: Path, other: Path, count: int) -> None:
+    """A normalized folder with `count` training images of random pixels in colour; the other splits are empty."""
+    meta, other_splits = read_meta(folder), SPLITS[1:]
+    shape, classes = (3, meta.size, meta.size), len(meta.class_names)
+    block = np.random.default_rng(0).integers(0, 256, (1000, *shape), np.uint8)
+    digests = np.stack([np.frombuffer(hashlib.sha256(image).digest(), np.uint8) for image in block])
+    labels, places = np.arange(count) % classes, np.arange(count) % len(block)
+    other.mkdir(parents=True, exist_ok=True)
+    writer = SplitWriter(other, "train", labels, digests[places], shape)
+    for start in range(0, count, len(block)):
+        writer.append(block[: count - start])
+    files, of_labels = writer.close()
+    empty = Split(block[:0], labels[:0])
+    update = {
+        "channels": 3,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "ranges": None,
+        "preprocessing": meta.preprocessing.model_copy(update={"channels": 3}),
+        "counts": {name: [0] * classes for name in other_splits} | {"train": np.bincount(labels).tolist()},
+        "files": {name: write_split(other, name, empty) for name in other_splits} | {"train": files},
+        "labels": {"train": of_labels} if of_labels else {},
+    }
+    write_meta(other, meta.model_copy(update=update))
+
+
 if __name__ == "__main__":
     source, target = Path(sys.argv[2]), Path(sys.argv[3])
     if sys.argv[1] == "idx":
         write_idx(source, target)
+    elif sys.argv[1] == "fill":
+        fill(source, target, int(sys.argv[4]))
     else:
         resize(source, target, int(sys.argv[4]), times=LARGER if sys.argv[1] == "enlarge" else 1)

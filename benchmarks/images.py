@@ -1,13 +1,18 @@
-"""A folder of 60,000 JPEG files: the stages that read it against decoding alone, their memory, and what DVC takes."""
+"""A folder of 60,000 JPEG files: the stages that read it against decoding alone, their memory, and what DVC takes.
+
+And the train stage until its first step is done, on arrays of random pixels.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.bench import STAGES, Bench, Processes, Samples, Section
+from benchmarks.bench import PRETRAINED, STAGES, Bench, Processes, Samples, Section
 from benchmarks.process import Sample
 from benchmarks.project import ROOT, Project
 from benchmarks.results import Bar, Result, Table, ratio, summary
@@ -17,6 +22,8 @@ SIZE = 32  # pixels
 COPIES = 4  # of every file, in the larger folder
 WHOLE, LARGE = "download and normalize", "download and normalize, four times the files"
 ALONE = "decoding and resizing alone, all cores"
+SMALL, BIG = "start of training, 60 MiB of images", "start of training, 2 GiB of images"
+STARTS = {SMALL: 60 << 20, BIG: 2 << 30}  # bytes of images
 REPRO, STATUS = "dvc repro, nothing to do", "dvc status of the folder alone"
 
 
@@ -50,7 +57,19 @@ class Images(Section):
             ALONE: partial(bench.project.module, "benchmarks.contenders.decoding", str(photos), str(SIZE)),
             REPRO: partial(project.run, "dvc", "repro"),
             STATUS: partial(bench.project.run, "dvc", "status", folder=str(added)),
+            **{name: self.start(size // 100 if bench.quick else size) for name, size in STARTS.items()},
         }
+
+    def start(self, size: int) -> Callable[[], Sample]:
+        """The train stage until its first step, in a project of its own, whose images take `size` bytes."""
+        images = size // (3 * SIZE**2)
+        project, source = Project(self.folder / f"start-{images}", ""), self.bench.project.folder
+        fill = f"python -m benchmarks.data fill {source}/data/tutorial/normalized data/normalized {images}"
+        stages = {"normalize": {"cmd": fill, "outs": ["data/normalized"]}}
+        (project.folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+        project.run("dvc", "repro")
+        arguments = ("params.yaml", "data/normalized", PRETRAINED, "data/model", "data/reports")
+        return partial(project.module, "benchmarks.contenders.start", *arguments)
 
     def write(self, project: Project, path: str, photos: Path) -> None:
         sections = {"download": {"dataset": "folder", "folder": str(photos)}, "normalize": {"image_size": SIZE}}
@@ -76,6 +95,7 @@ class Images(Section):
             return Result((), ())
         walls = {name: [sample.wall_s for sample in samples[name]] for name in self.processes}
         alone = [sample.loop_s for sample in samples[ALONE]]
+        begun = {name: [sample.loop_s for sample in samples[name]] for name in STARTS}
         peak = max(sample.family_mib for sample in samples[LARGE])
         rows = [
             [WHOLE, summary(walls[WHOLE]), ""],
@@ -83,11 +103,13 @@ class Images(Section):
             [LARGE, "", f"{peak:.0f}"],
             [f"`{REPRO}`", summary(walls[REPRO]), ""],
             [f"`{STATUS}`", summary(walls[STATUS]), ""],
+            *([name, summary(begun[name]), ""] for name in STARTS),
         ]
         bars = [
             Bar(f"{WHOLE}, {self.count:,} JPEG files / {ALONE}", ratio(walls[WHOLE], alone), 1.3),
             Bar(f"peak memory of {WHOLE}, {COPIES * self.count:,} files, MiB", peak, 600),
             Bar(f"{REPRO}, {self.count:,} files / {STATUS}", ratio(walls[REPRO], walls[STATUS]), 1.3),
+            Bar(f"{BIG} / 60 MiB", ratio(begun[BIG], begun[SMALL]), 1.2),
         ]
         return Result(bars, [Table(f"A folder of {self.count:,} images", ["process", "s", "peak of all, MiB"], rows)])
 

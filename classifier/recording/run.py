@@ -48,7 +48,7 @@ from classifier.recording.tags import (
     experiment_tags,
 )
 from classifier.repository.code import GitState, git_state
-from classifier.repository.lockfile import hash_of
+from classifier.repository.lockfile import hash_of, hash_told_by
 from classifier.training.history import HistoryRow, kept_row, read_history
 from classifier.training.report import read_histories, summary_metrics
 
@@ -159,7 +159,8 @@ class Recording:
 
     def log_data(self, folder: Path, meta: DatasetMeta, *, restored: bool = False) -> None:
         """Record the data set as an input of the run: its name, its home and DVC's hash as the digest."""
-        digest = hash_of(folder)  # of what the stage reads, which may differ from dvc.lock
+        known = hash_told_by(folder, "meta.json") if meta.labels else None  # several GB are not read for it
+        digest = known or hash_of(folder)  # of what the stage reads, which may differ from dvc.lock
         sizes = {split: sum(counts) for split, counts in meta.counts.items()}
         source, profile = json.dumps({"url": meta.source}), json.dumps(sizes)
         self.journal.append("data", name=meta.name, digest=digest, source=source, profile=profile, restored=restored)

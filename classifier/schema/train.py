@@ -109,7 +109,8 @@ class TrainParams(Section):
     )
     data: Literal["auto", "resident", "streamed"] = Field(
         description="resident (all images in memory, or on the GPU) or streamed (read from their files while training, "
-        "with the same result); auto: resident if they take up to half of the free memory"
+        "with the same result); auto: resident if they take up to half of the free memory and, on a CPU, less than "
+        "256 MiB"
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         description="float32, tf32 (TF32 matrix products on cuda) or bfloat16 (autocast; weights stay float32)"

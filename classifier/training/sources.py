@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from classifier.data.dataset import Split
+from classifier.data.dataset import Split, StoredSplit
 from classifier.device import free_memory
 
 AHEAD = 2  # batches that are read before they are needed
@@ -18,9 +18,14 @@ RESIDENT_SHARE = 0.5  # of the free memory, which images may take
 
 
 def are_resident(choice: str, splits: Sequence[Split], device: torch.device) -> bool:
-    """Whether the images of `splits` are kept on the device, as `choice` (`train.data`) says; auto: if they fit."""
+    """Whether the images of `splits` are kept on the device, as `choice` (`train.data`) says; auto: if they fit.
+
+    A CPU begins at once on images in several files, and has them in memory after the first epoch: those it has read.
+    """
     if choice != "auto":
         return choice == "resident"
+    if device.type == "cpu" and any(isinstance(split, StoredSplit) for split in splits):
+        return False
     size = sum(len(split) * int(np.prod(split.shape)) for split in splits)  # bytes
     return size <= RESIDENT_SHARE * free_memory(device)
 

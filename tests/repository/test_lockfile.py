@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from classifier.repository.code import code_paths
-from classifier.repository.lockfile import Lock, hash_of, read_lock
+from classifier.repository.lockfile import Lock, hash_of, hash_told_by, read_lock
 from tests.recorded import Workspace, get_run
 
 
@@ -17,7 +17,9 @@ def locked(workspace):
     for name in ("code/b.py", "code/a b/ö.py", "code/a.py", "code/__pycache__/a.pyc", "one.py"):
         (workspace / name).parent.mkdir(parents=True, exist_ok=True)
         (workspace / name).write_text(name)
-    (workspace / "dvc.yaml").write_text("stages: {s: {cmd: mkdir out, deps: [code, one.py], outs: [out]}}")
+    (workspace / "dvc.yaml").write_text(
+        "stages: {s: {cmd: mkdir out && echo 1 > out/list && echo 2 > out/large, deps: [code, one.py], outs: [out]}}"
+    )
     (workspace / ".dvcignore").write_text("__pycache__/\n")
     for command in (["init", "--quiet", "--no-scm"], ["repro", "--quiet"]):
         subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
@@ -27,10 +29,24 @@ def locked(workspace):
 def test_hashes_of_files_and_folders_are_those_of_dvc(locked):
     assert locked.code.keys() == {"code", "one.py"}
     assert {path: hash_of(Path(path)) for path in locked.code} == locked.code
-    assert hash_of(Path("out")) == locked.outputs["out"]  # an empty folder
+    assert hash_of(Path("out")) == locked.outputs["out"]
     assert hash_of(Path("missing")) is None
     (Path("code/a b") / "ö.py").write_text("changed")
     assert hash_of(Path("code")) != locked.code["code"]
+
+
+def test_the_hash_of_a_folder_is_told_by_the_file_with_the_digests_of_the_others(locked):
+    out, known = Path("out"), locked.outputs["out"]
+    (out / "large").unlink()
+    assert hash_told_by(out, "list") is None, "a file is missing"
+    (out / "large").write_text("not read")
+    assert hash_told_by(out, "list") == known
+    (out / "list").write_text("another")
+    assert hash_told_by(out, "list") is None
+    (out / "list").write_text("1\n")
+    (out / "more").touch()
+    assert hash_told_by(out, "list") is None
+    assert hash_told_by(Path("code"), "b.py") is None, "no output"
 
 
 def test_a_run_names_the_data_that_were_read_rather_than_those_of_dvc_lock(workspace):

@@ -114,6 +114,12 @@ def test_images_are_resident_if_they_take_half_of_the_free_memory(free, resident
     assert not are_resident("streamed", splits, CPU)
 
 
+def test_images_in_several_files_are_read_while_a_cpu_trains(stored):
+    splits = (stored[1], VALIDATION)
+    assert not are_resident("auto", splits, CPU)
+    assert are_resident("resident", splits, CPU)
+
+
 @pytest.mark.parametrize(("data", "kind"), [("resident", Steps), ("streamed", StreamedSteps)])
 def test_fit_takes_the_place_that_params_say(data, kind, monkeypatch):
     made = []
