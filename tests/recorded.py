@@ -3,8 +3,10 @@
 import json
 import os
 import subprocess
+import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +15,7 @@ import pytest
 
 from classifier.networks.model_dir import build, write_model
 from classifier.recording import run as recording
+from classifier.recording.store import sqlite_uri
 from classifier.tracking import delivery as tracking
 from classifier.training.history import HistoryRow
 from classifier.training.report import write_training
@@ -23,9 +26,24 @@ FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC
 METRICS = {"accuracy": 0.9, "n": 57}
 
 
+@cache
+def empty_store():
+    """The bytes of MLflow's empty database, created once per process because its migrations take over a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.MlflowClient(sqlite_uri(Path(folder) / "mlflow.db")).search_experiments()
+        return (Path(folder) / "mlflow.db").read_bytes()
+
+
+def write_store(root):
+    """Give the project `root` an empty store, unless it has one."""
+    if not (root / "mlflow.db").exists():
+        (root / "mlflow.db").write_bytes(empty_store())
+
+
 @contextmanager
 def own_store(root):
-    """Make `root` the current folder and an empty project with its own store; resets MLflow's globals afterwards."""
+    """Make `root` the current folder and a project with its own store; resets MLflow's globals afterwards."""
+    write_store(root)
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.entities import Metric, Param
 
-from classifier.recording.store import sqlite_uri
 from classifier.tracking.connection import open_store
 
 LABELS = np.arange(40) % 4
 NAMES = ["zero", "one", "two", "three"]
 PARAMS = {"train.epochs": "2", "train.learning_rate": "0.05", "train.log_every": "10", "evaluate.batch_size": "100"}
 TEST = "a" * 64
-
-
-@cache
-def empty_store() -> bytes:
-    """MLflow's empty database, created once per process because its migrations take 1.6 s."""
-    with tempfile.TemporaryDirectory() as folder:
-        mlflow.MlflowClient(sqlite_uri(Path(folder) / "mlflow.db")).search_experiments()
-        return (Path(folder) / "mlflow.db").read_bytes()
 
 
 def wrong_on(images: Sequence[int]) -> np.ndarray:
@@ -69,15 +59,12 @@ def record(
         **(tags or {}),
     }
     run = client.create_run(experiment, start, {name: value for name, value in given.items() if value}).info.run_id
-    for name, value in {**PARAMS, "train.seed": seed, **(params or {})}.items():
-        client.log_param(run, name, value)
-    client.log_metric(run, "test/accuracy", 1 - len(wrong) / 40 if accuracy is None else accuracy)
-    for name, value in (metrics or {}).items():
-        client.log_metric(run, name, value)
-    for step in (1, 2):
-        client.log_metric(run, "train/running_loss", 1 / step, start + 500 * step, step)
-    client.log_metric(run, "train/loss", 0.5, start + 2500, 2)
-    client.log_metric(run, "train/seconds", 2.5, start + 2500, 2)
+    points = [Metric("train/running_loss", 1 / step, start + 500 * step, step) for step in (1, 2)]
+    points += [Metric(name, value, start + 2500, 2) for name, value in (("train/loss", 0.5), ("train/seconds", 2.5))]
+    tested = {"test/accuracy": 1 - len(wrong) / 40 if accuracy is None else accuracy, **(metrics or {})}
+    points += [Metric(name, value, start + 2500, 0) for name, value in tested.items()]
+    used = {**PARAMS, "train.seed": seed, **(params or {})}
+    client.log_batch(run, points, [Param(name, str(value)) for name, value in used.items()])
     if predictions:
         write_evaluation(Path("made") / run, wrong_on(wrong))
         client.log_artifacts(run, f"made/{run}", "evaluate")
@@ -86,3 +73,15 @@ def record(
         client.log_text(run, patch.decode(), "code/uncommitted.diff")
     client.set_terminated(run, "FINISHED", start + 9000)
     return run
+
+
+def record_seeds() -> tuple[str, str, str]:
+    """Record a run of seeds 4 and 5, wrong on one and on two images; returns its id and those of its nested runs."""
+    parent = record(4, [1], params={"train.seeds": "2"}, tags={"mlflow.classifier.chosen_seed": "5"})
+    of_parent = ("mlflow.classifier.evaluated", "git.commit", "dvc.data", "mlflow.classifier.test_sha256")
+    tags = {**dict.fromkeys(of_parent, ""), "mlflow.parentRunId": parent}
+    nested = [
+        record(seed, range(seed - 3), tags={**tags, "mlflow.classifier.seed": str(seed)}, predictions=False)
+        for seed in (4, 5)
+    ]
+    return parent, *nested

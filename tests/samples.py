@@ -68,21 +68,26 @@ def digits_split(count: int, start: int = 0) -> Split:
     return Split(digits.images[start : start + count], digits.labels[start : start + count])
 
 
+def dataset_meta(channels: int = 1, size: int = SIZE, **values: Any) -> DatasetMeta:
+    """As of the digits, with these `counts`, `files` and other values."""
+    known: dict[str, Any] = {
+        "name": "digits",
+        "source": "https://example.org/digits",
+        "licence": "CC BY 4.0",
+        "citation": "none",
+        "class_names": DIGITS,
+        "preprocessing": known_preprocessing(channels).model_copy(update={"image_size": size}),
+        "mean": [0.24] * channels,
+        "std": [0.33] * channels,
+    }
+    return DatasetMeta(channels=channels, size=size, **known | values)
+
+
 def write_digits(folder: Path, train: int = 100, validation: int = 50, test: int = 57) -> DatasetMeta:
     """Write a small `data/normalized` of real digits."""
     ends = {"train": (0, train), "validation": (train, train + validation), "test": (1000, 1000 + test)}
     splits = {name: digits_split(end - start, start) for name, (start, end) in ends.items()}
-    meta = DatasetMeta(
-        name="digits",
-        source="https://example.org/digits",
-        licence="CC BY 4.0",
-        citation="none",
-        class_names=DIGITS,
-        channels=1,
-        size=SIZE,
-        preprocessing=known_preprocessing(1),
-        mean=[0.24],
-        std=[0.33],
+    meta = dataset_meta(
         counts={name: counts(split.labels, DIGITS) for name, split in splits.items()},
         files={name: write_split(folder, name, split) for name, split in splits.items()},
     )

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -93,6 +94,12 @@ class RecordedRun:
     experiment: str
 
 
+@cache
+def packages() -> dict[str, str]:
+    """Name -> version of every installed package."""
+    return {found.name: found.version for found in distributions()}
+
+
 class Recording:
     """The record of a stage: everything it reports to its run.
 
@@ -153,8 +160,7 @@ class Recording:
         if state.dirty:
             self.journal.keep_text(state.diff, "code/uncommitted.diff")
         if environment:  # the run exists meanwhile: to list the packages takes 0.15 s
-            packages = {found.name: found.version for found in distributions()}
-            self.journal.keep_text(json_bytes({**environment, "packages": packages}), "code/environment.json")
+            self.journal.keep_text(json_bytes({**environment, "packages": packages()}), "code/environment.json")
         self.journal.append("files", path="code", restored=weights is not None)
 
     def log_data(self, folder: Path, meta: DatasetMeta, *, restored: bool = False) -> None:

@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from classifier.errors import UserError
-from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
-from classifier.project.files import read_file, sha256, sha256_of
+from classifier.project.checksummed import Checksummed, read_checksummed, read_known, write_checksummed
+from classifier.project.files import sha256_of
 from classifier.sources.catalog import SOURCES, Origin
 
 MANIFEST = "manifest.json"
@@ -98,13 +98,4 @@ def read_raw(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
 
 def read_verified(path: Path, file: RawFile) -> bytes:
     """The file's bytes. Raises FileNotFoundError or UserError unless they are those of the manifest."""
-    try:
-        content = read_file(path, LARGEST)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: run dvc repro download") from None
-    if (found := sha256(content)) != file.sha256:
-        raise UserError(
-            f"{path} has {len(content):,} bytes and SHA-256 {found}, "
-            f"{MANIFEST} says {file.bytes:,} and {file.sha256}: {AGAIN}"
-        )
-    return content
+    return read_known(path, file.sha256, LARGEST, MANIFEST, "download")

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,16 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from classifier.commands.application import call
 from classifier.commands.compare import show, write
 from classifier.project.files import sha256_of, write_atomic
 from classifier.repository.code_diff import Code, code_diff
 from classifier.runs.comparison import compare, disagreements, find_test_images, per_class
 from classifier.runs.reading import find_run
 from tests.recorded import Workspace
-from tests.results import LABELS, NAMES, empty_store, record, wrong_on
-from tests.samples import ROOT
+from tests.results import LABELS, NAMES, record, wrong_on
 
-
-@pytest.fixture(autouse=True)
-def store(workspace):
-    (workspace / "mlflow.db").write_bytes(empty_store())
+pytestmark = pytest.mark.usefixtures("workspace")
 
 
 def comparison_of(*runs):
@@ -152,13 +148,14 @@ def test_a_patch_that_does_not_fit_is_said(commits):
         code_diff(Code(commits[0]), Code(commits[1], patch), Path())
 
 
-def cli(*arguments):
-    return subprocess.run([sys.executable, "-m", "classifier", *arguments], capture_output=True, text=True)
-
-
-def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
+def test_the_command_shows_what_the_stages_recorded(commits, capsys):
     """The whole way: two runs are recorded, one after a change of code, and compared by the beginnings of their ids."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def printed_by(*arguments):
+        capsys.readouterr()
+        call(["compare", *arguments])
+        return capsys.readouterr().out
+
     Path(".gitignore").write_text("/.pipeline/\n/data/\n/models/\n/reports/\n/mlflow.db*\n/mlartifacts/\n")
     runs = []
     for seed in (0, 1):
@@ -174,9 +171,7 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
         runs.append(outputs.train())
         assert outputs.evaluate() == runs[-1]
         Path("a.py").write_text("3\n")
-    said = cli("compare", *(run[:8] for run in runs), "--json")
-    assert said.returncode == 0, said.stderr
-    found = json.loads(said.stdout)
+    found = json.loads(printed_by(*(run[:8] for run in runs), "--json"))
     assert found["params"] == {"train.seed": ["0", "1"]}
     assert ["a.py", 1, 1] in found["code"][0]["files"]
     assert [row["index"] for row in found["disagreements"]] == [0, 2]
@@ -186,9 +181,7 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
     assert {path.name for path in folder.iterdir()} == names
     assert "\n-2\n+3\n" in (folder / "code.diff").read_text()
     assert [imread(folder / name).ndim for name in names if name.endswith(".png")] == [3, 3]
-    shown = cli("compare", *runs)
-    assert shown.returncode == 0, shown.stderr
-    assert "the runs disagree on 2 images" in shown.stdout
+    assert "the runs disagree on 2 images" in printed_by(*runs)
     assert sha256_of(outputs.data / "test.safetensors") == outputs.data_meta.sha256["test"]
     rows = comparison_of(*runs).runs
     assert find_test_images(rows).shape == (57, 1, 32, 32)
@@ -201,9 +194,7 @@ def test_the_command_shows_what_the_stages_recorded(monkeypatch, commits):
     Path("dvc.lock").write_text(f"stages: {{n: {{outs: [{{path: data/normalized, md5: {data}}}]}}}}")
     with pytest.raises(FileNotFoundError, match=f"^{absent}dvc pull data/normalized$"):
         find_test_images(rows)
-    shown = cli("compare", *runs)
-    assert shown.returncode == 0, shown.stderr
-    assert "\nmissing: disagreements.png: the test images of data " in shown.stdout
+    assert "\nmissing: disagreements.png: the test images of data " in printed_by(*runs)
 
     Path(".dvc").mkdir()
     Path(".dvc/config").write_text("[cache]\n    dir = ../shared\n")

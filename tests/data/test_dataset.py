@@ -5,12 +5,10 @@ import pytest
 from safetensors.numpy import save
 
 from classifier.data.dataset import (
-    SIZE,
     SPLITS,
     DataFile,
     DatasetMeta,
     Split,
-    known_preprocessing,
     read_meta,
     read_split,
     write_meta,
@@ -18,6 +16,7 @@ from classifier.data.dataset import (
 )
 from classifier.project.files import sha256
 from tests.forgery import edit_forged
+from tests.samples import dataset_meta
 
 
 def split(count: int = 5, channels: int = 3) -> Split:
@@ -26,17 +25,10 @@ def split(count: int = 5, channels: int = 3) -> Split:
 
 
 def write(folder, test: Split) -> DatasetMeta:
-    meta = DatasetMeta(
-        name="tiny",
-        source="https://home",
-        licence="MIT",
-        citation="none",
-        class_names=["cat", "dog"],
+    meta = dataset_meta(
         channels=3,
-        size=SIZE,
-        preprocessing=known_preprocessing(3),
+        class_names=["cat", "dog"],
         mean=[0.1, 0.2, 1 / 3],
-        std=[0.5, 0.5, 0.5],
         counts={name: np.bincount(test.labels, minlength=2).tolist() for name in SPLITS},
         files=dict.fromkeys(SPLITS, write_split(folder, "test", test)),
     )

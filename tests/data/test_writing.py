@@ -8,9 +8,10 @@ import pytest
 from safetensors.numpy import save
 
 from classifier.data import writing
-from classifier.data.dataset import DatasetMeta, Split, known_preprocessing, read_meta, read_split, write_meta
+from classifier.data.dataset import Split, read_meta, read_split, write_meta
 from classifier.data.writing import SplitWriter
 from classifier.runs.comparison import find_test_images
+from tests.samples import dataset_meta
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 3, 32, 32), np.uint8)
 LABELS = np.arange(50) % 2
@@ -27,17 +28,9 @@ def write(folder, count=50, pieces=7):
             writer.append(IMAGES[start : min(start + pieces, count)])
         files[split], of_labels = writer.close()
         labels |= {split: of_labels} if of_labels else {}
-    meta = DatasetMeta(
-        name="tiny",
-        source="https://home",
-        licence="MIT",
-        citation="none",
-        class_names=["cat", "dog"],
+    meta = dataset_meta(
         channels=3,
-        size=32,
-        preprocessing=known_preprocessing(3),
-        mean=[0.5] * 3,
-        std=[0.5] * 3,
+        class_names=["cat", "dog"],
         counts=dict.fromkeys(files, np.bincount(LABELS[:count], minlength=2).tolist()),
         files=files,
         labels=labels,

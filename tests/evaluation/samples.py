@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from classifier.data.dataset import SPLITS, DataFile, DatasetMeta, Split
-from classifier.data.preprocessing import Preprocessing
+from classifier.data.dataset import SPLITS, DataFile, Split
 from classifier.evaluation.metrics import Predictions
 from classifier.evaluation.report import Evaluation
 from classifier.networks.model_dir import ModelMeta
 from classifier.params import EvaluateParams
-from tests.samples import file_params
+from tests.samples import dataset_meta, file_params
 
 
 def predictions_of(
@@ -66,17 +65,10 @@ def history(scale: float = 1.0) -> pd.DataFrame:
 def evaluation_of(predictions: Predictions, channels: int = 1, size: int = 32, **values: Any) -> Evaluation:
     """Of a model of seed 0, with metas that fit."""
     names, counts = predictions.class_names, np.bincount(predictions.labels, minlength=len(predictions.class_names))
-    data = DatasetMeta(
-        name="sample",
-        source="https://example.org/sample",
-        licence="CC0",
-        citation="none",
-        size=size,
-        preprocessing=Preprocessing(image_size=size, margin=0, resize="pad", channels=channels, invert=False),
-        channels=channels,
+    data = dataset_meta(
+        channels,
+        size,
         class_names=names,
-        mean=[0.5] * channels,
-        std=[0.25] * channels,
         counts={split: counts.tolist() for split in SPLITS},
         files={
             split: [DataFile(name=f"{split}.safetensors", images=len(predictions), sha256="1" * 64)] for split in SPLITS
@@ -90,7 +82,7 @@ def evaluation_of(predictions: Predictions, channels: int = 1, size: int = 32, *
         class_names=names,
         mean=data.mean,
         std=data.std,
-        dataset="sample",
+        dataset=data.name,
         seed=0,
         replicas={},
         weights_sha256="2" * 64,

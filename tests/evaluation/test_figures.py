@@ -2,8 +2,6 @@
 
 import io
 import struct
-import subprocess
-import sys
 import zlib
 
 import numpy as np
@@ -17,6 +15,7 @@ from classifier.evaluation.metrics import calibration
 from classifier.evaluation.style import SHARES, elided
 from classifier.evaluation.tables import mistakes
 from tests.evaluation.samples import history, images_of, noisy_predictions, predictions_of
+from tests.processes import run_without
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -302,5 +301,4 @@ def test_names_in_scripts_without_a_font_are_drawn_as_boxes_without_a_warning() 
 
 
 def test_pyplot_is_not_loaded() -> None:
-    program = "import sys, classifier.evaluation.report; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    run_without(["matplotlib.pyplot"], "import classifier.evaluation.report")

@@ -76,14 +76,14 @@ def test_it_needs_no_other_file_and_no_network(hostile: Tags) -> None:
         assert source.startswith("data:image/png;base64,")
         Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).verify()
     links = [attributes["href"] or "" for tag, attributes in hostile.tags if tag in ("a", "link")]
-    assert all(link.startswith(("#", "data:,")) or link == "https://example.org/sample" for link in links)
+    assert all(link.startswith(("#", "data:,")) or link == "https://example.org/digits" for link in links)
     policy = [attributes["content"] or "" for tag, attributes in hostile.tags if "http-equiv" in attributes]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
 def test_every_link_within_it_leads_somewhere(hostile: Tags) -> None:
     inner = {(attributes["href"] or "")[1:] for tag, attributes in hostile.tags if tag == "a"} - {
-        "ttps://example.org/sample"
+        "ttps://example.org/digits"
     }
     assert inner == {attributes["id"] for _, attributes in hostile.tags if "id" in attributes}
     assert inner == {"training", "mistakes", "confusion", "classes", "calibration", "robustness", "data", "lineage"}
@@ -92,7 +92,7 @@ def test_every_link_within_it_leads_somewhere(hostile: Tags) -> None:
 def test_it_says_how_good_the_model_is_and_what_it_was_trained_on(tmp_path: Path) -> None:
     predictions = predictions_of(np.arange(60) % 3, ["cat", "dog", "emu"], wrong=[0, 1, 2])
     text = words(page_of(tmp_path, predictions).text)
-    assert "lenet5 on sample" in text
+    assert "lenet5 on digits" in text
     assert "95.00% test accuracy, 95% interval 86.30% to 98.29%: 57 of 60 images are right" in text
     assert "61,706 parameters, trained on 60 images of 3 classes for 2 epochs" in text
     assert "100 optimizer steps over 3,200 images, learning rate up to 0.1, seed 0" in text

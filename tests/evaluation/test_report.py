@@ -91,7 +91,7 @@ def test_the_probabilities_are_those_of_the_model_not_of_the_temperature(written
 
 def test_the_summary_says_what_the_metrics_belong_to(written: Path) -> None:
     assert json.loads((written / "summary.json").read_text()) == {
-        "dataset": "sample",
+        "dataset": "digits",
         "classes": 3,
         "images": {"train": 47, "validation": 47, "test": 47},
         "confidence": 0.95,

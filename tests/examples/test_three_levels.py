@@ -33,6 +33,7 @@ from classifier.device import set_precision
 from classifier.networks.model_dir import build
 from classifier.params import parse_params
 from classifier.training.steps import plan_epoch
+from tests.processes import run_without
 from tests.samples import ROOT, train_params, write_digits
 
 PROGRAMS = ["numpy_alone", "tensors_alone", "with_autograd", "with_modules", "with_engine"]
@@ -188,8 +189,7 @@ def test_each_runs_alone_and_prints_the_tutorials_lines(program: str) -> None:
 
 
 def test_numpy_alone_is_alone() -> None:
-    code = "import sys, numpy_alone; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": f"{ROOT}:{FOLDER}"}, check=True)
+    run_without(["torch"], "import numpy_alone", env={**os.environ, "PYTHONPATH": f"{ROOT}:{FOLDER}"})
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

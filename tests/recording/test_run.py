@@ -32,13 +32,14 @@ def repository(workspace):
 
 STAGE = """
 import sys, time
+from pathlib import Path
+from classifier.params import load_params
 from classifier.project.cli import run
 from classifier.training.history import HistoryRow
 from classifier.recording.run import recording
-from tests.samples import file_params
 
 def main(arguments):
-    with recording("train", file_params()) as record:
+    with recording("train", load_params(Path(arguments[1]))) as record:
         record.begin("key", {"threads": "1"})
         for step in range(3):
             record.log_row(0, HistoryRow(step, 1, step, 0.1, 2.0))
@@ -52,7 +53,7 @@ run(main, "train")
 def stage(seconds):
     """A stage that writes three rows and then continues for some seconds."""
     process = subprocess.Popen(
-        [sys.executable, "-c", STAGE, str(seconds)],
+        [sys.executable, "-c", STAGE, str(seconds), str(ROOT / "params.yaml")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

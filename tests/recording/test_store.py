@@ -13,13 +13,14 @@ from sqlalchemy import make_url
 
 from classifier.recording.store import database_of, is_known_store, known_store, shown_uri, sqlite_uri, store_uri
 from classifier.tracking import delivery as tracking
-from tests.recorded import Workspace, forget_store, get_run, written
+from tests.recorded import Workspace, forget_store, get_run, write_store, written
 from tests.samples import ROOT, file_params
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
 
 def test_store_and_experiment_follow_mlflows_variables(workspace, monkeypatch):
+    (workspace / "mlflow.db").unlink()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'elsewhere.db'}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     tracking.open_store()
@@ -31,9 +32,7 @@ def test_store_and_experiment_follow_mlflows_variables(workspace, monkeypatch):
 @pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
 def test_old_runs_open_with_their_artifacts_after_the_folder_was_moved_or_copied(workspace, monkeypatch, how):
     project = workspace / "first place"
-    project.mkdir()
-    monkeypatch.setenv("DVC_ROOT", str(project))
-    monkeypatch.chdir(project)
+    enter(monkeypatch, project)
     run_id = Workspace().train()
     monkeypatch.chdir(workspace)
     moved = workspace / "second ü_%place"
@@ -65,6 +64,7 @@ def text_of(run_id):
 def enter(monkeypatch, folder):
     """Make `folder` the project."""
     folder.mkdir(exist_ok=True)
+    write_store(folder)
     monkeypatch.setenv("DVC_ROOT", str(folder))
     monkeypatch.chdir(folder)
     forget_store()
@@ -114,7 +114,7 @@ def test_a_store_outside_projects_keeps_the_artifacts_of_all_beside_itself_and_m
         enter(monkeypatch, workspace / name)
         use(monkeypatch, f"sqlite:///{shared}/runs.db")
         runs.append(a_run())
-        assert not list(Path().iterdir())
+        assert [path.name for path in Path().iterdir()] == ["mlflow.db"]  # as `enter` made it
     assert {path.name for path in (shared / "mlartifacts").iterdir()} == set(runs)
     moved = Path(shutil.move(shared, workspace / "moved"))
     use(monkeypatch, f"sqlite:///{moved}/runs.db")

@@ -12,19 +12,17 @@ import pytest
 from PIL import Image
 from scipy.stats import t
 
+from classifier.commands.application import call
 from classifier.commands.leaderboard import show
 from classifier.runs.leaderboard import groups, leaderboard, results
 from classifier.runs.leaderboard_page import page
 from classifier.runs.reading import all_runs
 from classifier.runs.significance import mcnemar
 from tests.recorded import ReplicaWorkspace, Workspace
-from tests.results import TEST, empty_store, record
+from tests.results import TEST, record, record_seeds
 from tests.samples import ROOT
 
-
-@pytest.fixture(autouse=True)
-def store(workspace):
-    (workspace / "mlflow.db").write_bytes(empty_store())
+pytestmark = pytest.mark.usefixtures("workspace")
 
 
 def board(**options):
@@ -171,18 +169,7 @@ def test_what_is_no_result_is_not_on_the_board():
 
 
 def test_replicas_count_as_seeds_and_their_parent_not_at_all():
-    parent = record(4, [1], params={"train.seeds": "2"}, tags={"mlflow.classifier.chosen_seed": "5"})
-    nested = {
-        "mlflow.parentRunId": parent,
-        "mlflow.classifier.evaluated": "",
-        "git.commit": "",
-        "dvc.data": "",
-        "mlflow.classifier.test_sha256": "",
-    }
-    children = [
-        record(seed, range(seed - 3), tags={**nested, "mlflow.classifier.seed": str(seed)}, predictions=False)
-        for seed in (4, 5)
-    ]
+    _, *children = record_seeds()
     alone = record(6, [1, 2, 3])
     (entry,) = board().entries
     assert [each.run for each in entry.results] == [*children, alone]
@@ -284,32 +271,24 @@ def test_the_page_fetches_nothing_and_escapes_what_it_shows():
     assert page(board()) == text
 
 
-def cli(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "classifier", *arguments], cwd=Path.cwd(), capture_output=True, text=True
-    )
-
-
-def test_the_command_shows_what_the_stages_recorded(monkeypatch):
-    """The whole way: journals of a run and of two replicas are delivered, and the board is printed and written."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def test_the_command_shows_what_the_stages_recorded(capsys):
+    """The whole way: journals of a run and of two seeds are delivered, and the board is printed and written."""
     for outputs in (Workspace(), ReplicaWorkspace()):
         outputs.train()
         outputs.evaluate()
-    said = cli("leaderboard", "--json")
-    assert said.returncode == 0, said.stderr
-    (entry,) = json.loads(said.stdout)["entries"]  # both have the same params but for the seed
+    capsys.readouterr()
+    call(["leaderboard", "--json"])
+    (entry,) = json.loads(capsys.readouterr().out)["entries"]  # both have the same params but for the seed
     assert [(run["seed"], run["accuracy"]) for run in entry["runs"]] == [("0", 0.9), ("4", 0.8), ("5", 0.9)]
     assert entry["mean"] == pytest.approx(2.6 / 3)
-    shown = cli("leaderboard", "--html", "board.html")
-    assert shown.returncode == 0, shown.stderr
-    assert "86.67%" in shown.stdout
+    call(["leaderboard", "--html", "board.html"])
+    assert "86.67%" in capsys.readouterr().out
     assert "86.67%" in Path("board.html").read_text()
 
 
 def test_the_command_says_in_one_line_that_there_is_nothing(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    said = cli("leaderboard")
+    said = subprocess.run([sys.executable, "-m", "classifier", "leaderboard"], capture_output=True, text=True)
     assert (said.returncode, said.stdout) == (1, "")
     assert said.stderr == "classifier: the experiment 'classifier' has no run, dvc repro makes one\n"
 

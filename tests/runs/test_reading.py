@@ -9,27 +9,10 @@ import pytest
 
 from classifier.runs.reading import all_runs, find_run, frame, predictions, run_with_files
 from classifier.tracking.connection import open_store
-from tests.results import TEST, empty_store, record, wrong_on
+from tests.results import TEST, record, record_seeds, wrong_on
 from tests.samples import ROOT
 
-
-@pytest.fixture(autouse=True)
-def store(workspace):
-    (workspace / "mlflow.db").write_bytes(empty_store())
-
-
-def replicas():
-    parent = record(4, [1], params={"train.seeds": "2"}, tags={"mlflow.classifier.chosen_seed": "5"})
-    nested = {
-        "mlflow.parentRunId": parent,
-        "mlflow.classifier.evaluated": "",
-        "git.commit": "",
-        "dvc.data": "",
-        "mlflow.classifier.test_sha256": "",
-    }
-    return parent, *(
-        record(seed, tags={**nested, "mlflow.classifier.seed": str(seed)}, predictions=False) for seed in (4, 5)
-    )
+pytestmark = pytest.mark.usefixtures("workspace")
 
 
 def test_a_run_is_found_by_its_id_and_by_its_beginning():
@@ -106,7 +89,7 @@ def test_a_run_is_found_by_its_name_or_the_last_word_of_it():
 
 
 def test_latest_is_the_newest_run_with_a_model_of_its_own():
-    parent, *_ = replicas()
+    parent, *_ = record_seeds()
     record(7, tags={"mlflow.classifier.sweep_key": "key"})
     assert find_run("latest").info.run_id == parent
 
@@ -137,7 +120,7 @@ def test_predictions_are_the_table_that_evaluate_wrote():
 
 
 def test_predictions_of_a_replica_are_its_parents_if_it_was_chosen():
-    parent, other, chosen = replicas()
+    parent, other, chosen = record_seeds()
     assert run_with_files(find_run(chosen)).info.run_id == parent
     assert len(predictions(find_run(chosen))) == 40
     message = f"run {other} has seed 4; its parent, run {parent}, keeps the predictions of seed 5 only"
@@ -151,7 +134,7 @@ def test_a_sweep_does_not_stand_for_its_runs():
 
 
 def test_a_replica_has_its_parents_data_and_tags():
-    parent, other, chosen = replicas()
+    parent, other, chosen = record_seeds()
     rows = all_runs()
     assert set(rows["test_data"]) == {TEST}
     assert rows["replica_of"].dropna().to_dict() == {other: parent, chosen: parent}

@@ -15,7 +15,7 @@ import requests
 from safetensors.numpy import load_file
 
 from classifier.serving.server import listening
-from tests.samples import ROOT
+from tests.processes import run_without
 from tests.serving.conftest import png, until
 
 IMAGE = {"Content-Type": "image/png"}
@@ -48,12 +48,8 @@ def image(served):
 
 
 def test_serve_imports_neither_torch_nor_mlflow():
-    program = (
-        "import sys; import classifier.commands.serve, classifier.serving.server\n"
-        "sys.exit(', '.join({'torch', 'mlflow', 'pandas', 'onnx', 'matplotlib'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.stderr.strip() == ""
+    heavy = ("torch", "mlflow", "pandas", "onnx", "matplotlib")
+    run_without(heavy, "import classifier.commands.serve, classifier.serving.server")
 
 
 def test_sigterm_finishes_the_request_that_runs(served, image):

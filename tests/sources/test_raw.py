@@ -48,7 +48,7 @@ def test_what_was_written_is_read(folder):
 
 def test_a_changed_file_is_named_with_the_next_command(folder):
     (folder / "b.gz").write_bytes(b"second fi1e")
-    with pytest.raises(ValueError, match=r"b\.gz has 11 bytes and SHA-256 .* run dvc repro -f download"):
+    with pytest.raises(ValueError, match=r"b\.gz has SHA-256 .*, manifest\.json says .*: run dvc repro -f download"):
         read_raw(folder)
 
 

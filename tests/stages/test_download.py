@@ -16,6 +16,7 @@ from stages import download, normalize
 from tests import tiny_files
 from tests.conftest import ROOT
 from tests.loopback import closed_address, send
+from tests.processes import HEAVY, run_without
 
 TINY = tiny_files.mnist()
 
@@ -50,23 +51,11 @@ def folder_of(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def test_digits_come_from_scikit_learn_untouched_without_network_or_heavy_imports(tmp_path):
-    script = (
-        "import sys; from stages.download import main; main(sys.argv[1:])\n"
-        "heavy = {'torch', 'torchvision', 'mlflow', 'sklearn', 'pandas', 'scipy'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
     closed = closed_address()  # neither an unreachable mirror nor a proxy makes a difference
     environment = {**os.environ, "DATA_MIRROR": closed, "https_proxy": closed, "http_proxy": closed}
-    ended = subprocess.run(
-        [sys.executable, "-c", script, params(tmp_path, "digits"), tmp_path / "raw"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == ""
-    assert ended.stdout.endswith("digits: 1 files, 57,523 bytes\n")
+    code = "import sys; from stages.download import main; main(sys.argv[1:])"
+    printed = run_without(HEAVY, code, params(tmp_path, "digits"), tmp_path / "raw", env=environment)
+    assert printed.endswith("digits: 1 files, 57,523 bytes\n")
     found = contents(tmp_path / "raw")
     assert set(found) == {"digits.csv.gz", "manifest.json"}
     assert found["digits.csv.gz"] == (origin("digits").installed / "digits.csv.gz").read_bytes()

@@ -24,6 +24,7 @@ from tests.data.test_difficult import REFUSED
 from tests.data.test_duplicates import texture
 from tests.difficult import file_of
 from tests.folders import Normalized
+from tests.processes import HEAVY, run_without
 from tests.samples import ROOT
 
 
@@ -248,13 +249,8 @@ def test_a_large_split_lies_in_several_files(tmp_path, folder, monkeypatch):
 def test_no_heavy_imports(tmp_path, folder):
     normalized = Normalized(tmp_path, folder)
     normalized.run()
-    script = (
-        "import sys; from stages.normalize import main; main(sys.argv[1:])\n"
-        "heavy = {'torch', 'torchvision', 'mlflow', 'sklearn', 'pandas', 'scipy', 'requests', 'matplotlib'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
-    )
-    arguments = [str(path) for path in (normalized.params, normalized.raw, normalized.data, normalized.reports)]
-    subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, check=True)
+    code = "import sys; from stages.normalize import main; main(sys.argv[1:])"
+    run_without(HEAVY, code, normalized.params, normalized.raw, normalized.data, normalized.reports)
 
 
 def test_params_for_folders_are_refused_for_a_known_set(tmp_path):
