@@ -41,17 +41,15 @@ def mnist_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project of one epoch, reproduced and committed once per test run. Tests must not change it: `copy` it."""
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The default project, reproduced and committed once per test run. Tests must not change it: `copy` it."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    folder, done = shared / "one-epoch", shared / "one-epoch.done"
-    with FileLock(shared / "one-epoch.lock"):
+    folder, done = shared / "reproduced", shared / "reproduced.done"
+    with FileLock(shared / "reproduced.lock"):
         if not done.exists():
             project = Project(folder)
-            project.edit_params("epochs: 20", "epochs: 1")
-            project.commit("one epoch")
             assert project.repro() == ["download", "normalize", "pretrained", "train", "evaluate"]
             project.commit("results")
             done.write_text(project.output)
@@ -59,20 +57,20 @@ def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="session")
-def served(one_epoch: Project) -> Project:
-    """`one_epoch` with `model.onnx`, which `classifier export` wrote. Tests must not change it: `copy` it."""
-    folder = one_epoch.folder.parent / "served"
+def served(reproduced: Project) -> Project:
+    """`reproduced` with `model.onnx`, which `classifier export` wrote. Tests must not change it: `copy` it."""
+    folder = reproduced.folder.parent / "served"
     with FileLock(f"{folder}.lock"):
         if not (folder / "model.onnx").exists():
-            project = one_epoch.copy(folder)
+            project = reproduced.copy(folder)
             project.run("classifier", "export", "model.onnx", env={"PYTHONPATH": str(folder)})
     return Project.at(folder)
 
 
 @pytest.fixture
-def trained(one_epoch: Project, tmp_path: Path) -> Project:
-    """A copy of `one_epoch`."""
-    return one_epoch.copy(tmp_path)
+def trained(reproduced: Project, tmp_path: Path) -> Project:
+    """A copy of `reproduced`."""
+    return reproduced.copy(tmp_path)
 
 
 @pytest.fixture

@@ -73,18 +73,19 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return outputs_of(Stage(tmp_path_factory.mktemp("undisturbed")))
 
 
-def test_train_killed_three_times_resumes_and_writes_the_same_bytes(tmp_path, expected):
-    kill_three_times(Stage(tmp_path / "killed"), expected)
+def test_train_killed_halfway_resumes_and_writes_the_same_bytes(tmp_path, expected):
+    kill_at([STEPS // 2], Stage(tmp_path / "killed"), expected)
 
 
 @pytest.mark.slow
-def test_a_training_with_all_kinds_of_state_resumes_and_writes_the_same_bytes(tmp_path):
-    expected = outputs_of(Stage(tmp_path / "undisturbed", **EVERYTHING))
-    kill_three_times(Stage(tmp_path / "killed", **EVERYTHING), expected)
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "all kinds of state"])
+def test_train_killed_three_times_resumes_and_writes_the_same_bytes(tmp_path, values):
+    expected = outputs_of(Stage(tmp_path / "undisturbed", **values))
+    kill_at([1, STEPS // 2, STEPS * 3 // 4], Stage(tmp_path / "killed", **values), expected)
 
 
-def kill_three_times(stage: Stage, expected: dict[str, str]) -> None:
-    for step in (1, STEPS // 2, STEPS * 3 // 4):
+def kill_at(steps: list[int], stage: Stage, expected: dict[str, str]) -> None:
+    for step in steps:
         process = stage.start()
         deadline = time.monotonic() + 300
         while stage.checkpoints() < step:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from classifier.commands.application import call
 from classifier.recording import deliverer
 from classifier.recording import run as recording
 from classifier.recording.journal import waiting_journals
@@ -129,8 +130,9 @@ def sync(*options):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
-def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, monkeypatch):
+def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, capsys):
     store = workspace / "mlflow.db"
+    store.unlink()
     store.mkdir()  # so that SQLite cannot open it
     process = stage(0)
     _, said = process.communicate(timeout=120)
@@ -146,8 +148,10 @@ def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, m
     delivered = sync()
     assert (delivered.returncode, delivered.stderr) == (0, "")
     assert delivered.stdout.startswith("recorded: train, run ")
-    assert sync().stdout == "everything is recorded\n"
-    assert json.loads(sync("--json").stdout) == {"delivered": [], "waits": []}
+    call(["sync"])
+    assert capsys.readouterr().out == "everything is recorded\n"
+    call(["sync", "--json"])
+    assert json.loads(capsys.readouterr().out) == {"delivered": [], "waits": []}
     run = only_run()
     assert run.info.status == "FINISHED"
     assert len(history(run.info.run_id, "train/running_loss")) == 3

@@ -96,8 +96,8 @@ def test_the_doors_agree(served, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.mnist
-def test_the_doors_agree_on_mnists_10_000_test_images(one_epoch, mnist_folder, tmp_path):
-    project = one_epoch.copy(tmp_path / "project")
+def test_the_doors_agree_on_mnists_10_000_test_images(reproduced, mnist_folder, tmp_path):
+    project = reproduced.copy(tmp_path / "project")
     environment = {"DATA_MIRROR": str(mnist_folder), "PYTHONPATH": str(project.folder), "MLFLOW_TRACKING_URI": ""}
     project.run("classifier", "recipe", "mnist", env=environment)
     params = (project.folder / "params.yaml").read_text()
