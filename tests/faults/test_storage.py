@@ -10,14 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.sites import MET, NOT_MET, SITES, all_cases
+from tests.faults.disk import all_cases
+from tests.faults.sites import SITES
+from tests.faults.writers import MET, NOT_MET
 from tests.samples import ROOT
 
 
 @pytest.mark.slow
 def test_every_failed_write_prints_one_line_and_keeps_earlier_files(attack):
     row = attack("disk full, EIO, EACCES, short write, killed, at every write of ours")
-    command = [sys.executable, "-m", "tests.faults.sites", json.dumps(row.some(all_cases()))]
+    command = [sys.executable, "-m", "tests.faults.disk", json.dumps(row.some(all_cases()))]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     for line in ended.stdout.splitlines():
         result = json.loads(line)

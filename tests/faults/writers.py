@@ -1,0 +1,67 @@
+"""The functions that write: which site covers each, or why none does. A test searches the code for missing ones."""
+
+from __future__ import annotations
+
+# Functions that write -> the site that covers them. A test searches the code for missing ones.
+MET = {
+    "classifier.training.checkpoint:Checkpoints._write": "checkpoint",
+    "classifier.training.checkpoint:checkpointed": "checkpoint's run key",
+    "classifier.data.dataset:write_meta": "normalize's meta",
+    "classifier.data.dataset:write_split": "normalize's split",
+    "classifier.data.writing:SplitWriter._open": "normalize's split of a folder",
+    "classifier.data.writing:SplitWriter.close": "normalize's split of a folder",
+    "classifier.networks.manifest:write_none": "pretrained's manifest",
+    "classifier.project.files:_swap": "folder",
+    "classifier.project.files:publish": "file",
+    "classifier.project.files:replacing": "folder",
+    "classifier.project.files:_write_atomic": "file",
+    "classifier.project.files:write_json": "evaluate's report",
+    "classifier.training.history:write_history": "train's history",
+    "classifier.recording.journal:Journal.append": "journal's event",
+    "classifier.recording.journal:Journal.keep": "journal's copy",
+    "classifier.recording.journal:Journal.keep_text": "journal's text",
+    "classifier.networks.model_dir:write_model": "train's model",
+    "classifier.project.ownership:_claim": "owner's mark",
+    "classifier.sources.raw:write_manifest": "download's manifest",
+    "classifier.training.seeds:_work": "weights of a worker",
+    "classifier.evaluation.report:_write_csv": "evaluate's report",
+    "classifier.evaluation.report:write_evaluation": "evaluate's report",
+    "classifier.project.checksummed:write_checksummed": "train's model",
+    "classifier.tracking.internals:note_home": "store's address",
+    "classifier.tracking.internals:relocate": "store's address",
+    "classifier.training.report:write_training": "train's report",
+    "classifier.sources.transfer:_published": "download's file",
+    "classifier.sources.images:write_images": "download's images",
+    "classifier.commands.recipe:recipe": "recipe's values",
+}
+
+
+# Functions that write and are not covered by a site -> the reason.
+NOT_MET = {
+    "classifier.workers:Crew._fork": "a traceback, on standard error",
+    "classifier.repository.clones:Clone.reset": "a sweep's own clone, which is made anew",
+    "classifier.repository.clones:Clone.start": "a log, written by the process that is started",
+    "classifier.repository.worktree:check_out": "a checkout that is thrown away or made anew",
+    "classifier.repository.worktree:_link": "a checkout that is thrown away or made anew",
+    "classifier.sweeps.record:Record.begin": "write_atomic of one file",
+    "classifier.repository.repair:_repair_lockfile": "write_atomic of one file",
+    "classifier.project.ownership:remove": "renames what goes away",
+    "classifier.tracking.recorder:_give_way": "a setting of the kernel's",
+    "classifier.tracking.recorder:main": "a mark for training, whose errors are passed over",
+    "classifier.runs.reproduction:Reproduction._bring_by_hash": "a clone that is thrown away",
+    "classifier.runs.reproduction:reproduce": "a clone that is thrown away",
+    "classifier.data.collection:Collection.write_table": "write_atomic of one file, in a folder that is replaced",
+    "classifier.data.report:Report.write": "write_atomic of each file, in a folder that is replaced",
+    "classifier.data.report:write_csv": "write_atomic of one file, in a folder that is replaced",
+    "classifier.networks.pretrained:_write": "write_atomic of each file, in a folder that is replaced",
+    "classifier.data.decoding:Decoder.__call__": "a chunk, made anew unless it has the SHA-256 of its name",
+    "classifier.commands.export:export": "write_atomic of one file for people",
+    "classifier.commands.predict:_write_csv": "write_atomic of one file for people",
+    "classifier.commands.sweep:draw": "write_atomic of one file for people",
+    "classifier.recording.pages:note_ui": "write_atomic of one file, whose loss only hides an address",
+    "classifier.serving.fetch:bring": "write_atomic of one file, which is made anew",
+    "classifier.serving.stored:attach": "a temporary file",
+    "classifier.serving.stored:downloaded": "a folder that is made anew",
+    "classifier.commands.compare:write": "write_atomic of files for people",
+    "classifier.commands.leaderboard:leaderboard": "write_atomic of one file for people",
+}
