@@ -22,6 +22,19 @@ FILL = 20 / 28  # MNIST's figures, and those of sets after its example
 TOUCHED = 0.02  # of the border's brightness, from which on all figures reach the border
 
 
+QUICK_S = 0.001  # for one image of the model
+QUICK_BYTES, QUICK_PIXELS = 8 << 10, 1 << 14  # of a file
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # followed by width and height
+
+
+class Options(BaseModel):
+    """The query of /predict."""
+
+    top: int = Field(5, ge=1, le=10_000, description="classes per image, the most probable first")
+    invert: bool = Field(False, description="take the negative of the image")
+    show_input: bool = Field(False, description="add the pixels that the model takes")
+
+
 class Ranked(BaseModel):
     """A class and its probability."""
 
@@ -91,11 +104,20 @@ def about(model: Model) -> dict[str, Any]:
     }
 
 
-def classify(model: Model, file: File, top: int, invert: bool, show_input: bool) -> dict[str, Any]:
+def quick(model: Model, file: File) -> bool:
+    """Whether the answer takes no longer than it takes to wake up a thread for it: a small PNG, a small network."""
+    content = file.content
+    if model.seconds > QUICK_S or len(content) > QUICK_BYTES or not content.startswith(PNG):
+        return False
+    width, height = (int.from_bytes(content[start : start + 4]) for start in (16, 20))
+    return width * height <= QUICK_PIXELS and content.count(b"IHDR") == 1
+
+
+def classify(model: Model, file: File, options: Options) -> dict[str, Any]:
     """`Prediction` of one file. Raises RefusedError (413, 422)."""
     card = model.card
     preprocessing = card.preprocessing
-    if invert:
+    if options.invert:
         preprocessing = preprocessing.model_copy(update={"invert": not preprocessing.invert})
     try:
         image = decode(file.content, preprocessing)
@@ -104,11 +126,11 @@ def classify(model: Model, file: File, top: int, invert: bool, show_input: bool)
     except BadImageError as error:
         raise RefusedError(422, f"{file.name}: {error}") from None
     probabilities = model.probabilities(image)
-    order = np.argsort(-probabilities, kind="stable")[:top]
+    order = np.argsort(-probabilities, kind="stable")[: options.top]
     ranked = [{"class": card.class_names[index], "probability": float(probabilities[index])} for index in order]
     warning = unlike(image, card.ranges, preprocessing.margin) if card.ranges else None
     answer = ranked[0] | {"file": file.name, "top": ranked, "warning": warning}
-    return answer | {"input": as_png(image)} if show_input else answer
+    return answer | {"input": as_png(image)} if options.show_input else answer
 
 
 def as_png(image: np.ndarray) -> str:
