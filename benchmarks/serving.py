@@ -44,7 +44,7 @@ class Serving(Section):
             Bar("predict of 10,000 PNG files / decoding them alone", of("predict_s", "decode_s"), 1.5),
             Bar("10,000 hostile requests: answers of 500", bad, 0),
             Bar("10,000 hostile requests: memory after / before", of("after_mib", "before_mib"), 1.05),
-            Bar("10,000 hostile requests: p50 after / before", of("after_ms", "ours_ms"), 1.2),
+            Bar("10,000 hostile requests: p50 after / before", of("after_ms", "before_ms"), 1.2),
         ]
         words = {
             "rate": "requests a second, 16 clients",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
 
 from classifier.errors import UserError
 from classifier.project.lineage import require_project
@@ -52,7 +52,11 @@ class Commands(TyperGroup):
             return None
         command = typer.Typer(**STYLE, add_completion=False)
         command.command()(in_project(getattr(import_module(f"classifier.commands.{cmd_name}"), cmd_name)))
-        return typer.main.get_command(command)
+        found = typer.main.get_command(command)
+        for parameter in found.params:
+            if isinstance(parameter, TyperArgument):  # whose name and help say enough, without a type of Python
+                parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+        return found
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Each command with what it does and an example, both from its docstring."""

@@ -20,7 +20,7 @@ IMAGES = 36  # in the picture
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN", help=f"two or more, each {RUN_HELP}")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help=f"two or more, each {RUN_HELP}")],
     output: Annotated[
         Path | None, typer.Option(help=f"folder for the pictures and the diff [default: {FOLDER}/<ids>]")
     ] = None,

@@ -36,7 +36,7 @@ def predict(
         list[Any],
         typer.Argument(
             parser=files.typed,
-            metavar="PATH...",
+            metavar="PATH",
             help="files, folders, patterns, or - for standard input",
             show_default=False,
         ),

@@ -48,6 +48,7 @@ def test_each_command_has_help_with_an_example_and_json_where_readme_says_so(nam
     helped = capsys.readouterr().out
     assert f"Usage: classifier {name}" in helped
     assert f"Example: classifier {name}" in helped
+    assert "<list" not in helped
     assert ("--json" in helped) == (name not in WITHOUT_JSON)
 
 

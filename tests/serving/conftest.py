@@ -23,7 +23,9 @@ from tests.projects import Project
 
 @pytest.fixture(scope="session")
 def model(served: Project) -> Model:
-    return Model.read(served.folder / "model.onnx")
+    model = Model.read(served.folder / "model.onnx")
+    model.warm_up()
+    return model
 
 
 def png(image: np.ndarray) -> bytes:

@@ -9,6 +9,7 @@ import socket
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from classifier.serving import bodies, protocol
+from classifier.serving.answers import quick
+from classifier.serving.bodies import File
 from classifier.serving.card import same_answer
 from tests.serving.conftest import png, until
 from tests.serving.test_pyfunc import FORMS, NORMALIZED, PIXELS, WANTED
@@ -85,6 +88,16 @@ def test_the_negative_and_what_the_model_sees(ask, images):
     right = ask("?top=10", data=png(images[0]), headers=IMAGE).json()["predictions"][0]
     assert answer | {"input": None} == right | {"input": None}
     assert right["warning"] is None
+
+
+def test_what_takes_long_is_left_to_the_workers(model, monkeypatch):
+    """So that it does not hold up the event loop."""
+    assert quick(model, File("", GOOD))
+    for content in (bomb(129, 128), GOOD[:8] + GOOD[8:33] + bomb(9999, 9999)[8:], b"", b"\xff\xd8" + GOOD):
+        assert not quick(model, File("", content))
+    assert not quick(model, File("", GOOD + bytes(10_000)))
+    monkeypatch.setattr(model, "seconds", 0.01)
+    assert not quick(model, File("", GOOD))
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -211,6 +224,50 @@ def test_headers_without_an_end_are_refused(address):
     with connect(address) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000)
         assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+CHUNKED = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        CHUNKED + b"0\r\n" + b"Trailer: of ten bytes\r\n" * 10_000,
+        CHUNKED + b"1;" + b"an=extension;" * 10_000,
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 200,
+        b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"x" * 70_000),
+    ],
+)
+def test_what_no_limit_of_bodies_bounds_ends_the_connection(address, sent):
+    """Trailers, extensions of chunks, requests that do not wait for answers, addresses."""
+    with connect(address) as connection, suppress(ConnectionError):
+        connection.sendall(sent)
+        answer = everything(connection)
+        assert b"HTTP/1.1 400 " in answer
+        assert b"HTTP/1.1 500 " not in answer
+
+
+def test_a_body_in_many_small_chunks_is_answered(address):
+    parts = [GOOD[start : start + 16] for start in range(0, len(GOOD), 16)]
+    with connect(address) as connection:
+        for sent in (CHUNKED, b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts), b"0\r\n\r\n"):
+            connection.sendall(sent)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_requests_that_do_not_wait_for_answers_are_answered_in_their_order(address):
+    with connect(address) as connection:
+        head = HALF.replace(b"9999", str(len(GOOD)).encode())
+        connection.sendall(
+            (head + GOOD + b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n") * 2
+            + b"GET /model HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        )
+        answers = everything(connection)
+    assert answers.count(b"HTTP/1.1 200 ") == 5
+    assert re.findall(rb'"(predictions|live|classes)"', answers) == [
+        *(b"predictions", b"live") * 2,
+        b"classes",
+    ]
 
 
 def test_a_caller_who_hangs_up_is_not_an_error(address, ask):
