@@ -23,6 +23,7 @@ def test_every_lesson_is_checked(program: ModuleType, lessons: int, capsys: pyte
     assert all(line.endswith(": checked") for line in lines)
 
 
+@pytest.mark.slow
 def test_ways_to_load_give_the_same_batches() -> None:
     """The program compares them itself, and prints how fast each was."""
     command = [sys.executable, "examples/ways_to_load.py"]

@@ -180,7 +180,10 @@ def run(program: str, *arguments: str) -> str:
     return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+IN_BETWEEN = [pytest.param(program, marks=pytest.mark.slow) for program in PROGRAMS[1:-1]]  # other tests run them too
+
+
+@pytest.mark.parametrize("program", [PROGRAMS[0], *IN_BETWEEN, PROGRAMS[-1]])
 def test_each_runs_alone_and_prints_the_tutorials_lines(program: str) -> None:
     lines = run(program, "--data", "digits", "--epochs", "1", "--batch-size", "58", "--log-every", "10").splitlines()
     assert lines[-3:-1] == ["[1,    10] loss: 2.303", "[1,    20] loss: 2.304"]

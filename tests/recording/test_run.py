@@ -94,7 +94,9 @@ def test_a_run_is_delivered_while_the_stage_runs_and_finished_with_it():
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=str
+    ("number", "status"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+    ids=str,
 )
 def test_a_stage_that_is_stopped_leaves_a_run_that_says_so(number, status):
     process = stage(600)

@@ -10,12 +10,12 @@ import mlflow
 import pandas as pd
 import pytest
 
+from classifier.commands.application import call
 from classifier.project.ownership import claim, release
 from classifier.recording.journal import waiting_journals
 from classifier.repository.code import git_state
 from classifier.repository.lockfile import read_lock
 from classifier.runs.restoring import made_by, record
-from classifier.tracking.connection import open_store
 from classifier.tracking.delivery import deliver
 from tests.projects import OUTPUTS, Project
 from tests.recorded import METRICS, ReplicaWorkspace, Workspace, all_runs, empty_store, files, history, written
@@ -71,7 +71,7 @@ def recorded_code(run_id, name):
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"code/{name}")).read_text()
 
 
-def test_a_pulled_clone_is_recorded_once_with_what_dvc_lock_says(made, tmp_path_factory, monkeypatch):
+def test_a_pulled_clone_is_recorded_once_with_what_dvc_lock_says(made, tmp_path_factory, monkeypatch, capsys):
     remote, clone = tmp_path_factory.mktemp("remote"), tmp_path_factory.mktemp("clone")
     made.run("dvc", "remote", "add", "--default", "there", str(remote))
     made.run("dvc", "push", "--quiet")
@@ -83,10 +83,10 @@ def test_a_pulled_clone_is_recorded_once_with_what_dvc_lock_says(made, tmp_path_
     answer = json.loads(made.run(sys.executable, "-m", "classifier", "record", "--json"))
     run_id = answer["run"]
     assert answer == {"run": run_id, "new": True, "source": f"commit {made.head}"}
-    assert f"run {run_id} has these outputs" in made.run(sys.executable, "-m", "classifier", "record")
     monkeypatch.chdir(clone)
     monkeypatch.setenv("DVC_ROOT", str(clone))
-    open_store()
+    call(["record"])
+    assert f"run {run_id} has these outputs" in capsys.readouterr().out
     (run,) = all_runs()
     lock = read_lock()
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
