@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import psutil
@@ -58,6 +59,16 @@ class Lab(Project):
                 continue
         return found
 
+    def suspend(self):
+        """Stop DVC and its stages, which outlive a sweep that is killed; recorders go on."""
+        seen = set()
+        while new := set(self.at_work()) - seen:
+            for process in new:
+                with suppress(psutil.NoSuchProcess):
+                    if "classifier.tracking.recorder" not in words_of(process):
+                        process.suspend()
+            seen |= new
+
     def left_alone(self):
         names = ("status", "--porcelain"), ("stash", "list"), ("rev-parse", "HEAD"), ("branch", "-a")
         return [self.git(*name) for name in names], (self.folder / "params.yaml").read_bytes()
@@ -93,6 +104,7 @@ def test_a_sweep_that_was_killed_goes_on_keeps_what_failed_and_repeats_nothing(l
     before = lab.left_alone()
     killed = lab.start(*GRID)
     lab.wait_for_training(killed)
+    lab.suspend()
     killed.kill()
     killed.communicate()
     assert lab.at_work()  # no process was left to stop them
