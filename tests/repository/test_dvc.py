@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from contextlib import chdir
 from pathlib import Path
@@ -29,9 +30,18 @@ from classifier.repository.repair import repair
 from tests.tried import changed
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("template")
+    with chdir(folder):
+        run("init", "--no-scm")
+    return folder
+
+
 @pytest.fixture
-def project(workspace):
-    run("init", "--no-scm")
+def project(workspace, template):
+    """The current folder, of a user who has typed `dvc init --no-scm`."""
+    shutil.copytree(template, workspace, dirs_exist_ok=True)
     return workspace
 
 
@@ -126,12 +136,12 @@ def test_the_cache_is_where_dvc_has_it(project, tmp_path_factory):
         assert cache(project).resolve() == folder == found, changed("dvc", "the configuration of the cache")
 
 
-def test_a_checkout_has_the_cache_and_the_remotes_of_the_project(project, tmp_path_factory):
+def test_a_checkout_has_the_cache_and_the_remotes_of_the_project(project, template, tmp_path_factory):
     run("remote", "add", "--default", "one", "../remote")
     run("remote", "add", "--local", "two", "s3://bucket")
     checkout = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(template, checkout, dirs_exist_ok=True)
     with chdir(checkout):
-        run("init", "--no-scm")
         run("remote", "add", "one", "/an/earlier/place")
         share_cache(project, checkout)
         remotes = dict(line.split()[:2] for line in run("remote", "list")[1].decode().splitlines())
