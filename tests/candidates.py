@@ -51,6 +51,11 @@ def unregistered(root):
             client.delete_registered_model(model.name)
 
 
+def record_candidates(wrong):
+    """Name -> run of a candidate that is wrong on these images, each of another seed."""
+    return {name: Candidate(seed, images).record() for seed, (name, images) in enumerate(wrong.items())}
+
+
 class Candidate(Workspace):
     """Weights of `seed`, and predictions that are right but for the images `wrong` of the test split."""
 

@@ -15,7 +15,7 @@ from classifier.commands.application import call
 from classifier.recording.tags import WEIGHTS_TAG
 from classifier.runs.registry import Registry
 from classifier.serving.runtime import Model
-from tests.candidates import Candidate, begin_project, git, unregistered
+from tests.candidates import begin_project, git, record_candidates, unregistered
 from tests.recorded import get_run, own_store
 from tests.rivals import PROCESSES, race_commands
 from tests.samples import ROOT
@@ -26,9 +26,7 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     with own_store(root):
         begin_project()
-        wrong = {"bad": range(12), "one": [0], "two": [1], "three": []}
-        runs = {name: Candidate(seed, wrong[name]).record() for seed, name in enumerate(wrong)}
-    return root, runs
+        return root, record_candidates({"bad": range(12), "one": [0], "two": [1], "three": []})
 
 
 @pytest.fixture

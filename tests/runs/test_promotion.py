@@ -21,7 +21,7 @@ from classifier.runs import promotion
 from classifier.runs.promotion import comparison, consider, limits, median_latency_ms, model_of, releasing, unfit
 from classifier.runs.registry import Registry
 from classifier.runs.restoring import made_by
-from tests.candidates import LIMITS, Candidate, begin_project, git, unregistered
+from tests.candidates import LIMITS, Candidate, begin_project, git, record_candidates, unregistered
 from tests.recorded import get_run, own_store
 from tests.samples import file_params, write_digits
 
@@ -36,8 +36,7 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     with own_store(root):
         begin_project()
-        wrong = {"good": [], "nearly": [0], "worse": WORSE, "bad": TOO_BAD}
-        runs = {name: Candidate(seed, wrong[name]).record() for seed, name in enumerate(wrong)}
+        runs = record_candidates({"good": [], "nearly": [0], "worse": WORSE, "bad": TOO_BAD})
         runs["other"] = Candidate(4, images=58).record()
     return root, runs
 

@@ -60,6 +60,7 @@ def test_a_damaged_file_is_moved_aside(workspace, said):
 
 
 def test_a_file_that_cannot_be_opened_is_named(workspace, said):
+    Path("mlflow.db").unlink()
     Path("mlflow.db").mkdir()
     assert f"; {workspace}/mlflow.db and its folder must be a file and a folder that you may write" in said()
 

@@ -143,18 +143,23 @@ def test_fifty_steps_have_one_hash_for_all_numbers_of_processes_and_threads(tmp_
     assert len(set(found.pop().split())) == len(NETWORKS)
 
 
+def stopped_and_resumed(step, network, folder, **values):
+    """What `trained` returns of a training that was stopped after `step` and resumed from its checkpoint."""
+    checkpoints = Checkpoints(folder, every=1)
+    with pytest.raises(StoppedError):
+        trained(network, checkpoints, stop_after(step), **values)
+    checkpoints.wait()
+    return trained(network, Checkpoints(folder, every=1), **values)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_training_resumes_at_every_step_with_the_same_bytes(network, tmp_path):
     values = {"epochs": 2, "log_every": 1, "checkpoint_every": 1, "processes": 1}
-    whole = trained(network, **values)
+    weights, rows = trained(network, **values)
     for step in range(1, 6):
-        checkpoints = Checkpoints(tmp_path / str(step), every=1)
-        with pytest.raises(StoppedError):
-            trained(network, checkpoints, stop_after(step), **values)
-        checkpoints.wait()
-        resumed = trained(network, Checkpoints(tmp_path / str(step), every=1), **values)
-        assert resumed[0] == whole[0], step
-        assert [row.running_loss for row in resumed[1]] == [row.running_loss for row in whole[1]]
+        resumed = stopped_and_resumed(step, network, tmp_path / str(step), **values)
+        assert resumed[0] == weights, step
+        assert [row.running_loss for row in resumed[1]] == [row.running_loss for row in rows]
 
 
 def test_with_one_part_the_buffers_are_those_of_the_bare_network():

@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from classifier.networks.model import Classifier, head_of
-from classifier.training.checkpoint import Checkpoints
 from classifier.training.loop import fit
-from tests.samples import StoppedError, stop_after, train_params
-from tests.training.test_buffers import CPU, TRAIN, VALIDATION, state_of, trained
+from tests.samples import train_params
+from tests.training.test_buffers import CPU, TRAIN, VALIDATION, state_of, stopped_and_resumed, trained
 
 
 def net():
@@ -53,13 +52,9 @@ def test_the_number_of_processes_changes_no_bit(processes):
 
 def test_training_resumes_in_either_phase_with_the_same_bytes(tmp_path):
     values = {"freeze": 1, "epochs": 2, "optimizer": "adamw", "log_every": 1, "checkpoint_every": 1, "processes": 1}
-    whole = trained(net, **values)
+    weights, _ = trained(net, **values)
     for step in range(1, 6):
-        checkpoints = Checkpoints(tmp_path / str(step), every=1)
-        with pytest.raises(StoppedError):
-            trained(net, checkpoints, stop_after(step), **values)
-        checkpoints.wait()
-        assert trained(net, Checkpoints(tmp_path / str(step), every=1), **values)[0] == whole[0], step
+        assert stopped_and_resumed(step, net, tmp_path / str(step), **values)[0] == weights, step
 
 
 def test_the_head_is_the_last_layer():
