@@ -179,6 +179,7 @@ def test_no_process_outlives_a_decoding_that_was_stopped(tmp_path, number):
     command = [sys.executable, "-c", SLOW, str(work)]
     main = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     while not list(work.glob("*.safetensors")):
+        assert main.poll() is None, "it ended before it was stopped"
         time.sleep(0.01)
     workers = psutil.Process(main.pid).children()
     assert len(workers) == 2
