@@ -7,6 +7,7 @@ epoch's order makes partners random. Each image has its own share or box.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import pi
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class Mixing:
     def _mixed(self, random: np.random.Generator, count: int) -> Draws:
         mixup, cutmix = self.params.mixup, self.params.cutmix
         cut = random.random(count) < (0.5 if mixup and cutmix else float(cutmix > 0))
-        blended, uncut = (random.beta(alpha or 1, alpha or 1, count) for alpha in (mixup, cutmix))
+        blended, uncut = (beta(random, alpha or 1, count) for alpha in (mixup, cutmix))
         boxes = self._boxes(random, np.where(cut, np.sqrt(1 - uncut), 0) * np.ones((2, 1)))
         top, left, bottom, right = boxes.unbind(-1)
         outside = 1 - (bottom - top) * (right - left) / self.size**2  # boxes are cut at the border
@@ -79,3 +80,14 @@ class Mixing:
         top, left, bottom, right = boxes[..., None, None, None].unbind(-4)  # (..., B, 1, 1, 1)
         rows, columns = places[:, None], places
         return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+
+
+def beta(random: np.random.Generator, alpha: float, count: int) -> np.ndarray:
+    """Draws of the distribution Beta(alpha, alpha): Devroye 1996, "Random variate generation in one line of code".
+
+    numpy's own take logarithms and powers of the C library, whose last bit depends on its version; torch's do not.
+    """
+    lengths, angles = torch.from_numpy(random.random((2, count)))
+    across = torch.cos(2 * pi * angles)
+    drawn: np.ndarray = (0.5 + across / (across**2 + 1 / (torch.exp(-lengths.log() / alpha) - 1)).sqrt() / 2).numpy()
+    return drawn

@@ -1,11 +1,14 @@
 """Erased boxes, MixUp and CutMix: pixels and labels, and draws that follow from seed, epoch and place alone."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import beta as beta_distribution
+from scipy.stats import kstest
 from torch.nn.functional import cross_entropy, one_hot
 
 from classifier.training.loss import losses
-from classifier.training.mixing import Mixing, Targets
+from classifier.training.mixing import Mixing, Targets, beta
 from tests.samples import train_params
 
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -56,6 +59,12 @@ def test_shares_of_mixup_have_the_beta_distribution_and_boxes_have_their_mean_ar
     draws = mixing(cutmix=1.0).draw(0, 1, 20_000)
     assert (draws["blend"] == 1).all()
     assert 0.6 < draws["shares"].mean() < 0.7  # above a half, since boxes are cut at the border
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 10.0])
+def test_drawn_numbers_have_the_beta_distribution(alpha):
+    drawn = beta(np.random.default_rng(0), alpha, 20_000)
+    assert kstest(drawn, beta_distribution(alpha, alpha).cdf).pvalue > 0.05
 
 
 def test_mixup_and_cutmix_get_half_of_the_images_each():
