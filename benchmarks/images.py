@@ -39,7 +39,7 @@ class Images(Section):
             return
         self.folder = bench.project.folder / "data/images"
         photos, large = self.folder / "photos", self.folder / "large"
-        self.count = unpack(photos, every=100 if bench.quick else 1)
+        self.count = unpack(ARCHIVE, photos, every=100 if bench.quick else 1)
         for copy in range(COPIES):
             link(photos, large, f"{copy}-")
         for name in ("photos", "large"):
@@ -114,11 +114,11 @@ class Images(Section):
         return Result(bars, [Table(f"A folder of {self.count:,} images", ["process", "s", "peak of all, MiB"], rows)])
 
 
-def unpack(folder: Path, every: int) -> int:
-    """Extract one of `every` files of the archive; returns their number."""
-    with zipfile.ZipFile(ARCHIVE) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/")][::every]
-        archive.extractall(folder, names)
+def unpack(archive: Path, folder: Path, every: int) -> int:
+    """Extract one of `every` files; returns their number."""
+    with zipfile.ZipFile(archive) as files:
+        names = [name for name in files.namelist() if not name.endswith("/")][::every]
+        files.extractall(folder, names)
     return len(names)
 
 

@@ -16,6 +16,7 @@ from benchmarks.images import Images
 from benchmarks.networks import Networks
 from benchmarks.on_gpu import Replayed, WarmSpeedrun
 from benchmarks.parts import Parts
+from benchmarks.photos import Photos
 from benchmarks.process import Sample
 from benchmarks.results import Bar, Result, Table, line, ratio, summary
 from benchmarks.serving import Serving
@@ -296,6 +297,7 @@ SECTIONS: dict[str, type[Section]] = {
     "parts": Parts,
     "networks": Networks,
     "images": Images,
+    "photos": Photos,
     "replica_stages": SeedStages,  # named as in benchmarks/results
     "replica_loops": SeedLoops,
     "replayed": Replayed,

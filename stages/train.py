@@ -85,7 +85,8 @@ def train(
 ) -> None:
     """Run the stage, recording into `record`."""
     from classifier.device import describe
-    from classifier.networks.layers import check_last_batch, costs_of
+    from classifier.networks.checks import check_last_batch, check_network
+    from classifier.networks.layers import costs_of
     from classifier.networks.model_dir import write_model
     from classifier.networks.pretrained import initial
     from classifier.project.files import replacing
@@ -102,8 +103,9 @@ def train(
     device, computation = prepared.device, prepared.computation
     begin, images = initial(meta, params.train.network, params.train.pretrained, pretrained), sum(meta.counts["train"])
     classifier = begin.classifier(params.train.seed)
-    costs = costs_of(classifier, begin.spec)
+    check_network(classifier, begin.spec)
     check_last_batch(classifier, begin.spec, images, params.train.batch_size)
+    costs = costs_of(classifier, begin.spec)
     check_batch(params.train, costs, computation, device)
     with checkpointed(prepared.fingerprint, params.train.checkpoint_every) as work:
         record.begin(work.run_key(params), prepared.environment | computation.recorded())

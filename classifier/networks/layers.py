@@ -7,7 +7,6 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from math import prod
 from typing import Any
 
@@ -16,11 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-from classifier.errors import UserError
 from classifier.networks.model import Classifier, parameter_count
-from classifier.networks.names import is_own
 from classifier.networks.registry import NetworkSpec
-from classifier.networks.zoo import smallest_size
 
 COLUMNS = ["layer", "kind", "output", "parameters", "multiply_adds"]
 
@@ -62,17 +58,10 @@ class Costs:
 
 
 def costs_of(classifier: Classifier, spec: NetworkSpec) -> Costs:
-    """Compute black images. Changes the classifier's running statistics.
-
-    Raises UserError when the network does not take the images, or does not give a logit for each class.
-    """
+    """Compute black images. Changes the classifier's running statistics."""
     images = torch.zeros(2, spec.channels, spec.size, spec.size, dtype=torch.uint8)
     with torch.random.fork_rng(devices=[]):
-        layers = _layers(classifier, images[:1], spec)
-        logits, kept = _kept_bytes(classifier.train(), images)
-    _check(logits, spec, len(images))
-    if other := [name for name, value in classifier.network.state_dict().items() if not isinstance(value, Tensor)]:
-        raise UserError(f"the network {spec.architecture} keeps {other[0]}, which is no tensor: make it a buffer")
+        layers, kept = _layers(classifier, images[:1]), _kept_bytes(classifier.train(), images)
     own = [*classifier.network.parameters(), *classifier.network.buffers()]
     return Costs(
         layers,
@@ -83,60 +72,15 @@ def costs_of(classifier: Classifier, spec: NetworkSpec) -> Costs:
     )
 
 
-def check_last_batch(classifier: Classifier, spec: NetworkSpec, images: int, batch_size: int) -> None:
-    """Raises UserError where a batch of the training images would be a single one, and the network takes no such batch.
-
-    Batch normalization of a single value has no variance.
-    """
-    if batch_size > 1 and images % batch_size != 1:
-        return
-    with torch.random.fork_rng(devices=[]):
-        try:
-            classifier.train()(torch.zeros(1, spec.channels, spec.size, spec.size, dtype=torch.uint8))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            allowed = next(size for size in count(batch_size + 1) if images % size != 1)
-            raise UserError(
-                f"train.batch_size: {batch_size} makes a batch of a single one of the {images} training images, "
-                f"too few for batch normalization; allowed is {allowed}, or another size that leaves no single image"
-            ) from None
-
-
-def _layers(classifier: Classifier, images: Tensor, spec: NetworkSpec) -> list[Layer]:
+def _layers(classifier: Classifier, images: Tensor) -> list[Layer]:
     network = classifier.eval().network
     with _Counter(network) as counter, torch.no_grad(), _without_fast_path():
-        try:
-            classifier(images)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if is_own(spec.architecture):
-                raise  # the traceback shows the person's code
-            raise UserError(_does_not_take(spec, error)) from None
+        classifier(images)
     return list(counter.layers())
 
 
-def _check(logits: object, spec: NetworkSpec, images: int) -> None:
-    expected = (images, len(spec.class_names))
-    if not isinstance(logits, Tensor) or logits.shape != expected:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(
-            f"the network {spec.architecture} gives {found} for {images} images: allowed are logits {expected}, "
-            "one for each image and class"
-        )
-
-
-def _does_not_take(spec: NetworkSpec, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    smallest = smallest_size(spec.architecture)
-    hint = f"at least {smallest} pixels" if smallest and smallest > spec.size else "another size"
-    return (
-        f"{spec.architecture} does not take images of {spec.size}x{spec.size} pixels ({reason:.200}): "
-        f"set normalize.image_size to {hint}"
-    )
-
-
-def _kept_bytes(classifier: Classifier, images: Tensor) -> tuple[object, int]:
-    """The logits, and the bytes of all tensors that are kept for the backward pass, parameters apart."""
+def _kept_bytes(classifier: Classifier, images: Tensor) -> int:
+    """The bytes of all tensors that are kept for the backward pass, parameters apart."""
     parameters = {each.untyped_storage().data_ptr() for each in classifier.parameters()}
     kept: dict[int, int] = {}
 
@@ -148,7 +92,8 @@ def _kept_bytes(classifier: Classifier, images: Tensor) -> tuple[object, int]:
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = classifier(images)  # keeps the graph, and with it the memory
-    return logits, sum(kept.values())
+    del logits
+    return sum(kept.values())
 
 
 @contextmanager

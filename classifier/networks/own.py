@@ -10,6 +10,7 @@ import sys
 from importlib import import_module, invalidate_caches
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from classifier.errors import UserError
 from classifier.networks.names import FOLDER, own_folder
@@ -39,4 +40,6 @@ def own_network(name: str, channels: int, classes: int, size: int) -> nn.Module:
     network = make(channels, classes, size)
     if not isinstance(network, nn.Module):
         raise UserError(f"network {name} returns {type(network).__name__}: allowed is a torch.nn.Module")
+    if lazy := [key for key, parameter in network.named_parameters() if is_lazy(parameter)]:
+        raise UserError(f"network {name}: {lazy[0]} belongs to a lazy layer: allowed are layers of a given size")
     return network

@@ -115,13 +115,12 @@ def shifted(images: Tensor, shifts: Tensor, largest: int) -> Tensor:
     count, channels, height, width = images.shape
     padded = pad(images, [largest] * 4)
     image, channel, row, column = padded.stride()
-    # All windows of the padded images, without copies: (B, down, right, C, H, W).
-    windows = padded.as_strided(
-        (count, 2 * largest + 1, 2 * largest + 1, channels, height, width),
-        (image, row, column, channel, row, column),
-    )
+    # The windows of the padded images, without copies, by the place of their first pixel; `index_select` copies rows.
+    last = image * count - image + 2 * largest * (row + column)
+    windows = padded.as_strided((last + 1, channels, height, width), (1, channel, row, column))
     down, right = (largest - shifts).unbind(-1)
-    return windows[torch.arange(count, device=images.device), down, right]
+    first = torch.arange(0, image * count, image, device=images.device) + down * row + right
+    return windows.index_select(0, first)
 
 
 def warped(images: Tensor, matrices: Tensor) -> Tensor:

@@ -75,6 +75,10 @@ class Steps:
         self._hold(train)
         size = train.shape[-1]
         self.augment, self.mix = Augmentation(self.params.augment, size), Mixing(self.params.augment, size)
+        # A value per pixel, for vector instructions; PyTorch has none where it repeats a value per channel.
+        self.offset, self.scale = (
+            values.expand(-1, size, size).contiguous() for values in (engine.classifier.offset, engine.classifier.scale)
+        )
         if self.params.balance == "loss":
             engine.weigh_classes(self.labels)
         self.batches = torch.split(torch.arange(len(train), device=engine.device), self.params.batch_size)  # places
@@ -111,7 +115,8 @@ class Steps:
             picked = self.order.index_select(models, own)
             draws = {name: values.index_select(models, own) for name, values in self.draws.items()}
             moved = self.augment(self._take(picked), draws)
-            yield number, *self.mix(self.engine.classifier.normalize(moved), self.labels[picked], draws)
+            normalized = torch.addcmul(self.offset, moved.float(), self.scale)
+            yield number, *self.mix(normalized, self.labels[picked], draws)
 
     def _take(self, picked: Tensor) -> Tensor:
         """Images `(..., B, C, H, W) uint8` of those `picked (..., B)`."""

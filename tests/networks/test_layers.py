@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from classifier.errors import UserError
-from classifier.networks.layers import check_last_batch, costs_of
+from classifier.networks.layers import costs_of
 from classifier.networks.registry import build, specify
 from tests.networks.test_registry import data, digits, write_own  # noqa: F401, fixtures
 
@@ -65,77 +64,3 @@ def test_memory_for_the_backward_pass_is_what_is_kept(digits, write_own):  # noq
         "    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 50), nn.ReLU(), nn.Linear(50, classes))\n",
     )
     assert costs(digits, "mine:net").activations_bytes == 4 * (1024 + 50)
-
-
-@pytest.mark.parametrize(
-    ("network", "size", "message"),
-    [
-        (
-            "alexnet",
-            32,
-            r"alexnet does not take images of 32x32 pixels \(.*\): set normalize.image_size to at least 63",
-        ),
-        ("inception_v3", 64, r"inception_v3 does not take .* 64x64 .* set normalize.image_size to at least 75 pixels"),
-    ],
-)
-def test_images_that_are_too_small_are_refused_in_one_line(digits, network, size, message):  # noqa: F811
-    with pytest.raises(UserError, match=message) as caught:
-        costs(digits, network, size)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("result", "message"),
-    [
-        ("nn.Flatten()", r"gives \(2, 1024\) for 2 images: allowed are logits \(2, 10\), one for each image and class"),
-        ("Pair()", r"gives tuple for 2 images: allowed are logits \(2, 10\)"),
-    ],
-)
-def test_what_is_not_logits_is_named(digits, write_own, result, message):  # noqa: F811
-    write_own(
-        "mine",
-        "from torch import nn\n"
-        "class Pair(nn.Module):\n"
-        "    def forward(self, x):\n"
-        "        return x, x\n"
-        f"def net(channels, classes, size):\n    return {result}\n",
-    )
-    with pytest.raises(UserError, match=message):
-        costs(digits, "mine:net")
-
-
-def test_an_error_in_ones_own_forward_pass_keeps_its_traceback(digits, write_own):  # noqa: F811
-    write_own("mine", "from torch import nn\ndef net(channels, classes, size):\n    return nn.Linear(7, classes)\n")
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        costs(digits, "mine:net")
-
-
-@pytest.mark.parametrize(
-    ("network", "size", "refused"), [("resnet18", 32, True), ("resnet18", 64, False), ("lenet5", 32, False)]
-)
-def test_a_batch_of_a_single_image_is_refused_where_batch_normalization_has_one_value(digits, network, size, refused):  # noqa: F811
-    spec = specify(data(digits, 1, size), network)
-    classifier = build(spec)
-    check_last_batch(classifier, spec, 97, 33)
-    if refused:
-        message = "train.batch_size: 32 makes a batch of a single one of the 97 training images, .*; allowed is 33, or"
-        with pytest.raises(UserError, match=message):
-            check_last_batch(classifier, spec, 97, 32)
-        with pytest.raises(UserError, match=r"train\.batch_size: 1 makes"):
-            check_last_batch(classifier, spec, 96, 1)
-    else:
-        check_last_batch(classifier, spec, 97, 32)
-
-
-def test_state_that_is_no_tensor_is_refused(digits, write_own):  # noqa: F811
-    write_own(
-        "mine",
-        "from torch import nn\n"
-        "class Counted(nn.Sequential):\n"
-        "    def get_extra_state(self):\n"
-        "        return {}\n"
-        "def net(channels, classes, size):\n"
-        "    return Counted(nn.Flatten(), nn.Linear(size * size, classes))\n",
-    )
-    with pytest.raises(UserError, match=r"network mine:net keeps _extra_state, which is no tensor: make it a buffer"):
-        costs(digits, "mine:net")
