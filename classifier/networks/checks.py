@@ -42,16 +42,16 @@ def check_network(classifier: Classifier, spec: NetworkSpec) -> None:
     assert isinstance(again, Tensor)
     if not torch.equal(logits, again):
         raise UserError(
-            f"the network {name} gives other logits for the same images and the same seed, so that no training could "
-            "be resumed or reproduced: let it draw with torch alone, not with numpy, random or time, and keep what it "
-            "remembers in buffers"
+            f"the network {name} gives different logits for the same images and the same seed, so that no training "
+            "could be resumed or reproduced: draw random numbers with torch alone, not with numpy, random or the time, "
+            "and keep state in buffers"
         )
     if is_own(name):
         first, second = (build(spec).network.state_dict().values() for _ in range(2))
         if not all(map(torch.equal, first, second)):
             raise UserError(
-                f"the network {name} begins with other weights each time for the same seed: let it draw them with "
-                "torch, not with numpy or random"
+                f"the network {name} begins with different weights for the same seed: draw them with torch, not with "
+                "numpy or random"
             )
 
 
@@ -64,10 +64,12 @@ def _logits(classifier: Classifier, spec: NetworkSpec) -> object:
         torch.manual_seed(0)
         try:
             logits: object = classifier.train()(images)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if is_own(spec.architecture) or lacks_memory(error):
-                raise
-            raise UserError(_does_not_take(spec, error)) from None
+        except Exception as error:
+            if is_own(spec.architecture):
+                error.add_note(f"The network {spec.architecture} raises this for images {shape}.")
+            elif isinstance(error, RuntimeError | ValueError | AssertionError) and not lacks_memory(error):
+                raise UserError(_does_not_take(spec, error)) from None
+            raise
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)

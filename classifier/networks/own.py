@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from importlib import import_module, invalidate_caches
+from inspect import signature
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -37,6 +38,12 @@ def own_network(name: str, channels: int, classes: int, size: int) -> nn.Module:
     make = getattr(loaded, function, None)
     if not callable(make):
         raise UserError(f"network {name}: {path} has no function {function}")
+    try:
+        signature(make).bind(channels, classes, size)
+    except TypeError:
+        raise UserError(
+            f"network {name}: {path} has {function}{signature(make)}: allowed is {function}(channels, classes, size)"
+        ) from None
     network = make(channels, classes, size)
     if not isinstance(network, nn.Module):
         raise UserError(f"network {name} returns {type(network).__name__}: allowed is a torch.nn.Module")

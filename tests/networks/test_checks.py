@@ -59,8 +59,9 @@ def test_images_that_are_too_small_are_refused_in_one_line(digits, network, size
 
 def test_an_error_in_ones_own_forward_pass_keeps_its_traceback(digits, write_own):  # noqa: F811
     write_own("mine", "from torch import nn\ndef net(channels, classes, size):\n    return nn.Linear(7, classes)\n")
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
         check(digits, "mine:net")
+    assert caught.value.__notes__ == ["The network mine:net raises this for images (2, 1, 32, 32)."]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_state_that_is_no_tensor_is_refused(digits, write_own):  # noqa: F811
         ("logits.detach()", "gives logits without gradients: none of its parameters can be trained"),
         ("logits / 0", "gives NaN or Inf for random images before it is trained"),
         *(
-            (f"logits + {other}", "gives other logits for the same images and the same seed")
+            (f"logits + {other}", "gives different logits for the same images and the same seed")
             for other in ("time.perf_counter()", "random.random()", "np.random.rand()", "self.calls")
         ),
     ],
@@ -121,7 +122,7 @@ def test_logits_that_cannot_be_trained_or_reproduced_are_named(digits, write_own
         (".requires_grad_(False)", "gives logits without gradients"),
         (
             ".apply(lambda each: isinstance(each, nn.Linear) and nn.init.constant_(each.bias, random.random()))",
-            "begins with other weights each time for the same seed: let it draw them with torch",
+            "begins with different weights for the same seed: draw them with torch",
         ),
     ],
 )

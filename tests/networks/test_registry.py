@@ -137,6 +137,14 @@ def test_one_that_returns_no_module_is_named(digits, write_own):
         build(specify(data(digits), "mine:none"))
 
 
+def test_one_that_takes_other_arguments_is_named(digits, write_own):
+    write_own("mine", "def net(classes, width=8):\n    pass\n")
+    with pytest.raises(
+        UserError, match=r"mine\.py has net\(classes, width=8\): allowed is net\(channels, classes, size\)"
+    ):
+        build(specify(data(digits), "mine:net"))
+
+
 def test_one_may_import_others_of_its_folder(digits, write_own):
     write_own("blocks", "from torch import nn\nbody = nn.Flatten\n")
     write_own(
