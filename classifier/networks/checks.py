@@ -59,7 +59,11 @@ def _logits(classifier: Classifier, spec: NetworkSpec) -> object:
     """What the network gives in training, always for the same images and draws. Changes no buffer."""
     shape, generator = (IMAGES, spec.channels, spec.size, spec.size), torch.Generator().manual_seed(0)
     images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    buffers = [(each, each.clone()) for each in classifier.network.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in classifier.network.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
@@ -71,8 +75,8 @@ def _logits(classifier: Classifier, spec: NetworkSpec) -> object:
                 raise UserError(_does_not_take(spec, error)) from None
             raise
     with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for module, name, buffer, before in buffers:
+            setattr(module, name, buffer.copy_(before))  # the forward pass may have put another in its place
     return logits
 
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from classifier.errors import UserError
+from classifier.networks.names import own_folder
 
 FEW = 8  # names in a message
 WITH_AUXILIARIES = ("googlenet", "inception_v3")  # outputs of layers in between, which are left out
@@ -77,6 +78,8 @@ def timm_network(name: str, classes: int, size: int) -> nn.Module:
 def _unknown(name: str, names: list[str]) -> str:
     close = get_close_matches(name, names, n=FEW) or get_close_matches(name, names, n=FEW, cutoff=0.3)
     hint = f"did you mean {', '.join(close)}? " if close else ""
+    if (own_folder() / f"{name}.py").is_file():
+        hint = f"for a function of networks/{name}.py write {name}:function; "
     return (
         f"there is no network {name!r:.80}; {hint}train.network takes lenet5, a name of torchvision.models, "
         "timm/NAME, and module:function of the folder networks/"

@@ -188,6 +188,7 @@ def predicted_accuracy(run: Any) -> float:
         "commands",
         "images",
         "networks",
+        "photos",
         "replica_stages,replica_loops,replayed,warm_speedrun",
     ],
 )

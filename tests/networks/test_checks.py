@@ -1,6 +1,7 @@
 """What a network must be and give before it is trained; the message says what is wrong with it."""
 
 import pytest
+import torch
 
 from classifier.errors import UserError
 from classifier.networks.checks import check_last_batch, check_network
@@ -134,12 +135,24 @@ def test_weights_that_cannot_be_trained_or_reproduced_are_named(digits, write_ow
 def test_what_torch_draws_and_buffers_remember_is_allowed(digits, write_own):  # noqa: F811
     write_own(
         "mine",
+        "import torch\n"
         "from torch import nn\n"
+        "class Counted(nn.Linear):\n"
+        "    def __init__(self, *sizes):\n"
+        "        super().__init__(*sizes)\n"
+        "        self.register_buffer('calls', torch.zeros(()))\n"
+        "    def forward(self, images):\n"
+        "        self.calls = self.calls + 1\n"
+        "        return super().forward(images) * self.calls\n"
         "def net(channels, classes, size):\n"
-        "    linear = nn.utils.parametrizations.spectral_norm(nn.Linear(channels * size * size, classes))\n"
+        "    linear = nn.utils.parametrizations.spectral_norm(Counted(channels * size * size, classes))\n"
         "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(1024), nn.Dropout(), linear)\n",
     )
-    check(digits, "mine:net")
+    spec = specify(data(digits), "mine:net")
+    classifier = build(spec)
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    check_network(classifier, spec)
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
 
 
 def test_lazy_layers_are_refused(digits, write_own):  # noqa: F811

@@ -87,6 +87,7 @@ def test_initial_weights_follow_the_seed(digits, network):
         ("vit_b_16", 40, "vit_b_16 does not take images of 40x40 pixels: Input shape indivisible by patch size!"),
         ("maxvit_t", 64, "maxvit_t does not take images of 64x64 pixels"),
         ("timm/resnet81", 64, "there is no network 'timm/resnet81'; did you mean timm/resnet18"),
+        ("example", 32, "there is no network 'example'; for a function of networks/example.py write example:function"),
         ("missing:small", 32, r"network missing:small: .*networks/missing.py does not exist"),
         ("example:large", 32, r"network example:large: .*networks/example.py has no function large"),
         ("os:getcwd", 32, r"network os:getcwd: .*networks/os.py does not exist"),
