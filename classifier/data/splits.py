@@ -42,6 +42,14 @@ def assign_splits(
         splits = np.array([SPLITS.index(split) for split in given if split is not None], np.int8)
         if groups is not None:
             _check_groups(splits, groups)
+    training = np.bincount(labels[splits == 0], minlength=len(class_names))
+    empty = [name for name, count in zip(class_names, training.tolist(), strict=True) if not count]
+    if empty and not allow_empty:
+        more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
+        raise UserError(
+            f"no training images of {', '.join(map(repr, empty[:SHOWN]))}{more}: add some, or list all classes in "
+            "download.classes"
+        )
     generator = np.random.Generator(np.random.PCG64(params.seed))
     for name, fraction in (("test", params.test_fraction), ("validation", params.validation_fraction)):
         number = SPLITS.index(name)
@@ -54,14 +62,6 @@ def assign_splits(
         else:
             held = choose_by_class(labels[pool], class_names, fraction, generator, allow_empty=allow_empty)
         splits[pool[held]] = number
-    training = np.bincount(labels[splits == 0], minlength=len(class_names))
-    empty = [name for name, count in zip(class_names, training.tolist(), strict=True) if not count]
-    if empty and not allow_empty:
-        more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
-        raise UserError(
-            f"no training images of {', '.join(map(repr, empty[:SHOWN]))}{more}: add some, or list all classes in "
-            "download.classes"
-        )
     return splits
 
 
@@ -144,16 +144,22 @@ def _to_hold_out(totals: Labels, class_names: Sequence[str], fraction: float, al
     """How many images of each class to hold out. Raises UserError, naming all classes that have too few."""
     counts = [max(1, round(total * fraction)) if fraction else 0 for total in totals.tolist()]
     small = []
-    for number, (name, total) in enumerate(zip(class_names, totals.tolist(), strict=True)):
+    for number, total in enumerate(totals.tolist()):
         if not total and allow_empty:
             counts[number] = 0
         elif counts[number] >= total:
-            small.append(f"class {name!r} has {total} images: {counts[number]} to hold out")
+            small.append(number)
     if small:
+        shown = [
+            f"class {class_names[number]!r} has {totals[number]} {'image' if totals[number] == 1 else 'images'}: "
+            f"{counts[number]} to hold out"
+            for number in small[:SHOWN]
+        ]
         more = f"; {len(small) - SHOWN} more classes" if len(small) > SHOWN else ""
+        lower = "lower normalize.test_fraction or normalize.validation_fraction, "
         raise UserError(
-            f"{'; '.join(small[:SHOWN])}{more}; at least one must remain for training: "
-            "lower normalize.test_fraction or normalize.validation_fraction, or add images"
+            f"{'; '.join(shown)}{more}; at least one must remain for training: "
+            f"{lower if max(counts[number] for number in small) > 1 else ''}add images, or remove the class"
         )
     return counts
 

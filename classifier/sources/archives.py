@@ -151,7 +151,10 @@ class Archive:
             return os.dup(file.fileno())
 
     def _refusal(self, error: Exception) -> UserError:
-        return UserError(f"{self.path} is not a complete zip or tar archive: {error}")
+        return UserError(
+            f"{self.path} is not a complete zip or tar archive: {error}: allowed are zip, tar, tar.gz, tar.bz2, "
+            "tar.xz, and a folder"
+        )
 
 
 class _Positioned:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -79,22 +79,24 @@ def lay_out(listing: Listing, params: DownloadParams) -> Layout:
             files.append(Placed(replace(entry, problem=str(placed)), None, None, None))
         else:
             files.append(Placed(entry, *placed))
-    found = {file.class_name for file in files if file.class_name is not None}
     vacant = {placed[0] for folder in empty if not isinstance(placed := place(folder), UserError)}
-    return Layout(files, class_order(found, vacant - found, params))
+    return Layout(files, class_order(files, vacant, params))
 
 
-def class_order(found: Iterable[str], vacant: Iterable[str], params: DownloadParams) -> list[str]:
-    """The class names in the order of their numbers; `vacant` are those of folders without images.
+def class_order(files: Sequence[Placed], vacant: Iterable[str], params: DownloadParams) -> list[str]:
+    """The class names in the order of their numbers; `vacant` are those of folders without images of their own.
 
     Raises UserError for classes that download.classes should name, or that have no images and are not in it.
     """
-    found, vacant = set(found), set(vacant)
+    found = {file.class_name for file in files if file.class_name is not None}
+    vacant = set(vacant) - found
     if not found:
         copied = Path.cwd() != project_root() and not Path(params.folder).is_absolute()
         hint = "; a copy of the project needs an absolute path in download.folder, or dvc add" if copied else ""
+        bad = next((file.entry for file in files if file.entry.problem), None)
+        first = f"; the first of {len(files):,} files, {bad.path!r:.200}, {bad.problem}" if bad else ""
         raise UserError(
-            f"{params.folder} holds no images in class folders: docs/images.md shows how to arrange them{hint}"
+            f"{params.folder} holds no images in class folders: docs/images.md shows how to arrange them{first}{hint}"
         )
     if odd := sorted(name for name in found | vacant if not name.isprintable()):
         raise UserError(f"class names {shown(odd)}: allowed are printable characters: rename the folders")

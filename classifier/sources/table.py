@@ -31,7 +31,7 @@ def lay_out_by(content: bytes, listing: Listing, params: DownloadParams) -> Layo
     rows = 0
     for number, (path, label, split, group) in _rows(name, content, params):
         rows += 1
-        problem = None
+        path, problem = path.removeprefix("./"), None
         if path in files:
             problem = f"path {path!r:.200} is in an earlier row too"
         elif path not in by_path:
@@ -55,8 +55,8 @@ def lay_out_by(content: bytes, listing: Listing, params: DownloadParams) -> Layo
         raise UserError("\n  ".join([f"{name} has {count}:", *problems[:SHOWN], *more]))
     if not rows:
         raise UserError(f"{name} has no rows: allowed is one or more")
-    found = {file.class_name for file in files.values() if file.class_name}
-    return Layout([files[path] for path in by_path if path in files], class_order(found, (), params))
+    placed_files = [files[path] for path in by_path if path in files]
+    return Layout(placed_files, class_order(placed_files, (), params))
 
 
 def _hint(path: str) -> str:
@@ -76,7 +76,7 @@ def _csv_rows(name: str, content: bytes, params: DownloadParams) -> Iterator[tup
     try:
         reader = csv.reader(StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is neither Parquet nor UTF-8 text: {error}") from None
+        raise UserError(f"{name} is neither Parquet nor UTF-8 text: {error}: save it as UTF-8") from None
     try:
         header = [column.strip() for column in next(reader, [])]
         places = _places(name, header, params)

@@ -116,9 +116,14 @@ def test_groups_that_the_source_divides_are_named():
 @pytest.mark.parametrize(
     ("labels", "options", "problem"),
     [
-        ([0, 0, 0, 2, 2, 2], {}, "class 'dog' has 0 images: 1 to hold out"),
-        ([0, 0, 0, 1, 2, 2, 2], {"allow_empty": True}, "class 'dog' has 1 images: 1 to hold out"),
-        ([0, 0, 0, 1], {}, "'dog' has 1 images: 1 to hold out; class 'owl' has 0 images: 1 to hold out; at least"),
+        ([0, 0, 0, 2, 2, 2], {}, "no training images of 'dog': add some, or list all"),
+        ([0, 0, 0, 1, 2, 2, 2], {"allow_empty": True}, "class 'dog' has 1 image: 1 to hold out"),
+        (
+            [0, 0, 0, 1, 2],
+            {},
+            "'dog' has 1 image: 1 to hold out; class 'owl' has 1 image: 1 .*: add images, or",
+        ),
+        ([0, 1, 2, 2], {"given": ["train", "train", "test", "test"]}, "no training images of 'owl': add some, or list"),
         (
             [0, 1, 2] * 3,
             {"groups": ["a", "b", "a", "c", "b", "c", "d", "b", "d"]},

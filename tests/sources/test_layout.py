@@ -119,7 +119,8 @@ def test_upper_and_lower_case_are_different_classes():
     ("names", "values", "problem"),
     [
         ((), {}, "photos holds no images in class folders: docs/images.md"),
-        (("1.jpg",), {}, "photos holds no images in class folders"),
+        (("1.jpg", "2.jpg"), {}, "shows how to arrange them; the first of 2 files, '1.jpg', lies in no class folder"),
+        (("a/1", "b/1"), {"groups": 2}, "the first of 2 files, 'a/1', has no folder at level 2"),
         (("cat/1",), {}, "photos has a single class, 'cat': allowed are two or more"),
         (("a/1", "b/1"), {"empty": ("c 10", "c 9")}, "classes without images: 'c 9', 'c 10': add images, remove"),
         (("train/a/1", "train/b/1"), {"empty": ("test/c",)}, "classes without images: 'c'"),

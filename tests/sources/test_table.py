@@ -22,7 +22,7 @@ def placed(layout: Layout) -> list[tuple[str, str | None, str | None, str | None
 
 
 def test_path_and_label_are_enough_and_other_files_are_left_out():
-    layout = laid_out("path,label\ndeep/b.jpg,10\na.jpg,9\n")
+    layout = laid_out("path,label\n./deep/b.jpg,10\na.jpg,9\n")
     assert placed(layout) == [("a.jpg", "9", None, None), ("deep/b.jpg", "10", None, None)]
     assert layout.class_names == ["9", "10"]
 
@@ -94,7 +94,7 @@ def test_a_long_list_of_problems_is_cut():
         ("path,label\n'a,b',x\n", {}, "row 2 has 3 values, the header 2"),
         ('path,label\n"a.jpg,x\n', {}, "row 2 is not CSV: unexpected end of data"),
         ("path,label\na.jpg,x\n", {"groups": "patient"}, "has no column patient among path, label"),
-        (b"path,label\n\xff.jpg,x\n", {}, "is neither Parquet nor UTF-8 text"),
+        (b"path,label\n\xff.jpg,x\n", {}, "is neither Parquet nor UTF-8 text: .*: save it as UTF-8"),
         (b"PAR1 and more", {}, "is not a complete Parquet file"),
         ("path,label\na.jpg,x\n", {}, "has a single class, 'x'"),
     ],
