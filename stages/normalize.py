@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from classifier.data.collection import Collection
 from classifier.data.dataset import SPLITS, DatasetMeta, known_preprocessing, write_meta
@@ -26,7 +27,7 @@ from classifier.data.drift import Drift, find_drift
 from classifier.data.duplicates import find_duplicates
 from classifier.data.gathering import decode_folder, folder_set, known_set, preprocessing_of
 from classifier.data.normalization import statistics
-from classifier.data.pixels import decoder
+from classifier.data.pixels import PINNED, decoder
 from classifier.data.preprocessing import Preprocessing
 from classifier.data.report import Report, write_problems
 from classifier.errors import UserError
@@ -61,6 +62,8 @@ def normalize_folder(
     """Decode a folder of images and `write` what it holds."""
     from classifier.sources.images import Images  # here, because the known sets do not need pyarrow
 
+    if PIL.__version__ != PINNED:
+        print(f"decoding with Pillow {PIL.__version__}: others have {PINNED} and may get other pixels", file=sys.stderr)
     images = Images(raw, folder)
     preprocessing = preprocessing_of(images, params)
     with resumable(project_root() / WORK, fingerprint(preprocessing)) as work:

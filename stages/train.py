@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifier.arithmetic import use
-from classifier.data.dataset import DatasetMeta, read_meta, read_split
+from classifier.data.dataset import DatasetMeta, check_decoder, read_meta, read_split
 from classifier.params import Params, TrainParams, load_params
 from classifier.project.cli import paths, run_stage
 from classifier.project.processes import rank, world
@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> None:
     if rank():
         assist(params.train, data, pretrained)
         return
+    check_decoder(meta)
     with recording("train", params) as record:
         train(params, data, meta, pretrained, model, reports, record)
 

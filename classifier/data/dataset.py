@@ -12,7 +12,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -198,6 +200,17 @@ def write_meta(folder: Path, meta: DatasetMeta) -> None:
 def read_meta(folder: Path) -> DatasetMeta:
     """Read meta.json. Raises FileNotFoundError if it is missing, UserError unless `write_meta` wrote it."""
     return read_checksummed(folder / "meta.json", DatasetMeta, "normalize")
+
+
+def check_decoder(meta: DatasetMeta) -> None:
+    """Say on standard error if another version of Pillow decoded the images than the one that is installed."""
+    installed = f"Pillow {version('pillow')}"
+    if meta.decoder is not None and meta.decoder.split(",")[0] != installed:
+        print(
+            f"the images were decoded by {meta.decoder}, and {installed} is installed: dvc repro -f normalize names "
+            "those whose pixels change",
+            file=sys.stderr,
+        )
 
 
 def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:

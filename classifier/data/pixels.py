@@ -19,6 +19,7 @@ from classifier.errors import UserError
 
 Box = tuple[int, int, int, int]
 
+PINNED = "13.0.0"  # of Pillow, as in requirements.lock. A change makes `dvc repro` decode again and name what changed
 # No format that runs another program (EPS), and none whose decoder is not known to give equal bits everywhere (AVIF).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # a JPEG with several pictures (MPO) is a JPEG
 JPEGS = ("JPEG", "MPO")  # as Pillow calls what it read

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import PIL
 import pytest
 from safetensors.numpy import save
 
@@ -9,6 +10,7 @@ from classifier.data.dataset import (
     DataFile,
     DatasetMeta,
     Split,
+    check_decoder,
     read_meta,
     read_split,
     write_meta,
@@ -55,6 +57,15 @@ def test_arrays_that_are_views_are_written_in_their_own_order(tmp_path):
     found = read_split(tmp_path, "test", write(tmp_path, turned))
     assert np.array_equal(found.images, turned.images)
     assert np.array_equal(found.labels, turned.labels)
+
+
+def test_another_decoder_than_the_installed_one_is_said(tmp_path, capsys):
+    meta = write(tmp_path, split())
+    for known in (None, f"Pillow {PIL.__version__}, libwebp 1"):
+        check_decoder(meta.model_copy(update={"decoder": known}))
+    assert not capsys.readouterr().err
+    check_decoder(meta.model_copy(update={"decoder": f"Pillow {PIL.__version__}.1, libwebp 1"}))
+    assert "is installed: dvc repro -f normalize names those whose pixels change" in capsys.readouterr().err
 
 
 def test_missing_files_name_the_stage_to_run(tmp_path):

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
 
 import pytest
 
-from classifier.data.pixels import BadImageError, Preprocessing, decode, decoder
+from classifier.data.pixels import PINNED, BadImageError, Preprocessing, decode, decoder
 from tests import difficult
 from tests.samples import ROOT
 
@@ -57,6 +58,12 @@ def test_each_kind_gives_pixels_or_a_reason(files):
         found[isinstance(result, str)].add(name[5:])
         assert len(result) == 3 * 24 * 24 or 10 < len(result) < 300
     assert found == {True: REFUSED, False: set(difficult.KINDS) - REFUSED}
+
+
+def test_the_locked_decoder_is_the_pinned_one_and_its_pixels_are_known():
+    (locked,) = re.findall(r"^pillow==(\S+)", (ROOT / "requirements.lock").read_text(), re.M)
+    assert locked == PINNED, "set PINNED, so that dvc repro decodes again and names the images whose pixels changed"
+    assert any(name.startswith(f"Pillow {PINNED},") for name in KNOWN), "add what `digest_of_all` gives"
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ def test_images_with_other_pixels_are_named_with_the_largest_difference(normaliz
     changed = {images[place].tobytes() for place in (1, 4)}
     paths = [normalized.paths("train")[place] for place in (1, 4)]
     other_decoder(monkeypatch, changed)
+    monkeypatch.setattr("stages.normalize.PINNED", "98")
     capsys.readouterr()
     normalized.run()
     lines = (normalized.reports / "drift.csv").read_text().splitlines()
@@ -49,6 +50,7 @@ def test_images_with_other_pixels_are_named_with_the_largest_difference(normaliz
     for place, path in zip((1, 4), paths, strict=True):
         assert largest[path] == np.abs(after[place].astype(int) - images[place]).max() > 0
     said = capsys.readouterr().err
+    assert f"decoding with Pillow {pixels.PIL.__version__}: others have 98" in said
     assert f"2 images have other pixels than with Pillow {pixels.PIL.__version__}" in said
     assert f"by up to {max(largest.values())} of 255" in said
 
