@@ -12,7 +12,9 @@ from classifier.serving.references import DIRECTORY, FORMS, typed
 
 
 def export(
-    file: Annotated[Path, typer.Argument(help="the file to write, such as model.onnx", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(dir_okay=False, help="the file to write, such as model.onnx", show_default=False)
+    ],
     model: Annotated[str, typer.Option(parser=typed, metavar="MODEL", help=FORMS)] = DIRECTORY,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import socket
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from errno import EACCES, EADDRINUSE
 from pathlib import Path
 
 import uvicorn
@@ -46,8 +46,8 @@ def listening(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        reason = os.strerror(error.errno or 0)
-        raise OSError(f"{host}, port {port}: {reason}; another one: --port {port % 65535 + 1}") from None
+        other = f"--port {port % 65535 + 1}" if error.errno in (EADDRINUSE, EACCES) else "--host 127.0.0.1"
+        raise OSError(f"{host}, port {port}: {error.strerror}; another one: {other}") from None
     return listener
 
 
@@ -56,7 +56,7 @@ class Server:
 
     def __init__(self, model: Path | str, watch: bool, listener: socket.socket) -> None:
         self.model, self.watch, self.listener = model, watch, listener
-        self.problem: Exception | None = None
+        self.problem: Exception | SystemExit | None = None
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # not every malformed request
         config = uvicorn.Config(
             application(self.bringing),
@@ -93,7 +93,7 @@ class Server:
                 await self._take(state, self.model)
             else:
                 await self._follow(state, self.model)
-        except Exception as error:  # raised again by `run`, after the server has ended
+        except (Exception, SystemExit) as error:  # raised again by `run`, after the server has ended
             self.problem = error
             self.uvicorn.should_exit = True
 
@@ -120,7 +120,9 @@ class Server:
                     fetching.terminate()
                     await fetching.wait()
             if state.model is None:
-                raise UserError(f"there is no model {reference} to serve")
+                if fetching.returncode == 1:  # it has said why
+                    raise SystemExit(1)
+                raise UserError(f"the process that fetches {reference} was killed: try again")
             if not self.watch:
                 return
             say(f"the watch of {reference} ended, another begins in {RESTART_S:g} s")

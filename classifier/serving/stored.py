@@ -17,7 +17,7 @@ from classifier.project.lineage import project_root
 from classifier.recording.tags import EVALUATED_TAG, WEIGHTS_TAG, upgraded_tags
 from classifier.runs.promotion import LOGGED, model_of
 from classifier.runs.reading import find_run, no_runs
-from classifier.serving.references import FORMS, LATEST
+from classifier.serving.references import DIRECTORY, FORMS, LATEST
 from classifier.tracking.connection import open_store, runs_with_tag
 
 ONNX = "model.onnx"  # among the files of a logged model
@@ -48,6 +48,8 @@ def find(reference: str) -> Source:
 def logged_model(reference: str, experiment: str) -> LoggedModel:
     """The logged model of a run or of a registered version."""
     if not reference.startswith("models:/"):
+        if "/" in reference:
+            raise UserError(f"{reference} is no model directory: dvc repro trains a model into {DIRECTORY}")
         run = newest_run(experiment) if reference == LATEST else find_run(reference)
         if (found := model_of(run)) is None:
             raise UserError(f"run {run.info.run_id} has no model in MLflow, or it was deleted there")
@@ -64,6 +66,8 @@ def logged_model(reference: str, experiment: str) -> LoggedModel:
             raise UserError(f"{reference} was not registered by classifier promote")
         return client.get_logged_model(version.model_id)
     except (MlflowException, TypeError) as error:
+        if name.endswith("@champion") and "not found" in str(error):
+            raise UserError(f"there is no {reference} yet: classifier promote latest") from None
         reason = "" if isinstance(error, TypeError) else f" ({str(error).splitlines()[0][:200]})"
         raise UserError(f"{reference} is no model{reason}: allowed is {FORMS}") from None
 

@@ -6,7 +6,10 @@ are the same and probabilities differ by 1e-5 at most.
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -18,12 +21,27 @@ from classifier.serving.bodies import MOST_IMAGES
 from classifier.serving.card import same_answer
 from classifier.serving.runtime import Model
 from tests.projects import Project
+from tests.samples import ROOT
 from tests.serving.conftest import png, running
 
+SHARED = ROOT / "../shared/data"
+FILES = {  # what a recipe needs -> where it lies in the project
+    "mnist": {
+        f"mnist/{part}-ubyte.gz": "mirror"
+        for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    },
+    "cifar10-folder": {"cifar10/cifar10-jpeg-folder.zip": "images"},
+    "clothing": {
+        "clothing/clothing-folder.zip": "images",
+        "weights/mobilenet_v2-imagenet-features.safetensors": "weights",
+    },
+}
+
 BY_PYTORCH = """
-from classifier.arithmetic import use
-use("portable")
 from pathlib import Path
+from classifier.arithmetic import use
+from classifier.params import load_params
+use(load_params(Path("params.yaml")).evaluate.arithmetic)
 import sys
 import mlflow, numpy as np, torch
 from safetensors.numpy import save_file
@@ -43,11 +61,19 @@ save_file({"python": python, "mlflow": np.ascontiguousarray(by_mlflow)}, "doors.
 
 
 def write_originals(project: Project, count: int | None) -> list[Path]:
+    """The files of the test images, in the order of `predictions.parquet`: the user's, or a PNG of each known image."""
     folder = project.folder / "originals"
     folder.mkdir()
-    images = load_file(project.folder / "data/normalized/test.safetensors")["images"][:count]
-    for number, image in enumerate(images):
-        (folder / f"{number:05d}.png").write_bytes(png(image))
+    paths = pd.read_parquet(project.folder / "reports/evaluate/predictions.parquet")["path"]
+    if paths.notna().all():
+        (archive,) = (ZipFile(path) for path in (project.folder / "images").glob("*.zip"))
+        names = {name.partition("/")[2]: name for name in archive.namelist()} | {n: n for n in archive.namelist()}
+        contents = ((Path(path).suffix, archive.read(names[path])) for path in paths[:count])
+    else:
+        images = load_file(project.folder / "data/normalized/test.safetensors")["images"][:count]
+        contents = ((".png", png(image)) for image in images)
+    for number, (suffix, content) in enumerate(contents):
+        (folder / f"{number:05d}{suffix}").write_bytes(content)
     return sorted(folder.iterdir())
 
 
@@ -56,16 +82,16 @@ def stored(project: Project, count: int | None) -> np.ndarray:
     return table.to_numpy(np.float32)[:count]
 
 
-def by_http(address: str, files: list[Path]) -> np.ndarray:
+def by_http(address: str, files: list[Path], classes: list[str]) -> np.ndarray:
     found = []
     with requests.Session() as session:
         for start in range(0, len(files), MOST_IMAGES):
             form = [("image", (file.name, file.read_bytes())) for file in files[start : start + MOST_IMAGES]]
-            answer = session.post(f"{address}/predict?top=10", files=form, timeout=60)
+            answer = session.post(f"{address}/predict?top={len(classes)}", files=form, timeout=60)
             assert answer.status_code == 200, answer.text
             for prediction in answer.json()["predictions"]:
                 of = {each["class"]: each["probability"] for each in prediction["top"]}
-                found.append([of[name] for name in sorted(of)])
+                found.append([of[name] for name in classes])
     return np.array(found, np.float32)
 
 
@@ -77,16 +103,16 @@ def all_doors_agree(project: Project, count: int | None) -> None:
     project.run("classifier", "predict", "originals", "--csv", "cli.csv", env=environment)
     doors = load_file(project.folder / "doors.safetensors")
     table = pd.read_csv(project.folder / "cli.csv")
-    doors["cli"] = table[list("0123456789")].to_numpy(np.float32)
+    model = Model.read(project.folder / "model.onnx")
+    doors["cli"] = table[model.card.class_names].to_numpy(np.float32)
     assert table["file"].tolist() == [f"originals/{file.name}" for file in files]
     for door, found in doors.items():
         assert np.array_equal(found, expected), door
-    model = Model.read(project.folder / "model.onnx")
     images = load_file(project.folder / "data/normalized/test.safetensors")["images"][:count]
     onnx = np.stack([model.probabilities(image) for image in images])
     assert same_answer(onnx, expected)
     with running(project.folder / "model.onnx") as address:
-        http = by_http(address, files)
+        http = by_http(address, files, model.card.class_names)
     assert np.array_equal(http, onnx)
 
 
@@ -96,16 +122,22 @@ def test_the_doors_agree(served, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.mnist
-def test_the_doors_agree_on_mnists_10_000_test_images(reproduced, mnist_folder, tmp_path):
-    project = reproduced.copy(tmp_path / "project")
-    environment = {"DATA_MIRROR": str(mnist_folder), "PYTHONPATH": str(project.folder), "MLFLOW_TRACKING_URI": ""}
-    project.run("classifier", "recipe", "mnist", env=environment)
-    params = (project.folder / "params.yaml").read_text()
-    epochs = next(line for line in params.splitlines() if line.strip().startswith("epochs:"))
-    project.edit_params(epochs, "  epochs: 1")
-    for name in ("mlflow.db", "mlflow.db.home"):
-        (project.folder / name).unlink(missing_ok=True)
+@pytest.mark.parametrize(("recipe", "count"), [("mnist", 10_000), ("cifar10-folder", 10_000), ("clothing", 372)])
+def test_the_doors_agree_on_a_whole_set(recipe, count, tmp_path):
+    """With a network that was trained for an epoch; photos at 64 pixels."""
+    if not all((SHARED / name).is_file() for name in FILES[recipe]):
+        pytest.skip(f"no {', '.join(FILES[recipe])} in {SHARED}")
+    project = Project(tmp_path / "project")
+    for name, place in FILES[recipe].items():
+        (project.folder / place).mkdir(exist_ok=True)
+        shutil.copy(SHARED / name, project.folder / place)
+    environment = {"DATA_MIRROR": str(project.folder / "mirror"), "PYTHONPATH": str(project.folder)}
+    project.run("classifier", "recipe", recipe, env=environment)
+    lines = (project.folder / "params.yaml").read_text()
+    for name, value in (("epochs", "1"), ("batch_size", "64"), *[("image_size", "64")] * (recipe == "clothing")):
+        lines = re.sub(rf"^  {name}: \d+", f"  {name}: {value}", lines, count=1, flags=re.MULTILINE)
+    (project.folder / "params.yaml").write_text(lines)
     assert "evaluate" in project.repro(env=environment)
     project.run("classifier", "export", "model.onnx", env=environment)
     all_doors_agree(project, None)
-    assert len(list((project.folder / "originals").iterdir())) == 10_000
+    assert len(list((project.folder / "originals").iterdir())) == count
