@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -10,10 +11,13 @@ SLOWEST_HEADERS_S = 10.0  # from the connection, or from the first byte of a lat
 LARGEST_HEADERS = 64 << 10  # bytes
 MOST_PIPELINED = 100  # requests of one connection that wait for the answers before theirs
 MOST_CONNECTIONS = 512  # a process may open 1,024 files on most systems
-TOO_MANY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\nContent-Length: 57\r\n"
-    b'Connection: close\r\n\r\n{"error": "the server has 512 connections: try it again"}'
-)
+
+
+def refusal(status: str, reason: str, *headers: str) -> bytes:
+    """The answer to what does not get as far as the application."""
+    body = json.dumps({"error": reason})
+    head = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*head, "Connection: close", "", body]).encode()
 
 
 class Protocol(HttpToolsProtocol):
@@ -25,7 +29,8 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
-            transport.write(TOO_MANY)
+            reason = f"the server has {MOST_CONNECTIONS} connections: try again"
+            transport.write(refusal("503 Service Unavailable", reason, "Retry-After: 1"))
             transport.close()
         self._expect_headers()
 
@@ -33,11 +38,15 @@ class Protocol(HttpToolsProtocol):
         self.headers_size += len(data)
         super().data_received(data)
         if self.headers_size > LARGEST_HEADERS:
-            self.send_400_response(f"The headers are larger than {LARGEST_HEADERS:,} bytes.")
+            self.send_400_response(f"the headers are larger than {LARGEST_HEADERS:,} bytes")
         elif self.cycle is None or self.cycle.response_complete:
             self._expect_headers()
         else:
             self._has_headers()
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(refusal("400 Bad Request", msg))
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import socket
 import struct
@@ -220,10 +221,19 @@ def test_the_deadline_holds_for_every_request_of_a_connection(address, monkeypat
         assert everything(connection) == b""
 
 
-def test_headers_without_an_end_are_refused(address):
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, "the headers are larger than 65,536 bytes"),
+        (b"hello\r\n\r\n", "Invalid HTTP request received."),
+    ],
+)
+def test_what_is_no_request_is_refused_with_a_reason(address, sent, reason):
     with connect(address) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000)
-        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+        connection.sendall(sent)
+        head, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body) == {"error": reason}
 
 
 CHUNKED = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
