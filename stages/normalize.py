@@ -114,7 +114,7 @@ def write(
         with replacing(reports) as new:
             report.write(new, name)
         raise UserError(
-            f"{len(leaking):,} images have a duplicate in a later split of train, validation, test, the first: "
+            f"images with a duplicate in a later split of train, validation, test: {len(leaking):,}, the first: "
             f"{leaking[0]!r:.300}: remove those that {reports}/duplicates.csv lists, or set normalize.leaks: drop"
         )
     with replacing(normalized) as new, replacing(reports) as new_reports, ThreadPoolExecutor(1) as beside:
@@ -146,17 +146,16 @@ def write(
     print(f"{name}: {', '.join(f'{sum(counts):,} {split}' for split, counts in meta.counts.items())}")
     print(f"mean {', '.join(f'{value:.4f}' for value in mean)}, std {', '.join(f'{value:.4f}' for value in std)}")
     if problems:
-        print(f"{len(problems):,} files gave no pixels and were excluded: {reports}/problems.csv")
+        print(f"files that gave no pixels and were excluded: {len(problems):,}, listed in {reports}/problems.csv")
     if metrics["leaks"]:
-        done = (
-            f"{len(leaking):,} images were dropped" if params.leaks == "drop" else "normalize.leaks: drop removes them"
-        )
-        print(f"{metrics['leaks']:,} pairs of duplicates lie in two splits: {reports}/duplicates.png; {done}")
+        done = f"images dropped: {len(leaking):,}" if params.leaks == "drop" else "normalize.leaks: drop removes them"
+        print(f"pairs of duplicates in two splits: {metrics['leaks']:,}, shown in {reports}/duplicates.png; {done}")
     if drift and drift.largest:
         known = [value for value in drift.largest.values() if value is not None]
         largest = f", by up to {max(known)} of 255" if known else ""
         print(
-            f"{len(drift.largest):,} images have other pixels than with {drift.decoder}{largest}: {reports}/drift.csv",
+            f"images with other pixels than with {drift.decoder}: {len(drift.largest):,}{largest}, listed in "
+            f"{reports}/drift.csv",
             file=sys.stderr,
         )
 

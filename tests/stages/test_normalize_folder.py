@@ -111,7 +111,7 @@ def test_all_bad_files_are_named_at_once_or_excluded_by_name(tmp_path, folder, c
     assert normalized.meta.excluded == problems
     assert sum(normalized.meta.counts["train"]) == 18
     assert dict(normalized.table("problems.csv").values.tolist()) == problems
-    assert "4 files gave no pixels and were excluded" in capsys.readouterr().out
+    assert "files that gave no pixels and were excluded: 4" in capsys.readouterr().out
     assert json.loads((normalized.reports / "metrics.json").read_text())["excluded"] == 4
 
 
@@ -147,13 +147,15 @@ def test_leaks_are_listed_and_shown(tmp_path, leaking, capsys):
     }
     with Image.open(normalized.reports / "duplicates.png") as shown:
         assert shown.height > 100
-    assert "3 pairs of duplicates lie in two splits" in capsys.readouterr().out
+    assert "pairs of duplicates in two splits: 3" in capsys.readouterr().out
     assert sum(normalized.meta.counts["train"]) == 21
 
 
 def test_leaks_can_be_refused_or_dropped_from_train(tmp_path, leaking):
     normalized = Normalized(tmp_path, leaking, image_size=16, validation_fraction=0.0, leaks="refuse")
-    with pytest.raises(ValueError, match=r"3 images have a duplicate in a later split .*'train/cat/000\.png'"):
+    with pytest.raises(
+        ValueError, match=r"images with a duplicate in a later split .*: 3, the first: 'train/cat/000\.png'"
+    ):
         normalized.run()
     assert len(normalized.table("duplicates.csv")) == 3
     assert not normalized.data.exists()
