@@ -179,7 +179,7 @@ class EvaluateParams(Section):
         Literal["noise", "blur", "brightness", "contrast", "rotation", "translation", "jpeg", "occlusion"]
     ] = Field(
         description="corruptions of the test images, each at five strengths, under which accuracy is measured; with "
-        "all eight the test split is evaluated 40 times more; []: none"
+        "all eight up to 2,000 test images are evaluated 40 times; []: none"
     )
 
 

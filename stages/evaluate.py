@@ -34,11 +34,11 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     import pandas as pd
     import torch
 
-    from classifier.data.dataset import read_meta, read_paths, read_split
+    from classifier.data.dataset import Sample, read_meta, read_paths, read_split
     from classifier.device import be_deterministic, pick_device, set_precision
     from classifier.evaluation.inference import Inference
     from classifier.evaluation.report import Evaluation, write_evaluation
-    from classifier.evaluation.robustness import conditions
+    from classifier.evaluation.robustness import IMAGES, conditions
     from classifier.networks.model import parameter_count
     from classifier.networks.model_dir import read_model, read_model_meta, read_models
     from classifier.recording.run import restore_training
@@ -73,7 +73,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
         paths=read_paths(data, "test", data_meta),
         predictions=predictions,
         validation=inference.predictions(classifier, validation, names) if len(validation) else None,
-        right=inference.right(classifier, test, conditions(params.evaluate.corruptions)),
+        right=inference.right(classifier, Sample(test, IMAGES), conditions(params.evaluate.corruptions)),
         seeds=dict(sorted((seeds | {model_meta.seed: predictions}).items())) if seeds else {},
     )
     metrics, of_seeds = write_evaluation(reports, evaluation, params.evaluate)

@@ -58,6 +58,26 @@ class Split:
         return taken
 
 
+class Sample(Split):
+    """At most `most` images of another split, evenly spaced, so that every class of a sorted split is among them."""
+
+    def __init__(self, split: Split, most: int) -> None:
+        n = min(most, len(split))
+        self.split, self.numbers = split, np.arange(n) * len(split) // max(1, n)
+        self.labels = split.labels[self.numbers]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.split.shape
+
+    @property
+    def images(self) -> np.ndarray:
+        return self.split.take(self.numbers)
+
+    def take(self, indices: npt.NDArray[np.integer]) -> np.ndarray:
+        return self.split.take(self.numbers[indices])
+
+
 class StoredSplit(Split):
     """A split in several files, which are mapped. Each image is verified against its digest when it is first read."""
 

@@ -10,6 +10,7 @@ import pandas as pd
 from classifier.evaluation.corruptions import KINDS, STRENGTHS
 from classifier.evaluation.metrics import wilson_interval
 
+IMAGES = 2000  # at most, evenly spaced over the test split; each is predicted once per condition
 COLUMNS = ["corruption", "strength", "images", "accuracy", "accuracy_low", "accuracy_high"]
 
 

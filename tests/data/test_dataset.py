@@ -9,6 +9,7 @@ from classifier.data.dataset import (
     SPLITS,
     DataFile,
     DatasetMeta,
+    Sample,
     Split,
     check_decoder,
     read_meta,
@@ -57,6 +58,18 @@ def test_arrays_that_are_views_are_written_in_their_own_order(tmp_path):
     found = read_split(tmp_path, "test", write(tmp_path, turned))
     assert np.array_equal(found.images, turned.images)
     assert np.array_equal(found.labels, turned.labels)
+
+
+def test_a_sample_is_spread_over_the_whole_split():
+    whole = split(10)
+    sample = Sample(whole, 4)
+    assert sample.numbers.tolist() == [0, 2, 5, 7]
+    assert (len(sample), sample.shape) == (4, (3, 32, 32))
+    assert np.array_equal(sample.images, whole.images[[0, 2, 5, 7]])
+    assert np.array_equal(sample.take(np.array([3, 1])), whole.images[[7, 2]])
+    assert np.array_equal(sample.labels, whole.labels[[0, 2, 5, 7]])
+    assert Sample(whole, 20).numbers.tolist() == list(range(10))
+    assert len(Sample(split(0), 4)) == 0
 
 
 def test_another_decoder_than_the_installed_one_is_said(tmp_path, capsys):

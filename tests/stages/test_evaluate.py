@@ -60,6 +60,13 @@ def test_accuracy_is_that_of_the_test_split_and_the_temperature_that_of_the_vali
     assert not (REPORTS / "replicas.csv").exists()
 
 
+def test_of_a_large_test_split_a_sample_is_corrupted(run, monkeypatch):
+    monkeypatch.setattr("classifier.evaluation.robustness.IMAGES", 20)
+    run()
+    assert pd.read_csv(REPORTS / "robustness.csv")["images"].tolist() == [20] * 5
+    assert "Accuracy on 20 corrupted test images" in (REPORTS / "report.html").read_text()
+
+
 def test_without_a_validation_split_there_is_no_temperature(run):
     metrics, _ = run(validation=0)
     assert "temperature" not in metrics
