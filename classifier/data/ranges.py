@@ -74,6 +74,14 @@ def ranges_of(measures: Mapping[str, Values]) -> dict[str, list[float]]:
     return found
 
 
+def far(images: np.ndarray, ranges: Ranges, margin: int) -> npt.NDArray[np.bool_]:
+    """Which of the images `(N, C, H, W) uint8` are unlike the training's, `(N,)`."""
+    found, measures = np.zeros(len(images), bool), measure(images, margin)
+    for name, (low, high) in ranges.items():
+        found |= (measures[name] < low - TOLERANCE) | (measures[name] > high + TOLERANCE)
+    return found
+
+
 def unlike(image: np.ndarray, ranges: Ranges, margin: int) -> str | None:
     """In what an image `(C, H, W) uint8` is unlike the training's, and whether its negative is; None if it is not."""
     if not (found := _beyond(image, ranges, margin)):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from classifier.data.ranges import unlike
+from classifier.data.ranges import far, unlike
 from classifier.networks.inference import probabilities_of
 from classifier.networks.model import Classifier
 from classifier.networks.model_dir import ModelMeta, read_model, read_model_meta
@@ -35,6 +35,7 @@ class Predictor:
             for chunk in decoded(files, preprocessing, cores()):
                 yield from chunk.problems
                 probabilities = probabilities_of(self.classifier, chunk.images)
-                for file, image, row in zip(chunk.files, chunk.images, probabilities, strict=True):
-                    ranges = self.meta.ranges
-                    yield Answer(file, row, unlike(image, ranges, preprocessing.margin) if ranges else None)
+                ranges, margin = self.meta.ranges or {}, preprocessing.margin
+                rows = zip(chunk.files, chunk.images, probabilities, far(chunk.images, ranges, margin), strict=True)
+                for file, image, row, warned in rows:
+                    yield Answer(file, row, unlike(image, ranges, margin) if warned else None)

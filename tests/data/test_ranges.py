@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classifier.data.ranges import NEGATIVE, measure, unlike, usual
+from classifier.data.ranges import NEGATIVE, far, measure, unlike, usual
 from tests.samples import all_digits
 
 MARGIN = 2
@@ -62,3 +62,12 @@ def test_a_photo_and_an_empty_page_are_told_without_it(digits):
         told = unlike(image, ranges, MARGIN)
         assert told is not None
         assert NEGATIVE not in told
+
+
+def test_several_images_are_told_apart_as_one_is(digits):
+    ranges = usual(digits[:1400], MARGIN)
+    images = np.concatenate([digits[:50], 255 - digits[:50], digits[:50] // 3])
+    alone = [unlike(image, ranges, MARGIN) is not None for image in images]
+    assert set(alone) == {False, True}
+    assert far(images, ranges, MARGIN).tolist() == alone
+    assert far(images[:0], ranges, MARGIN).tolist() == []
