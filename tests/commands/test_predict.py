@@ -137,10 +137,13 @@ def test_the_model_of_a_run_is_that_of_the_workspace(cli, served):
     expected = cli("good", "--json")[1]
     for reference in ("latest", run_id[:8], "models/classifier"):
         assert cli("good", "--json", "--model", reference)[1] == expected, reference
-    with pytest.raises(
-        UserError, match=r"^models:/none@champion is no model .*: allowed is a model directory, a run's id"
-    ):
-        cli("good", "--model", "models:/none@champion")
+    for reference, reason in {
+        "models:/none@champion": "^there is no models:/none@champion yet: classifier promote latest$",
+        "models:/none/1": r"^models:/none/1 is no model .*: allowed is a model directory, a run's id",
+        "models/none": "^models/none is no model directory: dvc repro trains a model into models/classifier$",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            cli("good", "--model", reference)
 
 
 def test_where_there_is_no_model_the_command_says_what_makes_one(cli, project):
