@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import max_pool2d, relu
 
-from classifier.networks.model import Classifier, LeNet5, parameter_count
+from classifier.networks.model import Classifier, LeNet5, parameter_count, pooled
 
 
 def test_lenet5_has_61706_parameters():
@@ -33,6 +33,14 @@ def test_pooling_before_relu_is_the_tutorials_function():
     x = max_pool2d(relu(network.conv2(x)), 2).flatten(1)
     tutorial = network.fc3(relu(network.fc2(relu(network.fc1(x)))))
     assert torch.equal(network.eval()(images), tutorial)
+
+
+def test_the_faster_pooling_of_inference_has_the_same_bits():
+    x = torch.randn(5, 6, 28, 28, generator=torch.Generator().manual_seed(0)).round(decimals=1)  # with equal values
+    with torch.inference_mode():
+        found = pooled(x)
+    assert torch.equal(found, max_pool2d(x, 2))
+    assert torch.equal(pooled(x), found)
 
 
 def test_classifier_normalizes_raw_pixels_per_channel():
