@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from classifier.data import writing
+from classifier.data import dataset, writing
 from classifier.data.dataset import Split, StoredSplit, read_split, write_meta
 from classifier.errors import UserError
 from classifier.networks.model import Classifier, LeNet5
@@ -51,9 +51,10 @@ def trained(split, checkpoints=None, report=None, **values):
     return [value.tolist() for value in classifier.network.parameters()], rows
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_streamed_images_give_the_bits_of_resident_ones(stored, processes, monkeypatch):
+@pytest.mark.parametrize(("processes", "small"), [(1, 0), (2, 1 << 10)])
+def test_streamed_images_give_the_bits_of_resident_ones(stored, processes, small, monkeypatch):
     monkeypatch.setattr(engine, "VALIDATION_BATCH", 10)
+    monkeypatch.setattr(dataset, "SMALL", small)
     expected = trained(digits_split(100), data="resident", processes=1)
     assert trained(stored[1], data="streamed", processes=processes) == expected
     assert trained(stored[1], data="resident", processes=processes) == expected
