@@ -115,12 +115,14 @@ def shifted(images: Tensor, shifts: Tensor, largest: int) -> Tensor:
     count, channels, height, width = images.shape
     padded = pad(images, [largest] * 4)
     image, channel, row, column = padded.stride()
-    # The windows of the padded images, without copies, by the place of their first pixel; `index_select` copies rows.
+    # The windows of the padded images, without copies, by the place of their first pixel.
     last = image * count - image + 2 * largest * (row + column)
     windows = padded.as_strided((last + 1, channels, height, width), (1, channel, row, column))
     down, right = (largest - shifts).unbind(-1)
     first = torch.arange(0, image * count, image, device=images.device) + down * row + right
-    return windows.index_select(0, first)
+    if images.device.type != "cpu":
+        return windows[first]
+    return windows.index_select(0, first)  # copies rows, where a CPU's indexing copies byte by byte
 
 
 def warped(images: Tensor, matrices: Tensor) -> Tensor:
