@@ -57,7 +57,8 @@ class Server:
     def __init__(self, model: Path | str, watch: bool, listener: socket.socket) -> None:
         self.model, self.watch, self.listener = model, watch, listener
         self.problem: Exception | SystemExit | None = None
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # not every malformed request
+        for name in ("uvicorn.error", "python_multipart"):  # which warn of every malformed request
+            logging.getLogger(name).setLevel(logging.ERROR)
         config = uvicorn.Config(
             application(self.bringing),
             http=Protocol,

@@ -148,6 +148,11 @@ def test_a_refusal_has_its_status_and_one_reason(name, ask):
     assert "\n" not in answer.json()["error"]
 
 
+def test_the_servers_log_has_no_line_of_a_refusal(ask, caplog):
+    assert ask(data=b"--b\r\n" * 9, headers=FORM).status_code == 400
+    assert not [record for record in caplog.records if not record.name.startswith("urllib3")]
+
+
 def test_too_many_bytes_are_refused_before_and_while_they_are_sent(ask, monkeypatch):
     monkeypatch.setattr(bodies, "LARGEST_BODY", 1000)
     assert ask(data=bytes(1001), headers=IMAGE).status_code == 413
