@@ -96,12 +96,13 @@ def test_answers_are_not_held_back_for_more_to_send():
         assert listener.proto == socket.IPPROTO_TCP
 
 
-def test_what_is_no_model_ends_the_server_with_one_line(served):
+@pytest.mark.parametrize("model", ["models/none", pytest.param("params.yaml", marks=pytest.mark.slow)])
+def test_what_is_no_model_ends_the_server_with_one_line(served, model):
     command = ["classifier", "serve", "--port", "0", "--model"]
-    for model, place in (("models/none", "models/none"), ("params.yaml", served.folder / "params.yaml")):
-        printed = served.run(*command, model, check=False, env={"PYTHONPATH": str(served.folder)})
-        assert served.returncode == 1
-        assert printed == f"serve: {place} is no model directory: dvc repro trains a model into models/classifier\n"
+    printed = served.run(*command, model, check=False, env={"PYTHONPATH": str(served.folder)})
+    assert served.returncode == 1
+    place = served.folder / model if model == "params.yaml" else model
+    assert printed == f"serve: {place} is no model directory: dvc repro trains a model into models/classifier\n"
 
 
 @pytest.mark.slow
@@ -149,6 +150,7 @@ def test_a_new_champion_takes_over_without_a_lost_request_and_so_does_the_old_on
     assert set(order) == {first, second}
 
 
+@pytest.mark.slow
 def test_the_model_of_a_directory_is_exported_once_and_kept(served, tmp_path):
     """Without the file in MLflow: as a project of an earlier version is."""
     project = served.copy(tmp_path / "project")

@@ -49,7 +49,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("cores", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_each_replica_is_the_seed_trained_alone_bit_for_bit(data, one_thread, monkeypatch, cores):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     params = train_params(seed=5, seeds=3, epochs=2, shift=1, schedule="one_cycle")
@@ -62,6 +62,7 @@ def test_each_replica_is_the_seed_trained_alone_bit_for_bit(data, one_thread, mo
         assert replica.rows == alone.rows == [row for reporter, row in reported if reporter == seed]
 
 
+@pytest.mark.slow
 def test_with_more_threads_the_first_steps_agree_to_float32_rounding(data):
     """Sums are made in another order; after seven steps the weights agree to 1e-6."""
     params = train_params(seeds=2)
