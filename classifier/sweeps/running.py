@@ -138,8 +138,9 @@ class Sweep:
             if left := sum(worker.process is not None and not worker.has_ended() for worker in self.workers):
                 print(f"stopping {left} running, which may take {ENDING_S} s", file=sys.stderr, flush=True)
             stop_processes(clones_of(self.folder))
-            print("removing the clones that the experiments ran in", file=sys.stderr, flush=True)
-            shutil.rmtree(clones_of(self.folder), ignore_errors=True)
+            if clones_of(self.folder).exists():
+                print("removing the clones that the experiments ran in", file=sys.stderr, flush=True)
+                shutil.rmtree(clones_of(self.folder), ignore_errors=True)
 
     def _start(self, report: Report) -> None:
         """Start experiments on idle workers; only on one until the data are in DVC's cache."""
