@@ -223,7 +223,7 @@ def test_what_failed_is_tried_again_when_asked_and_what_the_cache_lacks_unasked(
 @pytest.mark.slow
 def test_a_stage_that_was_killed_is_still_to_do_also_while_its_recorder_hangs(lab):
     """As Linux does when memory runs out: DVC ends at once, and the recorder comes too late."""
-    command = ("train.batch_size=4", "train.seed=11")
+    command = ("train.batch_size=4", "train.epochs=4")
     for log in lab.logs():
         log.unlink()
     sweep = lab.start(*command)
@@ -238,7 +238,7 @@ def test_a_stage_that_was_killed_is_still_to_do_also_while_its_recorder_hangs(la
     answer, said = sweep.communicate()
     name = said.partition(":")[0]
     assert sweep.returncode == 1
-    assert f"[1/1] {name}-1  train.batch_size=4 train.seed=11  killed: the process exited without reporting" in said
+    assert f"[1/1] {name}-1  train.batch_size=4 train.epochs=4  killed: the process exited without reporting" in said
     assert f"{name}: 0 finished, 0 failed, 1 killed" in answer
     run_id, state = lab.parent(name)
     assert state == "KILLED"
