@@ -121,7 +121,7 @@ class Workspace:
         return record.id
 
 
-class ReplicaWorkspace(Workspace):
+class SeedsWorkspace(Workspace):
     """A workspace of two seeds."""
 
     def __init__(self):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from classifier.commands.application import call
-from tests.recorded import ReplicaWorkspace, Workspace
+from tests.recorded import SeedsWorkspace, Workspace
 
 pytestmark = pytest.mark.usefixtures("workspace")
 METRICS = {"test/accuracy": 0.9, "test/accuracy_low": 0.8, "test/accuracy_high": 0.95}
@@ -40,7 +40,7 @@ def test_it_names_the_run_and_its_page_and_fits_80_columns(capsys):
 
 
 def test_of_several_seeds_the_mean_comes_first(capsys):
-    outputs = ReplicaWorkspace()
+    outputs = SeedsWorkspace()
     write(outputs, METRICS | SEVERAL, {"images": {"test": 57}, "confidence": 0.95})
     lines = shown(capsys).splitlines()
     assert lines[1] == "test accuracy  85.00% on digits, the mean of 2 seeds"

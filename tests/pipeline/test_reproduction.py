@@ -65,7 +65,7 @@ def lab(tmp_path_factory):
     return lab
 
 
-def test_an_experiment_with_replicas_and_uncommitted_code_is_repeated_after_the_code_was_changed(lab):
+def test_an_experiment_with_several_seeds_and_uncommitted_code_is_repeated_after_the_code_was_changed(lab):
     source = lab.folder / "classifier/networks/model.py"
     committed = source.read_text()
     source.write_text(f"{committed}# uncommitted\n")

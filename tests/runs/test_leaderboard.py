@@ -18,7 +18,7 @@ from classifier.runs.leaderboard import groups, leaderboard, results
 from classifier.runs.leaderboard_page import page
 from classifier.runs.reading import all_runs
 from classifier.runs.significance import mcnemar
-from tests.recorded import ReplicaWorkspace, Workspace
+from tests.recorded import SeedsWorkspace, Workspace
 from tests.results import TEST, record, record_seeds
 from tests.samples import ROOT
 
@@ -168,7 +168,7 @@ def test_what_is_no_result_is_not_on_the_board():
         board()
 
 
-def test_replicas_count_as_seeds_and_their_parent_not_at_all():
+def test_nested_runs_count_as_seeds_and_their_parent_not_at_all():
     _, *children = record_seeds()
     alone = record(6, [1, 2, 3])
     (entry,) = board().entries
@@ -273,7 +273,7 @@ def test_the_page_fetches_nothing_and_escapes_what_it_shows():
 
 def test_the_command_shows_what_the_stages_recorded(capsys):
     """The whole way: journals of a run and of two seeds are delivered, and the board is printed and written."""
-    for outputs in (Workspace(), ReplicaWorkspace()):
+    for outputs in (Workspace(), SeedsWorkspace()):
         outputs.train()
         outputs.evaluate()
     capsys.readouterr()

@@ -181,8 +181,8 @@ def test_what_is_no_candidate_is_told_in_one_line(runs):
     assert unfit(good) is None
     client = mlflow.MlflowClient()
 
-    replica = changed(good, tags={SEED_TAG: "3", "mlflow.parentRunId": good.info.run_id})
-    assert unfit(replica) == f"it is one seed of run {good.info.run_id}, which has the model: promote that one"
+    nested = changed(good, tags={SEED_TAG: "3", "mlflow.parentRunId": good.info.run_id})
+    assert unfit(nested) == f"it is one seed of run {good.info.run_id}, which has the model: promote that one"
 
     parent = client.create_run(good.info.experiment_id)
     changed(good, tags={"mlflow.parentRunId": parent.info.run_id})
@@ -193,7 +193,7 @@ def test_what_is_no_candidate_is_told_in_one_line(runs):
     failed = changed(good, status="FAILED", tags={"error": "ValueError: no\nmore", WEIGHTS_TAG: None})
     assert unfit(failed) == "it is FAILED, allowed is FINISHED (ValueError: no)"
     changed(good, tags={SEED_TAG: "0", "mlflow.parentRunId": failed.info.run_id})
-    assert unfit(failed) == "it is FAILED, allowed is FINISHED (ValueError: no)"  # of replicas, and no sweep
+    assert unfit(failed) == "it is FAILED, allowed is FINISHED (ValueError: no)"  # of several seeds, and no sweep
     assert unfit(changed(good, status="KILLED")) == "it is KILLED, allowed is FINISHED"
     client.update_run(failed.info.run_id, status="RUNNING")
     assert "classifier sync records" in unfit(get_run(failed.info.run_id))

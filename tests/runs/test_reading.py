@@ -119,7 +119,7 @@ def test_predictions_are_the_table_that_evaluate_wrote():
     assert found["predicted"].tolist() == wrong_on([3]).tolist()
 
 
-def test_predictions_of_a_replica_are_its_parents_if_it_was_chosen():
+def test_predictions_of_a_seed_are_its_parents_if_it_was_chosen():
     parent, other, chosen = record_seeds()
     assert run_with_files(find_run(chosen)).info.run_id == parent
     assert len(predictions(find_run(chosen))) == 40
@@ -133,7 +133,7 @@ def test_a_sweep_does_not_stand_for_its_runs():
     assert run_with_files(run) is run
 
 
-def test_a_replica_has_its_parents_data_and_tags():
+def test_a_seed_has_its_parents_data_and_tags():
     parent, other, chosen = record_seeds()
     rows = all_runs()
     assert set(rows["test_data"]) == {TEST}

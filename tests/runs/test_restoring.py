@@ -18,7 +18,7 @@ from classifier.repository.lockfile import read_lock
 from classifier.runs.restoring import made_by, record
 from classifier.tracking.delivery import deliver
 from tests.projects import OUTPUTS, Project
-from tests.recorded import METRICS, ReplicaWorkspace, Workspace, all_runs, empty_store, files, history, written
+from tests.recorded import METRICS, SeedsWorkspace, Workspace, all_runs, empty_store, files, history, written
 
 
 class Made(Project):
@@ -27,7 +27,7 @@ class Made(Project):
     def __init__(self, folder, outputs=Workspace):
         """In the current folder."""
         super().__init__(folder)
-        if outputs is ReplicaWorkspace:
+        if outputs is SeedsWorkspace:
             self.edit_params("train:\n  seed: 0\n  seeds: 1 ", "train:\n  seed: 4\n  seeds: 2 ")
         self.outputs = outputs()
         if self.outputs.test_metrics:
@@ -127,8 +127,8 @@ def test_the_run_that_the_stages_recorded_is_found_and_completed(made):
     assert record().run.info.run_id != run_id
 
 
-def test_replicas_are_nested_runs(workspace):
-    outputs = Made(workspace, outputs=ReplicaWorkspace).outputs
+def test_seeds_are_nested_runs(workspace):
+    outputs = Made(workspace, outputs=SeedsWorkspace).outputs
     tags = record().run.data.tags
     nested = {run.data.params["train.seed"]: run for run in all_runs() if "mlflow.classifier.seed" in run.data.tags}
     assert {seed: run.data.metrics["test/accuracy"] for seed, run in nested.items()} == {"4": 0.8, "5": 0.9}

@@ -192,7 +192,7 @@ def test_a_finished_run_counts_once_it_is_evaluated(record):
     assert len(record.known()["sweep-1-1"]) == 3
 
 
-def test_of_replicas_the_mean_counts(record):
+def test_of_seeds_the_mean_counts(record):
     metrics = {"validation/accuracy": 0.9, "validation/accuracy_mean": 0.7}
     child(record, "FINISHED", metrics=metrics, evaluated="true")
     assert record.outcome(FAST).metrics == {"validation_accuracy": 0.7}

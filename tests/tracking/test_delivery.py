@@ -14,7 +14,7 @@ from classifier.training.history import HistoryRow
 from tests.recorded import (
     METRICS,
     ROWS,
-    ReplicaWorkspace,
+    SeedsWorkspace,
     Workspace,
     all_runs,
     files,
@@ -27,7 +27,7 @@ from tests.samples import file_params
 pytestmark = pytest.mark.usefixtures("workspace")
 
 
-def check_replicas(parent):
+def check_seeds(parent):
     runs = {run.data.params["train.seed"]: run for run in all_runs() if run.data.tags.get("mlflow.parentRunId")}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent}
     assert set(runs) == {"4", "5"}
@@ -43,16 +43,16 @@ def check_replicas(parent):
     assert get_run(parent).data.tags["mlflow.classifier.chosen_seed"] == "5"
 
 
-def test_each_replica_is_a_nested_run_under_one_that_carries_the_spread():
-    outputs = ReplicaWorkspace()
+def test_each_seed_is_a_nested_run_under_one_that_carries_the_summary():
+    outputs = SeedsWorkspace()
     parent = outputs.train()
     assert outputs.evaluate() == parent
     assert len(all_runs()) == 3
-    check_replicas(parent)
+    check_seeds(parent)
 
 
-def test_replicas_too_are_made_from_their_histories_when_no_run_has_them():
-    check_replicas(ReplicaWorkspace().evaluate())
+def test_seeds_too_are_made_from_their_histories_when_no_run_has_them():
+    check_seeds(SeedsWorkspace().evaluate())
 
 
 def test_train_and_evaluate_share_one_run():
@@ -87,8 +87,8 @@ def test_the_run_holds_params_curves_metrics_and_reports():
     assert run.data.tags["mlflow.classifier.test_sha256"] == outputs.data_meta.sha256["test"]
 
 
-def test_seconds_of_training_stand_at_the_epochs_ends_of_each_replica_and_of_all_together():
-    outputs = ReplicaWorkspace()
+def test_seconds_of_training_stand_at_the_epochs_ends_of_each_seed_and_of_all_together():
+    outputs = SeedsWorkspace()
     with recorded("train", outputs.params) as record:
         record.begin("key", {})
         for seed, seconds in ((4, 3.0), (5, 7.0)):
@@ -101,7 +101,7 @@ def test_seconds_of_training_stand_at_the_epochs_ends_of_each_replica_and_of_all
 
 
 @pytest.mark.parametrize("restored", [False, True])
-@pytest.mark.parametrize("kind", [Workspace, ReplicaWorkspace])
+@pytest.mark.parametrize("kind", [Workspace, SeedsWorkspace])
 def test_no_metric_is_a_constant_or_a_single_dot_or_has_rounding_noise(kind, restored):
     outputs = kind()
     outputs.has_history([HistoryRow(step, step // 6, step, 0.1 + 0.2, 2.0, 2.0, 1.8, 0.5) for step in (6, 12)])
@@ -115,7 +115,7 @@ def test_no_metric_is_a_constant_or_a_single_dot_or_has_rounding_noise(kind, res
     assert ("mlflow.classifier.restored" in get_run(run_id).data.tags) == restored
 
 
-@pytest.mark.parametrize("kind", [Workspace, ReplicaWorkspace])
+@pytest.mark.parametrize("kind", [Workspace, SeedsWorkspace])
 def test_a_runs_last_values_are_those_of_the_epoch_whose_weights_are_kept(kind):
     outputs = kind()
     outputs.params = outputs.params.override({"train.keep.weights": "validation_loss"})

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from classifier.commands.application import application
 from classifier.errors import UserError
 from classifier.tracking.garbage import Garbage, find_garbage, remove
-from tests.recorded import ReplicaWorkspace, Workspace, all_runs, get_run
+from tests.recorded import SeedsWorkspace, Workspace, all_runs, get_run
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -61,7 +61,7 @@ def test_nothing_goes_while_a_registered_version_is_of_a_deleted_run(workspace):
 
 @pytest.mark.slow
 def test_a_deleted_experiment_goes_with_its_runs(workspace, monkeypatch):
-    run_id = ReplicaWorkspace().train()
+    run_id = SeedsWorkspace().train()
     mlflow.MlflowClient().delete_experiment(get_run(run_id).info.experiment_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
     garbage = find_garbage()

@@ -11,7 +11,7 @@ from classifier.recording.journal import waiting_journals
 from classifier.tracking import delivery as tracking
 from tests.recorded import (
     ROWS,
-    ReplicaWorkspace,
+    SeedsWorkspace,
     Workspace,
     all_runs,
     get_run,
@@ -20,13 +20,13 @@ from tests.recorded import (
     written,
 )
 from tests.samples import ROOT
-from tests.tracking.test_delivery import check_replicas
+from tests.tracking.test_delivery import check_seeds
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
 
-def test_replicas_end_as_their_parent_does():
-    outputs = ReplicaWorkspace()
+def test_seeds_end_as_their_parent_does():
+    outputs = SeedsWorkspace()
 
     def fail():
         with recorded("train", outputs.params) as record:
@@ -72,16 +72,16 @@ def test_a_training_that_is_resumed_goes_on_in_its_run_without_doubled_points():
     assert history(run.info.run_id, "train/running_loss") == [(10, 2.1), (12, 1.9)]
 
 
-def test_replicas_that_are_resumed_go_on_in_their_runs():
-    outputs = ReplicaWorkspace()
+def test_seeds_that_are_resumed_go_on_in_their_runs():
+    outputs = SeedsWorkspace()
     first = outputs.train("key")
     assert outputs.train("key") == first
     outputs.evaluate()
     assert len(all_runs()) == 3
-    check_replicas(first)
+    check_seeds(first)
 
 
-@pytest.mark.parametrize("kind", [Workspace, ReplicaWorkspace])
+@pytest.mark.parametrize("kind", [Workspace, SeedsWorkspace])
 def test_a_delivery_that_breaks_anywhere_and_is_tried_again_gives_the_same_run(kind, monkeypatch):
     """Every call to the store fails once, before it or (the answer lost) after it was carried out."""
     calls = 0

@@ -50,28 +50,28 @@ def one_thread():
 
 
 @pytest.mark.parametrize("cores", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_each_replica_is_the_seed_trained_alone_bit_for_bit(data, one_thread, monkeypatch, cores):
+def test_each_of_several_seeds_is_the_seed_trained_alone_bit_for_bit(data, one_thread, monkeypatch, cores):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     params = train_params(seed=5, seeds=3, epochs=2, shift=1, schedule="one_cycle")
     reported = []
-    replicas = train_seeds(data, params, CPU, lambda seed, row: reported.append((seed, row)))
-    assert list(replicas) == [5, 6, 7]
-    for seed, replica in replicas.items():
+    trained = train_seeds(data, params, CPU, lambda seed, row: reported.append((seed, row)))
+    assert list(trained) == [5, 6, 7]
+    for seed, each in trained.items():
         alone = train_one(data, seed, params, CPU, lambda seed, row: None)
-        assert torch.equal(weights(replica.classifier), weights(alone.classifier))
-        assert replica.rows == alone.rows == [row for reporter, row in reported if reporter == seed]
+        assert torch.equal(weights(each.classifier), weights(alone.classifier))
+        assert each.rows == alone.rows == [row for reporter, row in reported if reporter == seed]
 
 
 @pytest.mark.slow
 def test_with_more_threads_the_first_steps_agree_to_float32_rounding(data):
     """Sums are made in another order; after seven steps the weights agree to 1e-6."""
     params = train_params(seeds=2)
-    replica = train_seeds(data, params, CPU, lambda seed, row: None)[0]
+    beside = train_seeds(data, params, CPU, lambda seed, row: None)[0]
     alone = train_one(data, 0, params, CPU, lambda seed, row: None)
-    torch.testing.assert_close(weights(replica.classifier), weights(alone.classifier), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights(beside.classifier), weights(alone.classifier), rtol=1e-4, atol=1e-6)
 
 
-def test_on_cuda_replicas_are_trained_in_stacks(data, monkeypatch):
+def test_on_cuda_seeds_are_trained_in_stacks(data, monkeypatch):
     """On a CPU here, so that the steps are called and not replayed."""
     stacks = []
 
@@ -82,16 +82,16 @@ def test_on_cuda_replicas_are_trained_in_stacks(data, monkeypatch):
     monkeypatch.setattr(classifier.training.seeds, "fit_together", fit_together)
     monkeypatch.setattr(classifier.training.seeds, "TOGETHER", 2)
     params, reported = train_params(seed=5, seeds=3, epochs=2, shift=1), []
-    replicas = train_in_stacks(
+    trained = train_in_stacks(
         data, seeds_of(params), params, CPU, lambda seed, row: reported.append((seed, row)), NO_WORK
     )
     assert stacks == [[5, 6], [7]]
-    assert list(replicas) == [5, 6, 7]
-    for seed, replica in replicas.items():
+    assert list(trained) == [5, 6, 7]
+    for seed, each in trained.items():
         alone = train_one(data, seed, params, CPU, lambda seed, row: None)
-        torch.testing.assert_close(weights(replica.classifier), weights(alone.classifier), rtol=0, atol=1e-6)
-        assert replica.rows == [row for reporter, row in reported if reporter == seed]
-        assert [row.step for row in replica.rows] == [row.step for row in alone.rows]
+        torch.testing.assert_close(weights(each.classifier), weights(alone.classifier), rtol=0, atol=1e-6)
+        assert each.rows == [row for reporter, row in reported if reporter == seed]
+        assert [row.step for row in each.rows] == [row.step for row in alone.rows]
 
 
 def test_seconds_of_several_seeds_are_those_of_the_longest_process_or_of_stacks_in_turn(monkeypatch):
@@ -227,7 +227,7 @@ def test_a_process_that_is_killed_in_the_middle_ends_the_stage(data):
         train_seeds(data, train_params(seeds=2, epochs=1000), CPU, kill)
 
 
-def replicas_with(*ends):
+def seeds_with(*ends):
     model = Classifier(LeNet5(1, 10), [0.0], [1.0])
     return {
         seed: Trained(model, [HistoryRow(1, 1, 1, 0.1, None, loss, loss if accuracy else None, accuracy)])
@@ -246,7 +246,7 @@ def replicas_with(*ends):
     ],
 )
 def test_the_median_on_validation_is_chosen(ends, chosen):
-    assert median_seed(replicas_with(*ends)) == chosen
+    assert median_seed(seeds_with(*ends)) == chosen
 
 
 def test_spread_against_a_textbook_example():
