@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import images
 from benchmarks.bench import take_turns
 from benchmarks.on_gpu import OnGpu, Replayed, WarmSpeedrun
 from benchmarks.parts import ALONE, MOBILE, NATIVE, PORTABLE, Parts
@@ -218,3 +219,15 @@ def test_parts_compares_each_way_with_its_own_kind() -> None:
     result = section.results(samples)
     assert [bar.value for bar in result.bars] == [0.5, 0.8, 1.2, 0.6, 0.5, 1.5]
     assert len(result.tables[0].rows) == len(section.processes) - 2
+
+
+def test_images_compares_the_stages_with_decoding_and_large_data_with_small() -> None:
+    section = images.Images.__new__(images.Images)
+    section.count = 60_000
+    names = ("WHOLE", "LARGE", "ALONE", "REPRO", "STATUS", "SMALL", "BIG")
+    section.processes = {getattr(images, name): lambda: sample(2, 1) for name in names}
+    samples = {name: [Sample(2, 2, 100, {"loop_s": 1}, 500)] for name in section.processes}
+    samples[images.BIG] = [Sample(9, 9, 100, {"loop_s": 1.5}, 0)]
+    result = section.results(samples)
+    assert [(bar.value, bar.met) for bar in result.bars] == [(2, False), (500, True), (1, True), (1.5, False)]
+    assert len(result.tables[0].rows) == len(section.processes)
