@@ -33,7 +33,7 @@ COPIED = {  # table -> its columns beside run_uuid
     "metrics": "key, value, timestamp, step, is_nan",
     "latest_metrics": "key, value, timestamp, step, is_nan",
 }
-ARTIFACTS = ("evaluate/per_class.csv", "evaluate/metrics.json", "train/metrics.json", "code/environment.json")
+ARTIFACTS = ("evaluate/per_class.csv", "evaluate/metrics.json", "train/summary.json", "code/environment.json")
 PREDICTIONS, PATCH = "evaluate/predictions.parquet", "code/uncommitted.diff"
 MISTAKES = 0.05  # maximum fraction of test images that a copy predicts differently
 CHANGED = Path("classifier/training/summary.py")  # gets comments appended

@@ -5,9 +5,11 @@ All values are in params.yaml; the models have no defaults. `dvc.yaml` tracks ea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -29,6 +31,7 @@ RENAMED = {  # old name -> current name
     "train.shift": "train.augment.shift",
     "train.rotation": "train.augment.rotation",
     "train.scale": "train.augment.scale",
+    "evaluate.mistakes": "evaluate.misclassified",
 }
 BEFORE: dict[str, Any] = {  # new key -> value
     "download.folder": "images",
@@ -125,6 +128,19 @@ class DownloadParams(Section):
             raise UserError(f"classes: {length:,} characters; allowed are {LONGEST:,}, MLflow's limit of a param")
         return self
 
+    @property
+    def name(self) -> str:
+        """What people call the data set."""
+        return data_name(self.dataset, self.folder, self.address)
+
+
+def data_name(dataset: str, folder: str, address: str | None) -> str:
+    """What people call a data set: that of dataset `folder` by the name of its folder or archive."""
+    if dataset != "folder":
+        return dataset
+    name = PurePosixPath(unquote(urlsplit(address).path) if address else folder).name
+    return re.sub(r"(\.tar\.\w+|\.tar|\.tgz|\.zip)$", "", name) or dataset
+
 
 class NormalizeParams(Section):
     seed: Seed = Field(description="seed of the stratified split")
@@ -174,7 +190,7 @@ class EvaluateParams(Section):
     calibration_bins: int = Field(
         ge=2, le=1000, description="number of equal-width bins of the expected calibration error"
     )
-    mistakes: int = Field(ge=1, le=400, description="number of images in misclassified.png and mistakes.csv")
+    misclassified: int = Field(ge=1, le=400, description="number of images in misclassified.png and misclassified.csv")
     corruptions: list[
         Literal["noise", "blur", "brightness", "contrast", "rotation", "translation", "jpeg", "occlusion"]
     ] = Field(

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     if (images := manifest.images) is None:
         print(f"{params.dataset}: {len(manifest.files)} files, {sum(file.bytes for file in manifest.files):,} bytes")
         return
-    print(f"{params.dataset}: {images.count:,} files, {len(images.class_names):,} classes")
+    print(f"{params.name}: {images.count:,} files, {len(images.class_names):,} classes")
     if images.skipped:
         print(f"skipped: {', '.join(f'{count:,} {kind}' for kind, count in images.skipped.items())}")
 

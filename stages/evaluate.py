@@ -39,11 +39,10 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     from classifier.evaluation.inference import Inference
     from classifier.evaluation.report import Evaluation, write_evaluation
     from classifier.evaluation.robustness import IMAGES, conditions
-    from classifier.networks.model import parameter_count
     from classifier.networks.model_dir import read_model, read_model_meta, read_models
     from classifier.recording.run import restore_training
     from classifier.training.history import read_history
-    from classifier.training.report import read_histories, verify_training
+    from classifier.training.report import read_costs, read_histories, read_layers, verify_training
 
     data_meta, model_meta = read_meta(data), read_model_meta(model)
     verify_training(training)
@@ -67,7 +66,9 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     evaluation = Evaluation(
         data=data_meta,
         model=model_meta,
-        parameters=parameter_count(classifier),
+        dataset=params.download.name,
+        costs=read_costs(training),
+        layers=read_layers(training),
         histories={seed: pd.DataFrame(rows) for seed, rows in histories.items()},
         test=test,
         paths=read_paths(data, "test", data_meta),
@@ -77,7 +78,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
         seeds=dict(sorted((seeds | {model_meta.seed: predictions}).items())) if seeds else {},
     )
     metrics, of_seeds = write_evaluation(reports, evaluation, params.evaluate)
-    line = summary(data_meta.name, metrics, len(test))
+    line = summary(params.download.name, metrics, len(test))
     record.log.append(line)
     record.log_evaluation(metrics, of_seeds, reports, model)
     return line

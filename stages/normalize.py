@@ -93,7 +93,7 @@ def write(
     reports: Path,
 ) -> None:
     """Write both outputs and say what they hold. Raises UserError for leaks, if params refuse them."""
-    name, names = manifest.dataset, collection.originals.names
+    names = collection.originals.names
     duplicates = find_duplicates(collection.facts.digests, collection.facts.thumbs, collection.splits)
     leaking = [names[place] for place in duplicates.leaking]
     kept, excluded = np.ones(len(collection.labels), bool), dict(problems)
@@ -112,19 +112,19 @@ def write(
     report = Report(collection, kept, duplicates, problems, excluded, drift)
     if leaking and params.leaks == "refuse":
         with replacing(reports) as new:
-            report.write(new, name)
+            report.write(new)
         raise UserError(
             f"images with a duplicate in a later split of train, validation, test: {len(leaking):,}, the first: "
             f"{leaking[0]!r:.300}: remove those that {reports}/duplicates.csv lists, or set normalize.leaks: drop"
         )
     with replacing(normalized) as new, replacing(reports) as new_reports, ThreadPoolExecutor(1) as beside:
         writing = beside.submit(collection.write, new, kept)
-        metrics = report.write(new_reports, name)
+        summary = report.write(new_reports)
         of_files = collection.originals.sha256 is not None
         table = collection.write_table(new, kept) if of_files else None
         files, labels = writing.result()
         meta = DatasetMeta(
-            name=name,
+            name=manifest.dataset,
             source=manifest.home,
             licence=manifest.licence,
             citation=manifest.citation,
@@ -143,13 +143,13 @@ def write(
             excluded=excluded,
         )
         write_meta(new, meta)
-    print(f"{name}: {', '.join(f'{sum(counts):,} {split}' for split, counts in meta.counts.items())}")
+    print(f"images: {', '.join(f'{sum(counts):,} {split}' for split, counts in meta.counts.items())}")
     print(f"mean {', '.join(f'{value:.4f}' for value in mean)}, std {', '.join(f'{value:.4f}' for value in std)}")
     if problems:
         print(f"files that gave no pixels and were excluded: {len(problems):,}, listed in {reports}/problems.csv")
-    if metrics["leaks"]:
+    if summary["leaks"]:
         done = f"images dropped: {len(leaking):,}" if params.leaks == "drop" else "normalize.leaks: drop removes them"
-        print(f"pairs of duplicates in two splits: {metrics['leaks']:,}, shown in {reports}/duplicates.png; {done}")
+        print(f"pairs of duplicates in two splits: {summary['leaks']:,}, shown in {reports}/duplicates.png; {done}")
     if drift and drift.largest:
         known = [value for value in drift.largest.values() if value is not None]
         largest = f", by up to {max(known)} of 255" if known else ""

@@ -114,8 +114,8 @@ def train(
         record.log_data_report(reports.with_name("data"))  # no dependency: another picture retrains no model
         with Console(params.train, steps_per_epoch(images, params.train), record.log, work) as console:
             record.settle()
-            network = f"{begin.spec.architecture}, {costs.parameters} parameters"
-            console.say(f"{meta.name}: {images} images, {network}, {describe(device)}, {computation}")
+            network = f"{begin.spec.architecture}, {costs.parameters:,} parameters"
+            console.say(f"{params.download.name}: {images:,} images, {network}, {describe(device)}, {computation}")
 
             def report(seed: int, row: HistoryRow) -> None:
                 console.show(seed, row)

@@ -21,15 +21,17 @@ OUTPUTS = {
     "data/raw": {"digits.csv.gz", "manifest.json"},
     "data/normalized": {"train.safetensors", "validation.safetensors", "test.safetensors", "meta.json"},
     "reports/data": {
-        *("metrics.json", "classes.csv", "sizes.csv", "modes.csv", "channels.csv", "problems.csv", "duplicates.csv"),
+        *("summary.json", "classes.csv", "sizes.csv", "modes.csv", "channels.csv", "problems.csv", "duplicates.csv"),
         *("classes.png", "duplicates.png"),
     },
     "data/pretrained": {"manifest.json"},
     "models/classifier": {"weights.safetensors", "meta.json"},
-    "reports/train": {"history.csv", "layers.csv", "metrics.json", "augmented.png", "manifest.json"},
+    "reports/train": {
+        *("history.csv", "layers.csv", "metrics.json", "summary.json", "augmented.png", "manifest.json"),
+    },
     "reports/evaluate": {
         *("metrics.json", "summary.json", "report.html", "per_class.csv", "confusion.csv", "confusions.csv"),
-        *("calibration.csv", "mistakes.csv", "robustness.csv", "predictions.parquet", "misclassified.png"),
+        *("calibration.csv", "misclassified.csv", "robustness.csv", "predictions.parquet", "misclassified.png"),
         *("confusion.png", "calibration.png", "curves.png", "robustness.png"),
     },
 }

@@ -68,7 +68,7 @@ def record(
     if predictions:
         write_evaluation(Path("made") / run, wrong_on(wrong))
         client.log_artifacts(run, f"made/{run}", "evaluate")
-    client.log_text(run, '{"parameters": 61706}', "train/metrics.json")
+    client.log_text(run, '{"parameters": 61706}', "train/summary.json")
     if patch:
         client.log_text(run, patch.decode(), "code/uncommitted.diff")
     client.set_terminated(run, "FINISHED", start + 9000)

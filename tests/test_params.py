@@ -10,7 +10,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from classifier import params as params_module
-from classifier.params import STAGES, AugmentParams, Params, load_params, parse_params, upgraded, upgraded_sections
+from classifier.params import (
+    STAGES,
+    AugmentParams,
+    Params,
+    data_name,
+    load_params,
+    parse_params,
+    upgraded,
+    upgraded_sections,
+)
 from classifier.schema.section import is_section
 from tests.conftest import ROOT
 
@@ -52,7 +61,8 @@ def test_the_stages_sections_are_those_that_dvc_tracks():
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     del stages["pretrained"]  # which has no section of its own
     assert tuple(stages) == STAGES
-    assert [stage["params"] for stage in stages.values()] == [[name] for name in STAGES]
+    name = [f"download.{key}" for key in ("dataset", "folder", "address")]  # of the data set, on the evaluation's page
+    assert [stage["params"] for stage in stages.values()] == [*([each] for each in STAGES[:-1]), ["evaluate", *name]]
 
 
 def test_every_field_has_a_description_and_no_default():
@@ -202,7 +212,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("stage", ["download", "normalize"])
 def test_a_stage_reports_all_before_any_work_without_a_traceback(tmp_path, stage):
-    path = changed(tmp_path, ("batch_size: 32", "batch_size: -32"), ("mistakes: 25", "mistake: 25"))
+    path = changed(tmp_path, ("batch_size: 32", "batch_size: -32"), ("misclassified: 25", "misclasified: 25"))
     outs = {"download": ["raw"], "normalize": ["raw", "normalized", "reports"]}[stage]
     arguments = [path, *(tmp_path / out for out in outs)]
     ended = subprocess.run(
@@ -211,7 +221,7 @@ def test_a_stage_reports_all_before_any_work_without_a_traceback(tmp_path, stage
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert ended.stderr.startswith(f"{stage}: {path} has 3 problems:")
-    for key in ("train.batch_size: -32", "evaluate.mistake:", "evaluate.mistakes is missing"):
+    for key in ("train.batch_size: -32", "evaluate.misclasified:", "evaluate.misclassified is missing"):
         assert key in ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == [path]
@@ -242,6 +252,21 @@ def test_params_of_earlier_versions_get_todays_names_and_what_did_the_same_befor
     }
     assert upgraded({"train.replicas": "3", "train.seeds": "1"})["train.seeds"] == "1"
     assert upgraded({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder", "address", "name"),
+    [
+        ("digits", "images", None, "digits"),
+        ("folder", "/data/my photos", None, "my photos"),
+        ("folder", "photos.v2/", None, "photos.v2"),
+        ("folder", "clothing-folder.zip", None, "clothing-folder"),
+        ("folder", "images", "https://example.org/sets/big%20set.tar.gz?raw=1", "big set"),
+        ("folder", "images", "https://example.org", "folder"),
+    ],
+)
+def test_a_data_set_of_ones_own_is_called_as_its_folder_or_archive(dataset, folder, address, name):
+    assert data_name(dataset, folder, address) == name
 
 
 def test_sections_of_earlier_versions_keep_their_values_types(new_key):

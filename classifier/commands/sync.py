@@ -25,11 +25,11 @@ def sync(
     """
     from classifier.tracking.delivery import deliver_waiting  # slow: mlflow
 
-    delivered, left = deliver_waiting(moved_from)
+    recorded, left = deliver_waiting(moved_from)
     if as_json:
-        print(json.dumps({"delivered": delivered, "waits": left}, indent=2))
+        print(json.dumps({"recorded": recorded, "not_recorded": left}, indent=2))
         sys.exit(1 if left else 0)
-    for line in delivered:
+    for line in recorded:
         print(f"recorded: {line}")
     if left:
         sys.exit("\n".join(f"not yet recorded in MLflow: {line}" for line in left))

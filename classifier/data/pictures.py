@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from io import BytesIO
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from classifier.data.preprocessing import Pixels
 from classifier.project.colours import FAINT, INK, MUTED
+from classifier.project.lettering import drawable, font_file
 
 TILE, GAP, MARGIN = 64, 4, 24  # pixels
 LABEL_WIDTH, TITLE_HEIGHT = 260, 72
@@ -93,17 +92,12 @@ def _png(picture: Image.Image) -> bytes:
 
 @cache
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships."""
-    matplotlib = find_spec("matplotlib")
-    assert matplotlib, "a dependency of this project"
-    assert matplotlib.origin, "it is a package"
-    folder = Path(matplotlib.origin).parent / "mpl-data/fonts/ttf"
-    return ImageFont.truetype(folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
+    return ImageFont.truetype(font_file(bold=bold), size)
 
 
 def _shortened(text: str, size: int, width: int) -> str:
     """The text, or its beginning and end with an ellipsis, in at most `width` pixels."""
-    font = _font(size, bold=True)
+    text, font = drawable(text), _font(size, bold=True)
     if font.getlength(text) <= width:
         return text
     kept = max(2, int(len(text) * width / font.getlength(text)) - 2)

@@ -35,10 +35,10 @@ class Report:
     excluded: Mapping[str, str]  # path -> reason
     drift: Drift | None
 
-    def write(self, folder: Path, title: str) -> dict[str, int]:
-        """Write the files below and return the metrics. Equal input gives equal bytes.
+    def write(self, folder: Path) -> dict[str, int]:
+        """Write the files below and return the summary. Equal input gives equal bytes.
 
-        - `metrics.json`: images, classes, excluded, exact_duplicates, near_duplicates, leaks (pairs in two splits)
+        - `summary.json`: images, classes, excluded, exact_duplicates, near_duplicates, leaks (pairs in two splits)
         - `classes.csv`: class, name, train, validation, test; the number of images per class
         - `sizes.csv`: width, height, images; of the original files, in pixels
         - `modes.csv`: mode, images; of the original files, in Pillow's terms
@@ -50,7 +50,7 @@ class Report:
         - `classes.png`: images of each class; `classes-2.png` and so on with more than 50 classes
         - `duplicates.png`: the pairs, those in two splits first
         """
-        metrics = {
+        summary = {
             "images": int(self.kept.sum()),
             "classes": len(self.collection.class_names),
             "excluded": len(self.excluded),
@@ -58,13 +58,13 @@ class Report:
             "near_duplicates": int((~self.duplicates.pairs.exact).sum()),
             "leaks": int(self.duplicates.crossing.sum()),
         }
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "summary.json", summary)
         write_problems(folder, self.problems)
         for name, header, rows in self._tables():
             write_csv(folder / name, header, rows)
-        for name, content in self._pictures(title):
+        for name, content in self._pictures():
             write_atomic(folder / name, content)
-        return metrics
+        return summary
 
     def _tables(self) -> Iterable[tuple[str, Sequence[str], Iterable[Sequence[Any]]]]:
         collection, originals = self.collection, self.collection.originals
@@ -108,7 +108,7 @@ class Report:
                 f"{pairs.correlation[number]:.4f}",
             )
 
-    def _pictures(self, title: str) -> Iterable[tuple[str, bytes]]:
+    def _pictures(self) -> Iterable[tuple[str, bytes]]:
         collection, pairs = self.collection, self.duplicates.pairs
         names = collection.class_names
         shown = TILES[len(names) <= SHEET_ROWS]
@@ -134,8 +134,10 @@ class Report:
         ]
         for start in range(0, len(rows), SHEET_ROWS):
             number = f"-{start // SHEET_ROWS + 1}" if start else ""
-            about = f"{title}: images of the training split"
-            yield f"classes{number}.png", contact_sheet(about, rows[start : start + SHEET_ROWS])
+            yield (
+                f"classes{number}.png",
+                contact_sheet("Images of the training split", rows[start : start + SHEET_ROWS]),
+            )
         yield "duplicates.png", self._couples(order, large)
 
     def _couples(self, order: np.ndarray, tiles: Mapping[int, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Pictures of images: the most confident mistakes, and what corruptions look like.
+"""Pictures of images: the misclassified ones, and what corruptions look like.
 
 All positions are in pixels of the figure, so that a pixel of a small image covers an integer number of them.
 """
@@ -44,34 +44,34 @@ def png_of(pixels: np.ndarray) -> bytes:
 
 
 @png
-def misclassified(images: np.ndarray, mistakes: pd.DataFrame, of: int, total: int) -> Figure:
-    """Show mistakes, each with its label, prediction, probability and path.
+def misclassified(images: np.ndarray, table: pd.DataFrame, of: int, total: int) -> Figure:
+    """Show misclassified images, each with its label, prediction, probability and path.
 
-    images: `(M, C, H, W) uint8` in 0..255, C 1 (gray) or 3 (RGB), a row of `tables.mistakes` each. of: number of all
-    mistakes, on `total` images. Without mistakes, the figure holds a line that says so.
+    images: `(M, C, H, W) uint8` in 0..255, C 1 (gray) or 3 (RGB), a row of `tables.misclassified` each. of: number of
+    all misclassified ones, of `total` images. Without any, the figure holds a line that says so.
     """
-    rows = mistakes.to_dict("records")
+    rows = table.to_dict("records")
     names = [(elided(str(row["label"])), elided(str(row["predicted"]))) for row in rows]
     longest = max((len(label) + len(predicted) + 3 for label, predicted in names), default=1)
     stacked = longest > 24  # the prediction stands below the label
     if stacked:
         longest = max(max(len(label), len(predicted) + 2) for label, predicted in names)
-    columns = max(6, round(len(mistakes) ** 0.5))
-    columns = -(-len(mistakes) // max(1, -(-len(mistakes) // columns))) or 1  # rows of equal length
+    columns = max(6, round(len(table) ** 0.5))
+    columns = -(-len(table) // max(1, -(-len(table) // columns))) or 1  # rows of equal length
     gap, margin, header = 24, 36, 108
     wanted = int(np.clip(longest * LETTER * 8, 160, 224))
     wanted = max(wanted, (NARROWEST - 2 * margin + gap) // columns - gap if columns > 1 else 480)
     tiles = [thumbnail(image, wanted) for image in images]
     side = max((max(tile.shape[:2]) for tile in tiles), default=0)
-    lines = [*([""] if stacked else []), "", *([""] if mistakes["path"].notna().any() else [])]
+    lines = [*([""] if stacked else []), "", *([""] if table["path"].notna().any() else [])]
     caption = 40 + 22 * len(lines)
     text_size = min(10.0, wanted / (longest * LETTER))
     width = max(2 * margin + columns * (side + gap) - gap, NARROWEST)
     step = (width - 2 * margin - side) // max(1, columns - 1)  # from tile to tile, so that they fill the width
-    height = header + -(-len(mistakes) // columns) * (side + caption) + 12
+    height = header + -(-len(table) // columns) * (side + caption) + 12
     figure, axes = _canvas(width, height)
-    axes.text(margin, 48, _mistakes_title(len(mistakes), of, total), size=12, weight="bold")
-    if len(mistakes):
+    axes.text(margin, 48, _title(len(table), of, total), size=12, weight="bold")
+    if len(table):
         axes.text(margin, 80, "label \u2192 prediction, and the probability the model gave it", size=9, color=MUTED)
     for place, (tile, (label, predicted), row) in enumerate(zip(tiles, names, rows, strict=True)):
         left = margin + place % columns * step
@@ -89,12 +89,12 @@ def misclassified(images: np.ndarray, mistakes: pd.DataFrame, of: int, total: in
     return figure
 
 
-def _mistakes_title(shown: int, mistakes: int, total: int) -> str:
-    if mistakes == 0:
+def _title(shown: int, wrong: int, total: int) -> str:
+    if wrong == 0:
         return f"None of {total:,} test images is misclassified"
-    if shown == mistakes:
-        return f"{mistakes:,} of {total:,} test images {'is' if mistakes == 1 else 'are'} misclassified"
-    return f"{shown} of {mistakes:,} misclassified images, those predicted with the highest probability"
+    if shown == wrong:
+        return f"{wrong:,} of {total:,} test images {'is' if wrong == 1 else 'are'} misclassified"
+    return f"{shown} of {wrong:,} misclassified images, those predicted with the highest probability"
 
 
 @png

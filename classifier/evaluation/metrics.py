@@ -179,8 +179,8 @@ def expected_calibration_error(bins: pd.DataFrame) -> float:
     return float((gap * bins["count"]).sum() / bins["count"].sum())
 
 
-def most_confident_mistakes(predictions: Predictions, count: int) -> np.ndarray:
+def most_confident_errors(predictions: Predictions, count: int) -> np.ndarray:
     """Indices of up to `count` misclassified images, by descending confidence, then by index."""
-    mistakes = np.flatnonzero(~predictions.right)
-    order = np.argsort(-predictions.top_probability[mistakes], kind="stable")
-    return mistakes[order][:count]
+    wrong = np.flatnonzero(~predictions.right)
+    order = np.argsort(-predictions.top_probability[wrong], kind="stable")
+    return wrong[order][:count]

@@ -16,6 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from classifier.evaluation.gallery import png_of, thumbnail
+from classifier.evaluation.robustness import of_kinds
 
 if TYPE_CHECKING:
     from classifier.evaluation.report import Evaluation
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 TEMPLATE = "page.html"  # beside this module
 CLASSES = 60  # listed one by one; of more the weakest half of them
 CONFUSIONS = 15
-MISTAKES = 100
+MISCLASSIFIED = 100
 SIDE = 128  # pixels of an image
 
 
@@ -32,10 +33,10 @@ def page(
     metrics: Mapping[str, float],
     tables: Mapping[str, pd.DataFrame],
     pictures: Mapping[str, bytes],
-    mistaken: np.ndarray,
+    images: np.ndarray,
     evaluation: Evaluation,
 ) -> str:
-    """The document. tables, pictures: by the name of their file. mistaken: the images of mistakes.csv."""
+    """The document. tables, pictures: by the name of their file. images: those of misclassified.csv."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -44,7 +45,7 @@ def page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": _percent, "count": "{:,}".format, "picture": _picture}
+    environment.filters |= {"percent": _percent, "count": "{:,}".format, "picture": _picture, "size": "{:,.3g}".format}
     per_class = tables["per_class.csv"]
     listed = per_class
     if len(per_class) > CLASSES:
@@ -63,12 +64,14 @@ def page(
         per_class=_records(listed),
         confusions=_records(tables["confusions.csv"].head(CONFUSIONS)),
         pairs=len(tables["confusions.csv"]),
-        mistakes=[
+        misclassified=[
             row | {"image": png_of(thumbnail(image, SIDE))}
-            for row, image in zip(_records(tables["mistakes.csv"].head(MISTAKES)), mistaken, strict=False)
+            for row, image in zip(_records(tables["misclassified.csv"].head(MISCLASSIFIED)), images, strict=False)
         ],
         wrong=int((~evaluation.predictions.right).sum()),
         robustness={kind: _records(rows) for kind, rows in tables["robustness.csv"].groupby("corruption", sort=False)},
+        means=of_kinds(tables["robustness.csv"]),
+        layers=evaluation.layers,
         by_class=[
             {"name": name, **{split: counts[number] for split, counts in evaluation.data.counts.items()}}
             for number, name in enumerate(evaluation.data.class_names[:CLASSES])

@@ -25,7 +25,9 @@ class Evaluation:
 
     data: DatasetMeta
     model: ModelMeta
-    parameters: int  # of the network
+    dataset: str  # its name for people
+    costs: Mapping[str, int]  # of the network (`classifier.training.report.COSTS`)
+    layers: Sequence[Mapping[str, str]]  # rows of reports/train/layers.csv
     histories: Mapping[int, pd.DataFrame]  # by seed (`reports/train/history.csv`), with that of `model.seed`
     test: Split
     predictions: Predictions  # of the model for the test split
@@ -41,41 +43,40 @@ def write_evaluation(
 ) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
     """Write the files below and return the metrics, then the metrics of each seed. Equal input gives equal bytes.
 
-    - `metrics.json`, under MLflow's names, which begin with `test/`: those of `metrics.evaluate`; where there is a
-      validation split, temperature (`classifier.evaluation.temperature`) and scaled_calibration_error, at that
-      temperature; those of `robustness.metrics`; with several seeds also accuracy_mean, accuracy_std and the mean's
-      95% interval accuracy_mean_low, accuracy_mean_high
+    - `metrics.json`, under MLflow's names, which begin with `test/`: those of `metrics.evaluate`; those of
+      `robustness.metrics`; with several seeds also accuracy_mean, accuracy_std and the mean's 95% interval
+      accuracy_mean_low, accuracy_mean_high
     - `summary.json`: what the metrics belong to: dataset, classes, images per split, confidence (of all intervals),
-      network, pretrained, parameters, seed, and the SHA-256 of the weights and of the data's splits
+      network, pretrained, the network's costs, seed, the SHA-256 of the weights and of the data's splits; temperature
+      (`classifier.evaluation.temperature`) and scaled_calibration_error, at that temperature, null without a
+      validation split
     - `report.html`: everything on one page, which needs no other file (`classifier.evaluation.page`)
-    - `per_class.csv`, `confusion.csv`, `confusions.csv`, `mistakes.csv`, `predictions.parquet`:
+    - `per_class.csv`, `confusion.csv`, `confusions.csv`, `misclassified.csv`, `predictions.parquet`:
       see `classifier.evaluation.tables`
     - `calibration.csv`: low, high, count, confidence, accuracy; and scaled_count, scaled_confidence, scaled_accuracy at
       the temperature. One row per bin; fields are empty in an empty bin, and the last three without a temperature
     - `robustness.csv`: corruption, strength, images, accuracy, accuracy_low, accuracy_high; a row for each strength
-    - `misclassified.png` (the most confident mistakes), `robustness.png`, `confusion.png`, `calibration.png`, and
-      `curves.png` (the training)
+    - `misclassified.png` (those with the highest probability), `robustness.png`, `confusion.png`, `calibration.png`,
+      and `curves.png` (the training)
     - `replicas.csv`, with several seeds only: seed and its metrics; one row per seed
     """
     predictions, of_seeds = evaluation.predictions, _of_seeds(evaluation, params)
     found = metrics.evaluate(predictions, params.confidence, params.calibration_bins)
-    bins, scaled_bins, temperature = metrics.calibration(predictions, params.calibration_bins), None, None
+    bins, scaled_bins = metrics.calibration(predictions, params.calibration_bins), None
+    temperature, error = None, None
     if evaluation.validation is not None:
         temperature = fit_temperature(evaluation.validation)
         scaled_bins = metrics.calibration(scaled(predictions, temperature), params.calibration_bins)
         error = metrics.expected_calibration_error(scaled_bins)
-        found |= {"temperature": temperature, "scaled_calibration_error": error}
     corrupted = robustness.table(params.corruptions, evaluation.right, params.confidence)
     found |= robustness.metrics(corrupted) | _over_seeds(of_seeds)
-    mistakes = tables.mistakes(predictions, params.mistakes, evaluation.paths)
-    mistaken = evaluation.test.take(mistakes["index"].to_numpy())
+    wrong = tables.misclassified(predictions, params.misclassified, evaluation.paths)
+    images = evaluation.test.take(wrong["index"].to_numpy())
     pictures = {
         "curves.png": figures.curves(evaluation.histories, evaluation.model.seed),
         "confusion.png": figures.confusion(predictions),
         "calibration.png": figures.calibration(bins, scaled_bins, temperature),
-        "misclassified.png": gallery.misclassified(
-            mistaken, mistakes, int((~predictions.right).sum()), len(predictions)
-        ),
+        "misclassified.png": gallery.misclassified(images, wrong, int((~predictions.right).sum()), len(predictions)),
         "robustness.png": gallery.robustness(corrupted, found["accuracy"], evaluation.test.take(np.array([0]))[0]),
     }
     written = {
@@ -83,13 +84,13 @@ def write_evaluation(
         "confusion.csv": tables.confusion(predictions),
         "confusions.csv": tables.confusions(predictions),
         "calibration.csv": _side_by_side(bins, scaled_bins),
-        "mistakes.csv": mistakes,
+        "misclassified.csv": wrong,
         "robustness.csv": corrupted,
     }
     if of_seeds:
         written["replicas.csv"] = pd.DataFrame([{"seed": seed} | values for seed, values in of_seeds.items()])
-    summary = _summary(evaluation, params)
-    html = page.page(summary, found, written, pictures, mistaken, evaluation)
+    summary = _summary(evaluation, params) | {"temperature": temperature, "scaled_calibration_error": error}
+    html = page.page(summary, found, written, pictures, images, evaluation)
     with replacing(folder) as new:
         write_json(new / "metrics.json", {f"test/{name}": value for name, value in found.items()})
         write_json(new / "summary.json", summary)
@@ -126,13 +127,13 @@ def _side_by_side(bins: pd.DataFrame, scaled_bins: pd.DataFrame | None) -> pd.Da
 def _summary(evaluation: Evaluation, params: EvaluateParams) -> dict[str, object]:
     data, model = evaluation.data, evaluation.model
     return {
-        "dataset": data.name,
+        "dataset": evaluation.dataset,
         "classes": len(data.class_names),
         "images": {split: sum(counts) for split, counts in data.counts.items()},
         "confidence": params.confidence,
         "network": model.architecture,
         "pretrained": model.pretrained,
-        "parameters": evaluation.parameters,
+        **evaluation.costs,
         "seed": model.seed,
         "weights_sha256": model.weights_sha256,
         "data_sha256": data.sha256,

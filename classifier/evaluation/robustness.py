@@ -33,10 +33,11 @@ def table(kinds: Sequence[str], right: np.ndarray, confidence: float) -> pd.Data
 
 
 def metrics(table: pd.DataFrame) -> dict[str, float]:
-    """The mean accuracy over the strengths of each kind, and over all kinds where all were measured.
+    """The mean accuracy over all kinds and strengths, if all were measured: it always means the same."""
+    means = list(of_kinds(table).values())
+    return {"corrupted_accuracy": sum(means) / len(means)} if len(means) == len(KINDS) else {}
 
-    The latter is comparable between runs because it always means the same.
-    """
-    means = {str(kind): float(rows["accuracy"].mean()) for kind, rows in table.groupby("corruption", sort=False)}
-    named = {f"corrupted_accuracy_{kind}": mean for kind, mean in means.items()}
-    return named | ({"corrupted_accuracy": sum(means.values()) / len(means)} if len(means) == len(KINDS) else {})
+
+def of_kinds(table: pd.DataFrame) -> dict[str, float]:
+    """The mean accuracy over the strengths of each kind."""
+    return {str(kind): float(rows["accuracy"].mean()) for kind, rows in table.groupby("corruption", sort=False)}

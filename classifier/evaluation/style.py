@@ -15,6 +15,7 @@ from matplotlib import colormaps, style
 from matplotlib.figure import Figure
 
 from classifier.project import colours
+from classifier.project.lettering import drawable
 
 DPI = 150
 INK, MUTED, FAINT = colours.INK, colours.MUTED, colours.FAINT
@@ -53,7 +54,7 @@ def png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
         with style.context(["default", STYLE]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a text that was not elided
             file = io.BytesIO()
             draw(*args, **kwargs).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
         return file.getvalue()
@@ -62,6 +63,6 @@ def png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
 
 
 def elided(name: str, longest: int = LONGEST) -> str:
-    """A name in one line; of a longer one the end, which tells nested classes and files apart."""
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    """A name in one line that can be drawn; of a longer one the end, which tells nested classes and files apart."""
+    line = drawable("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name))
     return line if len(line) <= longest else f"\N{HORIZONTAL ELLIPSIS}{line[1 - longest :]}"

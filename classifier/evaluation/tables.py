@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from classifier.evaluation.metrics import Predictions, exp, most_confident_mistakes, wilson_interval
+from classifier.evaluation.metrics import Predictions, exp, most_confident_errors, wilson_interval
 
 WHOLE = 50  # classes of which the confusion matrix is legible, and listed with its zeros
 
@@ -79,7 +79,7 @@ def _named(predictions: Predictions, pairs: np.ndarray) -> pd.DataFrame:
 def prediction_table(predictions: Predictions, paths: Sequence[str] | None = None) -> pd.DataFrame:
     """One row per image: index (in the split), path, label, predicted, p_0 .. p_<K-1> (float32, one per class).
 
-    path: as the data set names the image; missing for data sets whose images are no files.
+    path: as the data set names the image; missing for data sets whose images are not files.
     """
     table = pd.DataFrame(
         {
@@ -95,12 +95,12 @@ def prediction_table(predictions: Predictions, paths: Sequence[str] | None = Non
     return table.join(pd.DataFrame(columns))
 
 
-def mistakes(predictions: Predictions, count: int, paths: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per image of `most_confident_mistakes`.
+def misclassified(predictions: Predictions, count: int, paths: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per image of `most_confident_errors`.
 
     Columns: index (in the split), path (as in `prediction_table`), label, predicted (names), probability.
     """
-    shown, names = most_confident_mistakes(predictions, count), np.array(predictions.class_names, dtype=object)
+    shown, names = most_confident_errors(predictions, count), np.array(predictions.class_names, dtype=object)
     return pd.DataFrame(
         {
             "index": shown,

@@ -23,7 +23,7 @@ def check_network(classifier: Classifier, spec: NetworkSpec) -> None:
     """Raises UserError unless the network can be trained, saved, and trained again with the same result."""
     network, name = classifier.network, spec.architecture
     if other := [key for key, value in network.state_dict().items() if not isinstance(value, Tensor)]:
-        raise UserError(f"the network {name} keeps {other[0]}, which is no tensor: make it a buffer")
+        raise UserError(f"the network {name} keeps {other[0]}, which is not a tensor: make it a buffer")
     if other := [f"{key} {each.dtype}" for key, each in network.named_parameters() if each.dtype != torch.float32]:
         raise UserError(f"the network {name} has the parameter {other[0]}: allowed is torch.float32")
     logits = _logits(classifier, spec)

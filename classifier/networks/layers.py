@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
@@ -42,9 +42,8 @@ class Costs:
     weights_bytes: int  # of parameters and buffers
     activations_bytes: int  # kept for the backward pass, for one image
 
-    def metrics(self) -> dict[str, int]:
-        names = ("parameters", "multiply_adds", "weights_bytes", "activations_bytes")
-        return {name: getattr(self, name) for name in names}
+    def summary(self) -> dict[str, int]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layers"}
 
     def table(self) -> bytes:
         """The layers as CSV."""

@@ -99,7 +99,7 @@ def plain_tensors(content: bytes, name: str) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not found:
         raise UserError(f"{name} holds {type(found).__name__}: allowed is a state_dict, tensors by name")
     if wrong := [key for key, value in found.items() if not isinstance(key, str) or not isinstance(value, Tensor)]:
-        raise UserError(f"{name} holds {wrong[0]!r:.80} that is no tensor: allowed is a state_dict, tensors by name")
+        raise UserError(f"{name} holds {wrong[0]!r:.80} that is not a tensor: allowed is a state_dict, tensors by name")
     return found
 
 

@@ -11,6 +11,7 @@ from classifier.project.ownership import is_running, mark
 from classifier.recording.store import shown_uri
 
 UI = Path(".pipeline/ui")  # in the project's root: the mark of the process that is the UI, and its address
+WORKFLOW = "workflowType=machine_learning"  # MLflow's menu for training, not that for language models
 
 
 def run_path(experiment: str, run: str) -> str:
@@ -21,7 +22,7 @@ def run_path(experiment: str, run: str) -> str:
 def page_of(experiment: str, run: str) -> str:
     """Where to look at a run: its whole address if a server or a UI shows it, else how to get there."""
     if base := ui_address():
-        return f"{base}/{run_path(experiment, run)}"
+        return f"{base}/{run_path(experiment, run)}?{WORKFLOW}"
     return f"make ui, then {run_path(experiment, run)}"
 
 

@@ -51,7 +51,7 @@ from classifier.recording.tags import (
 from classifier.repository.code import GitState, git_state
 from classifier.repository.lockfile import hash_of, hash_told_by
 from classifier.training.history import HistoryRow, kept_row, read_history
-from classifier.training.report import read_histories, summary_metrics
+from classifier.training.report import read_costs, read_histories, summary_metrics
 
 if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
     from classifier.networks.model_dir import ModelMeta
@@ -68,7 +68,6 @@ ROW_METRICS = {  # history.csv's column -> MLflow's name
     "validation_accuracy": "validation/accuracy",
 }
 RATE = "train/learning_rate"
-COSTS = ("parameters", "multiply_adds", "weights_bytes", "activations_bytes")  # of reports/train/metrics.json
 SECONDS = "train/seconds"  # of training (`HistoryRow.seconds` of `classifier.training.history`)
 
 
@@ -169,13 +168,15 @@ class Recording:
         digest = known or hash_of(folder)  # of what the stage reads, which may differ from dvc.lock
         sizes = {split: sum(counts) for split, counts in meta.counts.items()}
         source, profile = json.dumps({"url": meta.source}), json.dumps(sizes)
-        self.journal.append("data", name=meta.name, digest=digest, source=source, profile=profile, restored=restored)
+        self.journal.append(
+            "data", name=self.params.download.name, digest=digest, source=source, profile=profile, restored=restored
+        )
         tags = {DATA_TAG: digest, TEST_TAG: meta.sha256["test"]}
         self.journal.append("tags", tags=tags, restored=restored)
 
     def log_data_report(self, folder: Path, *, restored: bool = False) -> None:
         """Record `reports/data/`, what the stage normalize found in the images, if it exists."""
-        if not (folder / "metrics.json").is_file():
+        if not (folder / "classes.csv").is_file():
             return
         self.journal.keep(folder, "data")
         self.journal.append("files", path="data", restored=restored)
@@ -260,9 +261,7 @@ class Recording:
             self._log_row(seed, row, None, restored)
 
     def _log_costs(self, reports: Path, restored: bool) -> None:
-        """What the network costs; reports of earlier versions have the number of parameters alone."""
-        found = json.loads((reports / "metrics.json").read_bytes())
-        values = {f"network/{name}": float(found[name]) for name in COSTS if name in found}
+        values = {f"network/{name}": float(value) for name, value in read_costs(reports).items()}
         self.journal.append("metrics", seed=None, step=0, values=values, restored=restored)
 
     def log_evaluation(
@@ -304,7 +303,7 @@ class Recording:
                 break
             if not told and time.monotonic() - begin > TELLING_S:
                 told = True
-                print(f"{self.stage}: done, MLflow still takes its files", file=sys.stderr, flush=True)
+                print(f"{self.stage}: done; MLflow is still storing its files", file=sys.stderr, flush=True)
             if progress.stalled_s() > deliverer.PATIENCE_S:
                 self.recorder.kill()
                 self.recorder.wait()

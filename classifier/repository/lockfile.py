@@ -19,7 +19,7 @@ from classifier.repository.dvc import cache, listing_in
 
 LOCK = Path("dvc.lock")
 RESOLVE = f"git checkout --ours {LOCK} (or --theirs), git add {LOCK}, then dvc repro"
-CORRUPT = (YAMLError, KeyError, TypeError, AttributeError)  # what a file raises that is no dvc.lock
+CORRUPT = (YAMLError, KeyError, TypeError, AttributeError)  # what a file raises that is not a dvc.lock
 IGNORED = "__pycache__"  # by .dvcignore
 
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from classifier.evaluation.figures import DECADE
-from classifier.evaluation.style import BLUE, DPI, GREEN, INK, MUTED, ORANGE, png
+from classifier.evaluation.style import BLUE, DPI, GREEN, INK, MUTED, ORANGE, elided, png
 
 COLORS = [BLUE, ORANGE, GREEN, "#8a5bb0", "#c2504d", "#7d6b57", "#c77fb4", INK]
 PANELS = {  # MLflow's name -> the panel's title
@@ -82,6 +82,7 @@ def disagreements(
     title = f"{total:,} images on which the runs disagree" if total != 1 else "The image on which the runs disagree"
     shown = f", the {len(table)} with the highest probabilities" if len(table) < total else ""
     axes.text(margin, 46, title + shown, size=12, weight="bold")
+    names = [elided(name) for name in class_names]
     axes.text(margin, 76, "predictions in this order: " + ", ".join(runs), size=8, color=MUTED)
     for place, (image, row) in enumerate(zip(images, table.to_dict("records"), strict=True)):
         left = margin + place % columns * (SIZE + gap)
@@ -90,11 +91,11 @@ def disagreements(
             image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255, interpolation="nearest",
             extent=(left, left + SIZE, top + SIZE, top),
         )  # fmt: skip
-        label = f"{class_names[row['label']]}  ({row['index']})"
+        label = f"{names[row['label']]}  ({row['index']})"
         axes.text(left + SIZE / 2, top + SIZE + 22, label, size=8, weight="bold", ha="center")
         for number in range(len(runs)):
             predicted = row[f"predicted_{number}"]
-            said = f"{class_names[predicted]}  {row[f'probability_{number}']:.0%}"
+            said = f"{names[predicted]}  {row[f'probability_{number}']:.0%}"
             color = GREEN if predicted == row["label"] else ORANGE
             axes.text(left + SIZE / 2, top + SIZE + 22 + line * (number + 1), said, size=8, color=color, ha="center")
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")  # last, for imshow sets them too

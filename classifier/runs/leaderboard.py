@@ -282,10 +282,10 @@ def _counted(entries: Sequence[Entry]) -> list[Entry]:
     """With the network's parameters."""
 
     def count(entry: Entry) -> int | None:
-        try:
-            return int(json.loads(artifact(entry.artifact_uri, "train/metrics.json"))["parameters"])
-        except (OSError, ValueError, KeyError):  # runs of versions that did not record it
-            return None
+        for name in ("train/summary.json", "train/metrics.json"):  # where earlier versions recorded it, if at all
+            with suppress(OSError, ValueError, KeyError):
+                return int(json.loads(artifact(entry.artifact_uri, name))["parameters"])
+        return None
 
     with ThreadPoolExecutor(READERS) as pool:
         counts = pool.map(count, entries)

@@ -49,7 +49,7 @@ def logged_model(reference: str, experiment: str) -> LoggedModel:
     """The logged model of a run or of a registered version."""
     if not reference.startswith("models:/"):
         if "/" in reference:
-            raise UserError(f"{reference} is no model directory: dvc repro trains a model into {DIRECTORY}")
+            raise UserError(f"{reference} is not a model directory: dvc repro trains a model into {DIRECTORY}")
         run = newest_run(experiment) if reference == LATEST else find_run(reference)
         if (found := model_of(run)) is None:
             raise UserError(f"run {run.info.run_id} has no model in MLflow, or it was deleted there")
@@ -69,7 +69,7 @@ def logged_model(reference: str, experiment: str) -> LoggedModel:
         if name.endswith("@champion") and "not found" in str(error):
             raise UserError(f"there is no {reference} yet: classifier promote latest") from None
         reason = "" if isinstance(error, TypeError) else f" ({str(error).splitlines()[0][:200]})"
-        raise UserError(f"{reference} is no model{reason}: allowed is {FORMS}") from None
+        raise UserError(f"{reference} is not a model{reason}: allowed is {FORMS}") from None
 
 
 def newest_run(experiment: str) -> Run:

@@ -197,7 +197,7 @@ def _problem_of(path: str, size: int) -> str | None:
     if not path.isprintable() and readable(path) != path:
         return "has a name that is not UTF-8"
     if "\\" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
-        return "has a name that is no path within the archive"
+        return "has a name that is not a path within the archive"
     if size > LARGEST_IMAGE:
         return f"has {size:,} bytes: allowed are {LARGEST_IMAGE:,}"
     return None

@@ -58,7 +58,7 @@ def _problem_of(entry: os.DirEntry[str]) -> str | None:
         return None
     if entry.is_symlink():
         return LINKED if entry.is_dir() else "is a symbolic link to nothing that can be read"
-    return "is no regular file"
+    return "is not a regular file"
 
 
 class Folder:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from mlflow.entities import Run
 
 from classifier.data.dataset import SPLITS
-from classifier.params import upgraded
+from classifier.params import data_name, upgraded
 from classifier.recording.pages import run_path
 from classifier.recording.tags import (
     COMMIT_TAG,
@@ -29,9 +28,8 @@ ACCURACY = ("test/accuracy_mean", "test/accuracy")  # the mean over the seeds wh
 def subject_of(run: Run) -> str:
     """The data set and the network: `digits lenet5`."""
     params = upgraded(run.data.params)
-    dataset = params.get("download.dataset", "")
-    if dataset == "folder":
-        dataset = Path(params.get("download.folder", dataset)).name
+    dataset, folder, address = (params.get(f"download.{name}", "") for name in ("dataset", "folder", "address"))
+    dataset = data_name(dataset, folder, address if address != "None" else None)
     return f"{dataset} {params.get('train.network', 'lenet5')}"
 
 
@@ -50,7 +48,7 @@ def description_of(run: Run) -> str:
 
 def _story(run: Run) -> str:
     params, metrics = upgraded(run.data.params), run.data.metrics
-    dataset, network = subject_of(run).split(" ", 1)
+    dataset, network = subject_of(run).rsplit(" ", 1)
     epochs, seeds, seed = (params.get(f"train.{name}", "?") for name in ("epochs", "seeds", "seed"))
     who = f"seed {seed}" if seeds == "1" else f"{seeds} seeds from {seed}"
     told = f"**{network}** trained on **{dataset}** for {epochs} epochs, {who}."

@@ -13,6 +13,7 @@ import mlflow
 from mlflow.entities import Run
 
 from classifier.params import upgraded
+from classifier.recording.pages import WORKFLOW
 
 KEY = "classifier"  # of the view
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -33,7 +34,7 @@ METRICS = ("test/accuracy", "validation/accuracy", "train/seconds")  # columns o
 
 def page(experiment: str) -> str:
     """The page with this view, below the UI's address."""
-    wanted = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={KEY}"
+    wanted = f"{WORKFLOW}&compareRunsMode=CHART&viewStateShareKey={KEY}"
     return f"#/experiments/{experiment}/runs?{wanted}"
 
 

@@ -99,7 +99,7 @@ class Console(AbstractContextManager["Console"]):
         """The line of an epoch that stays on a terminal, at most 80 characters."""
         epochs = self.params.epochs
         epoch = f"epoch {row.epoch:{len(str(epochs))}}/{epochs}"
-        return f"{epoch}  {_results(row, loss)}  rate {row.learning_rate:.3g}  {self._speed()[1]:,.0f} images/s"
+        return f"{epoch}  {_results(row, loss)}  rate {row.learning_rate:<8.3g}  {self._speed()[1]:,.0f} images/s"
 
     def _progress(self) -> str:
         """The live line."""

@@ -2,8 +2,9 @@
 
 - `history.csv`: the model's history (`classifier.training.history`)
 - `layers.csv`: the network's layers and what each costs (`classifier.networks.layers`)
-- `metrics.json`: the values of the epoch whose weights are kept, under MLflow's names, and the network's costs; no
-  times, which would differ from run to run
+- `metrics.json`: the values of the epoch whose weights are kept, under MLflow's names; no times, which would differ
+  from run to run
+- `summary.json`: the network's costs (`COSTS`), and kept_epoch, whose weights the model has
 - `augmented.png`: the first images as they are trained (`classifier.training.picture`), unless nothing is augmented
 - where several seeds were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
   `replicas/seed-<seed>.csv`: the history of each seed
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +33,7 @@ if TYPE_CHECKING:  # torch, which takes 2 s to import, is not needed here
     from classifier.networks.layers import Costs
 
 MANIFEST = "manifest.json"
+COSTS = ("parameters", "multiply_adds", "weights_bytes", "activations_bytes")
 
 SUMMARIZED = ["train_loss", "validation_loss", "validation_accuracy"]
 
@@ -60,7 +63,8 @@ def write_training(
     with replacing(folder, "replicas") as new:
         write_history(new / "history.csv", rows)
         write_atomic(new / "layers.csv", costs.table())
-        write_json(new / "metrics.json", _summary(rows, keep) | costs.metrics() | summary_metrics(histories, keep))
+        write_json(new / "metrics.json", _metrics(rows, keep) | summary_metrics(histories, keep))
+        write_json(new / "summary.json", costs.summary() | {"kept_epoch": kept_row(rows, keep).epoch})
         if picture:
             write_atomic(new / "augmented.png", picture)
         if len(histories) > 1:
@@ -85,6 +89,19 @@ def verify_training(folder: Path) -> None:
             raise FileNotFoundError(f"{path} does not exist: run dvc repro train") from None
         if found != known:
             raise UserError(f"{path} has SHA-256 {found}, {MANIFEST} says {known}: run dvc repro -f train")
+
+
+def read_costs(folder: Path) -> dict[str, int]:
+    """What the network costs; earlier versions wrote it among the metrics, the first ones the parameters alone."""
+    path = folder / "summary.json"
+    found = json.loads((path if path.exists() else folder / "metrics.json").read_bytes())
+    return {name: int(found[name]) for name in COSTS if name in found}
+
+
+def read_layers(folder: Path) -> list[dict[str, str]]:
+    """The rows of layers.csv."""
+    with (folder / "layers.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def read_histories(folder: Path, seeds: list[int]) -> dict[int, list[HistoryRow]]:
@@ -114,10 +131,9 @@ def _of_seed(folder: Path, seed: int) -> Path:
     return folder / "replicas" / f"seed-{seed}.csv"
 
 
-def _summary(rows: list[HistoryRow], keep: str) -> dict[str, int | float | None]:
+def _metrics(rows: list[HistoryRow], keep: str) -> dict[str, float | None]:
     kept = kept_row(rows, keep)
     return {
         "train/running_loss": next(row.running_loss for row in reversed(rows) if row.running_loss is not None),
         **{named(column): getattr(kept, column) for column in SUMMARIZED},
-        **({} if keep == "last" else {"kept_epoch": kept.epoch}),
     }

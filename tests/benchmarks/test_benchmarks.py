@@ -148,7 +148,7 @@ def test_copied_runs_have_code_and_predictions_of_their_own(workspace: Path) -> 
     numbers = {name: np.arange(57) % limit for name, limit in (("index", 57), ("label", 10), ("predicted", 10))}
     pd.DataFrame(numbers | columns).to_parquet(pipeline.reports / "predictions.parquet", index=False)
     (pipeline.reports / "per_class.csv").write_text("name\n" + "\n".join("abcdefghij"))
-    (pipeline.training / "metrics.json").write_text('{"parameters": 61706}')
+    (pipeline.training / "summary.json").write_text('{"parameters": 61706}')
     pipeline.train()
     run = pipeline.evaluate()
     (Path(unquote(urlparse(get_run(run).info.artifact_uri).path)) / "code/environment.json").write_text(

@@ -139,8 +139,8 @@ def test_the_model_of_a_run_is_that_of_the_workspace(cli, served):
         assert cli("good", "--json", "--model", reference)[1] == expected, reference
     for reference, reason in {
         "models:/none@champion": "^there is no models:/none@champion yet: classifier promote latest$",
-        "models:/none/1": r"^models:/none/1 is no model .*: allowed is a model directory, a run's id",
-        "models/none": "^models/none is no model directory: dvc repro trains a model into models/classifier$",
+        "models:/none/1": r"^models:/none/1 is not a model .*: allowed is a model directory, a run's id",
+        "models/none": "^models/none is not a model directory: dvc repro trains a model into models/classifier$",
     }.items():
         with pytest.raises(UserError, match=reason):
             cli("good", "--model", reference)

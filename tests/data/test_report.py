@@ -42,8 +42,8 @@ def report(classes: int, per_class: int = 3, **values) -> Report:
 def test_the_tables_hold_what_is_kept(tmp_path):
     kept = np.ones(12, bool)
     kept[5] = False
-    metrics = report(4, kept=kept, problems={"é,\n.png": "damaged"}, excluded={"a": "b"}).write(tmp_path, "tiny")
-    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    metrics = report(4, kept=kept, problems={"é,\n.png": "damaged"}, excluded={"a": "b"}).write(tmp_path)
+    assert metrics == json.loads((tmp_path / "summary.json").read_text())
     assert (metrics["images"], metrics["classes"], metrics["excluded"], metrics["leaks"]) == (11, 4, 1, 1)
     classes = pd.read_csv(tmp_path / "classes.csv")
     assert classes[["train", "validation", "test"]].values.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
@@ -57,7 +57,7 @@ def test_the_tables_hold_what_is_kept(tmp_path):
 
 @pytest.mark.parametrize(("classes", "pages"), [(2, 1), (50, 1), (51, 2), (120, 3)])
 def test_a_sheet_has_fifty_classes_at_most(tmp_path, classes, pages):
-    report(classes).write(tmp_path, "tiny")
+    report(classes).write(tmp_path)
     sheets = sorted(path.name for path in tmp_path.glob("classes*.png"))
     assert sheets == sorted(["classes.png", *(f"classes-{page}.png" for page in range(2, pages + 1))])
 
@@ -65,7 +65,7 @@ def test_a_sheet_has_fifty_classes_at_most(tmp_path, classes, pages):
 def test_equal_data_give_equal_bytes(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        report(3).write(tmp_path / name, "tiny")
+        report(3).write(tmp_path / name)
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
 

@@ -13,7 +13,7 @@ from classifier.evaluation.metrics import Predictions
 from classifier.evaluation.report import Evaluation
 from classifier.networks.model_dir import ModelMeta
 from classifier.params import EvaluateParams
-from tests.samples import dataset_meta, file_params
+from tests.samples import COSTS, dataset_meta, file_params
 
 
 def predictions_of(
@@ -90,7 +90,11 @@ def evaluation_of(predictions: Predictions, channels: int = 1, size: int = 32, *
     known: dict[str, Any] = {
         "data": data,
         "model": model,
-        "parameters": 61706,
+        "dataset": data.name,
+        "costs": COSTS.summary(),
+        "layers": [
+            {"layer": "conv1", "kind": "Conv2d", "output": "6x28x28", "parameters": "156", "multiply_adds": "117600"}
+        ],
         "histories": {0: history()},
         "test": Split(images_of(len(predictions), channels, size), predictions.labels),
         "predictions": predictions,
@@ -99,5 +103,5 @@ def evaluation_of(predictions: Predictions, channels: int = 1, size: int = 32, *
 
 
 def params(**values: Any) -> EvaluateParams:
-    known = {"calibration_bins": 10, "mistakes": 4, "corruptions": []}
+    known = {"calibration_bins": 10, "misclassified": 4, "corruptions": []}
     return EvaluateParams.model_validate(file_params().evaluate.model_dump() | known | values)

@@ -9,11 +9,10 @@ import pytest
 from matplotlib import rc_context
 from PIL import Image
 
-from classifier.evaluation import figures, gallery, robustness
+from classifier.evaluation import figures, gallery, robustness, tables
 from classifier.evaluation.corruptions import KINDS
 from classifier.evaluation.metrics import calibration
 from classifier.evaluation.style import SHARES, elided
-from classifier.evaluation.tables import mistakes
 from tests.evaluation.samples import history, images_of, noisy_predictions, predictions_of
 from tests.processes import run_without
 
@@ -51,7 +50,7 @@ def misclassified(
 ) -> bytes:
     """The gallery of a test split whose first `wrong` images are mistaken for the class after theirs."""
     predictions = predictions_of(np.arange(len(images)) % 2, names, wrong=range(wrong))
-    table = mistakes(predictions, limit, paths)
+    table = tables.misclassified(predictions, limit, paths)
     return gallery.misclassified(images[table["index"]], table, wrong, len(images))
 
 
@@ -133,6 +132,12 @@ def test_an_elided_name_keeps_its_end_and_is_one_line() -> None:
     assert elided("animals/mammals/cat", 8) == "\u2026als/cat"
     assert len(elided("x" * 99)) == 22
     assert elided("a\nb\x1b") == "a\ufffdb\ufffd"
+
+
+def test_letters_that_the_font_lacks_are_escaped_so_that_names_stay_different() -> None:
+    assert elided("größe/кот/γάτα") == "größe/кот/γάτα"
+    assert elided("\u732b") == r"\u732b"
+    assert elided("\u72ac-\U0001f436") == r"\u72ac-\U0001f436"
 
 
 def test_misclassified_refuses_channels_that_no_picture_has() -> None:

@@ -17,12 +17,12 @@ from classifier.evaluation.metrics import (
     evaluate,
     exp,
     expected_calibration_error,
-    most_confident_mistakes,
+    most_confident_errors,
     roc_areas,
     top_hits,
     wilson_interval,
 )
-from classifier.evaluation.tables import confusion, confusions, mistakes, per_class, prediction_table
+from classifier.evaluation.tables import confusion, confusions, misclassified, per_class, prediction_table
 from tests.evaluation.samples import noisy_predictions, predictions_of
 
 NAMES = ["zero", "one", "two"]
@@ -251,18 +251,18 @@ def test_prediction_table_has_a_row_per_image() -> None:
 def test_images_are_named_by_their_paths() -> None:
     paths = [f"test/zero/{number}.jpg" for number in range(4)]
     assert prediction_table(small(), paths)["path"].tolist() == paths
-    table = mistakes(small(), 10, paths)
+    table = misclassified(small(), 10, paths)
     assert table.values.tolist() == [[1, "test/zero/1.jpg", "zero", "one", 0.75]]
-    assert mistakes(small(), 10)["path"].isna().tolist() == [True]
+    assert misclassified(small(), 10)["path"].isna().tolist() == [True]
 
 
-def test_most_confident_mistakes_come_first_and_ties_by_index() -> None:
+def test_most_confident_errors_come_first_and_ties_by_index() -> None:
     predictions = confident([False, True, False, False, False], [0.6, 0.99, 0.9, 0.6, 0.7])
-    assert most_confident_mistakes(predictions, 10).tolist() == [2, 4, 0, 3]
-    assert most_confident_mistakes(predictions, 3).tolist() == [2, 4, 0]
-    assert most_confident_mistakes(confident([True], [0.6]), 3).tolist() == []
+    assert most_confident_errors(predictions, 10).tolist() == [2, 4, 0, 3]
+    assert most_confident_errors(predictions, 3).tolist() == [2, 4, 0]
+    assert most_confident_errors(confident([True], [0.6]), 3).tolist() == []
     many = confident([False] * 1000, [0.6, 0.7] * 500)  # enough for a sort that is not stable to show it
-    assert most_confident_mistakes(many, 1000).tolist() == [*range(1, 1000, 2), *range(0, 1000, 2)]
+    assert most_confident_errors(many, 1000).tolist() == [*range(1, 1000, 2), *range(0, 1000, 2)]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Tags:
     right = np.ones((40, 60), dtype=bool)
     paths = [f"test/{HOSTILE[number % 4]}/{number}.jpg" for number in range(60)]
     evaluated = {"validation": noisy_predictions(30, HOSTILE, seed=8), "right": right, "paths": paths}
-    return page_of(tmp_path_factory.mktemp("hostile"), predictions, evaluated, corruptions=list(KINDS), mistakes=9)
+    return page_of(tmp_path_factory.mktemp("hostile"), predictions, evaluated, corruptions=list(KINDS), misclassified=9)
 
 
 def test_names_and_paths_are_text(hostile: Tags) -> None:
@@ -71,7 +71,7 @@ def test_names_and_paths_are_text(hostile: Tags) -> None:
 
 def test_it_needs_no_other_file_and_no_network(hostile: Tags) -> None:
     sources = [attributes.get("src") or "" for tag, attributes in hostile.tags if tag == "img"]
-    assert len(sources) == 4 + 9  # the charts and the mistakes
+    assert len(sources) == 4 + 9  # the charts and the misclassified images
     for source in sources:
         assert source.startswith("data:image/png;base64,")
         Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).verify()
@@ -86,7 +86,17 @@ def test_every_link_within_it_leads_somewhere(hostile: Tags) -> None:
         "ttps://example.org/digits"
     }
     assert inner == {attributes["id"] for _, attributes in hostile.tags if "id" in attributes}
-    assert inner == {"training", "mistakes", "confusion", "classes", "calibration", "robustness", "data", "lineage"}
+    assert inner == {
+        "training",
+        "network",
+        "misclassified",
+        "confusion",
+        "classes",
+        "calibration",
+        "robustness",
+        "data",
+        "lineage",
+    }
 
 
 def test_it_says_how_good_the_model_is_and_what_it_was_trained_on(tmp_path: Path) -> None:
@@ -97,6 +107,8 @@ def test_it_says_how_good_the_model_is_and_what_it_was_trained_on(tmp_path: Path
     assert "61,706 parameters, trained on 60 images of 3 classes for 2 epochs" in text
     assert "100 optimizer steps over 3,200 images, learning rate up to 0.1, seed 0" in text
     assert "cat dog 1 5.0%" in text
+    assert "61,706 parameters (0.247 MB), 416,520 multiply-adds for an image of 32 × 32 pixels" in text
+    assert "conv1 Conv2d 6 × 28 × 28 156 117,600" in text
     assert "2" * 64 in text
     assert "Without a validation split, no temperature was fitted." in text
     assert "Not measured: evaluate.corruptions in params.yaml is empty." in text

@@ -163,7 +163,7 @@ def evaluation(folder: Path, version: int, strike: Strike) -> None:
     """Its JSON, CSV, Parquet and PNG files, written with write_atomic to a new folder."""
     evaluation = evaluation_of(noisy_predictions(20, list("0123456789"), seed=version))
     strike()
-    write_evaluation(folder / "out", evaluation, evaluate_params(mistakes=1))
+    write_evaluation(folder / "out", evaluation, evaluate_params(misclassified=1))
 
 
 def training(folder: Path, version: int, strike: Strike) -> None:

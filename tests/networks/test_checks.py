@@ -92,7 +92,9 @@ def test_state_that_is_no_tensor_is_refused(digits, write_own):  # noqa: F811
         "def net(channels, classes, size):\n"
         "    return Counted(nn.Flatten(), nn.Linear(size * size, classes))\n",
     )
-    with pytest.raises(UserError, match=r"network mine:net keeps _extra_state, which is no tensor: make it a buffer"):
+    with pytest.raises(
+        UserError, match=r"network mine:net keeps _extra_state, which is not a tensor: make it a buffer"
+    ):
         check(digits, "mine:net")
 
 

@@ -19,7 +19,7 @@ def costs(digits, network, size=32, channels=1):  # noqa: F811
 
 def test_lenet5_layer_by_layer(digits):  # noqa: F811
     found = costs(digits, "lenet5")
-    assert found.metrics() == {
+    assert found.summary() == {
         "parameters": 61_706,
         "multiply_adds": 416_520,
         "weights_bytes": 4 * 61_706,

@@ -195,7 +195,7 @@ def test_a_pickle_bomb_does_not_run(tmp_path, form):
     [
         (b"no file of PyTorch's", "does not hold plain tensors"),
         (pth([torch.zeros(1)]), "holds list: allowed is a state_dict, tensors by name"),
-        (pth({"state_dict": {"a": torch.zeros(1)}}), "holds 'state_dict' that is no tensor"),
+        (pth({"state_dict": {"a": torch.zeros(1)}}), "holds 'state_dict' that is not a tensor"),
     ],
 )
 def test_other_pth_files_are_refused_in_one_line(content, message):

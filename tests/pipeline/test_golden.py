@@ -146,8 +146,8 @@ def test_outputs_of_before_are_recorded_with_todays_names(classifier, golden):
 
 
 def test_journals_of_before_are_delivered(classifier):
-    delivered = answer(classifier("sync", "--json"))
-    assert (len(delivered["delivered"]), delivered["waits"]) == (3, [])
+    synced = answer(classifier("sync", "--json"))
+    assert (len(synced["recorded"]), synced["not_recorded"]) == (3, [])
     evaluated, interrupted = (
         mlflow.search_runs(search_all_experiments=True, filter_string=f"params.{condition}", output_format="list")
         for condition in ("`train.seed` = '7'", "`train.epochs` = '1000'")

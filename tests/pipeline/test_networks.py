@@ -54,7 +54,7 @@ def test_each_family_is_trained_evaluated_and_recorded(photos: Project, network:
         assert {path.name for path in (photos.folder / folder).iterdir()} == OUTPUTS[folder]
     meta = json.loads((photos.folder / "models/classifier/meta.json").read_text())
     assert (meta["architecture"], meta["class_names"]) == (network, ["a", "bee"])
-    costs = json.loads((photos.folder / "reports/train/metrics.json").read_text())
+    costs = json.loads((photos.folder / "reports/train/summary.json").read_text())
     built = models.get_model(network, num_classes=2, **({"image_size": 64} if network == "vit_b_32" else {}))
     assert costs["parameters"] == sum(parameter.numel() for parameter in built.parameters())
     assert costs["multiply_adds"] > 10**6

@@ -19,7 +19,7 @@ def test_without_a_ui_the_page_says_how_to_get_there():
 
 def test_a_server_has_the_page_and_its_password_is_not_shown(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@runs.example.org/")
-    assert page_of("3", "abc") == "https://runs.example.org/#/experiments/3/runs/abc"
+    assert page_of("3", "abc") == "https://runs.example.org/#/experiments/3/runs/abc?workflowType=machine_learning"
 
 
 def test_the_running_ui_has_the_page_until_it_ends():
@@ -30,7 +30,7 @@ def test_the_running_ui_has_the_page_until_it_ends():
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment)
     while not UI.exists():
         assert process.poll() is None
-    assert page_of("1", "abc") == "http://127.0.0.1:5003/#/experiments/1/runs/abc"
+    assert page_of("1", "abc") == "http://127.0.0.1:5003/#/experiments/1/runs/abc?workflowType=machine_learning"
     process.communicate()
     assert ui_address() is None
 

@@ -66,7 +66,7 @@ def stage(seconds):
 
 def said_by(process):
     """What the rest of a stage prints, but for the line that says that it waits, as it does on a busy machine."""
-    return "".join(process.communicate()).replace("train: done, MLflow still takes its files\n", "")
+    return "".join(process.communicate()).replace("train: done; MLflow is still storing its files\n", "")
 
 
 def wait_until(condition, seconds=300):
@@ -153,7 +153,7 @@ def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, c
     call(["sync"])
     assert capsys.readouterr().out == "everything is recorded\n"
     call(["sync", "--json"])
-    assert json.loads(capsys.readouterr().out) == {"delivered": [], "waits": []}
+    assert json.loads(capsys.readouterr().out) == {"recorded": [], "not_recorded": []}
     run = only_run()
     assert run.info.status == "FINISHED"
     assert len(history(run.info.run_id, "train/running_loss")) == 3
@@ -175,7 +175,7 @@ def test_what_is_for_another_store_or_still_written_is_left_alone(monkeypatch, c
     finally:
         process.kill()
         process.communicate()
-    assert len(json.loads(capsys.readouterr().out)["waits"]) == 2
+    assert len(json.loads(capsys.readouterr().out)["not_recorded"]) == 2
     lines = str(said.value).splitlines()
     assert len(lines) == 2
     assert any("its stage still runs" in line for line in lines)
@@ -208,7 +208,7 @@ def test_the_stage_waits_for_a_recorder_as_long_as_it_progresses(monkeypatch, ca
         lock = Path(".pipeline/delivery/lock")
         wait_until(lambda: lock.exists() and lock.read_text())
     assert record.recorder.returncode == (0 if does == "progresses" else -9)
-    waiting = "train: done, MLflow still takes its files"  # said when it takes longer, on a busy machine
+    waiting = "train: done; MLflow is still storing its files"  # said when it takes longer, on a busy machine
     said = [line for line in capsys.readouterr().err.splitlines() if line != waiting]
     hangs = ["MLflow: no progress for 2 s; not yet recorded in MLflow: classifier sync"]
     assert said == ([] if does == "progresses" else hangs)
@@ -315,7 +315,7 @@ def test_evaluate_beside_its_recorder_completes_the_run(workspace):
 def test_what_the_data_hold_is_in_the_run_of_a_training_and_in_one_that_evaluate_makes(workspace):
     outputs, folder = Workspace(), Path("reports/data")
     folder.mkdir(parents=True)
-    for name in ("metrics.json", "duplicates.csv"):
+    for name in ("classes.csv", "duplicates.csv"):
         (folder / name).write_text('{"leaks": 2}')
     with recording.recording("train", outputs.params) as record:
         record.begin("key", {})
@@ -324,4 +324,4 @@ def test_what_the_data_hold_is_in_the_run_of_a_training_and_in_one_that_evaluate
     outputs.meta = outputs.meta.model_copy(update={"weights_sha256": "0" * 64})  # of no training that is recorded
     outputs.evaluate()
     of_runs = [{name for name in files(run.info.run_id) if name.startswith("data/")} for run in all_runs()]
-    assert of_runs == 2 * [{"data/metrics.json", "data/duplicates.csv"}]
+    assert of_runs == 2 * [{"data/classes.csv", "data/duplicates.csv"}]

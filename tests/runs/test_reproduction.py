@@ -60,13 +60,16 @@ def test_equal_runs_are_identical_and_everything_is_compared(workspace):
         *(("data", name) for name in (str(DATA), "test split")),
         *(("weights", name) for name in ("weights.safetensors", "model directory")),
         *(("metrics", name) for name in first.metrics),
-        *(("reports", f"train/{name}") for name in ("history.csv", "layers.csv", "manifest.json", "metrics.json")),
+        *(
+            ("reports", f"train/{name}")
+            for name in ("history.csv", "layers.csv", "manifest.json", "metrics.json", "summary.json")
+        ),
         ("reports", "evaluate/metrics.json"),
         *(("environment", name) for name in first.environment.keys() | second.environment.keys()),
     }
     assert first.environment.keys() >= {"threads", "torch", "numpy"}
     assert first.metrics.keys() >= {"train/running_loss", "validation/accuracy", "test/accuracy"}
-    assert ReproductionReport(first.id, "", findings, [], [], None).compared["reports"] == 5
+    assert ReproductionReport(first.id, "", findings, [], [], None).compared["reports"] == 6
 
 
 def test_params_of_earlier_versions_are_compared_under_todays_names(workspace):

@@ -102,7 +102,7 @@ def test_what_is_no_model_ends_the_server_with_one_line(served, model):
     printed = served.run(*command, model, check=False, env={"PYTHONPATH": str(served.folder)})
     assert served.returncode == 1
     place = served.folder / model if model == "params.yaml" else model
-    assert printed == f"serve: {place} is no model directory: dvc repro trains a model into models/classifier\n"
+    assert printed == f"serve: {place} is not a model directory: dvc repro trains a model into models/classifier\n"
 
 
 @pytest.mark.slow

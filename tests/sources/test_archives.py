@@ -87,10 +87,10 @@ def test_members_that_cannot_be_used_are_named(tmp_path):
         link.external_attr = 0o120777 << 16
         made.writestr(link, "/etc/passwd")
     assert {entry.path: entry.problem for entry in Archive(path, tmp_path).list().entries} == {
-        "../up.png": "has a name that is no path within the archive",
-        "/root.png": "has a name that is no path within the archive",
-        "a//b.png": "has a name that is no path within the archive",
-        "a\\b.png": "has a name that is no path within the archive",
+        "../up.png": "has a name that is not a path within the archive",
+        "/root.png": "has a name that is not a path within the archive",
+        "a//b.png": "has a name that is not a path within the archive",
+        "a\\b.png": "has a name that is not a path within the archive",
         "good.png": None,
         "link.png": "is a link or a special file",
     }

@@ -42,7 +42,7 @@ def test_a_link_to_a_file_is_read_and_one_to_a_folder_or_nowhere_is_named(tmp_pa
         "cat/gone.jpg": "is a symbolic link to nothing that can be read",
         "cat/linked.jpg": None,
         "cat/loop": "is a symbolic link to a folder, which DVC does not follow",
-        "cat/pipe": "is no regular file",
+        "cat/pipe": "is not a regular file",
         "more": "is a symbolic link to a folder, which DVC does not follow",
     }
     assert Folder(folder).read("cat/linked.jpg", None, None) == b"content"

@@ -53,7 +53,8 @@ def test_accuracy_is_that_of_the_test_split_and_the_temperature_that_of_the_vali
     assert metrics["accuracy"] == test.right.mean()
     assert line.startswith(f"digits: accuracy {test.right.mean():.2%}")
     assert "57 images" in line
-    assert metrics["temperature"] == fit_temperature(validation) != fit_temperature(test)
+    temperature = json.loads((REPORTS / "summary.json").read_text())["temperature"]
+    assert temperature == fit_temperature(validation) != fit_temperature(test)
     table = pd.read_parquet(REPORTS / "predictions.parquet")
     assert np.array_equal(table["predicted"], test.predicted)
     assert len(pd.read_csv(REPORTS / "robustness.csv")) == 5
@@ -69,7 +70,7 @@ def test_of_a_large_test_split_a_sample_is_corrupted(run, monkeypatch):
 
 def test_without_a_validation_split_there_is_no_temperature(run):
     metrics, _ = run(validation=0)
-    assert "temperature" not in metrics
+    assert json.loads((REPORTS / "summary.json").read_text())["temperature"] is None
     assert "accuracy" in metrics
 
 

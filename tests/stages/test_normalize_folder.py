@@ -112,7 +112,7 @@ def test_all_bad_files_are_named_at_once_or_excluded_by_name(tmp_path, folder, c
     assert sum(normalized.meta.counts["train"]) == 18
     assert dict(normalized.table("problems.csv").values.tolist()) == problems
     assert "files that gave no pixels and were excluded: 4" in capsys.readouterr().out
-    assert json.loads((normalized.reports / "metrics.json").read_text())["excluded"] == 4
+    assert json.loads((normalized.reports / "summary.json").read_text())["excluded"] == 4
 
 
 def test_a_folder_without_a_single_image_says_so(tmp_path):
@@ -141,7 +141,7 @@ def test_leaks_are_listed_and_shown(tmp_path, leaking, capsys):
         ["exact", "yes", "test/cat/copy.png", "train/cat/again.png", "cat"],
         ["near", "yes", "test/dog/near.png", "train/dog/001.png", "dog"],
     ]
-    metrics = json.loads((normalized.reports / "metrics.json").read_text())
+    metrics = json.loads((normalized.reports / "summary.json").read_text())
     assert metrics == {
         **{"images": 29, "classes": 2, "excluded": 0, "exact_duplicates": 2, "near_duplicates": 1, "leaks": 3}
     }

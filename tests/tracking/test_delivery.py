@@ -77,8 +77,8 @@ def test_the_run_holds_params_curves_metrics_and_reports():
     assert history(run_id, "test/accuracy") == [(0, 0.9)]
     assert history(run_id, "network/multiply_adds") == [(0, 416_520)]
     assert files(run_id) == {
-        "train/history.csv", "train/layers.csv", "train/metrics.json", "train/manifest.json", "evaluate/metrics.json",
-        "logs/train.txt", "code/environment.json"
+        "train/history.csv", "train/layers.csv", "train/metrics.json", "train/summary.json", "train/manifest.json",
+        "evaluate/metrics.json", "logs/train.txt", "code/environment.json"
     }  # fmt: skip
     assert (run.data.tags["mlflow.source.name"], run.data.tags["mlflow.classifier.env.threads"]) == (
         "stages/train.py",

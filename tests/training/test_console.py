@@ -85,7 +85,7 @@ def test_a_terminal_gets_a_live_line_and_a_line_per_epoch():
     text = on_terminal("from tests.training.test_console import show; show()")
     assert "training starts" in text or "epoch 1/2" in text
     (line,) = re.findall(r"epoch 2/2  loss.*images/s", text)
-    assert line == "epoch 2/2  loss 1.200  validation 1.300 55.00%  rate 0.0005  5,000 images/s"
+    assert line == "epoch 2/2  loss 1.200  validation 1.300 55.00%  rate 0.0005    5,000 images/s"
     assert "[1,  2000] loss: 2.182" not in text
 
 

@@ -7,12 +7,22 @@ import pytest
 from scipy.stats import t
 
 from classifier.training.history import HistoryRow, best_rows, read_history
-from classifier.training.report import read_histories, summary_metrics, verify_training, write_training
+from classifier.training.report import (
+    read_costs,
+    read_histories,
+    read_layers,
+    summary_metrics,
+    verify_training,
+    write_training,
+)
 from classifier.training.summary import summarize
 from tests.samples import COSTS
 
 ONE = [HistoryRow(10, 1, 320, 0.1, 2.3), HistoryRow(12, 1, 340, 0.1, None, 2.0, 1.9, 0.8)]
 TWO = [HistoryRow(10, 1, 320, 0.1, 2.2), HistoryRow(12, 1, 340, 0.1, None, 1.0, 1.7, 0.9)]
+
+
+FILES = {"history.csv", "layers.csv", "metrics.json", "summary.json", "manifest.json"}
 
 
 def files(folder):
@@ -21,20 +31,25 @@ def files(folder):
 
 def test_one_seed(tmp_path):
     write_training(tmp_path, {7: ONE}, 7, COSTS, picture=b"png")
-    assert files(tmp_path) == {"history.csv", "layers.csv", "metrics.json", "augmented.png", "manifest.json"}
+    assert files(tmp_path) == FILES | {"augmented.png"}
     assert (tmp_path / "augmented.png").read_bytes() == b"png"
     write_training(tmp_path, {7: ONE}, 7, COSTS)
-    assert files(tmp_path) == {"history.csv", "layers.csv", "metrics.json", "manifest.json"}
+    assert files(tmp_path) == FILES
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
-        "parameters": 61706,
-        "multiply_adds": 416520,
-        "weights_bytes": 246824,
-        "activations_bytes": 115760,
         "train/running_loss": 2.3,
         "train/loss": 2.0,
         "validation/loss": 1.9,
         "validation/accuracy": 0.8,
     }
+    costs = {"parameters": 61706, "multiply_adds": 416520, "weights_bytes": 246824, "activations_bytes": 115760}
+    assert json.loads((tmp_path / "summary.json").read_text()) == costs | {"kept_epoch": 1}
+    assert read_costs(tmp_path) == costs
+    assert read_layers(tmp_path) == []
+
+
+def test_the_costs_of_a_report_of_an_earlier_version_are_read(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"parameters": 61706, "train/loss": 2.0}')
+    assert read_costs(tmp_path) == {"parameters": 61706}
 
 
 def test_the_best_of_validation_need_not_be_the_last(tmp_path):
@@ -57,8 +72,8 @@ def test_without_a_validation_split_its_metrics_are_null(tmp_path):
 def test_several_seeds(tmp_path):
     write_training(tmp_path, {7: ONE, 8: TWO}, 8, COSTS)
     assert files(tmp_path) == {
-        *("history.csv", "layers.csv", "metrics.json", "replicas.csv", "manifest.json"),
-        *("replicas/seed-7.csv", "replicas/seed-8.csv"),
+        *FILES,
+        *("replicas.csv", "replicas/seed-7.csv", "replicas/seed-8.csv"),
     }
     assert read_history(tmp_path / "history.csv") == TWO
     assert read_histories(tmp_path, [7, 8]) == {7: ONE, 8: TWO}
@@ -94,9 +109,7 @@ def test_without_a_validation_split_there_is_no_spread_of_it():
 def test_one_seed_after_several_leaves_nothing_of_them(tmp_path):
     write_training(tmp_path / "train", {7: ONE, 8: TWO}, 8, COSTS)
     write_training(tmp_path / "train", {7: ONE}, 7, COSTS)
-    assert files(tmp_path) == {
-        f"train/{name}" for name in ("history.csv", "layers.csv", "metrics.json", "manifest.json")
-    }
+    assert files(tmp_path) == {f"train/{name}" for name in FILES}
 
 
 @pytest.mark.parametrize("name", ["history.csv", "metrics.json", "replicas.csv", "replicas/seed-7.csv"])
@@ -117,10 +130,10 @@ def test_the_metrics_are_those_of_the_epoch_whose_weights_are_kept(tmp_path):
     rows = [HistoryRow(10 * n, n, 100 * n, 0.1, 1.0, 1.0 / n, loss, 1 - loss) for n, loss in enumerate(losses, start=1)]
     write_training(tmp_path, {7: rows}, 7, COSTS, "validation_loss")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert (metrics["validation/loss"], metrics["train/loss"], metrics["kept_epoch"]) == (0.3, 0.5, 2)
+    assert (metrics["validation/loss"], metrics["train/loss"]) == (0.3, 0.5)
+    assert json.loads((tmp_path / "summary.json").read_text())["kept_epoch"] == 2
     write_training(tmp_path, {7: rows}, 7, COSTS)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["validation/loss"] == 0.4
-    assert "kept_epoch" not in metrics
+    assert json.loads((tmp_path / "metrics.json").read_text())["validation/loss"] == 0.4
+    assert json.loads((tmp_path / "summary.json").read_text())["kept_epoch"] == 3
     other = [replace(row, validation_loss=0.2 + row.epoch / 10) for row in rows]
     assert summary_metrics({7: rows, 8: other}, "validation_loss")["validation/loss_mean"] == pytest.approx(0.3)

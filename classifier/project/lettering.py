@@ -1,0 +1,34 @@
+"""What can be written in pictures: the letters of DejaVu Sans, which matplotlib ships.
+
+A font of the system would give other bytes on another machine.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+
+@cache
+def font_file(*, bold: bool = False) -> Path:
+    """Where the font is, without importing matplotlib."""
+    matplotlib = find_spec("matplotlib")
+    assert matplotlib, "a dependency of this project"
+    assert matplotlib.origin, "it is a package"
+    return Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+
+
+def drawable(text: str) -> str:
+    r"""The text with an escape such as `\u732b` for each letter that the font lacks. Tables and pages need none."""
+    if text.isascii():
+        return text
+    known = _letters()
+    return "".join(letter if ord(letter) in known else letter.encode("unicode_escape").decode() for letter in text)
+
+
+@cache
+def _letters() -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font  # 0.2 s, for the few names that need it
+
+    return frozenset.intersection(*(frozenset(FT2Font(font_file(bold=bold)).get_charmap()) for bold in (False, True)))
