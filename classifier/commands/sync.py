@@ -28,7 +28,9 @@ def sync(
     recorded, left = deliver_waiting(moved_from)
     if as_json:
         print(json.dumps({"recorded": recorded, "not_recorded": left}, indent=2))
-        sys.exit(1 if left else 0)
+        if left:
+            sys.exit(1)
+        return
     for line in recorded:
         print(f"recorded: {line}")
     if left:

@@ -137,9 +137,9 @@ def test_what_a_store_does_not_take_waits_and_sync_delivers_it_once(workspace, c
     store.unlink()
     store.mkdir()  # so that SQLite cannot open it
     process = stage(0)
-    _, said = process.communicate()
+    said = said_by(process)
     assert process.returncode == 0
-    assert "MLflow: " in said
+    assert said.startswith("MLflow: ")
     assert said.endswith(": classifier sync\n")
     assert len(said.splitlines()) == 1
     refused = sync()
