@@ -124,7 +124,7 @@ def outcome(place: Path, conditions: list[Callable[[Shell], None]]) -> dict[str,
     status, said = run(shell, *([] if WHOLE else ["normalize"]))
     assert status == 0, said[-3000:]
     assert "Traceback" not in said, said[-3000:]
-    assert re.search(r"digits: accuracy \d\d" if WHOLE else "digits: 1,295 train", said), said[-3000:]
+    assert re.search(r"digits: accuracy \d\d" if WHOLE else "images: 1,295 train", said), said[-3000:]
     written = [path for output in HASHED for path in (shell.folder / output).rglob("*") if path.is_file()]
     assert not [path for path in written if path.stat().st_mode & 0o777 & shell.umask]
     if WHOLE:

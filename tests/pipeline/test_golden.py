@@ -242,6 +242,7 @@ def test_a_params_file_of_before_says_what_was_renamed(tmp_path):
     assert missing["train.arithmetic is missing"].endswith("; 'native' does what versions without it did")
     assert {line.strip() for line in lines} - {line.strip() for line in missing.values()} == {
         "train.replicas: 1: renamed to train.seeds",
+        "evaluate.mistakes: 25: renamed to evaluate.misclassified",
         "train.shift: 1: renamed to train.augment.shift",
         "train.rotation: 0.0: renamed to train.augment.rotation",
         "train.scale: 0.0: renamed to train.augment.scale",

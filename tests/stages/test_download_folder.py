@@ -33,7 +33,7 @@ def names(folder: Path) -> set[str]:
 def test_a_folder_is_listed_and_not_copied(tmp_path, capsys):
     folder = write_files(tmp_path / "photos", pets(2) | {"cat/.DS_Store": b"x"})
     download.main([params(tmp_path, folder=str(folder)), str(tmp_path / "raw")])
-    assert capsys.readouterr().out == "folder: 6 files, 3 classes\nskipped: 1 hidden\n"
+    assert capsys.readouterr().out == "photos: 6 files, 3 classes\nskipped: 1 hidden\n"
     assert names(tmp_path / "raw") == {"manifest.json", "images.parquet"}
 
 
@@ -44,7 +44,7 @@ def test_a_zip_by_address_is_stored_verified_and_read(tmp_path, serve, capsys):
     file = params(tmp_path, address=address, sha256=sha256_of(archive), folder=str(tmp_path / "ignored"))
     download.main([file, str(raw)])
     assert server.asked == ["/files/pet%20photos.zip?download=1"]
-    assert capsys.readouterr().out.startswith(f"pet_photos.zip from {address}\nfolder: 6 files, 3 classes\n")
+    assert capsys.readouterr().out.startswith(f"pet_photos.zip from {address}\npet photos: 6 files, 3 classes\n")
     assert names(raw) == {"manifest.json", "images.parquet", "pet_photos.zip"}
     manifest = json.loads((raw / "manifest.json").read_text())
     assert manifest["home"] == address

@@ -53,7 +53,7 @@ def test_digits_without_heavy_imports(tmp_path):
     download.main([params(tmp_path), str(raw)])
     code = "import sys; from stages.normalize import main; main(sys.argv[1:])"
     printed = run_without([*HEAVY, "pyarrow"], code, *arguments(tmp_path, raw, normalized))
-    assert printed == "digits: 1,295 train, 143 validation, 359 test\nmean 0.2372, std 0.3326\n"
+    assert printed == "images: 1,295 train, 143 validation, 359 test\nmean 0.2372, std 0.3326\n"
     assert {path.name for path in normalized.iterdir()} == OUTPUT
     meta = read_meta(normalized)
     splits = {name: read_split(normalized, name, meta) for name in SPLITS}
