@@ -21,7 +21,19 @@ def resnet9(channels: int, classes: int, size: int, width: int = 32) -> nn.Modul
         nn.AdaptiveMaxPool2d(1),
         nn.Flatten(),
         nn.Linear(8 * width, classes),
+        Scale(0.125),  # so that the first steps, with a large learning rate, do not saturate the softmax
     )
+
+
+class Scale(nn.Module):
+    """Multiplication by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits * self.factor
 
 
 class Residual(nn.Module):
