@@ -62,9 +62,10 @@ def logged_model(reference: str, experiment: str) -> LoggedModel:
             version = client.get_model_version_by_alias(*name.split("@", 1))
         else:
             version = client.get_model_version(*name.split("/", 1))
-        if version.model_id is None:
+        model_id = (version.source or "").removeprefix("models:/")  # MLflow's stores do not keep the version's model_id
+        if not model_id.startswith("m-"):
             raise UserError(f"{reference} was not registered by classifier promote")
-        return client.get_logged_model(version.model_id)
+        return client.get_logged_model(model_id)
     except (MlflowException, TypeError) as error:
         if name.endswith("@champion") and "not found" in str(error):
             raise UserError(f"there is no {reference} yet: classifier promote latest") from None

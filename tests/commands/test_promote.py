@@ -15,6 +15,8 @@ from classifier.commands.application import call
 from classifier.recording.tags import WEIGHTS_TAG
 from classifier.runs.registry import Registry
 from classifier.serving.runtime import Model
+from classifier.serving.stored import logged_model
+from classifier.tracking.connection import open_store
 from tests.candidates import begin_project, git, record_candidates, unregistered
 from tests.recorded import get_run, own_store
 from tests.rivals import PROCESSES, race_commands
@@ -100,6 +102,12 @@ def test_the_version_has_the_onnx_file_of_its_run(runs, cli, tmp_path):
     path = mlflow.artifacts.download_artifacts("models:/classifier@champion/model.onnx", dst_path=str(tmp_path))
     card = Model.read(Path(path)).card
     assert (card.run_id, card.weights_sha256) == (runs["one"], get_run(runs["one"]).data.tags[WEIGHTS_TAG])
+
+
+@pytest.mark.parametrize("reference", ["models:/classifier@champion", "models:/classifier/1"])
+def test_the_version_is_found_as_a_model_to_use(runs, cli, reference):
+    cli(runs["one"])
+    assert logged_model(reference, open_store()).source_run_id == runs["one"]
 
 
 def test_json(runs, cli):
