@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +79,7 @@ def far(images: np.ndarray, ranges: Ranges, margin: int) -> npt.NDArray[np.bool_
     """Which of the images `(N, C, H, W) uint8` are unlike the training's, `(N,)`."""
     found, measures = np.zeros(len(images), bool), measure(images, margin)
     for name, (low, high) in ranges.items():
-        found |= (measures[name] < low - TOLERANCE) | (measures[name] > high + TOLERANCE)
+        found |= _outside(measures[name], low, high)
     return found
 
 
@@ -90,10 +91,15 @@ def unlike(image: np.ndarray, ranges: Ranges, margin: int) -> str | None:
     return text if _beyond(255 - image, ranges, margin) else f"{text}; {NEGATIVE}"
 
 
+def _outside(values: Any, low: float, high: float) -> Any:
+    """Whether a value, or each of an array, is outside of a range by more than the tolerance."""
+    return (values < low - TOLERANCE) | (values > high + TOLERANCE)
+
+
 def _beyond(image: np.ndarray, ranges: Ranges, margin: int) -> list[str]:
     values = {name: float(value[0]) for name, value in measure(image[None], margin).items()}
     return [
         f"{WORDS[name][values[name] > high]} ({values[name]:.2f}, theirs {low:.2f} to {high:.2f})"
         for name, (low, high) in ranges.items()
-        if not low - TOLERANCE <= values[name] <= high + TOLERANCE
+        if _outside(values[name], low, high)
     ]

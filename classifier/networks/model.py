@@ -86,12 +86,17 @@ class Classifier(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Raw `(N, C, 32, 32) uint8` -> `(pixel / 255 - mean) / std` float32."""
-        return torch.addcmul(self.offset, images.float(), self.scale)
+        return normalized(images, self.offset, self.scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw images `(N, C, 32, 32) uint8` in 0..255 -> logits `(N, classes)`."""
         logits: Tensor = self.network(self.normalize(images))
         return logits
+
+
+def normalized(images: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
+    """What `Classifier.normalize` computes, by values per channel or per pixel."""
+    return torch.addcmul(offset, images.float(), scale)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from classifier.data.dataset import Split
-from classifier.networks.model import Classifier
+from classifier.networks.model import Classifier, normalized
 from classifier.params import TrainParams
 from classifier.training.augmentation import Augmentation
 from classifier.training.mixing import Mixing
@@ -27,9 +27,9 @@ def augmented_batch(classifier: Classifier, train: Split, params: TrainParams) -
         return None
     picked, draws = order[:count], {name: values[:count] for name, values in draws.items()}
     moved = Augmentation(params.augment, size)(torch.from_numpy(train.take(picked.numpy())), draws)
-    mean, scale = classifier.offset.cpu(), classifier.scale.cpu()
-    seen, _ = Mixing(params.augment, size)(torch.addcmul(mean, moved.float(), scale), picked, draws)
-    return _png(((seen - mean) / scale).round().clamp(0, 255).to(torch.uint8))
+    offset, scale = classifier.offset.cpu(), classifier.scale.cpu()
+    seen, _ = Mixing(params.augment, size)(normalized(moved, offset, scale), picked, draws)
+    return _png(((seen - offset) / scale).round().clamp(0, 255).to(torch.uint8))
 
 
 def _png(images: Tensor) -> bytes:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from classifier.data.dataset import Split
+from classifier.networks.model import normalized
 from classifier.params import TrainParams
 from classifier.training.augmentation import Augmentation, Draws, generator
 from classifier.training.engine import Engine, Part
@@ -115,8 +116,7 @@ class Steps:
             picked = self.order.index_select(models, own)
             draws = {name: values.index_select(models, own) for name, values in self.draws.items()}
             moved = self.augment(self._take(picked), draws)
-            normalized = torch.addcmul(self.offset, moved.float(), self.scale)
-            yield number, *self.mix(normalized, self.labels[picked], draws)
+            yield number, *self.mix(normalized(moved, self.offset, self.scale), self.labels[picked], draws)
 
     def _take(self, picked: Tensor) -> Tensor:
         """Images `(..., B, C, H, W) uint8` of those `picked (..., B)`."""
