@@ -254,6 +254,8 @@ def test_a_params_file_of_before_says_what_was_renamed(tmp_path):
 def test_a_run_of_before_is_reproduced(classifier):
     status, printed = classifier("reproduce", DEFAULT, "--json")
     verdict = json.loads(printed)
+    assert not verdict["missing"]
+    assert not {each["kind"] for each in verdict["differences"]} & {"data", "params"}, "wherever the run was made"
     if verdict["differences"] and verdict["environment"]:
         pytest.skip(f"the run was made elsewhere: {verdict['environment']}")
     assert (status, verdict["differences"], verdict["missing"]) == (0, [], [])
