@@ -37,11 +37,12 @@ def results(
     try:
         images = summary["images"]["test"] if summary else metrics["n"]
         level = summary.get("confidence") or metrics["confidence"]
-        said = text(metrics, meta, images, level)
+        dataset = summary.get("dataset", meta["dataset"])  # as people call it
+        said = text(metrics, meta, dataset, images, level)
     except (KeyError, TypeError) as error:
         raise UserError(f"{EVALUATION} is corrupt ({error}): run dvc repro -f evaluate") from None
     if as_json:
-        found = {"dataset": meta["dataset"], "seed": meta["seed"], "images": images, "confidence": level}
+        found = {"dataset": dataset, "seed": meta["seed"], "images": images, "confidence": level}
         found |= {"model": str(MODEL), "metrics": metrics, "run": asdict(run) if run else None}
         print(json.dumps(found, indent=2))
     else:
@@ -76,16 +77,16 @@ def _find_run(weights: str) -> tuple[Found | None, str]:
     return None, "no run has these weights: classifier record makes one"
 
 
-def text(metrics: dict[str, float], meta: dict[str, Any], images: int, level: float) -> str:
+def text(metrics: dict[str, float], meta: dict[str, Any], dataset: str, images: int, level: float) -> str:
     """Format what was trained and how good it is; of several seeds their mean comes first."""
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
     interval = f"({100 * level:g}% interval {low:.2%} to {high:.2%}, {images} images)"
     if "accuracy_mean" not in metrics:
-        return _row("test accuracy", f"{metrics['accuracy']:.2%} on {meta['dataset']} {interval}")
+        return _row("test accuracy", f"{metrics['accuracy']:.2%} on {dataset} {interval}")
     mean, low, high = (metrics[f"accuracy_mean{end}"] for end in ("", "_low", "_high"))
     return "\n".join(
         [
-            _row("test accuracy", f"{mean:.2%} on {meta['dataset']}, the mean of {len(meta['replicas'])} seeds"),
+            _row("test accuracy", f"{mean:.2%} on {dataset}, the mean of {len(meta['replicas'])} seeds"),
             _row("", f"(95% interval of the mean {low:.2%} to {high:.2%})"),
             _row("the model", f"is seed {meta['seed']}, the median on validation: {metrics['accuracy']:.2%}"),
             _row("", interval),

@@ -45,10 +45,11 @@ def card_of(meta: ModelMeta, classifier: Classifier, run: Run | None) -> Card:
     tags, metrics = (run.data.tags, run.data.metrics) if run else ({}, {})
     value, low, high = (metrics.get(f"test/accuracy{end}") for end in ("", "_low", "_high"))
     confidence, images = interval_of(run) if run else (None, None)
+    inputs = run.inputs.dataset_inputs if run and run.inputs else []
     preprocessing = meta.preprocessing
     image = warm_up_image(preprocessing.channels, preprocessing.image_size)
     return Card(
-        dataset=meta.dataset,
+        dataset=inputs[0].dataset.name if inputs else meta.dataset,  # as people call it
         architecture=meta.architecture,
         class_names=meta.class_names,
         preprocessing=preprocessing,

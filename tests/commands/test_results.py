@@ -55,6 +55,13 @@ def test_metrics_of_an_earlier_version_are_read_and_a_missing_run_is_said(capsys
     assert "no run has these weights: classifier record makes one" in text
 
 
+def test_a_folder_of_images_is_called_by_its_own_name(capsys):
+    outputs = Workspace()
+    write(outputs, METRICS, {"dataset": "photos", "images": {"test": 57}, "confidence": 0.95})
+    assert "90.00% on photos (" in shown(capsys)
+    assert json.loads(shown(capsys, "--json"))["dataset"] == "photos"
+
+
 def test_a_corrupt_file_is_one_line(capsys):
     outputs = Workspace()
     write(outputs, {"test/accuracy": 0.9})

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from mlflow.entities import Dataset, DatasetInput, Run, RunData, RunInfo, RunInputs
 from torch import nn
 
 from classifier.errors import UserError
@@ -43,6 +44,17 @@ def test_nothing_in_it_names_this_machine(content):
     text = str(model)
     assert "Conv" in text
     assert not [word for word in ("/", ".py", "File ", "stack", "torch") if word in text]
+
+
+def test_a_folder_of_images_is_called_as_in_its_run(trained_model):
+    name = Dataset(name="photos", digest="1", source_type="local", source="{}")
+    run = Run(
+        RunInfo("1", "1", "u", "FINISHED", 0, 1, "active", artifact_uri="none"),
+        RunData(),
+        RunInputs([DatasetInput(name)]),
+    )
+    meta, classifier = trained_model
+    assert (card_of(meta, classifier, None).dataset, card_of(meta, classifier, run).dataset) == ("digits", "photos")
 
 
 def test_it_takes_any_number_of_raw_images(content):
