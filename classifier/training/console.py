@@ -28,6 +28,7 @@ class Console(AbstractContextManager["Console"]):
         self.params, self.steps_per_epoch, self.lines, self.work = params, steps_per_epoch, lines, work
         self.last: dict[int, HistoryRow] = {}  # by seed
         self.first: dict[int, HistoryRow] = {}  # where this process began, by seed
+        self.ended: dict[int, HistoryRow] = {}  # the end of the last epoch, by seed
         self.best: dict[int, HistoryRow] = {}  # the last row with a validation, by seed
         self.running_loss: float | None = None  # the last one
         self.losses: dict[int, list[float]] = {}  # of windows that were not printed yet, by seed
@@ -66,7 +67,7 @@ class Console(AbstractContextManager["Console"]):
         self.last[seed] = row
         self.running_loss = self.running_loss if row.running_loss is None else row.running_loss
         if row.again:
-            self.first[seed] = row
+            self.first[seed] = self.ended[seed] = row
         if row.validation_loss is not None:
             self.best[seed] = row
         for line in self._tutorial(seed, row):
@@ -78,6 +79,7 @@ class Console(AbstractContextManager["Console"]):
                 self._print(self._epoch(row, row.train_loss))
             elif row.epoch == self.params.epochs:
                 self._print(f"seed {seed}  {_results(row, row.train_loss)}")
+            self.ended[seed] = row
 
     def _tutorial(self, seed: int, row: HistoryRow) -> list[str]:
         """The line of a window, of several where an epoch has many, and that of an epoch's end."""
@@ -99,7 +101,8 @@ class Console(AbstractContextManager["Console"]):
         """The line of an epoch that stays on a terminal, at most 80 characters."""
         epochs = self.params.epochs
         epoch = f"epoch {row.epoch:{len(str(epochs))}}/{epochs}"
-        return f"{epoch}  {_results(row, loss)}  rate {row.learning_rate:<8.3g}  {self._speed()[1]:,.0f} images/s"
+        images = self._speed(self.ended)[1]  # per second, of this epoch alone
+        return f"{epoch}  {_results(row, loss)}  rate {row.learning_rate:<8.3g}  {images:,.0f} images/s"
 
     def _progress(self) -> str:
         """The live line."""
@@ -115,16 +118,16 @@ class Console(AbstractContextManager["Console"]):
             parts = [f"{ended} of {self.params.seeds} seeds done", f"{done / (self.params.seeds * total):.0%}"]
         if self.running_loss is not None:
             parts.append(f"loss {self.running_loss:.3f}")
-        steps, images = self._speed()
+        steps, images = self._speed(self.first)
         if steps:
             left = (self.params.seeds * total - done) / steps
             parts += [f"rate {row.learning_rate:.3g}", f"{images:,.0f} images/s", f"{_duration(left)} left"]
         return "  ".join(parts)
 
-    def _speed(self) -> tuple[float, float]:
-        """Steps and images per second since this process began; of seeds trained at the same time, together."""
+    def _speed(self, since: dict[int, HistoryRow]) -> tuple[float, float]:
+        """Steps and images per second since these rows, or the start; of seeds trained at the same time, together."""
         nothing = HistoryRow(0, 0, 0, 0.0, seconds=0.0)
-        begun = [(self.first.get(seed, nothing), row) for seed, row in self.last.items()]
+        begun = [(since.get(seed, nothing), row) for seed, row in self.last.items()]
         seconds = max(((row.seconds or 0) - (first.seconds or 0) for first, row in begun), default=0.0)
         if seconds <= 0:
             return 0.0, 0.0
