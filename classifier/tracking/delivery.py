@@ -31,6 +31,7 @@ from classifier.recording.journal import FORMAT, Event, Journal, waiting_journal
 from classifier.recording.run import Outputs, test_metrics
 from classifier.recording.store import is_known_store
 from classifier.recording.tags import (
+    BASELINE_TAG,
     ERROR_TAG,
     EVALUATED_TAG,
     EVALUATION_TAG,
@@ -120,6 +121,8 @@ class Delivery:
         self.evaluates = event["stage"] == "evaluate"
         self.made_here = upgraded_tags(found.data.tags).get(KEY_TAG) == event["key"]
         self._log_params(self.run_id, self.params if self.made_here else {})
+        if self.made_here and self.resumed and not self.overtaken:
+            self._move(event["tags"])
         if not self.resumed:
             self._describe()
         if self.evaluates and not self.overtaken:
@@ -128,6 +131,14 @@ class Delivery:
         seeds = {run.info.run_id: upgraded_tags(run.data.tags).get(SEED_TAG) for run in nested}
         self.seeds = {int(seed): run_id for run_id, seed in seeds.items() if seed is not None}
         self.held = {run.info.run_id: set(run.data.metrics) for run in (found, *nested)}
+
+    def _move(self, tags: dict[str, str]) -> None:
+        """Move a resumed run to the experiment and the sweep of the process that finishes it, or out of them."""
+        for name in (EXPERIMENT_TAG, BASELINE_TAG, PARENT_TAG):
+            if name in tags:
+                self.client.set_tag(self.run_id, name, tags[name])
+            elif name in self.run.data.tags:
+                self.client.delete_tag(self.run_id, name)
 
     def _find(self, event: Event) -> MlflowRun | None:
         """The run that this journal created before, or the newest one that waits for the evaluation of its weights.

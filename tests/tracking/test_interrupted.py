@@ -52,9 +52,7 @@ def test_an_evaluation_that_was_killed_is_completed_without_doubled_points():
     assert get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_training_that_is_resumed_goes_on_in_its_run_without_doubled_points():
-    outputs = Workspace()
-
+def interrupt(outputs):
     def killed():
         with recorded("train", outputs.params) as record:
             record.begin("key", {})
@@ -63,6 +61,12 @@ def test_a_training_that_is_resumed_goes_on_in_its_run_without_doubled_points():
 
     with pytest.raises(SystemExit):
         killed()
+
+
+def test_a_training_that_is_resumed_goes_on_in_its_run_without_doubled_points():
+    outputs = Workspace()
+
+    interrupt(outputs)
     (first,) = all_runs()
     assert first.info.status == "KILLED"
     assert outputs.train("key") == first.info.run_id
@@ -70,6 +74,24 @@ def test_a_training_that_is_resumed_goes_on_in_its_run_without_doubled_points():
     assert run.info.status == "FINISHED"
     assert "error" not in run.data.tags
     assert history(run.info.run_id, "train/running_loss") == [(10, 2.1), (12, 1.9)]
+
+
+@pytest.mark.parametrize("variable", ["DVC_EXP_NAME", "MLFLOW_PARENT_RUN_ID"])
+@pytest.mark.parametrize(("began", "finishes"), [("a" * 32, None), (None, "b" * 32), ("a" * 32, "b" * 32)])
+def test_a_run_belongs_to_the_experiment_or_sweep_that_finishes_its_training(monkeypatch, variable, began, finishes):
+    outputs = Workspace()
+    if began:
+        monkeypatch.setenv(variable, began)
+    interrupt(outputs)
+    if finishes:
+        monkeypatch.setenv(variable, finishes)
+    else:
+        monkeypatch.delenv(variable)
+    run_id = outputs.train("key")
+    assert outputs.evaluate() == run_id
+    (run,) = all_runs()
+    tag = {"DVC_EXP_NAME": "dvc.exp.name", "MLFLOW_PARENT_RUN_ID": "mlflow.parentRunId"}[variable]
+    assert run.data.tags.get(tag) == finishes
 
 
 def test_seeds_that_are_resumed_go_on_in_their_runs():
