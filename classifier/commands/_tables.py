@@ -44,7 +44,7 @@ def lines(
     for name in optional:
         if _wide(table, header, hidden) <= columns:
             break
-        if name in header:
+        if name in header and name not in hidden:
             hidden.append(name)
     told = [_styled(title, BOLD)] if title else []
     if _wide(table, header, hidden) > columns:

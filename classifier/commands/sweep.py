@@ -11,9 +11,10 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -98,7 +99,8 @@ def sweep(
         with reported():
             work = sweeping.Sweep(plan, record, baseline, params, folder, jobs, retry_failed)
         try:
-            work.run(Lines(work))
+            with Lines(work) as lines:
+                work.run(lines)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 done = len(work.results)
@@ -139,8 +141,9 @@ def plan_of(params: Params, points: Sequence[Point], search: int | None, name: s
     return Search(params, points[0], search, name, folder / "study.db")
 
 
-class Lines:
-    """Prints a line to standard error when an experiment starts, and one when it ends."""
+class Lines(AbstractContextManager["Lines"]):
+    """Prints a line to standard error when an experiment starts, and one when it ends; on a terminal also what those
+    that run printed last."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.total, self.began = sweep, len(sweep.plan.names), time.monotonic()
@@ -148,6 +151,17 @@ class Lines:
         already = f", {sweep.already} of them done already" if sweep.already else ""
         speed = f"{len(sweep.workers)} at a time, threads {sweep.threads}"
         logs = f"logs in {os.path.relpath(sweep.logs)}"
+        self.live = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+            from rich.text import Text
+
+            def running() -> Text:
+                return Text("\n".join(map(str, sweep.busy)), style="dim", no_wrap=True, overflow="ellipsis")
+
+            self.live = Live(console=Console(stderr=True), transient=True, refresh_per_second=2, get_renderable=running)
+            self.live.start()
         say(f"{sweep.record.name}: {counted(self.total)}{already}; {speed}; {logs}")
 
     def __call__(self, experiment: Experiment, outcome: Outcome | None) -> None:
@@ -156,6 +170,12 @@ class Lines:
             return
         self.here += 1
         say(f"{self._count()} {experiment.name}  {experiment}  {described(outcome)}{self._time_left()}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
 
     def _count(self) -> str:
         return f"[{len(self.sweep.results):>{len(str(self.total))}}/{self.total}]"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +43,7 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.experiment = Experiment("", {})
         self.recording = False
+        self.began = 0.0
         self.deadline = 0.0  # for the recorder of a process that has ended
 
     @property
@@ -53,7 +55,7 @@ class Worker:
             self.clone.reset()
         else:
             self.clone.make()
-        self.experiment, self.recording = experiment, False
+        self.experiment, self.recording, self.began = experiment, False, time.monotonic()
         self.log.unlink(missing_ok=True)
         self._start(experiment_arguments(experiment.name, experiment.values))
 
@@ -80,10 +82,22 @@ class Worker:
         """What DVC and the stages printed."""
         return self.log.read_bytes() if self.log.exists() else b""
 
+    def __str__(self) -> str:
+        """The experiment, its seconds, and the last line that DVC or a stage printed."""
+        return f"{self.experiment.name}  {time.monotonic() - self.began:.0f} s  {last_line(self.log)}"
+
     def was_killed(self) -> bool:
         """Whether a signal ended DVC or its stage, sent by a person or by the kernel when memory ran out."""
         assert self.process
         return self.process.returncode < 0 or was_signalled(self.output)
+
+
+def last_line(log: Path) -> str:
+    """The last line of a text file that is not blank; empty if there is none."""
+    with suppress(FileNotFoundError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 2000))
+        return next(filter(None, map(str.strip, reversed(file.read().decode(errors="replace").splitlines()))), "")
+    return ""
 
 
 class Sweep:
@@ -120,16 +134,20 @@ class Sweep:
         """Number of experiments that were done before this process started."""
         return sum(self._is_done(name, outcome_of({}, self.known.get(name, []))) for name in self.plan.names)
 
+    @property
+    def busy(self) -> list[Worker]:
+        """The workers whose experiments run."""
+        return [worker for worker in self.workers if worker.process]
+
     def run(self, report: Report) -> None:
         """Run all remaining experiments. No process outlives this call."""
         try:
             while True:
                 self._start(report)
-                busy = [worker for worker in self.workers if worker.process]
-                if not busy:
+                if not self.busy:
                     break
                 time.sleep(POLL_S)
-                for worker in busy:
+                for worker in self.busy:
                     if worker.has_ended() and (outcome := self._judge(worker)):
                         worker.reusable, worker.process = outcome.status == "finished", None
                         self._end(worker.experiment, outcome)
@@ -150,7 +168,7 @@ class Sweep:
                 worker.start(experiment)
 
     def _may_start(self) -> bool:
-        busy = [worker for worker in self.workers if worker.process]
+        busy = self.busy
         self.data_in_cache = (
             self.data_in_cache or bool(self.results) or any(reached("train", worker.output) for worker in busy)
         )

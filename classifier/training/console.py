@@ -154,7 +154,7 @@ def _results(row: HistoryRow, loss: float) -> str:
     """The losses and the accuracy at an epoch's end."""
     if row.validation_loss is None:
         return f"loss {loss:.3f}"
-    return f"loss {loss:.3f}  validation {row.validation_loss:.3f} {row.validation_accuracy:.2%}"
+    return f"loss {loss:.3f}  validation {row.validation_loss:.3f} {row.validation_accuracy:7.2%}"
 
 
 def _duration(seconds: float) -> str:

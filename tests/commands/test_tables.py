@@ -17,7 +17,7 @@ def test_a_table_that_fits_is_whole():
 
 
 def test_columns_are_left_out_in_turn_and_named():
-    assert lines(HEADER, ROWS, 50, optional=["code", "training, s"]) == [
+    assert lines(HEADER, ROWS, 50, optional=["code", "code", "training, s"]) == [
         "run              accuracy  training, s",
         "bouncy-rook-769  98.33%    341.2",
         "other            97.21%    67.6",

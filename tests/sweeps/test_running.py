@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from classifier.sweeps import running as sweeping
-from classifier.sweeps.running import cores, patiently
+from classifier.sweeps.running import cores, last_line, patiently
 from tests.samples import ROOT
 
 
@@ -23,6 +23,15 @@ def test_omp_num_threads_limits_them(monkeypatch):
     assert cores() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "1000000")
     assert cores() <= os.cpu_count()
+
+
+def test_what_a_running_experiment_printed_last_is_shown(tmp_path):
+    log = tmp_path / "log.txt"
+    assert last_line(log) == ""
+    log.write_bytes(b"")
+    assert last_line(log) == ""
+    log.write_bytes("é".encode() * 1500 + b"\n[1,    10] loss: 2.1\r\n \n")
+    assert last_line(log) == "[1,    10] loss: 2.1"
 
 
 def test_a_store_that_goes_away_is_waited_for(monkeypatch, capsys):

@@ -86,7 +86,9 @@ def test_a_terminal_gets_a_live_line_and_a_line_per_epoch():
     text = on_terminal("from tests.training.test_console import show; show()")
     assert "training starts" in text or "epoch 1/2" in text
     (line,) = re.findall(r"epoch 2/2  loss.*images/s", text)
-    assert line == "epoch 2/2  loss 1.200  validation 1.300 55.00%  rate 0.0005    4,167 images/s", "of the epoch alone"
+    assert line == "epoch 2/2  loss 1.200  validation 1.300  55.00%  rate 0.0005    4,167 images/s", (
+        "of the epoch alone"
+    )
     assert "[1,  2000] loss: 2.182" not in text
 
 
@@ -121,6 +123,6 @@ def test_on_a_terminal_each_seed_has_a_line_when_it_ends():
     text = on_terminal("from tests.training.test_console import show; show(seeds=(7, 8))")
     lines = [line for line in text.replace("\r", "\n").splitlines() if "validation 1.300" in line]
     assert [re.sub(r"\x1b\[[0-9;?]*\w", "", line) for line in lines] == [
-        f"seed {seed}  loss 1.200  validation 1.300 55.00%" for seed in (7, 8)
+        f"seed {seed}  loss 1.200  validation 1.300  55.00%" for seed in (7, 8)
     ]
     assert "2 seeds: mean validation accuracy 55.00%" in text
