@@ -1,4 +1,4 @@
-"""All images of a data set on their way from the source to `data/normalized/`: facts in arrays, pixels in pieces."""
+"""All images of a data set while `data/normalized/` is made of them: facts in arrays, pixels in pieces."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Collection:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an image."""
+        """Shape of an image: (C, H, W)."""
         return self.pieces[0].pixels().shape[1:]
 
     def pixels(self) -> Iterator[tuple[slice, Pixels]]:
-        """Yield the pixels of each piece, with the images' places."""
+        """Yield the places of each piece's images, and their pixels."""
         start = 0
         for piece in self.pieces:
             stop = start + piece.count
@@ -68,7 +68,7 @@ class Collection:
             start = stop
 
     def some(self, places: Container[int]) -> Iterator[tuple[int, Pixels]]:
-        """Yield the images at these places, with their place."""
+        """Yield these places, each with its image."""
         for part, pixels in self.pixels():
             for place in range(part.start, part.stop):
                 if place in places:
@@ -82,7 +82,7 @@ class Collection:
         }
 
     def sums(self, chosen: Mask) -> tuple[npt.NDArray[np.int64], int]:
-        """Of the chosen images' pixels and of their squares, `(C, 2)`, and the number of pixels per channel."""
+        """Sums of the chosen images' pixels and of their squares, `(C, 2)`, and the number of pixels per channel."""
         return self.facts.sums[chosen].sum(0), int(chosen.sum()) * self.shape[1] * self.shape[2]
 
     def ranges(self, chosen: Mask) -> dict[str, list[float]]:
@@ -91,7 +91,7 @@ class Collection:
         return ranges_of({name: measures[:, place] for place, name in enumerate(measured(self.shape[0]))})
 
     def write(self, folder: Path, kept: Mask) -> tuple[dict[str, list[DataFile]], dict[str, DataFile]]:
-        """Write the splits and return the files of each, and those of the labels of splits in several files."""
+        """Write the splits; returns each split's files, and the label files of splits with several files."""
         chosen = [kept & (self.splits == number) for number in range(len(SPLITS))]
         writers = [
             SplitWriter(folder, split, self.labels[mine], self.facts.digests[mine], self.shape)

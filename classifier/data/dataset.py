@@ -3,7 +3,7 @@
 - `train.safetensors`, `validation.safetensors`, `test.safetensors`: images `(N, C, size, size) uint8` in 0..255, labels
   `(N,) int64` in 0..classes-1. A split may be empty.
 - A split too large for one file (`LARGEST_FILE`) has images in `train-00001-of-00004.safetensors` and so on. Its labels
-  are in `train-labels.safetensors`, with the digest of each image, `(N, 32) uint8`: the SHA-256 of its pixels. So each
+  are in `train-labels.safetensors`, with the digest of each image, `(N, 32) uint8`: the SHA-256 of its pixels. Each
   image is verified when it is first read.
 - `images.parquet`: of a folder of images, a row per image in the order train, validation, test (`IMAGE_COLUMNS`).
 - `meta.json`: `DatasetMeta`, with a checksum (`classifier.project.checksummed`).
@@ -32,7 +32,7 @@ from classifier.project.files import sha256, sha256_of, write_atomic
 
 SIZE = 32  # pixels, height and width of the known sets
 SPLITS = ("train", "validation", "test")
-SMALL = 1 << 14  # bytes of an image; one by one, in memory, they are copied in a sixth of the time
+SMALL = 1 << 14  # bytes; verified images up to this size are copied one by one, six times as fast
 SMALLEST_STD = 1e-9  # division by less can give Inf; the std of pixels that are not all equal is larger
 
 
@@ -81,7 +81,7 @@ class Sample(Split):
 
 
 class StoredSplit(Split):
-    """A split in several files, which are mapped. Each image is verified against its digest when it is first read."""
+    """A split in several memory-mapped files. Each image is verified against its digest when it is first read."""
 
     def __init__(
         self, parts: Sequence[tuple[Path, Pixels]], labels: np.ndarray, digests: Pixels, shape: tuple[int, ...]
@@ -113,7 +113,7 @@ class StoredSplit(Split):
             return taken
         for number in np.unique(of_part):
             mine = np.flatnonzero(of_part == number)
-            images = torch.from_numpy(self.parts[number][1])  # torch reads while other threads run, numpy does not
+            images = torch.from_numpy(self.parts[number][1])  # torch releases the GIL, numpy does not
             taken[mine] = images[torch.from_numpy(rows[mine])].numpy()
         for place in unknown:
             index = indices[place]
@@ -128,13 +128,13 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class PixelStatistics(Checksummed):
-    """What is known of the training images: mean and std per channel, of pixels scaled to 0..1, and their ranges."""
+    """Statistics of the training images: mean and std per channel, of pixels scaled to 0..1, and ranges."""
 
     channels: int = Field(ge=1, le=64)
     class_names: list[str] = Field(min_length=2, max_length=10_000)
     mean: list[Annotated[float, Field(ge=0, le=1)]]
     std: list[Annotated[float, Field(ge=SMALLEST_STD, le=10)]]
-    # `classifier.data.ranges`, by which unlike images are recognized; null in files of earlier versions
+    # `classifier.data.ranges`, to recognize images unlike these; null in files of earlier versions
     ranges: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] | None = None
 
     @model_validator(mode="after")
@@ -155,7 +155,7 @@ class DataFile(BaseModel):
 
 
 def _with_files(values: dict[str, Any]) -> dict[str, Any]:
-    """From format 1, whose images are the known sets': 32x32, gray ones with a margin of two pixels."""
+    """Upgrade from format 1, which had only the known sets: 32x32 images, gray ones with a margin of two pixels."""
     hashes: Mapping[str, str] = values.pop("sha256")
     channels = values["channels"]
     return {
@@ -189,7 +189,7 @@ class DatasetMeta(PixelStatistics):
 
     @property
     def sha256(self) -> dict[str, str]:
-        """Split -> SHA-256 of its file; that of its labels, which has the images' digests, if it has several files."""
+        """Split -> SHA-256 of its file; of its label file, which has the images' digests, if it has several files."""
         return {split: self.labels.get(split, files[0]).sha256 for split, files in self.files.items()}
 
     @model_validator(mode="after")
@@ -204,7 +204,7 @@ class DatasetMeta(PixelStatistics):
 
 
 def known_preprocessing(channels: int) -> Preprocessing:
-    """That of the known sets: 28x28 gray pixels with a margin (LeCun et al. 1998, II.B), 32x32 pixels in colour."""
+    """Of the known sets: 28x28 gray pixels with a margin (LeCun et al. 1998, II.B), or 32x32 pixels in colour."""
     margin = 2 if channels == 1 else 0
     return Preprocessing.model_validate(
         {"image_size": SIZE, "margin": margin, "resize": "pad", "channels": channels, "invert": False}
@@ -228,18 +228,18 @@ def read_meta(folder: Path) -> DatasetMeta:
 
 
 def check_decoder(meta: DatasetMeta) -> None:
-    """Say on standard error if another version of Pillow decoded the images than the one that is installed."""
+    """Warn on standard error if the images were decoded by a version of Pillow other than the installed one."""
     installed = f"Pillow {version('pillow')}"
     if meta.decoder is not None and meta.decoder.split(",")[0] != installed:
         print(
-            f"the images were decoded by {meta.decoder}, and {installed} is installed: dvc repro -f normalize names "
-            "those whose pixels change",
+            f"the images were decoded by {meta.decoder}, but {installed} is installed: dvc repro -f normalize lists "
+            "the images whose pixels change",
             file=sys.stderr,
         )
 
 
 def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
-    """Read a split after verifying its bytes against meta.json; those of a split in several files as they are read.
+    """Read a split after verifying its bytes against meta.json. Images in several files are verified as they are read.
 
     The arrays are memory-mapped, so that processes that train at the same time share the memory.
     """
@@ -255,18 +255,18 @@ def read_split(folder: Path, name: str, meta: DatasetMeta) -> Split:
         tensors = _verified(path, meta.files[name][0], images=shape, labels=shape[:1])
         split = Split(tensors["images"], tensors["labels"])
     if not _is_counted(split, meta, name):
-        raise UserError(f"{path} does not have the labels that meta.json counts: run dvc repro -f normalize")
+        raise UserError(f"the labels in {path} do not match the counts in meta.json: run dvc repro -f normalize")
     return split
 
 
 def _verified(path: Path, file: DataFile, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """The tensors of a file whose bytes meta.json knows."""
+    """The tensors of a file, after verifying its bytes against meta.json."""
     _verify(path, file)
     return _tensors(path, **shapes)
 
 
 def _verify(path: Path, file: DataFile) -> None:
-    """Raises FileNotFoundError or UserError unless the file has the bytes that meta.json knows."""
+    """Raises FileNotFoundError or UserError unless the file has the SHA-256 of meta.json."""
     try:
         found = sha256_of(path)
     except FileNotFoundError:
@@ -276,9 +276,9 @@ def _verify(path: Path, file: DataFile) -> None:
 
 
 def _tensors(path: Path, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """The tensors of these names and shapes, mapped: `labels` int64, the others uint8."""
+    """The tensors of these names and shapes, memory-mapped: `labels` int64, the others uint8."""
     try:
-        with safe_open(path, framework="pt") as file:  # the only framework for which safetensors maps the file
+        with safe_open(path, framework="pt") as file:  # for others, safetensors does not map the file
             tensors = {name: file.get_tensor(name).numpy() for name in shapes}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: run dvc repro normalize") from None

@@ -1,8 +1,8 @@
-"""Decodes image files on every core, in chunks that a killed normalization does not decode again.
+"""Decodes image files on every core, in chunks, which the next run reuses after a kill.
 
 A chunk is a file `<key>-<SHA-256 of the file>.safetensors` in a folder outside DVC's outputs: the pixels of its images
-and the facts about each. The key is that of its files' contents, so that after a repaired file its chunk alone is
-decoded again. No process holds more pixels than those of one chunk.
+and the facts about each. The key follows from the contents of the image files, so that after one file is repaired, only
+its chunk is decoded again. No process holds more pixels than those of one chunk.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of K decoded images, in the order of the source."""
+    """Facts about K decoded images, in the order of the source."""
 
     numbers: npt.NDArray[np.int64]  # (K,), of their records; in a chunk's file, their places in the chunk
     digests: Pixels  # (K, 32), SHA-256 of the pixels
@@ -58,7 +58,7 @@ class Facts:
 class Chunk:
     path: Path
     facts: Facts
-    problems: dict[int, str]  # number of a record that gave no pixels -> reason
+    problems: dict[int, str]  # number of a record that cannot be decoded -> reason
 
 
 def read_pixels(path: Path) -> Pixels:
@@ -116,7 +116,7 @@ class Decoder:
         path = self.folder / f"{key}-{sha256(content)}{SUFFIX}"
         temporary = path.with_suffix(f".{os.getpid()}")
         with needing_space(path, len(content)):
-            temporary.write_bytes(content)  # not flushed to disk: its name says whether it is whole
+            temporary.write_bytes(content)  # not flushed to disk: the checksum in its name reveals an incomplete file
             temporary.replace(path)
         return path
 
@@ -124,7 +124,7 @@ class Decoder:
 def decode_all(
     decoder: Decoder, hashes: Sequence[str | None], processes: int, advance: Callable[[int], None]
 ) -> list[Chunk]:
-    """Decode all records and return their chunks in order; those of an earlier, killed call are not decoded again.
+    """Decode all records and return their chunks in order; chunks of an earlier, killed call are reused.
 
     hashes: of each record's file, None if there is nothing to decode. `advance` is called with the number of files of
     each chunk that is done. Raises UserError if a process is killed.
@@ -151,7 +151,7 @@ def decode_all(
 
 
 def _finished(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The chunks of an earlier call by their keys; what is not whole is removed."""
+    """Yield the key and file of each chunk of an earlier call; incomplete files are removed."""
     for path in folder.glob("*-*.*"):
         key, _, known = path.stem.partition("-")
         if path.suffix == SUFFIX and sha256_of(path) == known:
@@ -170,7 +170,7 @@ def _read(path: Path, numbers: range) -> Chunk:
 
 
 def _in_processes(decoder: Decoder, left: Mapping[str, range], processes: int) -> Iterator[tuple[str, Path]]:
-    """Yield chunks as they are done."""
+    """Yield the key and file of each chunk as it is done."""
     # Forked, because an open archive cannot be sent; nothing here has threads that hold locks.
     executor = ProcessPoolExecutor(processes, get_context("fork"), _begin, (decoder,))
     try:
@@ -185,11 +185,11 @@ def _in_processes(decoder: Decoder, left: Mapping[str, range], processes: int) -
         executor.shutdown(cancel_futures=True)
 
 
-_decoder: Decoder | None = None  # of this process, which `_begin` has set
+_decoder: Decoder | None = None  # in a worker process, set by `_begin`
 
 
 def _begin(decoder: Decoder) -> None:
-    """What a decoding process does first."""
+    """Initialize a worker process."""
     global _decoder
     _decoder = decoder
     follow_parent()

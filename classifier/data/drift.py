@@ -1,4 +1,4 @@
-"""Finds images whose pixels are no longer those of the last normalization, although file and preprocessing are."""
+"""Finds images whose pixels changed since the last normalization although file and preprocessing did not."""
 
 from __future__ import annotations
 
@@ -19,17 +19,14 @@ from classifier.project.files import sha256_of
 
 @dataclass(frozen=True)
 class Drift:
-    """The images with other pixels than before."""
+    """Images whose pixels changed since the last normalization."""
 
-    decoder: str  # of before
+    decoder: str  # of the last normalization
     largest: dict[str, int | None]  # path -> largest difference, 0..255; None if the old pixels are gone
 
 
 def find_drift(previous: Mapping[str, Path], collection: Collection, preprocessing: Preprocessing) -> Drift | None:
-    """Compare with the files of the last normalization; None if it cannot be compared.
-
-    Images are compared whose files have the same SHA-256.
-    """
+    """Compare images whose files have the same SHA-256 with the last normalization; None if that is not possible."""
     if not {"meta.json", "images.parquet"} <= previous.keys():
         return None
     meta = read_checksummed(previous["meta.json"], DatasetMeta, "normalize")
@@ -59,7 +56,7 @@ def find_drift(previous: Mapping[str, Path], collection: Collection, preprocessi
 
 
 class _OldImages:
-    """The images of before, by their row in images.parquet, mapped from the files that are still there."""
+    """The last normalization's images by their row in images.parquet, memory-mapped from the files that still exist."""
 
     def __init__(self, previous: Mapping[str, Path], meta: DatasetMeta) -> None:
         self.parts: list[tuple[int, Pixels | None]] = []  # number of the first row after the part, its images
@@ -80,7 +77,7 @@ class _OldImages:
 
 
 def _images(path: Path) -> Pixels:
-    """The tensor `images` of a safetensors file, mapped without torch."""
+    """The tensor `images` of a safetensors file, memory-mapped without torch."""
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     header = 8 + int.from_bytes(content[:8], "little")

@@ -1,13 +1,13 @@
 """Finds images that are the same, or nearly: exact duplicates by their pixels, near ones by a perceptual hash.
 
-A thumbnail is 16x16 gray levels, the means of as many areas of the image without its padding. Its hash is the signs of
+A thumbnail is 16x16 gray levels, each the mean of an area of the image without its padding. Its hash is the signs of
 the lowest 8x8 coefficients of its discrete cosine transform, which recompression, resizing and brightness hardly
 change. Images whose hashes differ in at most 7 bits, and whose thumbnails correlate, are near duplicates. Images that
 are mostly background, such as digits, resemble each other without being copies: they must agree much better.
 
 Measured on 300 photos of clothing and 300 of CIFAR-10: 98% to 100% of the copies at JPEG quality 40, at half the size,
-with other contrast or in gray have at most 7 other bits, and 98% of those 30% brighter. All computation is exact in
-integers, or in floats that hold integers, so that every machine finds the same pairs.
+with other contrast or in gray differ in at most 7 bits, and so do 98% of those 30% brighter. All computation is exact
+in integers, or in floats that hold integers, so that every machine finds the same pairs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from classifier.data.preprocessing import Pixels
 SIDE = 16  # of a thumbnail, pixels
 KEPT = 8  # frequencies in each direction
 FARTHEST = 7  # bits that differ between the hashes of near duplicates: of 4 bands, one then differs in 1 bit at most
-CLOSEST = 0.97  # correlation of their thumbnails
+CLOSEST = 0.97  # least correlation of their thumbnails
 BACKGROUND, FLAT = 0.4, 8  # an image is mostly background if this part of its thumbnail is within 8 gray levels
-CLOSEST_FLAT = 0.995  # correlation if both are; then the hashes differ in 1 bit at most: of 2 bands, one is equal
+CLOSEST_FLAT = 0.995  # least if both are; then the hashes differ in 1 bit at most: of 2 bands, one is equal
 BLOCK = 4096  # images at a time
 CANDIDATES = 1 << 20  # pairs at a time
 LUMA = np.array([19595, 38470, 7471], np.uint32)  # of Pillow's mode L, in 65536ths
@@ -53,7 +53,7 @@ class Pairs:
 
 
 def thumbnails(images: Pixels, boxes: Sequence[Box] | None = None) -> Pixels:
-    """(N, C, H, W) -> (N, 16, 16), of what lies inside the boxes: left, top, right, bottom."""
+    """(N, C, H, W) -> (N, 16, 16), of the parts inside the boxes: left, top, right, bottom."""
     found = np.zeros((len(images), SIDE, SIDE), np.uint8)
     alike: dict[Box, list[int]] = {}
     for index, box in enumerate(boxes or ()):
@@ -67,7 +67,7 @@ def thumbnails(images: Pixels, boxes: Sequence[Box] | None = None) -> Pixels:
 
 
 def _shrunk(images: Pixels) -> Pixels:
-    """(N, C, H, W) -> (N, 16, 16), or less than that in a direction in which they have less."""
+    """(N, C, H, W) -> (N, 16, 16), or fewer pixels in a direction in which the images have fewer."""
     if images.shape[1] == 1:
         gray = images[:, 0].astype(np.uint32)
     else:
@@ -112,15 +112,15 @@ class Duplicates:
     """The pairs of a data set, exact ones first."""
 
     pairs: Pairs
-    crossing: npt.NDArray[np.bool_]  # (P,), of two splits
+    crossing: npt.NDArray[np.bool_]  # (P,), in two splits
     leaking: Indices  # images with a duplicate in a later split of train, validation, test
 
 
 def find_duplicates(digests: Pixels, thumbs: Pixels, splits: npt.NDArray[np.int8]) -> Duplicates:
     """Pairs of N images; digests: `(N, 32)`, thumbs: `(N, 16, 16)`, splits: `(N,)`, indices of SPLITS.
 
-    Of images with equal pixels each is paired with the first. Near duplicates are searched among the first of each
-    split, so that a copy of a copy in another split is found too.
+    Each of several images with equal pixels is paired with the first of them. Near duplicates are searched among the
+    first of each split, so that a copy of a copy in another split is found too.
     """
     rows = np.ascontiguousarray(digests).view(f"V{digests.shape[1]}")[:, 0]
     _, first, same = np.unique(rows, return_index=True, return_inverse=True)
@@ -140,7 +140,7 @@ def find_duplicates(digests: Pixels, thumbs: Pixels, splits: npt.NDArray[np.int8
 def near_pairs(found: Hashes, thumbs: Pixels, candidates: Indices) -> Pairs:
     """The near duplicates among `candidates`, which are indices of images and have the hashes `found`."""
     flat = mostly_background(thumbs[candidates])
-    # A pair of which only one is mostly background is none.
+    # An image that is mostly background is not paired with one that is not.
     kinds = [(~flat, 16, 1, FARTHEST, CLOSEST), (flat, 32, 0, 1, CLOSEST_FLAT)]
     pairs = []
     for kind, bits, probes, farthest, closest in kinds:
@@ -199,7 +199,7 @@ def _blocks(counts: Indices) -> Iterator[slice]:
 
 
 def _correlation(thumbs: Pixels, first: Indices, second: Indices) -> npt.NDArray[np.float64]:
-    """Of each pair; 0 where a thumbnail has a single gray level."""
+    """Correlation of each pair's thumbnails; 0 where one has a single gray level."""
     found = np.zeros(len(first))
     for start in range(0, len(first), BLOCK):
         part = slice(start, start + BLOCK)

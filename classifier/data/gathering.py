@@ -43,7 +43,7 @@ class Files(Protocol):
 def known_set(
     dataset: str, files: Mapping[str, bytes], class_names: Sequence[str], params: NormalizeParams
 ) -> Collection:
-    """The collection of a known set, from its original files. Raises UserError for params that are for folders."""
+    """The collection of a known set, from its original files. Raises UserError for params that need a folder."""
     parsed = parse(dataset, files)
     splits = make_splits(*parsed, class_names, params)
     preprocessing = known_preprocessing(splits["train"].images.shape[1])
@@ -91,7 +91,7 @@ class Decoded:
     """The files of a folder after decoding."""
 
     pieces: list[Piece]
-    facts: Facts | None  # of the K images that gave pixels; None without any
+    facts: Facts | None  # of the K images that were decoded; None without any
     problems: dict[str, str]  # path -> reason, of the stage download and of decoding
 
 

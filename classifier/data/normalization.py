@@ -81,8 +81,7 @@ def statistics(sums: npt.NDArray[np.int64], pixels: int, params: NormalizeParams
     given = {"normalize.mean": params.mean, "normalize.std": params.std}
     if wrong := [f"{key} is {value}" for key, value in given.items() if value is not None and len(value) != channels]:
         raise UserError(
-            f"{' and '.join(wrong)}: allowed is one number for each of the images' channels, which are {channels}, "
-            "or null"
+            f"{' and '.join(wrong)}: allowed is null, or one number per channel of the images, which have {channels}"
         )
     computed = [mean_and_std(int(first), int(second), pixels) for first, second in sums]
     mean = params.mean or [mean for mean, _ in computed]

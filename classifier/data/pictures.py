@@ -39,7 +39,7 @@ class Couple:
 
 
 def tile(image: Pixels, side: int = TILE) -> Image.Image:
-    """An image `(C, H, W)` at a height and width of `side`: enlarged in whole pixels where that is possible."""
+    """An image `(C, H, W)` at a height and width of `side`: not interpolated if that is a multiple of its own."""
     picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).convert("RGB")
     whole = side % picture.width == 0
     return picture.resize((side, side), Image.Resampling.NEAREST if whole else Image.Resampling.BICUBIC)

@@ -14,7 +14,7 @@ import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from classifier.data.preprocessing import Pixels
-from classifier.data.preprocessing import Preprocessing as Preprocessing  # for those who call `decode`
+from classifier.data.preprocessing import Preprocessing as Preprocessing  # exported for callers of `decode`
 from classifier.errors import UserError
 
 Box = tuple[int, int, int, int]
@@ -30,7 +30,7 @@ NEW_SUBFILE_TYPE = 254  # tag of TIFF, of which bit 1 says that the picture is a
 Image.MAX_IMAGE_PIXELS = None  # `_open` checks LARGEST_PIXELS
 
 RAW = "a camera's raw file"
-REFUSED = {  # what a file begins with, from the given byte on -> its kind
+REFUSED = {  # (offset, bytes at this offset) -> kind of file
     (4, b"ftypheic"): "HEIC",
     (4, b"ftypheix"): "HEIC",
     (4, b"ftyphevc"): "HEIC",
@@ -56,15 +56,15 @@ MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I",
 
 
 class BadImageError(UserError):
-    """A file that gives no pixels; the message is the reason, without the file's name."""
+    """A file that cannot be decoded; the message is the reason, without the file's name."""
 
 
 class TooLargeError(BadImageError):
-    """A file of more pixels than are decoded."""
+    """A file with more than LARGEST_PIXELS."""
 
 
 def decoder() -> str:
-    """The libraries that decode and resize, with their versions: others may give other pixels."""
+    """The libraries that decode and resize, with their versions: other versions may give other pixels."""
     names = {"libjpeg_turbo": "libjpeg-turbo", "webp": "libwebp", "libtiff": "libtiff"}
     parts = [f"Pillow {PIL.__version__}"]
     return ", ".join(parts + [f"{name} {features.version(key)}" for key, name in names.items() if features.check(key)])
@@ -120,7 +120,7 @@ def _kind(content: bytes) -> str:
 
 
 def _draft(image: Image.Image, preprocessing: Preprocessing) -> None:
-    """Let the JPEG decoder halve the image as often as it stays twice as large as needed: less work and memory."""
+    """Let the JPEG decoder halve the image while it stays twice as large as needed: less work and memory."""
     width, height = preprocessing.resized(*image.size)
     if image.format in JPEGS and image.width >= 4 * width and image.height >= 4 * height:
         image.draft(None, (2 * width, 2 * height))

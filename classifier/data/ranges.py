@@ -1,4 +1,4 @@
-"""What a set's images have in common: the ranges of brightness, contrast, border and colour, to recognize others."""
+"""The usual ranges of a data set's brightness, contrast, border and colour, to recognize images unlike it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 Ranges = Mapping[str, Sequence[float]]  # measure -> lowest and highest usual value, 0..1
 Values = npt.NDArray[np.float64]
 CHUNK = 1 << 22  # pixels, which are widened to 4 bytes each
-RARE = 0.001  # of the images lie below the usual values, and as many above
+RARE = 0.001  # fraction of the images below the usual values; as many are above
 NEGATIVE = "its negative is like them"
 TOLERANCE = 0.1  # beyond the usual values, before an image counts as unlike the others
 WORDS = {
@@ -23,7 +23,7 @@ WORDS = {
 
 
 def measured(channels: int) -> list[str]:
-    """The names of the measures of images of so many channels."""
+    """The names of the measures of images with this many channels."""
     return [name for name in WORDS if channels > 1 or name != "colour"]
 
 
@@ -37,8 +37,8 @@ def measure(images: np.ndarray, margin: int, sums: Values | None = None) -> dict
     """Images `(N, C, H, W) uint8` -> the measures of each, `(N,)` float64 in 0..1.
 
     brightness: mean of all pixels; contrast: their standard deviation; border: mean of the outermost pixels inside the
-    margin, which preprocessing fills; colour: mean difference between the largest and the smallest channel. Sums are of
-    integers, so that the values are the same on every machine; `sums` are the images' moments, if they are known.
+    margin, which preprocessing fills; colour: mean difference between the largest and the smallest channel. All sums
+    are of integers, so that every machine gets the same values. `sums` are the images' moments, if they are known.
     """
     inner = images[..., margin : images.shape[2] - margin, margin : images.shape[3] - margin]
     channels, height, width = inner.shape[1:]
@@ -84,7 +84,7 @@ def far(images: np.ndarray, ranges: Ranges, margin: int) -> npt.NDArray[np.bool_
 
 
 def unlike(image: np.ndarray, ranges: Ranges, margin: int) -> str | None:
-    """In what an image `(C, H, W) uint8` is unlike the training's, and whether its negative is; None if it is not."""
+    """How an image `(C, H, W) uint8` is unlike the training's, and whether its negative is like them; None if alike."""
     if not (found := _beyond(image, ranges, margin)):
         return None
     text = f"unlike the training images: {' and '.join(found)}"
@@ -92,7 +92,7 @@ def unlike(image: np.ndarray, ranges: Ranges, margin: int) -> str | None:
 
 
 def _outside(values: Any, low: float, high: float) -> Any:
-    """Whether a value, or each of an array, is outside of a range by more than the tolerance."""
+    """Whether a value, or each of an array, is outside a range by more than the tolerance."""
     return (values < low - TOLERANCE) | (values > high + TOLERANCE)
 
 

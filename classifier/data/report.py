@@ -1,4 +1,4 @@
-"""Writes `reports/data/`, what a person looks at before training, and defines its files."""
+"""Writes `reports/data/`, the report on the data to read before training, and defines its files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Report:
         - `sizes.csv`: width, height, images; of the original files, in pixels
         - `modes.csv`: mode, images; of the original files, in Pillow's terms
         - `channels.csv`: split, channel, mean, std; of pixels scaled to 0..1
-        - `problems.csv`: path, reason; the files that gave no pixels
+        - `problems.csv`: path, reason; the files that cannot be used
         - `duplicates.csv`: kind (exact, near), crossing, first, second, first_split, second_split, first_label,
           second_label, correlation
         - `drift.csv`: path, largest_difference; only if the pixels of images changed since the last normalization
@@ -167,7 +167,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def _ranked(counts: Counter[Any]) -> list[tuple[Any, int]]:
-    """The most frequent first, equal ones in their own order."""
+    """Most frequent first; ties in the order of their keys."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 

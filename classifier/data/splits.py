@@ -29,11 +29,12 @@ def assign_splits(
 ) -> npt.NDArray[np.int8]:
     """The split of each image, (N,), as an index of SPLITS; a function of its arguments alone.
 
-    `given`: the splits that the source states, for every image or for none. A test split that it lacks is
-    `params.test_fraction` of every class, a validation split `params.validation_fraction` of what remains of every
-    class, at least one image each; both are taken from the training images. The test split is never used as validation.
-    `groups`: images of one group stay in one split; None is a group of its own. `allow_empty` allows classes without
-    training images. Raises UserError, naming them, for classes that are too small and groups that the source divides.
+    `given`: the splits that the source states, for every image or for none. If it lacks a test split,
+    `params.test_fraction` of the training images of every class are held out; if it lacks a validation split, so is
+    `params.validation_fraction` of the rest of every class; at least one image each. The test split is never used as
+    validation. `groups`: images of one group stay in one split; an image of group None is on its own. `allow_empty`
+    allows classes without training images. Raises UserError, naming them, for classes that are too small and for groups
+    that the source puts into several splits.
     """
     splits = np.zeros(len(labels), np.int8)
     if given is not None and any(split is not None for split in given):

@@ -24,13 +24,13 @@ class SplitWriter:
     """Writes a split of any size from pieces of its images: constant memory, one file or several."""
 
     def __init__(self, folder: Path, name: str, labels: np.ndarray, digests: Pixels, shape: tuple[int, ...]) -> None:
-        """labels, digests: of all images, each `shape`, that `append` will get."""
+        """labels, digests: of all images, each of this `shape`, that `append` will get."""
         self.folder, self.name, self.labels, self.digests, self.shape = folder, name, labels, digests, shape
         capacity = max(1, (LARGEST_FILE - HEADER_BYTES) // (prod(shape) + labels.itemsize))
         count = max(1, -(-len(labels) // capacity))
         self.sizes = [min(capacity, len(labels) - start * capacity) for start in range(count)]
         self.files: list[DataFile] = []
-        self.left = 0  # images that the open file still gets
+        self.left = 0  # images still to be written to the open file
         self._open()
 
     @property
@@ -86,7 +86,7 @@ class SplitWriter:
 
 
 def _header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
-    """What safetensors writes before these tensors, which have elements of 8 bytes (I64) or 1 (U8)."""
+    """The safetensors header of these tensors, which have elements of 8 bytes (I64) or 1 (U8)."""
     fields, end = {}, 0
     for name, (dtype, shape) in tensors.items():
         start, end = end, end + prod(shape) * (8 if dtype == "I64" else 1)

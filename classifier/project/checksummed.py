@@ -96,7 +96,7 @@ def read_checksummed(path: Path, form: type[Form], stage: str) -> Form:
 
 
 def read_known(path: Path, known: str | None, largest: int, described_by: str, stage: str) -> bytes:
-    """Read a file of at most `largest` bytes whose SHA-256 stands in the file `described_by`, beside it.
+    """Read a file of at most `largest` bytes, and verify the SHA-256 that the file `described_by` beside it records.
 
     Raises FileNotFoundError or UserError, naming the file and the `stage` that rewrites it.
     """

@@ -23,7 +23,7 @@ def run(main: Callable[[list[str]], None], name: str) -> None:
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwind, like SIGINT
     try:
-        with needing_space(Path.cwd()):  # a full disk is said with what is free, whoever wrote
+        with needing_space(Path.cwd()):  # report a full disk with its free space, whatever wrote
             main(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)
@@ -56,9 +56,8 @@ def out_of_memory(error: Exception) -> str:
 def run_stage(main: Callable[[list[str]], None], *, shared: bool = False) -> None:
     """Like `run`, but only one process at a time per stage and working folder. `--help` prints the stage's docstring.
 
-    A stage outlives a killed `dvc repro`, and the next `dvc repro` starts the stage again; it waits for the first one.
-    Of the processes that torchrun starts together, rank 0 is the stage. The others run `main` as well if the stage is
-    `shared` among them, and have nothing to do otherwise.
+    A stage outlives a killed `dvc repro`. When the next `dvc repro` starts it again, the new process waits for the old.
+    Under torchrun, rank 0 runs the stage. The other ranks run `main` too if the stage is `shared`; otherwise they exit.
     """
     stage = Path(sys.argv[0]).stem
     if {"-h", "--help"} & set(sys.argv[1:]):

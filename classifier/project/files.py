@@ -63,7 +63,7 @@ def _write_atomic(path: Path, content: bytes, verify: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         if verify and Path(temporary).read_bytes() != content:
-            raise OSError(f"{path}: the disk does not give back what was written to it")
+            raise OSError(f"{path}: the data read back differs from what was written")
         publish(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -111,7 +111,7 @@ def replacing(path: Path, *subfolders: str) -> Iterator[Path]:
         old.rename(path)
     for entry in sorted(path.iterdir()) if path.exists() else []:
         if entry.is_dir() and not entry.is_symlink() and entry.name not in subfolders:
-            raise UserError(f"{path} is to be overwritten, but holds the folder {entry.name}: remove it, if it may go")
+            raise UserError(f"{path} would be overwritten, but has the folder {entry.name}: remove it if not needed")
     for leftover in (new, old):
         _remove(leftover)
     try:

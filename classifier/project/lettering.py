@@ -1,6 +1,6 @@
-"""What can be written in pictures: the letters of DejaVu Sans, which matplotlib ships.
+"""The font of pictures, DejaVu Sans, which matplotlib ships, and the characters that it has.
 
-A font of the system would give other bytes on another machine.
+A system font would give different bytes on different machines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @cache
 def font_file(*, bold: bool = False) -> Path:
-    """Where the font is, without importing matplotlib."""
+    """Path of the font, without importing matplotlib."""
     matplotlib = find_spec("matplotlib")
     assert matplotlib, "a dependency of this project"
     assert matplotlib.origin, "it is a package"
@@ -20,7 +20,7 @@ def font_file(*, bold: bool = False) -> Path:
 
 
 def drawable(text: str) -> str:
-    r"""The text with an escape such as `\u732b` for each letter that the font lacks. Tables and pages need none."""
+    r"""The text with an escape such as `\u732b` for each character that the font lacks. Only pictures need it."""
     if text.isascii():
         return text
     known = _letters()

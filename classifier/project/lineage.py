@@ -49,7 +49,7 @@ def require_project() -> Path:
 
 
 def check_place(start: Path) -> None:
-    """Raises UserError if the pipeline that `start` is in lies below the folder with `.dvc`.
+    """Raises UserError if the pipeline that contains `start` is in a subfolder of the folder with `.dvc`.
 
     DVC would run it there, but the runs, the cache and the repository's paths belong to the folder with `.dvc`.
     """

@@ -60,7 +60,7 @@ def release(handle: int) -> None:
 def remove(folder: Path) -> None:
     """Remove a folder that this process owns, atomically for other processes.
 
-    Also removes what processes left that were killed while removing a folder here. Concurrent calls are safe.
+    Also removes what is left of removals that were killed. Concurrent calls are safe.
     """
     with suppress(FileNotFoundError):
         folder.rename(folder.with_name(f".{uuid.uuid4().hex}.removed"))

@@ -1,4 +1,4 @@
-"""Processes: which of torchrun's this one is, and how others are ended."""
+"""Processes: rank and world size under torchrun, and ending other processes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ENDING_S = 20  # for a stage to record how it ended
 
 
 def world() -> int:
-    """How many processes torchrun started together with this one, itself included; 1 without torchrun."""
+    """World size: the number of processes that torchrun started, this one included; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """This process's number among those that torchrun started together; 0 without torchrun."""
+    """This process's rank; 0 without torchrun."""
     return int(os.environ.get("RANK", "0")) if world() > 1 else 0
 
 
 def follow_parent() -> None:
-    """What a worker of multiprocessing does first: it ends with the process that started it, which answers signals."""
+    """Ignore Ctrl-C, which the parent process handles, and exit with the parent. Worker processes call it first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -42,7 +42,7 @@ def _end_with_parent() -> None:
 def end_processes(living: Callable[[], Iterable[psutil.Process]]) -> None:
     """Terminate the processes that `living` lists; kill those that it still lists after ENDING_S.
 
-    They are asked first, so that a stage can record how it ended.
+    SIGTERM comes first, so that a stage can record how it ended.
     """
     for process in living():
         with suppress(psutil.NoSuchProcess):

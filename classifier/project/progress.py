@@ -1,4 +1,4 @@
-"""Progress of long work with the time left: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work with the time left: a bar on a terminal, a line every EVERY_S seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield _Lines(what, total).advance
         return
-    from rich.console import Console  # for terminals alone: it takes 0.1 s
+    from rich.console import Console  # imported for terminals only: it takes 0.1 s
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""Folders of work in progress, outside DVC's outputs, in which the next process resumes what a killed one left."""
+"""Folders of work in progress, outside DVC's outputs, so that a process can resume what a killed one left."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from classifier.project.ownership import claim, release, remove
 
-ABANDONED_S = 14 * 24 * 3600  # after which work that was killed is not expected to go on
+ABANDONED_S = 14 * 24 * 3600  # older leftovers of killed processes are removed
 
 
 @contextmanager
 def resumable(root: Path, name: str) -> Iterator[Path]:
-    """Own a folder `root/<name>-<slot>`, an earlier one that a killed process left or a new one.
+    """Own a folder `root/<name>-<slot>`: one that a killed process left, or a new one.
 
-    Slots keep processes apart that do the same at the same time. When the block succeeds, the folder is removed, and so
-    is what has not been resumed for long.
+    Processes that do the same work at the same time use different slots. When the block succeeds, the folder is
+    removed, and so are folders that have not changed for ABANDONED_S.
     """
     folder, handle = _claim_place(root, name)
     try:
@@ -30,7 +30,7 @@ def resumable(root: Path, name: str) -> Iterator[Path]:
 
 
 def _claim_place(root: Path, name: str) -> tuple[Path, int]:
-    """The first that is free, those that killed processes left before new ones."""
+    """Claim the first free folder: those that killed processes left come before new ones."""
     for path in chain(sorted(root.glob(f"{name}-*")), (root / f"{name}-{slot}" for slot in count())):
         if (handle := claim(path)) is not None:
             return path, handle
@@ -42,7 +42,7 @@ def _remove_abandoned(root: Path) -> None:
         try:
             newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0)
         except FileNotFoundError:
-            continue  # somebody is at work there
+            continue  # another process is using it
         if newest < time.time() - ABANDONED_S and (handle := claim(folder)) is not None:
             remove(folder)
             release(handle)

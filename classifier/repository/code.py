@@ -76,8 +76,8 @@ def git_state() -> GitState:
 def code_paths(pipeline: bytes) -> list[str]:
     """The code that determines results, according to the content of dvc.yaml.
 
-    It is dvc.yaml itself, and the dependencies of its stages that no stage makes and params.yaml does not name;
-    `DECISIVE` if it has no stages.
+    That is dvc.yaml and its stages' dependencies, except outputs of stages and paths that params.yaml sets; `DECISIVE`
+    if dvc.yaml has no stages.
     """
     try:
         stages = YAML(typ="safe").load(pipeline)["stages"].values()
@@ -96,7 +96,7 @@ def _paths(stage: Mapping[str, Any], key: str) -> list[str]:
 
 
 def code_digests(scratch: Scratch, revisions: Iterable[str]) -> dict[str, str]:
-    """A digest of the code that determines results, for each revision that has dvc.yaml: that one names the code."""
+    """A digest of the code that determines results, for each revision with a dvc.yaml (`code_paths`)."""
     same = defaultdict(list)
     for revision, [pipeline] in scratch.ids(revisions, [PIPELINE]).items():
         if pipeline:
@@ -110,9 +110,10 @@ def code_digests(scratch: Scratch, revisions: Iterable[str]) -> dict[str, str]:
 
 
 def _add_project(scratch: Scratch, commit: str) -> tuple[str, list[str]]:
-    """Fill the index with the commit and the changes since; returns what is to be left out and why.
+    """Fill the index with the commit and the changes since; returns a message about files left out of the record.
 
-    The index has all changes of tracked files, also those that may hold secrets, which are returned too.
+    The index has the changes of all tracked files. The names of those that may hold secrets are returned too, so that
+    the caller can reset them.
     """
     repository = scratch.repository
     project, lock = f":(top,literal){repository.prefix}", repository.path("dvc.lock")
@@ -138,7 +139,7 @@ def _add_project(scratch: Scratch, commit: str) -> tuple[str, list[str]]:
         for names, why in (
             (secret, "may hold secrets"),
             (large, f"new files of over {LARGEST_NEW_FILE >> 20} MiB, or {LARGEST_NEW_FILES >> 20} MiB together"),
-            (foreign, "not in git, and no source files"),
+            (foreign, "not in git, and not source files"),
         )
         if names
     )
@@ -146,7 +147,7 @@ def _add_project(scratch: Scratch, commit: str) -> tuple[str, list[str]]:
 
 
 def _reset(scratch: Scratch, commit: str, names: Sequence[str]) -> None:
-    """Set these files in the index to what they are in the commit."""
+    """Reset these files in the index to the commit."""
     options = ("--quiet", "--pathspec-from-file=-", "--pathspec-file-nul")
     scratch.git("--literal-pathspecs", "reset", *options, commit, stdin=os.fsencode("\0".join(names)))
 

@@ -30,7 +30,7 @@ class Code:
 
 
 def code_ids(codes: Iterable[Code], project: Path) -> dict[Code, str]:
-    """`GitState.code` of each code that the repository has. Newer runs have it as a tag."""
+    """`GitState.code` of each code that is in the repository. Newer runs record it as a tag."""
     trees = {}
     try:
         with Repository.of(project).scratch() as scratch:

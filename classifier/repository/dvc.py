@@ -1,7 +1,7 @@
 """Runs DVC, and collects everything that the project relies on beyond DVC's public interface.
 
-Texts of its log, its configuration and its locks may change with any version: everything that depends on them is here,
-and `tests/repository/test_dvc.py` tries each on the version that is installed.
+DVC's log messages, configuration and locks may change with any version. Everything that depends on them is here, and
+`tests/repository/test_dvc.py` tests it with the installed version.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def dvc_environment() -> dict[str, str]:
 
 
 def reached(stage: str, output: bytes) -> bool:
-    """Whether a `dvc` command with this output reached the stage, executed or not."""
+    """Whether a `dvc` command with this output reached the stage, to execute or to skip it."""
     return f"stage '{stage}'".encode() in output.lower()
 
 
@@ -56,7 +56,7 @@ def complaint(output: Sequence[str]) -> str:
     own = " ".join(lines[first:]).removeprefix(ERROR)
     if lines[:first] and (not own or ": failed to run: " in own):
         return lines[first - 1]
-    return own[:500] or "DVC failed and said nothing"
+    return own[:500] or "DVC failed without a message"
 
 
 def share_cache(root: Path, project: Path) -> None:

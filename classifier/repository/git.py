@@ -148,12 +148,12 @@ class Scratch:
     def patch(self, first: str, second: str, *more: str) -> bytes:
         """The patch from one tree or commit to another; `more`: options and pathspecs.
 
-        `diff-tree`, unlike `diff`, heeds no settings of the user's such as diff.noprefix or diff.context.
+        `diff-tree`, unlike `diff`, ignores user settings such as diff.noprefix or diff.context.
         """
         return self.git("diff-tree", "-r", "-p", *PATCH, first, second, *more)
 
     def extract(self, commit: str, folder: Path) -> Path:
-        """Write the project's files of a commit below `folder`, as a checkout does; returns its place there."""
+        """Write the project's files of a commit below `folder`, as a checkout does; returns the project's folder."""
         project = self.repository.prefix
         self.git("read-tree", commit)
         names = self.git("ls-files", "-z", "--", f":(top,literal){project}")
@@ -161,7 +161,7 @@ class Scratch:
         return folder / project
 
     def ids(self, revisions: Iterable[str], names: Sequence[str]) -> dict[str, list[str]]:
-        """Git's ids of these files and folders of the project in each revision; empty for those that it lacks."""
+        """Git's ids of these files and folders of the project in each revision; empty for those it lacks."""
         revisions, path = list(revisions), self.repository.path
         asked = "".join(f"{revision}:{path(name)}\n" for revision in revisions for name in names)
         lines = self.git("cat-file", "--batch-check=%(objectname)", stdin=os.fsencode(asked)).decode().splitlines()

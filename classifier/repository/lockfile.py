@@ -19,7 +19,7 @@ from classifier.repository.dvc import cache, listing_in
 
 LOCK = Path("dvc.lock")
 RESOLVE = f"git checkout --ours {LOCK} (or --theirs), git add {LOCK}, then dvc repro"
-CORRUPT = (YAMLError, KeyError, TypeError, AttributeError)  # what a file raises that is not a dvc.lock
+CORRUPT = (YAMLError, KeyError, TypeError, AttributeError)  # raised by reading a file that is not a dvc.lock
 IGNORED = "__pycache__"  # by .dvcignore
 
 
@@ -48,11 +48,11 @@ class Lock:
         return {section: values for file in files for section, values in file.items() if "." not in section}
 
     def check(self, outputs: Iterable[Path]) -> None:
-        """Raises FileNotFoundError or UserError for the first output that is not what dvc.lock says."""
+        """Raises FileNotFoundError or UserError for the first output that differs from dvc.lock."""
         made = self.outputs
         for stage, path, md5 in self._dependencies():
             if made.get(path, md5) != md5:
-                raise UserError(f"{LOCK} mixes runs: its stage {stage} used another {path}; run dvc repro")
+                raise UserError(f"{LOCK} mixes runs: its stage {stage} used a different {path}; run dvc repro")
         for output in outputs:
             name = output.as_posix()
             if name not in made:
@@ -95,7 +95,7 @@ def hash_of(path: Path) -> str | None:
 
 
 def hash_told_by(output: Path, file: str) -> str | None:
-    """The hash in dvc.lock of a large folder in which `file` has the digests of all others, without reading them.
+    """The hash in dvc.lock of a large folder, of which only `file` is read: it has the digests of all other files.
 
     None unless DVC's cache lists the same names and the same `file` under that hash.
     """

@@ -1,4 +1,4 @@
-"""The files of a stage's output as they were before this execution, for which DVC removed them."""
+"""The files of a stage's output from before this execution. DVC removes outputs before it runs a stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from classifier.repository.lockfile import read_lock
 
 
 def previous_files(output: Path) -> dict[str, Path]:
-    """Name -> place, in the output itself or in DVC's cache by dvc.lock; empty if they are in neither."""
+    """Name -> path, in the output itself or, according to dvc.lock, in DVC's cache; empty if they are in neither."""
     if output.is_dir():
         return {path.name: path for path in output.iterdir()}
     with suppress(OSError, ValueError, KeyError):

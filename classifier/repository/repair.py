@@ -1,6 +1,6 @@
 """Repairs what a killed DVC leaves behind and does not repair itself: a truncated dvc.lock, stale locks.
 
-DVC writes both files in place. Nothing is lost: a stage whose entry is gone runs again, to the same bytes.
+DVC writes both files in place. Nothing is lost: a stage whose entry is missing runs again and writes the same bytes.
 """
 
 from __future__ import annotations

@@ -59,10 +59,10 @@ def check_out(repository: Repository, folder: Path, commit: str, diff: bytes) ->
 
 
 def share_images(root: Path, project: Path, folder: str) -> None:
-    """Show the user's images or weights, at `folder` in the project at `root`, in a checkout of it.
+    """Link the user's images or weights, at `folder` in the project at `root`, into a checkout of it.
 
-    Does nothing for images outside of the project and for those that DVC tracks. DVC does not follow links to folders
-    within a folder, so what git already put there is completed by hard links to the files.
+    Does nothing for images outside the project and for those that DVC tracks. If git checked out a part of the folder,
+    hard links add the other files, because DVC does not follow links to folders within a folder.
     """
     source, target = root / folder, project / folder
     if Path(folder).is_absolute() or not source.exists() or dvc_tracks(root, folder):

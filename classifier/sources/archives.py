@@ -1,7 +1,7 @@
-"""Zip and tar archives of images, read where they lie: nothing is extracted under a name that an archive chooses.
+"""Zip and tar archives of images, read in place: no file gets its name from an archive.
 
-The kind follows from the content. A compressed tar is decompressed once, into a file without a name, because it cannot
-be read out of order. Limits bound the time, memory and disk space that a hostile archive can take.
+The content determines the kind. A compressed tar, which allows no random access, is decompressed once into an unnamed
+file. Limits bound the time, memory and disk space that a hostile archive can take.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from classifier.project.files import NoSpaceError, needing_space, regular_size
 from classifier.sources.listing import LARGEST_IMAGE, Entry, Listing, readable, skipped_as
 
 LARGEST_HEADER = 1 << 20  # bytes of a tar's extended header
-RATIO = 1100  # of all members' bytes to a zip's; deflate reaches 1,032, overlapping members more
+RATIO = 1100  # most bytes of all members per byte of a zip; deflate reaches 1,032, overlapping members more
 TAR_RATIO, FLOOR = 100, 1 << 30  # a compressed tar may have 100 times its bytes uncompressed, or 1 GiB
 CHUNK = 1 << 20  # bytes
 COMPRESSIONS: dict[bytes, Callable[[Path], IO[bytes]]] = {
@@ -35,7 +35,7 @@ COMPRESSIONS: dict[bytes, Callable[[Path], IO[bytes]]] = {
     b"BZh": cast(Callable[[Path], IO[bytes]], bz2.open),
     b"\xfd7zXZ": cast(Callable[[Path], IO[bytes]], lzma.open),
 }
-DAMAGED = (  # what the libraries raise for an archive that is damaged, or uses what they do not know
+DAMAGED = (  # raised by the libraries for an archive that is damaged, or uses unsupported features
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RecursionError),
     *(NotImplementedError, RuntimeError, ValueError, OverflowError),
 )
@@ -45,7 +45,7 @@ class Archive:
     """An open archive. `read` works in this process and in processes that were forked from it."""
 
     def __init__(self, path: Path, scratch: Path) -> None:
-        """Open `path`; a compressed tar is decompressed into a file in `scratch`, which has no name.
+        """Open `path`; a compressed tar is decompressed into an unnamed file in `scratch`.
 
         Raises UserError unless `path` is a zip or tar, FileNotFoundError if it does not exist.
         """
@@ -98,7 +98,7 @@ class Archive:
         """The bytes of a member. Raises UserError if they cannot be read."""
         try:
             if self._zip is None:
-                assert offset is not None, "each member of a tar has one"
+                assert offset is not None, "each member of a tar has an offset"
                 return self._file.at(offset, size)
             with self._zip.open(path) as member:
                 return member.read(size + 1)
@@ -130,7 +130,7 @@ class Archive:
         self._file.seek(0)
         with tarfile.open(fileobj=cast(IO[bytes], self._file), mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
                 path = member.name.removeprefix("./")
                 problem = None if member.isfile() and not member.issparse() else "is a link or a special file"
                 if not (member.isdir() and path in ("", ".")):
@@ -140,7 +140,7 @@ class Archive:
                 raise tarfile.ReadError("it is cut off")
 
     def _unpacked(self, packed: IO[bytes], scratch: Path) -> int:
-        """A handle to the decompressed bytes, in a file that vanishes with this process."""
+        """A handle to an unnamed file with the decompressed bytes; it is deleted when this process exits."""
         allowed = max(FLOOR, TAR_RATIO * self.size)
         with needing_space(scratch), tempfile.TemporaryFile(dir=scratch) as file:
             while chunk := packed.read(CHUNK):
@@ -158,7 +158,7 @@ class Archive:
 
 
 class _Positioned:
-    """An open file whose position is this object's alone: forked processes can read it at the same time."""
+    """An open file with a position of its own, so that forked processes can read it at the same time."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle

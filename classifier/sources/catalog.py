@@ -17,7 +17,7 @@ class SourceFile:
 
     name: str
     checksum: str
-    address: str | None = None  # its own, to try after all mirrors
+    address: str | None = None  # of this file alone, tried after all mirrors
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The images of dataset `folder`: `data/raw/images.parquet`, a row per file, and the original bytes where they lie.
+"""The images of dataset `folder`: `data/raw/images.parquet`, a row per file; the files stay where they are.
 
-The stage download writes the table (`write_images`) and copies no image. It depends on the images' names and contents
-alone, so that it has the same bytes on every machine, wherever the folder lies. `Images` reads it.
+The stage download writes the table (`write_images`) and copies no image. The table depends only on the images' names
+and contents, so that it has the same bytes on every machine, wherever the folder is. `Images` reads it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CHUNK = 512  # files that a process measures at once
 COLUMNS = ("path", "bytes", "sha256", "width", "height", "mode", "label", "split", "group", "problem", "offset")
 
 FRAMES = {0xC0, 0xC1, 0xC2}  # JPEG's markers of frames: baseline, extended, progressive
-SEGMENTS = (0xC4, 0xFE)  # first and last marker of what may stand before a frame
+SEGMENTS = (0xC4, 0xFE)  # first and last marker of the segments that may precede a frame
 JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
 Files = Folder | Archive
@@ -117,7 +117,7 @@ class Images:
         except (UserError, OSError) as error:
             raise UserError(f"{where} {_reason(error)}: {AGAIN}") from None
         if (found := sha256(content)) != record.sha256:
-            raise UserError(f"{where} has SHA-256 {found}, {TABLE} says {record.sha256}: it changed since: {AGAIN}")
+            raise UserError(f"{where} has SHA-256 {found}, {TABLE} says {record.sha256}: it was changed: {AGAIN}")
         return content
 
 
@@ -139,9 +139,9 @@ def open_files(source: Path, scratch: Path) -> Files:
 def write_images(raw: Path, files: Files, params: DownloadParams, archive: str | None = None) -> Manifest:
     """Describe all images in `raw`; `archive`: the name of the file in it that was downloaded, if any.
 
-    Raises UserError, naming what is wrong, for a source whose classes, splits or groups cannot be told.
+    Raises UserError, naming what is wrong, for a source whose classes, splits or groups cannot be determined.
     """
-    gc.disable()  # it would look at hundreds of thousands of records again and again, 0.4 s for 60,000
+    gc.disable()  # it would scan hundreds of thousands of records repeatedly: 0.4 s for 60,000
     try:
         listing = files.list()
         layout = _layout(files, listing, params)
@@ -176,7 +176,7 @@ def _layout(files: Files, listing: Listing, params: DownloadParams) -> Layout:
     path = listing.root + params.table
     found = next((entry for entry in listing.entries if entry.path == path), None)
     if found is None or found.problem:
-        reason = found.problem if found else "is not there: download.table is a path in download.folder"
+        reason = found.problem if found else "does not exist: download.table is a path in download.folder"
         raise UserError(f"{files.path}: table {params.table} {reason}")
     return lay_out_by(files.read(path, found.offset, found.bytes or 0), listing, params)
 
@@ -204,11 +204,11 @@ def measure(files: Files, placed: Sequence[Placed]) -> Iterable[Measured]:
             pool.shutdown(cancel_futures=True)
 
 
-_inherited: tuple[Files, list[Sequence[Placed]]] | None = None  # of this process, which `_begin` has set
+_inherited: tuple[Files, list[Sequence[Placed]]] | None = None  # in a worker process, set by `_begin`
 
 
 def _begin(files: Files, chunks: list[Sequence[Placed]]) -> None:
-    """What a measuring process does first."""
+    """Initialize a worker process."""
     global _inherited
     _inherited = files, chunks
     follow_parent()
@@ -248,12 +248,12 @@ def _header(content: bytes) -> Header:
     try:
         with Image.open(BytesIO(content)) as image:
             return image.width, image.height, image.mode
-    except Exception:  # of a damaged header; the stage normalize names what cannot be decoded
+    except Exception:  # a damaged header; the stage normalize reports files that cannot be decoded
         return None, None, None
 
 
 def _jpeg_header(content: bytes) -> Header | None:
-    """The same of an ordinary JPEG, in a fifth of Pillow's time; None if Pillow is to read it."""
+    """The same for an ordinary JPEG, five times as fast as Pillow; None if Pillow must read it."""
     place = 2
     while content[place : place + 1] == b"\xff" and place + 10 <= len(content):
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])

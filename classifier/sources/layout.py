@@ -19,7 +19,7 @@ from classifier.params import DownloadParams
 from classifier.project.lineage import project_root
 from classifier.sources.listing import Entry, Listing
 
-SPLIT_NAMES = {  # of folders and in tables, in any case
+SPLIT_NAMES = {  # of folders and in tables; upper and lower case are the same
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -30,7 +30,7 @@ MOST_CLASSES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A file with what its place says; the first three are None for a file with a problem."""
+    """A file, with the class, split and group that its path gives; all three are None for a file with a problem."""
 
     entry: Entry
     class_name: str | None
@@ -53,7 +53,7 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def lay_out(listing: Listing, params: DownloadParams) -> Layout:
-    """Read classes, splits and groups from the folders' names. Raises UserError, naming what cannot be told."""
+    """Read classes, splits and groups from the folders' names. Raises UserError, naming what is wrong."""
     paths = [entry.path.removeprefix(listing.root) for entry in listing.entries]
     empty = [path for folder in listing.empty if (path := f"{folder}/".removeprefix(listing.root).rstrip("/"))]
     tops = {path.split("/")[0] for path in [*(path for path in paths if "/" in path), *empty]}
@@ -62,7 +62,7 @@ def lay_out(listing: Listing, params: DownloadParams) -> Layout:
 
     @cache
     def place(folder: str) -> tuple[str, str | None, str | None] | UserError:
-        """Class name, split and group of the files in a folder, or why there are none."""
+        """Class name, split and group of the files in a folder, or the reason why they have none."""
         folders = folder.split("/") if folder else []
         split = split_of[folders.pop(0)] if split_of and folders else None
         group = None
@@ -70,7 +70,7 @@ def lay_out(listing: Listing, params: DownloadParams) -> Layout:
             if not -len(folders) <= (index := level - (level > 0)) < len(folders):
                 return UserError(f"has no folder at level {level}, which names its group")
             group = normalize("NFC", folders.pop(index))
-        return (normalize("NFC", "/".join(folders)), split, group) if folders else UserError("lies in no class folder")
+        return (normalize("NFC", "/".join(folders)), split, group) if folders else UserError("is not in a class folder")
 
     files = []
     for entry, path in zip(listing.entries, paths, strict=True):
@@ -84,9 +84,9 @@ def lay_out(listing: Listing, params: DownloadParams) -> Layout:
 
 
 def class_order(files: Sequence[Placed], vacant: Iterable[str], params: DownloadParams) -> list[str]:
-    """The class names in the order of their numbers; `vacant` are those of folders without images of their own.
+    """The class names in the order of their numbers; `vacant`: the classes of folders without images.
 
-    Raises UserError for classes that download.classes should name, or that have no images and are not in it.
+    Raises UserError for classes that download.classes lacks, or that have no images and are not in download.classes.
     """
     found = {file.class_name for file in files if file.class_name is not None}
     vacant = set(vacant) - found
@@ -149,5 +149,5 @@ def _splits(tops: Iterable[str], *, named: bool) -> dict[str, str]:
     if twice := [folders for folders in splits.values() if len(folders) > 1]:
         raise UserError(f"the folders {shown(twice[0])} are the same split: keep one of them")
     if "train" not in splits:
-        raise UserError(f"there are the folders {names}, but no train/: add it")
+        raise UserError(f"found the folders {names}, but no train/: add it")
     return {folders[0]: split for split, folders in splits.items()}

@@ -24,7 +24,7 @@ class Entry:
     """A file of a folder or archive; `path` is separated by "/"."""
 
     path: str
-    bytes: int | None = None  # if the archive says so
+    bytes: int | None = None  # as the archive states it; None in a folder
     problem: str | None = None  # why it cannot be used
     offset: int | None = None  # of its bytes in a tar, uncompressed
 
@@ -36,11 +36,11 @@ class Listing:
     entries: list[Entry]
     empty: list[str]  # folders that hold neither files nor folders, apart from those skipped
     skipped: Mapping[str, int]  # name of a system's file, or HIDDEN -> number of files and folders
-    root: str = ""  # "photos/" if an archive holds nothing beside this folder
+    root: str = ""  # "photos/" if this folder holds everything in an archive
 
 
 def skipped_as(name: str) -> str | None:
-    """How a file or folder of this name is counted among the skipped; None if it is not."""
+    """The key of `Listing.skipped` that counts a file or folder of this name; None if it is not skipped."""
     if name.lower() in SYSTEM:
         return name
     return HIDDEN if name.startswith(".") and name not in (".", "..") else None
@@ -57,7 +57,7 @@ def _problem_of(entry: os.DirEntry[str]) -> str | None:
     if entry.is_file():
         return None
     if entry.is_symlink():
-        return LINKED if entry.is_dir() else "is a symbolic link to nothing that can be read"
+        return LINKED if entry.is_dir() else "is a symbolic link, but not to a regular file"
     return "is not a regular file"
 
 
@@ -106,7 +106,7 @@ class Folder:
                 raise UserError(f"has {size:,} bytes: allowed are {LARGEST_IMAGE:,}")
             content = os.read(handle, size + 1)
             while len(content) <= size and (more := os.read(handle, size + 1 - len(content))):
-                content += more  # a network's file system may give less than it has
+                content += more  # a network file system may return fewer bytes than asked for
             return content
         finally:
             os.close(handle)

@@ -23,7 +23,7 @@ Pieces = Generator[Piece, None, None]
 
 
 class MirrorError(Exception):
-    """A mirror cannot provide a file; the next one may."""
+    """A mirror cannot provide a file; the next mirror is tried."""
 
 
 class BrokenConnectionError(MirrorError):

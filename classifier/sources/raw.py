@@ -41,7 +41,7 @@ class ImageSet(BaseModel):
     listed: bool  # in download.classes, which allows classes without images
     count: int  # files, with and without a problem
     skipped: dict[str, int]  # kind of file -> files
-    archive: str | None  # downloaded, in the same folder; None: the images lie in download.folder
+    archive: str | None  # downloaded, in the same folder; None: the images are in download.folder
 
 
 class Manifest(Checksummed):
@@ -58,7 +58,7 @@ class Manifest(Checksummed):
 
 
 def write_manifest(folder: Path, dataset: str, origin: Origin) -> Manifest:
-    """Write the description of the files of `origin` beside them, into `folder`."""
+    """Write the manifest of the files of `origin`, which are in `folder`."""
     source = SOURCES[dataset]
     manifest = Manifest(
         dataset=dataset,

@@ -116,7 +116,7 @@ def _text(value: object) -> str:
 
 
 def _places(name: str, header: list[str], params: DownloadParams) -> list[int | None]:
-    """The places of COLUMNS in the header; None for one that is optional and missing."""
+    """The indices of COLUMNS in the header; None for an optional column that is missing."""
     names = [*COLUMNS[:3], params.groups if isinstance(params.groups, str) else COLUMNS[3]]
     required = {*REQUIRED, params.groups}
     if missing := [column for column in names if column not in header and column in required]:

@@ -78,7 +78,7 @@ def test_another_decoder_than_the_installed_one_is_said(tmp_path, capsys):
         check_decoder(meta.model_copy(update={"decoder": known}))
     assert not capsys.readouterr().err
     check_decoder(meta.model_copy(update={"decoder": f"Pillow {PIL.__version__}.1, libwebp 1"}))
-    assert "is installed: dvc repro -f normalize names those whose pixels change" in capsys.readouterr().err
+    assert "is installed: dvc repro -f normalize lists the images whose pixels change" in capsys.readouterr().err
 
 
 def test_missing_files_name_the_stage_to_run(tmp_path):

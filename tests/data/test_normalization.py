@@ -160,7 +160,7 @@ def test_statistics_of_params_replace_the_computed_ones():
 )
 def test_statistics_of_another_number_of_channels_are_named(changes, named):
     images = np.zeros((1, 3, 32, 32), np.uint8)
-    with pytest.raises(ValueError, match=f"^{named}: allowed is one number for each .* channels, which are 3"):
+    with pytest.raises(ValueError, match=f"^{named}: allowed is null, or one number per .* images, which have 3"):
         computed(images, **changes)
 
 

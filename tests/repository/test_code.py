@@ -146,7 +146,7 @@ def test_photos_and_secrets_are_left_out_and_named(project):
     assert state.problem == (
         f"{path('.aws/config.toml')}, {path('.env')}, {path('.env.py')} and 7 more (may hold secrets); "
         f"{path('photos/000.jpg')}, {path('photos/001.jpg')}, {path('photos/002.jpg')} and 297 more "
-        "(not in git, and no source files)"
+        "(not in git, and not source files)"
     )
     assert state.warning == f"the code is not recorded completely: {state.problem}"
 

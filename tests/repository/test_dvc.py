@@ -98,7 +98,7 @@ def test_a_complaint_is_the_stages_last_line_or_dvcs_own_words(project):
     ):
         lines = run(*command)[1].decode().splitlines()
         assert complaint(lines).startswith(expected), changed("dvc", f"how it says why it failed: {lines}")
-    assert complaint([]) == "DVC failed and said nothing"
+    assert complaint([]) == "DVC failed without a message"
 
 
 def test_while_the_project_is_locked_dvc_waits(project):

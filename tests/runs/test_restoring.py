@@ -199,7 +199,7 @@ def change_dependency():
     [
         (change_weights, "models/classifier has the hash .* says .*: dvc checkout"),
         (lambda: shutil.rmtree("reports/train"), "reports/train does not exist: dvc pull"),
-        (change_dependency, "its stage evaluate used another models/classifier; run dvc repro"),
+        (change_dependency, "its stage evaluate used a different models/classifier; run dvc repro"),
         (Path("dvc.lock").unlink, "dvc.lock does not exist"),
         (lambda: Path("dvc.lock").write_text("stages: ["), "dvc.lock is corrupt"),
         (lambda: Path("dvc.lock").write_text("stages: {}"), "data/normalized is not in dvc.lock"),

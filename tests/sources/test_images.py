@@ -41,7 +41,7 @@ def test_a_record_says_what_the_file_is(tmp_path):
         "train/cat/a.png": (3, 4, "P", 0, "train", None),
         "train/cat/b.jpg": (7, 5, "RGB", 0, "train", None),
         "train/dog/c": (6, 6, "L", 1, "train", None),
-        "train/e.png": (None, None, None, None, None, "lies in no class folder"),
+        "train/e.png": (None, None, None, None, None, "is not in a class folder"),
     }
     assert [record.path for record in found.records()] == list(expected)
     for record in found.records():
@@ -109,7 +109,7 @@ def test_a_table_in_the_folder_or_archive(tmp_path):
         records = [(record.label, record.split, record.group) for record in found.records()]
         assert records == [(1, "train", "g"), (0, "test", "h")]
         assert read_manifest(tmp_path / "raw").images.skipped == {"hidden": 1, "not in the table": 1}
-    with pytest.raises(ValueError, match=r"photos: table gone\.csv is not there: download\.table is a path in"):
+    with pytest.raises(ValueError, match=r"photos: table gone\.csv does not exist: download\.table is a path in"):
         described(tmp_path / "raw", tmp_path / "photos", table="gone.csv")
 
 

@@ -91,11 +91,11 @@ def test_a_level_of_folders_names_the_group(level, names, expected):
 
 def test_a_file_that_its_folders_do_not_place_is_named():
     layout = laid_out("README.md", "cat/1", "dog/1", "dog/clip/1")
-    assert problems(layout) == {"README.md": "lies in no class folder"}
-    assert problems(laid_out("train/1.jpg", "train/cat/1", "train/dog/1")) == {"train/1.jpg": "lies in no class folder"}
+    assert problems(layout) == {"README.md": "is not in a class folder"}
+    assert problems(laid_out("train/1.jpg", "train/cat/1", "train/dog/1")) == {"train/1.jpg": "is not in a class folder"}
     grouped = laid_out("cat/1", "cat/a/1", "dog/b/1", groups=2)
     assert problems(grouped) == {"cat/1": "has no folder at level 2, which names its group"}
-    assert problems(laid_out("cat/1", "cat/a/1", "dog/b/1", groups=1))["cat/1"] == "lies in no class folder"
+    assert problems(laid_out("cat/1", "cat/a/1", "dog/b/1", groups=1))["cat/1"] == "is not in a class folder"
 
 
 def test_class_names_are_the_same_in_both_forms_of_unicode():
@@ -119,7 +119,7 @@ def test_upper_and_lower_case_are_different_classes():
     ("names", "values", "problem"),
     [
         ((), {}, "photos holds no images in class folders: docs/images.md"),
-        (("1.jpg", "2.jpg"), {}, "shows how to arrange them; the first of 2 files, '1.jpg', lies in no class folder"),
+        (("1.jpg", "2.jpg"), {}, "shows how to arrange them; the first of 2 files, '1.jpg', is not in a class folder"),
         (("a/1", "b/1"), {"groups": 2}, "the first of 2 files, 'a/1', has no folder at level 2"),
         (("cat/1",), {}, "photos has a single class, 'cat': allowed are two or more"),
         (("a/1", "b/1"), {"empty": ("c 10", "c 9")}, "classes without images: 'c 9', 'c 10': add images, remove"),
@@ -129,7 +129,7 @@ def test_upper_and_lower_case_are_different_classes():
         (("train/a/1", "car/1"), {}, "the folders 'train' are splits, 'car' are not: remove or move these, or list"),
         (("val/a/1", "valid/a/1", "train/a/1"), {}, "the folders 'val', 'valid' are the same split: keep one"),
         (("Train/a/1", "train/b/1"), {}, "the folders 'Train', 'train' are the same split"),
-        (("val/a/1", "test/b/1"), {}, "there are the folders 'test', 'val', but no train/: add it"),
+        (("val/a/1", "test/b/1"), {}, "found the folders 'test', 'val', but no train/: add it"),
         (("a\n/1", "b/1"), {}, r"class names 'a\\n': allowed are printable characters"),
     ],
 )

@@ -39,7 +39,7 @@ def test_a_link_to_a_file_is_read_and_one_to_a_folder_or_nowhere_is_named(tmp_pa
     os.mkfifo(folder / "cat/pipe")
     assert listed(folder) == {
         "cat/0.jpg": None,
-        "cat/gone.jpg": "is a symbolic link to nothing that can be read",
+        "cat/gone.jpg": "is a symbolic link, but not to a regular file",
         "cat/linked.jpg": None,
         "cat/loop": "is a symbolic link to a folder, which DVC does not follow",
         "cat/pipe": "is not a regular file",

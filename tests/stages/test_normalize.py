@@ -116,7 +116,7 @@ def test_cifar10_with_statistics_of_params_and_no_validation_split(tmp_path):
 
 def test_another_number_of_channels_is_one_message_before_anything_is_written(tmp_path):
     raw, normalized = raw_folder(tmp_path / "raw", "mnist", tiny_files.mnist()), tmp_path / "normalized"
-    with pytest.raises(ValueError, match=r"normalize.mean is \[.*\] and normalize.std is \[.*channels, which are 1"):
+    with pytest.raises(ValueError, match=r"normalize.mean is \[.*\] and normalize.std is \[.* images, which have 1"):
         normalize.main(arguments(tmp_path, raw, normalized, mean="[0.5, 0.5, 0.5]", std="[1, 1, 1]"))
     assert not normalized.exists()
 

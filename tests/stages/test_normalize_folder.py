@@ -197,7 +197,7 @@ def test_a_file_that_changed_since_download_is_refused(tmp_path, folder):
     normalized.run()
     before = normalized.contents()
     (folder / "train/cat/000.png").write_bytes(file_of(texture(7), "PNG"))
-    with pytest.raises(ValueError, match=r"'train/cat/000\.png' has SHA-256 .*: it changed since: run dvc repro"):
+    with pytest.raises(ValueError, match=r"'train/cat/000\.png' has SHA-256 .*: it was changed: run dvc repro"):
         normalize.main([str(path) for path in (normalized.params, normalized.raw, normalized.data, normalized.reports)])
     assert normalized.contents() == before
 

@@ -286,7 +286,7 @@ def test_what_the_disk_gives_back_is_compared_before_a_checkpoint_counts(tmp_pat
         if path.name.endswith(".tmp"):
             path.write_bytes(b"something else")
 
-    with pytest.raises(OSError, match="the disk does not give back what was written to it"):
+    with pytest.raises(OSError, match="the data read back differs from what was written"):
         trained(train_params(**TINY), Checkpoints(tmp_path / "seed-0", every=1))
     assert not list((tmp_path / "seed-0").iterdir())
 
