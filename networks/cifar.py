@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 def resnet9(channels: int, classes: int, size: int, width: int = 32) -> nn.Module:
-    """Eight convolutions and a linear layer, as David Page's DAWNBench entry of 2018, of half its width.
+    """Eight convolutions and a linear layer, as in David Page's DAWNBench entry of 2018, at half its width.
 
     1,646,122 parameters and 95 million multiply-adds for an image of three channels and ten classes.
     """

@@ -1,4 +1,4 @@
-"""A small network of one's own: `train.network: example:small`."""
+"""A small example of a network of your own: `train.network: example:small`."""
 
 from torch import nn
 

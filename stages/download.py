@@ -5,7 +5,7 @@
 Reads: params.yaml, section `download`; the variable DATA_MIRROR; the network, unless the files are on this machine.
 Writes: the folder, with `manifest.json` (`classifier.sources.raw`) and the original files or, for dataset `folder`, a
 table of the images, which stay where they are (`classifier.sources.images`).
-Why: all later stages start from bytes that match a checksum. The output does not depend on the mirror or the place.
+Why: all later stages start from bytes that match a checksum. The output does not depend on the mirror or the folder.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def describe_images(folder: Path, params: DownloadParams) -> Manifest:
 
 
 def archive_name(address: str) -> str:
-    """The name that the archive of this address has in data/raw."""
+    """The name in data/raw of the archive at this address."""
     name = unquote(urlsplit(address).path.rpartition("/")[2])
     return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip(".-") or "archive"
 

@@ -2,12 +2,12 @@
 
     python -m stages.normalize params.yaml data/raw data/normalized reports/data
 
-Reads: params.yaml, section `normalize`; the output of the stage download, whose manifest names the data set; the files
-of dataset `folder`, where they lie.
+Reads: params.yaml, section `normalize`; the output of the stage download, whose manifest names the data set; for
+dataset `folder` the images, where they are.
 Writes: the third folder, with the images and labels of each split and `meta.json` (`classifier.data.dataset`); the
 fourth, with tables and pictures of the data (`classifier.data.report`).
-Why: training, evaluation and serving handle a single form, (N, C, H, W) uint8, independent of the source. A person sees
-bad files, duplicates and changed pixels before anything trains on them.
+Why: training, evaluation and serving handle a single form, (N, C, H, W) uint8, independent of the source. Unusable
+files, duplicates and changed pixels are reported before training.
 An interrupted decoding resumes where it stopped (`classifier.data.decoding`).
 """
 
@@ -59,11 +59,11 @@ def main(arguments: list[str]) -> None:
 def normalize_folder(
     manifest: Manifest, raw: Path, folder: Path, params: NormalizeParams, normalized: Path, reports: Path
 ) -> None:
-    """Decode a folder of images and `write` what it holds."""
+    """Decode a folder of images and write both outputs."""
     from classifier.sources.images import Images  # here, because the known sets do not need pyarrow
 
     if PIL.__version__ != PINNED:
-        print(f"decoding with Pillow {PIL.__version__}: others have {PINNED} and may get other pixels", file=sys.stderr)
+        print(f"decoding with Pillow {PIL.__version__}: {PINNED} is locked, pixels may differ from it", file=sys.stderr)
     images = Images(raw, folder)
     preprocessing = preprocessing_of(images, params)
     with resumable(project_root() / WORK, fingerprint(preprocessing)) as work:
@@ -73,7 +73,7 @@ def normalize_folder(
                 write_problems(new, decoded.problems)
             path, reason = next(iter(decoded.problems.items()))
             raise UserError(
-                f"{len(decoded.problems):,} of {len(images):,} files give no pixels, the first: {path!r:.300}: "
+                f"{len(decoded.problems):,} of {len(images):,} files cannot be used, the first: {path!r:.300}: "
                 f"{reason}: repair or remove those that {reports}/problems.csv lists, or set normalize.bad_images: "
                 "exclude"
             )
@@ -92,7 +92,7 @@ def write(
     normalized: Path,
     reports: Path,
 ) -> None:
-    """Write both outputs and say what they hold. Raises UserError for leaks, if params refuse them."""
+    """Write both outputs and print a summary. Raises UserError for leaks, if params refuse them."""
     names = collection.originals.names
     duplicates = find_duplicates(collection.facts.digests, collection.facts.thumbs, collection.splits)
     leaking = [names[place] for place in duplicates.leaking]
@@ -105,7 +105,7 @@ def write(
     before = np.bincount(collection.labels[collection.splits == SPLITS.index("train")], minlength=len(left))
     if (empty := np.flatnonzero((left == 0) & (before > 0))).size:
         raise UserError(
-            f"normalize.leaks: drop leaves no training images to class {collection.class_names[empty[0]]!r}: add "
+            f"normalize.leaks: drop leaves no training images for class {collection.class_names[empty[0]]!r}: add "
             "images, or set normalize.leaks: report"
         )
     mean, std = statistics(*collection.sums(train), params)
@@ -146,7 +146,7 @@ def write(
     print(f"images: {', '.join(f'{sum(counts):,} {split}' for split, counts in meta.counts.items())}")
     print(f"mean {', '.join(f'{value:.4f}' for value in mean)}, std {', '.join(f'{value:.4f}' for value in std)}")
     if problems:
-        print(f"files that gave no pixels and were excluded: {len(problems):,}, listed in {reports}/problems.csv")
+        print(f"files that cannot be used and were excluded: {len(problems):,}, listed in {reports}/problems.csv")
     if summary["leaks"]:
         done = f"images dropped: {len(leaking):,}" if params.leaks == "drop" else "normalize.leaks: drop removes them"
         print(f"pairs of duplicates in two splits: {summary['leaks']:,}, shown in {reports}/duplicates.png; {done}")
@@ -154,14 +154,14 @@ def write(
         known = [value for value in drift.largest.values() if value is not None]
         largest = f", by up to {max(known)} of 255" if known else ""
         print(
-            f"images with other pixels than with {drift.decoder}: {len(drift.largest):,}{largest}, listed in "
+            f"images whose pixels differ from {drift.decoder}: {len(drift.largest):,}{largest}, listed in "
             f"{reports}/drift.csv",
             file=sys.stderr,
         )
 
 
 def fingerprint(preprocessing: Preprocessing) -> str:
-    """Of what decides the pixels of a file, apart from the file: what another one decoded is not resumed."""
+    """Identifies what, besides a file, determines its pixels; chunks are reused only if it is the same."""
     code = {path.name: sha256_of(path) for path in sorted((PACKAGE / "data").glob("*.py"))}
     return sha256(json.dumps([preprocessing.model_dump(), decoder(), code], sort_keys=True).encode())[:16]
 

@@ -3,9 +3,9 @@
     python -m stages.pretrained params.yaml data/pretrained
 
 Reads: params.yaml, `train.network`, `train.pretrained`, `train.pretrained_file`, and whether `normalize.mean` and `std`
-are given; a file of one's own; or the network, unless DATA_MIRROR or download.mirror has torchvision's file.
+are given; the user's file or, unless DATA_MIRROR or download.mirror has torchvision's file, the internet.
 Writes: `weights.safetensors` and `manifest.json` (`classifier.networks.pretrained`); without weights the latter alone.
-Why: train needs no network, and a change of the network transfers no images again.
+Why: train needs no internet, and another `train.network` downloads no images again.
 """
 
 from __future__ import annotations

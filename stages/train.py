@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The device, how it computes, its environment, and the fingerprint of all that decides the bits."""
+    """The device, how it computes, its environment, and the fingerprint of all that determines the bits."""
 
     device: torch.device
     computation: Computation
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
 
 def prepare(params: TrainParams, data: Path, pretrained: Path) -> Prepared:
-    """Choose how to compute. Processes that torchrun started meet here, and must agree on what decides the bits."""
+    """Choose how to compute. Processes that torchrun started must agree here on what determines the bits."""
     # Imported here, so that this process imports torch while the recorder's imports mlflow: 2 s each.
     from classifier.device import be_deterministic, environment, keep_freed_memory, pick_device, set_precision
     from classifier.training.checkpoint import deciding, fingerprint_of
@@ -74,7 +74,7 @@ def prepare(params: TrainParams, data: Path, pretrained: Path) -> Prepared:
 
 
 def assist(params: TrainParams, data: Path, pretrained: Path) -> None:
-    """The share of a process that torchrun started beside the stage: it computes, and writes nothing."""
+    """What ranks other than 0 do under torchrun: they compute, and write nothing."""
     from classifier.training.seeds import train_seeds
 
     device = prepare(params, data, pretrained).device
@@ -111,7 +111,7 @@ def train(
     with checkpointed(prepared.fingerprint, params.train.checkpoint_every) as work:
         record.begin(work.run_key(params), prepared.environment | computation.recorded())
         record.log_data(data, meta)
-        record.log_data_report(reports.with_name("data"))  # no dependency: another picture retrains no model
+        record.log_data_report(reports.with_name("data"))  # not a dependency: a changed picture must not retrain
         with Console(params.train, steps_per_epoch(images, params.train), record.log, work) as console:
             record.settle()
             network = f"{begin.spec.architecture}, {costs.parameters:,} parameters"

@@ -1,6 +1,6 @@
-"""What a network must be and give, found out with a few random images before it is trained.
+"""Checks of a network with a few random images before it is trained.
 
-An error inside one's own network keeps its traceback, which shows where.
+An error inside a user's network keeps its traceback, which shows the line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from classifier.networks.names import is_own
 from classifier.networks.registry import NetworkSpec, build
 from classifier.networks.zoo import smallest_size
 
-IMAGES = 2  # batch normalization takes no single value
+IMAGES = 2  # batch normalization needs more than one value
 
 
 def check_network(classifier: Classifier, spec: NetworkSpec) -> None:
@@ -42,8 +42,8 @@ def check_network(classifier: Classifier, spec: NetworkSpec) -> None:
     assert isinstance(again, Tensor)
     if not torch.equal(logits, again):
         raise UserError(
-            f"the network {name} gives different logits for the same images and the same seed, so that no training "
-            "could be resumed or reproduced: draw random numbers with torch alone, not with numpy, random or the time, "
+            f"the network {name} gives different logits for the same images and the same seed, so that training could "
+            "not be resumed or reproduced: draw random numbers with torch only, not with numpy, random or the time, "
             "and keep state in buffers"
         )
     if is_own(name):
@@ -56,7 +56,7 @@ def check_network(classifier: Classifier, spec: NetworkSpec) -> None:
 
 
 def _logits(classifier: Classifier, spec: NetworkSpec) -> object:
-    """What the network gives in training, always for the same images and draws. Changes no buffer."""
+    """The network's output in training mode, for fixed images and a fixed seed. Leaves its buffers unchanged."""
     shape, generator = (IMAGES, spec.channels, spec.size, spec.size), torch.Generator().manual_seed(0)
     images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     buffers = [
@@ -76,7 +76,7 @@ def _logits(classifier: Classifier, spec: NetworkSpec) -> object:
             raise
     with torch.no_grad():
         for module, name, buffer, before in buffers:
-            setattr(module, name, buffer.copy_(before))  # the forward pass may have put another in its place
+            setattr(module, name, buffer.copy_(before))  # the forward pass may have replaced it
     return logits
 
 
@@ -91,9 +91,9 @@ def _does_not_take(spec: NetworkSpec, error: Exception) -> str:
 
 
 def check_last_batch(classifier: Classifier, spec: NetworkSpec, images: int, batch_size: int) -> None:
-    """Raises UserError where a batch of the training images would be a single one, and the network takes no such batch.
+    """Raises UserError if an epoch has a batch of a single image and the network does not take one.
 
-    Batch normalization of a single value has no variance.
+    Batch normalization cannot compute a variance from a single value.
     """
     if batch_size > 1 and images % batch_size != 1:
         return
@@ -105,6 +105,6 @@ def check_last_batch(classifier: Classifier, spec: NetworkSpec, images: int, bat
                 raise
             allowed = next(size for size in count(batch_size + 1) if images % size != 1)
             raise UserError(
-                f"train.batch_size: {batch_size} makes a batch of a single one of the {images} training images, "
+                f"train.batch_size: {batch_size} leaves a batch of a single one of the {images} training images, "
                 f"too few for batch normalization; allowed is {allowed}, or another size that leaves no single image"
             ) from None

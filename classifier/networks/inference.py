@@ -16,11 +16,11 @@ PORTION = 16  # images
 
 
 def logits_of(classifier: Classifier, images: Tensor) -> Tensor:
-    """Raw images `(N, C, H, W) uint8` -> logits `(N, classes)` float32, on a CPU the same alone and among others.
+    """Raw images `(N, C, H, W) uint8` -> logits `(N, classes)` float32; on a CPU they do not depend on other images.
 
-    PyTorch chooses its kernels by the number of images, and each sums in an order of its own. What an image gives
-    depends neither on its place nor on the others. So a CPU always computes PORTION at once, the last ones filled up
-    with black images. The classifier must be in evaluation mode.
+    PyTorch chooses its kernels by the number of images, and kernels sum in different orders. With a fixed number, an
+    image's logits depend neither on its position nor on the other images. So a CPU always computes PORTION images at
+    once, and fills up the last portion with black images. The classifier must be in evaluation mode.
     """
     if images.device.type != "cpu":
         logits: Tensor = classifier(images).float()
@@ -41,7 +41,7 @@ class Images(Protocol):
 def probabilities_of(classifier: Classifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Raw images `(N, C, H, W)` -> probabilities `(N, classes)`, those of `reports/evaluate/predictions.parquet`.
 
-    The classifier must be in evaluation mode. The bits are those of one thread, as evaluate computes.
+    The classifier must be in evaluation mode. With one thread, the bits equal those of the stage evaluate.
     """
     device = next(classifier.parameters()).device
     logits = logits_of(classifier, torch.from_numpy(images).to(device)).cpu()

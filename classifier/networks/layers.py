@@ -1,4 +1,4 @@
-"""What a network costs: its parameters, multiply-adds and memory, in all and layer by layer."""
+"""The costs of a network: parameters, multiply-adds and memory, in total and per layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = ["layer", "kind", "output", "parameters", "multiply_adds"]
 
 @dataclass(frozen=True)
 class Layer:
-    """A module with parameters or multiply-adds of its own, apart from those of the modules in it."""
+    """A module with parameters or multiply-adds of its own; those of its submodules do not count."""
 
     name: str
     kind: str  # its class
@@ -34,7 +34,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a network for images of one size."""
+    """The costs of a network for images of one size."""
 
     layers: Sequence[Layer]
     parameters: int
@@ -57,7 +57,7 @@ class Costs:
 
 
 def costs_of(classifier: Classifier, spec: NetworkSpec) -> Costs:
-    """Compute black images. Changes the classifier's running statistics."""
+    """Measure with black images. Changes the classifier's running statistics."""
     images = torch.zeros(2, spec.channels, spec.size, spec.size, dtype=torch.uint8)
     with torch.random.fork_rng(devices=[]):
         layers, kept = _layers(classifier, images[:1]), _kept_bytes(classifier.train(), images)
@@ -79,7 +79,7 @@ def _layers(classifier: Classifier, images: Tensor) -> list[Layer]:
 
 
 def _kept_bytes(classifier: Classifier, images: Tensor) -> int:
-    """The bytes of all tensors that are kept for the backward pass, parameters apart."""
+    """Bytes of all tensors that are kept for the backward pass, except parameters."""
     parameters = {each.untyped_storage().data_ptr() for each in classifier.parameters()}
     kept: dict[int, int] = {}
 
@@ -97,7 +97,7 @@ def _kept_bytes(classifier: Classifier, images: Tensor) -> int:
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
-    """In evaluation mode attention may be one operation, in which nothing can be counted."""
+    """In evaluation mode, the fast path of attention is a single operation, in which nothing can be counted."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -107,7 +107,7 @@ def _without_fast_path() -> Iterator[None]:
 
 
 class _Counter(TorchFunctionMode):
-    """Counts the multiply-adds of each function that is called, for the module that calls it."""
+    """Counts the multiply-adds of each called function for the module that calls it."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -145,13 +145,13 @@ def _convolution(args: Sequence[Any], kwargs: dict[str, Any], result: Tensor) ->
 
 
 def _product(args: Sequence[Any], kwargs: dict[str, Any], result: Tensor) -> int:
-    """Of `(..., M, K)` and `(..., K, N)`, or of a linear layer's input `(..., K)`."""
+    """A product of `(..., M, K)` and `(..., K, N)`, or a linear layer with input `(..., K)`."""
     first = args[0] if args else kwargs["input"]
     return int(result.numel() * first.shape[-1])
 
 
 def _added_product(args: Sequence[Any], kwargs: dict[str, Any], result: Tensor) -> int:
-    """Of addmm and baddbmm, whose first argument is what is added."""
+    """addmm and baddbmm, whose first argument is added to the product."""
     return int(result.numel() * args[1].shape[-1])
 
 
@@ -170,7 +170,7 @@ def _multi_head_attention(args: Sequence[Any], kwargs: dict[str, Any], result: t
 
 
 def _einsum(args: Sequence[Any], kwargs: dict[str, Any], result: Tensor) -> int:
-    """The sizes of all indices multiplied: `torch.einsum("bhid,bhjd->bhij", first, second)`."""
+    """The product of the sizes of all indices, as in `torch.einsum("bhid,bhjd->bhij", first, second)`."""
     equation, *tensors = args
     inputs = equation.replace(" ", "").partition("->")[0].split(",")
     assert "..." not in equation, f"multiply-adds of einsum {equation!r} are not known"

@@ -27,7 +27,7 @@ class PretrainedManifest(Checksummed):
 
 
 def write_none(folder: Path, network: str) -> None:
-    """Without pretrained weights."""
+    """Write the manifest for a network without pretrained weights."""
     manifest = PretrainedManifest(
         network=network, pretrained=None, source=None, source_sha256=None, sha256=None, mean=None, std=None
     )

@@ -19,7 +19,7 @@ from classifier.networks.rows import RowConvolutions
 class LeNet5(nn.Module):
     """LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B.
 
-    Like in the PyTorch tutorial, with ReLU instead of tanh, 2x2 max pooling instead of trained subsampling, a C3
+    As in the PyTorch tutorial, with ReLU instead of tanh, 2x2 max pooling instead of trained subsampling, a C3
     layer that is connected to all maps of S2, and a linear output. 61,706 parameters for one channel and ten classes.
     """
 
@@ -52,10 +52,10 @@ class LeNet5(nn.Module):
 
 
 def pooled(x: Tensor) -> Tensor:
-    """The largest of each 2x2 pixels, `(N, C, H, W)` -> `(N, C, H / 2, W / 2)`.
+    """2x2 max pooling, `(N, C, H, W)` -> `(N, C, H / 2, W / 2)`.
 
-    On a CPU, `max_pool2d` takes ten times as long as two maxima, whose bits are the same. It stays where gradients are
-    needed, which differ for equal values, and in an export, whose graph it keeps small.
+    On a CPU, `max_pool2d` takes ten times as long as two maxima, whose bits are the same. It is used where gradients
+    are needed, which differ for equal values, and in an export, whose graph it keeps small.
     """
     if x.device.type != "cpu" or not torch.is_inference_mode_enabled():
         return max_pool2d(x, 2)
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
 
 
 def normalized(images: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
-    """What `Classifier.normalize` computes, by values per channel or per pixel."""
+    """`offset + images * scale` in float32, with values per channel or per pixel (`Classifier.normalize`)."""
     return torch.addcmul(offset, images.float(), scale)
 
 
@@ -107,8 +107,8 @@ def parameter_count(module: nn.Module) -> int:
 def head_of(network: nn.Module) -> set[str]:
     """The names of the parameters of the last layer, which gives the logits.
 
-    It is what `get_classifier()` returns, where a network has it as timm's do; otherwise the last linear layer or
-    convolution in the order of definition.
+    It is the module that `get_classifier()` returns, if the network has this method, as timm's have; otherwise the last
+    linear layer or convolution in the order of definition.
     """
     if callable(get := getattr(network, "get_classifier", None)):
         found = get()

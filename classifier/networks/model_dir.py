@@ -28,7 +28,7 @@ LARGEST = 1 << 32  # bytes of weights
 
 
 def _with_preprocessing(values: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 knew LeNet-5 alone, on images of 32x32 pixels."""
+    """Upgrade from format 1, which had only LeNet-5, on images of 32x32 pixels."""
     preprocessing = known_preprocessing(values["channels"]).model_dump()
     return {**values, "pretrained": None, "preprocessing": preprocessing}
 
@@ -38,7 +38,7 @@ class ModelMeta(NetworkSpec):
 
     UPGRADES = (_with_preprocessing,)
 
-    seed: int  # of weights.safetensors, the median of the seeds on validation
+    seed: int  # of weights.safetensors; of several seeds the one with the median validation accuracy
     # Seed -> SHA-256 of its weights, if several were trained.
     replicas: dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], Sha256]
     weights_sha256: Sha256
@@ -74,15 +74,15 @@ def _of_seed(folder: Path, seed: int | str) -> Path:
 def weights_bytes(classifier: Classifier) -> bytes:
     """The content of a file of weights. Equal weights give equal bytes."""
     state = classifier.network.state_dict()
-    # Cloned, since safetensors takes no tensors that share memory, as tied weights do.
+    # Cloned, because safetensors rejects tensors that share memory, as tied weights do.
     return save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
 
 
 @torch.no_grad()
 def load_weights(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy the weights that `weights_bytes` wrote of such a network. Raises UserError if names or shapes differ.
+    """Copy weights that `weights_bytes` wrote into the network. Raises UserError if names or shapes differ.
 
-    `load_state_dict` needs the versions of modules, which safetensors does not hold, for some networks.
+    For some networks, `load_state_dict` needs the versions of modules, which safetensors does not store.
     """
     own = network.state_dict()
     if names := sorted(own.keys() ^ state.keys()):
@@ -117,7 +117,7 @@ def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
     except UserError as error:
         raise UserError(f"the network that meta.json beside {path} describes cannot be built: {error}") from None
     own = classifier.network.state_dict()
-    finite = [name for name, value in own.items() if value.isfinite().all()]  # all, but for masks
+    finite = [name for name, value in own.items() if value.isfinite().all()]  # all except masks
     try:
         state = load(content)
         load_weights(classifier.network, state)
@@ -125,7 +125,7 @@ def _read_weights(path: Path, known: str, meta: ModelMeta) -> Classifier:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} does not hold the weights of {meta.architecture}: {reason:.1000}") from None
     if other := [name for name, value in state.items() if value.dtype != own[name].dtype]:
-        raise UserError(f"{path} holds {some(other)} not as {own[other[0]].dtype}: run dvc repro -f train")
+        raise UserError(f"{path} holds {some(other)}, which should be {own[other[0]].dtype}: run dvc repro -f train")
     if broken := [name for name in finite if not state[name].isfinite().all()]:
         raise UserError(f"{path} holds NaN or Inf in {some(broken)}: run dvc repro -f train")
     return classifier.eval()

@@ -1,4 +1,4 @@
-"""What the name of a network says without building it, which needs no torch."""
+"""What a network's name tells without building the network. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from classifier.project.files import sha256, sha256_of
 from classifier.project.lineage import PACKAGE, project_root
 
 LENET5 = "lenet5"
-FOLDER = "networks"  # of one's own networks, in the project's root
+FOLDER = "networks"  # of the user's networks, in the project's root
 
 
 def is_own(network: str) -> bool:
-    """Whether it is a network of one's own, `module:function`."""
+    """Whether it is a user's network, `module:function`."""
     return ":" in network
 
 
 def packages_of(network: str) -> list[str]:
-    """The packages beside torch that define it."""
+    """The packages, besides torch, that define it."""
     if network == LENET5 or is_own(network):
         return []
     return ["timm", "torchvision"] if network.startswith("timm/") else ["torchvision"]
@@ -32,12 +32,12 @@ def own_folder() -> Path:
 
 
 def code_of(network: str) -> str:
-    """What decides a network's code, the library apart: a hash of one's own folder, or the versions of packages."""
+    """Identifies a network's code outside this library: a hash of the user's folder, or the versions of packages."""
     if is_own(network):
         folder = own_folder()
         files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*.py"))}
         return sha256(json.dumps(files).encode())
     try:
         return ", ".join(f"{package} {version(package)}" for package in packages_of(network))
-    except PackageNotFoundError as error:  # building the network says so
+    except PackageNotFoundError as error:  # building the network raises an error that says so
         return str(error)

@@ -1,6 +1,6 @@
-"""A network of one's own, `module:function`: a function in a Python file of the project's folder `networks/`.
+"""A user's network, `module:function`: a function in a Python file of the project's folder `networks/`.
 
-DVC and the fingerprint of checkpoints follow the folder, and MLflow stores it with the model.
+DVC and the fingerprint of checkpoints detect changes in the folder, and MLflow stores it with the model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME = re.compile(r"([A-Za-z]\w*(?:\.[A-Za-z]\w*)*):([A-Za-z]\w*)")  # module:fu
 
 
 def own_network(name: str, channels: int, classes: int, size: int) -> nn.Module:
-    """What the function returns. An error inside of it keeps its traceback, since it is one of the person's program."""
+    """Call the function and return its network. An error inside it keeps its traceback, as it is in the user's code."""
     found = NAME.fullmatch(name)
     if not found:
         raise UserError(f"the network {name!r:.80} should be module:function, as in example:small")

@@ -3,8 +3,8 @@
 - `manifest.json`: `classifier.networks.manifest`, with a checksum
 - `weights.safetensors`: the weights, unless train.pretrained is null
 
-This is the only module that reads .pth files, which are pickles: PyTorch's restricted unpickler takes tensors and the
-containers around them, and runs nothing.
+This is the only module that reads .pth files, which are pickles: PyTorch's restricted unpickler accepts only tensors
+and the containers around them, and runs no code.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Statistics = tuple[list[float] | None, list[float] | None]  # mean and std
 
 
 def write_published(folder: Path, network: str, published: Published, content: bytes, own_statistics: bool) -> None:
-    """The weights that torchvision publishes; `content` is its file. `own_statistics`: params name mean and std."""
+    """Write the weights of torchvision's file with this content. `own_statistics`: params set mean and std."""
     statistics = (None, None) if own_statistics else statistics_of(network)
     weights = published.converted(plain_tensors(content, published.name))
     _write(folder, network, "imagenet", published.address, content, weights, statistics)
 
 
 def write_file(folder: Path, network: str, path: Path, own_statistics: bool) -> None:
-    """The weights of a file of one's own, .safetensors or .pth.
+    """Write the weights of a user's file, .safetensors or .pth.
 
-    They expect the mean and std of the meta.json beside them, as a model of this project has it, or those of the
-    weights that torchvision or timm publish for the network.
+    If they belong to a model of this project, they expect the mean and std of the meta.json beside them; otherwise
+    those of the weights that torchvision or timm publish for the network.
     """
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise UserError(f"train.pretrained_file: {path}: allowed are files named .safetensors, .pth or .pt")
@@ -86,7 +86,7 @@ def _write(
 
 
 def plain_tensors(content: bytes, name: str) -> dict[str, Tensor]:
-    """The tensors of a .pth file, by name. UserError for one that holds more than tensors, which is not run."""
+    """The tensors of a .pth file, by name. Raises UserError for a file with anything else, and runs no code in it."""
     try:
         found = torch.load(BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception as error:  # PyTorch raises many types for files that it cannot read
@@ -111,13 +111,13 @@ def safe_tensors(content: bytes, name: str) -> dict[str, Tensor]:
 
 
 class Initial:
-    """What a training begins with: the network's specification, and the pretrained weights if there are any."""
+    """The start of a training: the network's specification, and pretrained weights if there are any."""
 
     def __init__(self, spec: NetworkSpec, weights: Mapping[str, Tensor] | None = None) -> None:
         self.spec, self.weights = spec, weights
 
     def classifier(self, seed: int) -> Classifier:
-        """A new classifier, whose weights follow from the seed where they are not pretrained."""
+        """A new classifier; weights that are not pretrained depend only on the seed."""
         classifier = build(self.spec, seed)
         if self.weights is not None:
             load_pretrained(classifier.network, self.weights, self.spec)
@@ -125,7 +125,7 @@ class Initial:
 
 
 def initial(data: DatasetMeta, network: str, pretrained: Kind | None, folder: Path | None) -> Initial:
-    """Begin with `network`, and with the weights in `folder` if `pretrained` says so."""
+    """Begin with `network`, and with the weights in `folder` unless `pretrained` is None."""
     spec = specify(data, network)
     if pretrained is None:
         return Initial(spec)
@@ -147,9 +147,9 @@ def initial(data: DatasetMeta, network: str, pretrained: Kind | None, folder: Pa
 
 @torch.no_grad()
 def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], spec: NetworkSpec) -> None:
-    """Copy the weights. Those of the head may be missing, or be of other classes: it keeps its initial ones.
+    """Copy the weights. Those of the head may be missing or belong to other classes: then it keeps its initial ones.
 
-    Raises UserError, which names other weights that are missing, too many, or of another shape.
+    Raises UserError, naming them, for other weights that are missing, unexpected, or of another shape.
     """
     own, head = network.state_dict(), head_of(network)
     weights = fitting_positions(spec.architecture, weights, own)
@@ -157,13 +157,13 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], spec: Net
     counters = {name for name in own if name.endswith("num_batches_tracked")}  # old files have none
     missing = sorted(own.keys() - weights.keys() - head - counters)
     wrong = {
-        "without": missing,
-        "too many:": sorted(weights.keys() - own.keys()),
+        "missing:": missing,
+        "unexpected:": sorted(weights.keys() - own.keys()),
         "other shapes:": sorted(other - head),
     }
     if any(wrong.values()):
         said = "; ".join(f"{what} {some(names)}" for what, names in wrong.items() if names)
-        raise UserError(f"the pretrained weights are not those of {spec.architecture}: {said}")
+        raise UserError(f"the pretrained weights do not fit {spec.architecture}: {said}")
     for name, tensor in own.items():
         if name in weights and name not in other:
             tensor.copy_(weights[name])

@@ -32,14 +32,14 @@ class NetworkSpec(PixelStatistics):
 
     @model_validator(mode="after")
     def _one_per_channel(self) -> Self:
-        """A network of three channels takes a gray image three times, each normalized by its own mean and std."""
+        """A network of three channels gets a gray image three times, each normalized by a mean and std of its own."""
         if len(self.mean) != len(self.std) or len(self.mean) not in ({1, 3} if self.channels == 1 else {self.channels}):
             raise UserError(f"{len(self.mean)} means and {len(self.std)} stds for {self.channels} channels")
         return self
 
 
 def specify(data: DatasetMeta, network: str, pretrained: str | None = None) -> NetworkSpec:
-    """The `network`, in the words of train.network, for this data set."""
+    """The specification of `network`, a value of train.network, for this data set."""
     repeated = 3 if data.channels == 1 and not (network == LENET5 or is_own(network)) else 1
     return NetworkSpec(
         architecture=network,
@@ -55,7 +55,7 @@ def specify(data: DatasetMeta, network: str, pretrained: str | None = None) -> N
 
 
 def spec_of(meta: DatasetMeta | NetworkSpec) -> NetworkSpec:
-    """A data set alone stands for LeNet-5 on it."""
+    """The specification itself, or that of LeNet-5 for a data set."""
     return meta if isinstance(meta, NetworkSpec) else specify(meta, LENET5)
 
 

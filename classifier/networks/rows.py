@@ -17,7 +17,7 @@ class RowConvolutions:
     """Both convolutions, each followed by 2x2 max pooling and ReLU."""
 
     def __init__(self, conv1: nn.Conv2d, conv2: nn.Conv2d) -> None:
-        """Compute, from two modules with LeNet-5's shapes, where each of their parameters goes."""
+        """Compute where each parameter of two modules with LeNet-5's shapes goes."""
         shapes = [parameter.shape for parameter in (*conv1.parameters(), *conv2.parameters())]
         counts = [shape.numel() for shape in shapes]
         numbers = torch.split(torch.arange(1, sum(counts) + 1), counts)  # index 0 is an added zero

@@ -19,7 +19,7 @@ from classifier.errors import UserError
 from classifier.networks.names import own_folder
 
 FEW = 8  # names in a message
-WITH_AUXILIARIES = ("googlenet", "inception_v3")  # outputs of layers in between, which are left out
+WITH_AUXILIARIES = ("googlenet", "inception_v3")  # auxiliary outputs of inner layers, which are left out
 
 
 def torchvision_network(name: str, classes: int, size: int) -> nn.Module:
@@ -31,7 +31,7 @@ def torchvision_network(name: str, classes: int, size: int) -> nn.Module:
         raise UserError(_unknown(name, names))
     arguments: dict[str, Any] = {}
     if name.startswith("vit_"):
-        arguments = {"image_size": size}  # its positions are parameters
+        arguments = {"image_size": size}  # its position embeddings are parameters
     elif name.startswith("maxvit_"):
         arguments = {"input_size": (size, size)}
     elif name in WITH_AUXILIARIES:
@@ -69,7 +69,7 @@ def timm_network(name: str, classes: int, size: int) -> nn.Module:
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            network = timm.create_model(short, **arguments)  # one for images of any size
+            network = timm.create_model(short, **arguments)  # a network for images of any size
     except (ValueError, AssertionError) as error:
         raise UserError(f"{name} does not take images of {size}x{size} pixels: {_line(error)}") from None
     return network
@@ -92,9 +92,9 @@ def _line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Published:
-    """Weights of a network that torchvision publishes: those it recommends, trained on ImageNet."""
+    """The weights that torchvision publishes and recommends for a network, trained on ImageNet."""
 
-    name: str  # of the file, which holds the beginning of its SHA-256
+    name: str  # of the file, which contains the beginning of its SHA-256
     base: str  # address, to which the name is added
 
     @classmethod
@@ -118,7 +118,7 @@ class Published:
         return f"sha256:{self.name.rpartition('-')[2].partition('.')[0]}"
 
     def converted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Under the names that today's networks have, without auxiliary outputs."""
+        """The weights under the names of current networks, without auxiliary outputs."""
         renamed = {
             re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name): value
             for name, value in weights.items()
@@ -127,7 +127,7 @@ class Published:
 
 
 def statistics_of(network: str) -> tuple[list[float], list[float]] | tuple[None, None]:
-    """Mean and std, of pixels in 0..1, that published weights of the network expect; None for one's own networks."""
+    """Mean and std, of pixels in 0..1, that published weights of the network expect; None for a user's network."""
     if network.startswith("timm/"):
         import timm
 
@@ -144,7 +144,7 @@ def statistics_of(network: str) -> tuple[list[float], list[float]] | tuple[None,
 
 
 def fitting_positions(network: str, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The weights with a vision transformer's positions interpolated to those of images of another size."""
+    """The weights; a vision transformer's position embeddings are interpolated to the network's image size."""
     name = "encoder.pos_embedding"
     if not network.startswith("vit_") or name not in weights or weights[name].shape == own[name].shape:
         return weights

@@ -73,10 +73,10 @@ def test_a_batch_of_a_single_image_is_refused_where_batch_normalization_has_one_
     classifier = build(spec)
     check_last_batch(classifier, spec, 97, 33)
     if refused:
-        message = "train.batch_size: 32 makes a batch of a single one of the 97 training images, .*; allowed is 33, or"
+        message = "train.batch_size: 32 leaves a batch of a single one of the 97 training images, .*; allowed is 33, or"
         with pytest.raises(UserError, match=message):
             check_last_batch(classifier, spec, 97, 32)
-        with pytest.raises(UserError, match=r"train\.batch_size: 1 makes"):
+        with pytest.raises(UserError, match=r"train\.batch_size: 1 leaves"):
             check_last_batch(classifier, spec, 96, 1)
     else:
         check_last_batch(classifier, spec, 97, 32)

@@ -84,7 +84,7 @@ def test_changed_weights_are_refused(folder):
         (lambda state: state.pop("fc3.bias"), "does not hold the weights of lenet5"),
         (lambda state: state.update({"fc3.bias": torch.zeros(11)}), "does not hold the weights of lenet5"),
         (lambda state: state.update(extra=torch.zeros(1)), "does not hold the weights of lenet5"),
-        (lambda state: state.update({"fc3.bias": torch.zeros(10).double()}), "fc3.bias not as torch.float32"),
+        (lambda state: state.update({"fc3.bias": torch.zeros(10).double()}), "fc3.bias, which should be torch.float32"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(folder, change, message):

@@ -101,9 +101,9 @@ def test_the_model_of_an_earlier_training_brings_its_own_mean_and_std(digits, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.pop("conv1.weight"), r"not those of resnet18: without conv1.weight$"),
-        (lambda state: state.update(extra=torch.zeros(1)), r"not those of resnet18: too many: extra$"),
-        (lambda state: state.update({"bn1.bias": torch.zeros(3)}), r"not those of resnet18: other shapes: bn1.bias$"),
+        (lambda state: state.pop("conv1.weight"), r"do not fit resnet18: missing: conv1.weight$"),
+        (lambda state: state.update(extra=torch.zeros(1)), r"do not fit resnet18: unexpected: extra$"),
+        (lambda state: state.update({"bn1.bias": torch.zeros(3)}), r"do not fit resnet18: other shapes: bn1.bias$"),
     ],
 )
 def test_weights_of_another_network_are_named_in_one_line(digits, tmp_path, folder, change, message):  # noqa: F811

@@ -98,7 +98,7 @@ def test_all_bad_files_are_named_at_once_or_excluded_by_name(tmp_path, folder, c
     bad = {"train/cat/page.jpg": b"<html>", "train/dog/cut.png": file_of(texture(1), "PNG")[:300]}
     write(folder, {**bad, "train/dog/empty.jpg": b"", "train/notes.txt": b"hello"})
     normalized = Normalized(tmp_path, folder)
-    with pytest.raises(ValueError, match=r"4 of 30 files give no pixels, the first: 'train/cat/page\.jpg': SVG, HTML"):
+    with pytest.raises(ValueError, match=r"4 of 30 files cannot be used, the first: 'train/cat/page\.jpg': SVG, HTML"):
         normalized.run()
     assert not normalized.data.exists()
     assert {path.name for path in normalized.reports.iterdir()} == {"problems.csv"}
@@ -111,7 +111,7 @@ def test_all_bad_files_are_named_at_once_or_excluded_by_name(tmp_path, folder, c
     assert normalized.meta.excluded == problems
     assert sum(normalized.meta.counts["train"]) == 18
     assert dict(normalized.table("problems.csv").values.tolist()) == problems
-    assert "files that gave no pixels and were excluded: 4" in capsys.readouterr().out
+    assert "files that cannot be used and were excluded: 4" in capsys.readouterr().out
     assert json.loads((normalized.reports / "summary.json").read_text())["excluded"] == 4
 
 
@@ -174,7 +174,7 @@ def test_a_class_that_leaks_altogether_is_named(tmp_path, folder):
     for number in range(0, 20, 2):
         write(folder, {f"test/cat/copy{number}.png": texture(number, (20, 30))})
     normalized = Normalized(tmp_path, folder, image_size=16, leaks="drop", validation_fraction=0.0)
-    with pytest.raises(ValueError, match="leaks: drop leaves no training images to class 'cat': add images, or set"):
+    with pytest.raises(ValueError, match="leaks: drop leaves no training images for class 'cat': add images, or set"):
         normalized.run()
 
 
