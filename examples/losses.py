@@ -1,4 +1,4 @@
-"""The kinds of loss that the tutorial names, each beside its formula, checked as they run.
+"""The kinds of loss that the tutorial names, each checked against its formula.
 
     python examples/losses.py
 
@@ -24,7 +24,7 @@ def regression() -> None:
 
 
 def one_of_several_classes() -> None:
-    """Outputs are logits `(N, classes)`, targets the classes `(N,)`: what all five programs of three_levels have."""
+    """Outputs are logits `(N, classes)`, targets the classes `(N,)`, as in all five programs of three_levels."""
     logits, labels = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 3.0]]), torch.tensor([0, 1])
     log_p = logits - logits.exp().sum(dim=1, keepdim=True).log()
     picked = log_p[[0, 1], labels]
@@ -57,7 +57,7 @@ def distributions() -> None:
 
 
 def similarity() -> None:
-    """Outputs are vectors that shall be near to each other, or apart."""
+    """Outputs are vectors that should be close to each other, or far apart."""
     anchor, near, far = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.8, 0.6]]), torch.tensor([[0.0, 1.0]])
     alike = torch.tensor([1])
     assert_close(nn.CosineEmbeddingLoss()(anchor, near, alike), torch.tensor(1 - 0.8))

@@ -1,4 +1,4 @@
-"""PyTorch's tensors, autograd and modules, in statements that are checked as they run.
+"""PyTorch's tensors, autograd and modules, in statements that assert what they show.
 
     python examples/tensors.py
 
@@ -19,7 +19,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def creation() -> None:
     assert torch.zeros(2, 3).tolist() == [[0, 0, 0], [0, 0, 0]]
     assert torch.ones(2, dtype=torch.int64).dtype == torch.int64
-    assert torch.tensor([[1, 2], [3, 4]]).shape == (2, 2)  # from data; whole numbers make int64
+    assert torch.tensor([[1, 2], [3, 4]]).shape == (2, 2)  # from data; integers make int64
     assert torch.tensor([5.5, 3]).dtype == torch.float32  # others float32, where numpy has float64
     assert torch.arange(0, 10, 5).tolist() == [0, 5]
     assert torch.linspace(0, 1, 5).tolist() == [0, 0.25, 0.5, 0.75, 1]
@@ -35,10 +35,10 @@ def creation() -> None:
 def arithmetic() -> None:
     x, y = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 30.0])
     assert (x + y).tolist() == torch.add(x, y).tolist() == [11, 22, 33]
-    assert (x * y).tolist() == [10, 40, 90]  # place by place
+    assert (x * y).tolist() == [10, 40, 90]  # element by element
     assert (x @ y).item() == 140  # the scalar product; item() is Python's number
     result = torch.empty(3)
-    torch.add(x, y, out=result)  # into memory that is there
+    torch.add(x, y, out=result)  # into existing memory
     assert result.tolist() == [11, 22, 33]
     matrix = torch.arange(6.0).view(2, 3)
     assert (matrix @ x).tolist() == [8, 26]
@@ -89,7 +89,7 @@ def numpy_and_back() -> None:
     tensor = torch.ones(5)
     array = tensor.numpy()
     tensor.add_(1)
-    assert array.tolist() == [2, 2, 2, 2, 2]  # the same memory, when the tensor lies on the CPU
+    assert array.tolist() == [2, 2, 2, 2, 2]  # the same memory, if the tensor is on the CPU
     back = torch.from_numpy(array)
     np.add(array, 1, out=array)
     assert back.tolist() == [3, 3, 3, 3, 3]
@@ -98,11 +98,11 @@ def numpy_and_back() -> None:
 
 
 def device() -> None:
-    x = torch.ones(3, device=DEVICE)  # made there
+    x = torch.ones(3, device=DEVICE)  # created there
     y = torch.ones(3).to(DEVICE)  # copied to there
-    assert (x + y).device.type == DEVICE.type  # both must lie on one device
+    assert (x + y).device.type == DEVICE.type  # both must be on the same device
     assert (x + y).to("cpu", torch.float64).tolist() == [2, 2, 2]
-    assert (x + y).cpu().numpy().tolist() == [2, 2, 2]  # numpy knows the CPU alone
+    assert (x + y).cpu().numpy().tolist() == [2, 2, 2]  # numpy needs the CPU
 
 
 def autograd() -> None:
@@ -126,16 +126,16 @@ def autograd() -> None:
     for leaf, by_hand in ((tx, grad_x), (ty, grad_y), (tz, grad_z)):
         assert leaf.grad is not None
         assert leaf.grad.tolist() == by_hand.tolist()
-    (2 * tx).backward(torch.full((3, 4), 0.5))  # of many outputs: the gradient that arrives at each is given
+    (2 * tx).backward(torch.full((3, 4), 0.5))  # several outputs need the gradient with respect to each
     assert tx.grad is not None
     assert tx.grad.tolist() == (grad_x + 1).tolist()  # gradients add up until they are set to None
     with torch.no_grad():  # nothing is recorded here
         assert not (tx * 2).requires_grad
-    assert not tx.detach().requires_grad  # the same data outside of the graph
+    assert not tx.detach().requires_grad  # the same data outside the graph
 
 
 class Clamp(torch.autograd.Function):
-    """An operation of one's own: ReLU with its derivative."""
+    """A custom operation: ReLU with its derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def control_flow() -> None:
 
 def modules() -> None:
     last = nn.Linear(3, 2)
-    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), last)  # a chain needs no class of its own
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), last)  # a chain needs no class
     assert [name for name, _ in network.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert sum(parameter.numel() for parameter in network.parameters()) == 3 * (4 + 1) + 2 * (3 + 1)
     x, before = torch.ones(5, 4), last.bias.detach().clone()
@@ -182,7 +182,7 @@ def modules() -> None:
     optimizer.zero_grad()
     assert last.bias.grad is None
     twin = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    twin.load_state_dict(network.state_dict())  # names and weights: what a model's file holds
+    twin.load_state_dict(network.state_dict())  # names and weights, the content of a model's file
     assert torch.equal(twin(x), network(x))
 
 

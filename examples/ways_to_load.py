@@ -37,8 +37,8 @@ def from_arrays(split: Split, batches: list[np.ndarray]) -> Iterator[Batch]:
         yield torch.from_numpy(split.images[batch]), torch.from_numpy(split.labels[batch])
 
 
-# 2. A Dataset says how many images there are and gives one by its number. A DataLoader collects them into batches, in
-#    worker processes: worth it when an image takes long to read or to transform.
+# 2. A Dataset has a length and returns one image by its index. A DataLoader collects them into batches, in worker
+#    processes: worth it when an image takes long to read or to transform.
 class Digits(Dataset[tuple[Tensor, int]]):
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -54,7 +54,7 @@ def from_dataset(split: Split, batches: list[np.ndarray]) -> Iterable[Batch]:
     return DataLoader(Digits(split), batch_sampler=[batch.tolist() for batch in batches], num_workers=WORKERS)
 
 
-# 3. A folder of image files, a folder inside it for each class: how people keep their own photos.
+# 3. A folder of image files, with a folder inside it for each class, as people keep their own photos.
 def write_folder(folder: Path, split: Split) -> None:
     for index, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
         path = folder / str(label) / f"{index:06d}.png"
@@ -73,8 +73,8 @@ def from_folder(folder: Path, batches: list[np.ndarray]) -> Iterable[Batch]:
     return DataLoader(dataset, batch_sampler=order, num_workers=WORKERS)
 
 
-# 4. A stream is read from its start to its end: what comes over a network, or is larger than any disk. It has no order
-#    but its own, so it was written in the order of training. Each worker reads every WORKERS-th batch.
+# 4. A stream is read from its start to its end, because it comes over a network, or is larger than any disk. It cannot
+#    be shuffled, so it is written in the order of training. Each worker reads every WORKERS-th batch.
 def write_stream(path: Path, split: Split, batches: list[np.ndarray]) -> None:
     order = np.concatenate(batches)
     pixels = split.images[order].reshape(len(order), -1)
@@ -101,8 +101,8 @@ def from_stream(path: Path, batches: list[np.ndarray]) -> Iterable[Batch]:
     return DataLoader(Stream(path, [len(batch) for batch in batches]), batch_size=None, num_workers=WORKERS)
 
 
-# 5. The pipeline's own file, verified and mapped into memory. The engine puts the whole of it on the device once, where
-#    a batch is one gathering of rows.
+# 5. The pipeline's own file, verified and memory-mapped. The engine copies all of it to the device once; there, a batch
+#    is a single gather of rows.
 def from_pipeline(data: Path, batches: list[np.ndarray]) -> Iterator[Batch]:
     split, device = read_split(data, "train", read_meta(data)), pick_device("auto", "device")
     images, labels = torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)

@@ -4,9 +4,9 @@ After Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to 
 with kinds that make sense for 1 or 3 channels of any size: strengths are fractions of the image's side or of the range
 of pixels, so that they look alike at 32 and at 224 pixels.
 
-Everything but JPEG is computed in integers, and what is random follows from the image's pixels, the kind and the
-strength alone: an image is corrupted to the same bits on every machine and in every split, batch and order. JPEG's bits
-are those of Pillow's encoder.
+Everything but JPEG is computed in integers, and random draws depend only on the image's pixels, the kind and the
+strength: an image is corrupted to the same bits on every machine and in every split, batch and order. JPEG's bits are
+those of Pillow's encoder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ONE = 1 << 16  # of fixed-point numbers
 NOISE = (0.04, 0.08, 0.12, 0.16, 0.20)  # standard deviation, of the pixels' range
 BLUR = (0.010, 0.015, 0.020, 0.030, 0.040)  # standard deviation of the Gaussian, of the side
 BRIGHTNESS = (0.1, 0.2, 0.3, 0.4, 0.5)  # added, of the pixels' range
-CONTRAST = (0.75, 0.60, 0.45, 0.30, 0.15)  # what is left of it
+CONTRAST = (0.75, 0.60, 0.45, 0.30, 0.15)  # factor
 ROTATION = (6, 12, 18, 24, 30)  # degrees
 TRANSLATION = (0.04, 0.08, 0.12, 0.16, 0.20)  # of the side
 JPEG = (50, 25, 15, 10, 5)  # quality
@@ -54,7 +54,7 @@ def _noise(images: np.ndarray, level: int) -> np.ndarray:
 
 
 def _blur(images: np.ndarray, level: int) -> np.ndarray:
-    """By a Gaussian; the edge's pixels go on outside."""
+    """Gaussian blur, padded with the edge's pixels."""
     import torch
 
     blurred = torch.from_numpy(images).float()
@@ -83,7 +83,7 @@ def _gaussian(length: int, share: float) -> torch.Tensor:
 
 
 def _halves_up(totals: torch.Tensor) -> torch.Tensor:
-    """Sums of products with weights that sum to ONE -> the nearest whole pixels."""
+    """Sums of products with weights that sum to ONE -> the nearest integers."""
     return ((totals + ONE // 2) / ONE).floor()
 
 
@@ -94,7 +94,7 @@ def _brightness(images: np.ndarray, level: int) -> np.ndarray:
 
 
 def _contrast(images: np.ndarray, level: int) -> np.ndarray:
-    """Towards the mean of each channel."""
+    """Move pixels towards the mean of each channel."""
     mean = images.sum(axis=(2, 3), keepdims=True, dtype=np.int64) // (images.shape[2] * images.shape[3])
     kept = round(CONTRAST[level] * ONE)
     lower = mean.astype(np.int32)
@@ -103,7 +103,7 @@ def _contrast(images: np.ndarray, level: int) -> np.ndarray:
 
 
 def _rotation(images: np.ndarray, level: int) -> np.ndarray:
-    """Clockwise or counterclockwise about the centre, with bilinear interpolation; the edge's pixels go on outside."""
+    """Clockwise or counterclockwise about the centre, with bilinear interpolation, padded with the edge's pixels."""
     angle, (height, width) = math.radians(ROTATION[level]), images.shape[2:]
     rotated = np.empty_like(images)
     for direction in (0, 1):
@@ -132,7 +132,7 @@ def _interpolated(images: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarra
 
 
 def _translation(images: np.ndarray, level: int) -> np.ndarray:
-    """Into one of eight directions; the edge's pixels go on outside."""
+    """In one of eight directions, padded with the edge's pixels."""
     height, width = images.shape[2:]
     moved = np.empty_like(images)
     drawn = _draws(images, "translation", level, len(DIRECTIONS))
@@ -145,7 +145,7 @@ def _translation(images: np.ndarray, level: int) -> np.ndarray:
 
 
 def _jpeg(images: np.ndarray, level: int) -> np.ndarray:
-    """Through JPEG: in colour for 3 channels, each channel on its own otherwise."""
+    """Encode as JPEG and decode: in colour for 3 channels, otherwise each channel on its own."""
     from PIL import Image
 
     decoded = np.empty_like(images)
@@ -176,12 +176,12 @@ def _occlusion(images: np.ndarray, level: int) -> np.ndarray:
 
 
 def _keys(images: np.ndarray) -> list[int]:
-    """A number that follows from each image's pixels."""
+    """CRC-32 of each image's pixels."""
     return [crc32(image) for image in images]
 
 
 def _draws(images: np.ndarray, name: str, level: int, count: int) -> np.ndarray:
-    """For each image, a number in 0..count-1 that follows from its pixels, the name and the level."""
+    """For each image, a number in 0..count-1 that depends on its pixels, the name and the level."""
     salt = f"{name} {level}".encode()
     return np.array([crc32(salt, key) % count for key in _keys(images)], dtype=np.int64)
 

@@ -15,14 +15,14 @@ from classifier.evaluation.metrics import Predictions, expected_calibration_erro
 from classifier.evaluation.style import BLUE, GREEN, INK, MUTED, ORANGE, elided, png
 from classifier.evaluation.tables import WHOLE, confusions
 
-CLOSE_UP = 30  # classes shown of many
+CLOSE_UP = 30  # classes shown if there are more than `WHOLE`
 DECADE = 10  # ratio of the largest to the smallest loss from which the axis is logarithmic
 OTHERS = "all others"
 
 
 @png
 def confusion(predictions: Predictions) -> Figure:
-    """Confusion matrix, normalized by row, with the counts; of more than `WHOLE` classes those that are confused most.
+    """Confusion matrix, normalized by row, with the counts; for more than `WHOLE` classes only the most confused ones.
 
     The column `OTHERS` then holds the predictions of classes that are not shown.
     """
@@ -39,7 +39,7 @@ def confusion(predictions: Predictions) -> Figure:
 
 
 def _most_confused(predictions: Predictions, limit: int) -> list[int]:
-    """Classes of the largest confusions, those of the same confusion beside each other."""
+    """Classes of the largest confusions; the two classes of a confusion are next to each other."""
     number = {name: place for place, name in enumerate(predictions.class_names)}
     table = confusions(predictions).head(limit)
     found = dict.fromkeys(
@@ -119,7 +119,7 @@ def _reliability(upper: Axes, lower: Axes, seen: pd.DataFrame) -> None:
     upper.set(xlim=(0, 1), ylim=(0, 1.02))
     upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     lower.bar(middle, seen["count"], width, color=MUTED)
-    # Most images lie in the last bin; a linear scale would hide the others.
+    # Most images are in the last bin; a linear scale would hide the others.
     lower.set_yscale("log")
     lower.set(ylim=(0.5, 8 * seen["count"].max()), xlabel="confidence (probability of the predicted class)")
     lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -48,12 +48,12 @@ def misclassified(images: np.ndarray, table: pd.DataFrame, of: int, total: int) 
     """Show misclassified images, each with its label, prediction, probability and path.
 
     images: `(M, C, H, W) uint8` in 0..255, C 1 (gray) or 3 (RGB), a row of `tables.misclassified` each. of: number of
-    all misclassified ones, of `total` images. Without any, the figure holds a line that says so.
+    all misclassified ones, of `total` images. Without any, the figure says so.
     """
     rows = table.to_dict("records")
     names = [(elided(str(row["label"])), elided(str(row["predicted"]))) for row in rows]
     longest = max((len(label) + len(predicted) + 3 for label, predicted in names), default=1)
-    stacked = longest > 24  # the prediction stands below the label
+    stacked = longest > 24  # the prediction is below the label
     if stacked:
         longest = max(max(len(label), len(predicted) + 2) for label, predicted in names)
     columns = max(6, round(len(table) ** 0.5))

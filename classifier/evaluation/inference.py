@@ -1,4 +1,4 @@
-"""What a model says about a split, batch by batch: the images are read, corrupted and forgotten a batch at a time."""
+"""A model's predictions for a split. Images are read, corrupted and released batch by batch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Condition = tuple[str, int]  # kind and strength of a corruption (`classifier.ev
 class Inference:
     """How images become predictions.
 
-    With `processes`, each with one thread, a batch is computed by one of them: the bits do not depend on their number.
-    With 0, this process computes all batches, on any device and with all its threads.
+    With `processes`, each with one thread, one of them computes a batch: the bits do not depend on their number. With
+    0, this process computes all batches, on any device and with all its threads.
     """
 
     device: torch.device
@@ -72,7 +72,7 @@ class Inference:
 
     @torch.inference_mode()
     def _all(self, jobs: Sequence[Callable[[], Tensor]], rows: Sequence[int], width: int) -> Tensor:
-        """The rows of all jobs, one below another: `(sum of rows, width) float32`."""
+        """The rows of all jobs, concatenated: `(sum of rows, width) float32`."""
         crew = Crew(max(1, min(self.processes, len(jobs))))
         found = crew.share(sum(rows), width)
         places = torch.split(found, list(rows))

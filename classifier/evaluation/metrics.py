@@ -1,6 +1,6 @@
 """Predictions, and the metrics computed from them.
 
-What is counted is counted in integers, so that equal predictions give equal numbers on every machine.
+Counts are integers, so that equal predictions give equal numbers on every machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 
 from classifier.errors import UserError
 
-TOP = 5  # of top-5 accuracy, which is given for more classes than that
+TOP = 5  # of top-5 accuracy, which is reported for more than 5 classes
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def top_hits(predictions: Predictions, k: int) -> int:
 
 
 def roc_areas(predictions: Predictions) -> np.ndarray:
-    """`(K,) float64`: area under the ROC curve of each class against the rest, NaN without images in or outside of it.
+    """`(K,) float64`: area under the ROC curve of each class against the rest, NaN if it has no images or all of them.
 
     The area is the probability that an image of the class gets a higher probability of it than one of another class,
     counting ties as one half (Hanley and McNeil 1982).

@@ -1,7 +1,7 @@
-"""`reports/evaluate/report.html`: one page that shows what was trained on what and how good it is.
+"""`reports/evaluate/report.html`: one page on the model, its training, its data and its quality.
 
-It needs no other file, no network and no script. Its content is a function of the stage's inputs, like all outputs: it
-knows no run, no commit, no machine and no date. Names of classes and files are escaped, whatever they contain.
+It needs no other file, no internet and no script. Like all outputs, it depends only on the stage's inputs: it names no
+run, no commit, no machine and no date. Names of classes and files are escaped, whatever they contain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from classifier.evaluation.report import Evaluation
 
 TEMPLATE = "page.html"  # beside this module
-CLASSES = 60  # listed one by one; of more the weakest half of them
+CLASSES = 60  # listed one by one; of more classes, half as many with the lowest recall are listed
 CONFUSIONS = 15
 MISCLASSIFIED = 100
 SIDE = 128  # pixels of an image

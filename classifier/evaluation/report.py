@@ -21,11 +21,11 @@ from classifier.training.summary import summarize
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the stage has read and computed."""
+    """Everything that the stage has read and computed."""
 
     data: DatasetMeta
     model: ModelMeta
-    dataset: str  # its name for people
+    dataset: str  # its display name
     costs: Mapping[str, int]  # of the network (`classifier.training.report.COSTS`)
     layers: Sequence[Mapping[str, str]]  # rows of reports/train/layers.csv
     histories: Mapping[int, pd.DataFrame]  # by seed (`reports/train/history.csv`), with that of `model.seed`
@@ -141,7 +141,7 @@ def _summary(evaluation: Evaluation, params: EvaluateParams) -> dict[str, object
 
 
 def _parquet(table: pd.DataFrame) -> bytes:
-    """Without dictionaries, which would make the file of many different numbers larger by half."""
+    """Without dictionary encoding, which makes a file of many different numbers larger by half."""
     return table.to_parquet(index=False, engine="pyarrow", use_dictionary=False, compression="zstd")
 
 

@@ -33,7 +33,7 @@ def table(kinds: Sequence[str], right: np.ndarray, confidence: float) -> pd.Data
 
 
 def metrics(table: pd.DataFrame) -> dict[str, float]:
-    """The mean accuracy over all kinds and strengths, if all were measured: it always means the same."""
+    """The mean accuracy over all kinds and strengths; omitted unless all were measured, so that runs are comparable."""
     means = list(of_kinds(table).values())
     return {"corrupted_accuracy": sum(means) / len(means)} if len(means) == len(KINDS) else {}
 

@@ -1,4 +1,4 @@
-"""The tables of `reports/evaluate/`. Classes stand in the data set's order, so equal predictions give equal bytes."""
+"""The tables of `reports/evaluate/`. Classes are in the data set's order, so equal predictions give equal bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from classifier.evaluation.metrics import Predictions, exp, most_confident_errors, wilson_interval
 
-WHOLE = 50  # classes of which the confusion matrix is legible, and listed with its zeros
+WHOLE = 50  # classes; up to this number the confusion matrix is legible, and listed with its zeros
 
 
 def per_class(predictions: Predictions, confidence: float) -> pd.DataFrame:
@@ -48,7 +48,7 @@ def per_class(predictions: Predictions, confidence: float) -> pd.DataFrame:
 
 
 def confusion(predictions: Predictions) -> pd.DataFrame:
-    """One row per pair of classes: actual, predicted (names), count. Without zeros for more than `WHOLE` classes.
+    """One row per pair of classes: actual, predicted (names), count. Zeros are omitted for more than `WHOLE` classes.
 
     `dvc plots` needs this long form; `table.pivot(index="actual", columns="predicted", values="count")` is the matrix.
     """
@@ -113,6 +113,6 @@ def misclassified(predictions: Predictions, count: int, paths: Sequence[str] | N
 
 
 def _paths(paths: Sequence[str] | None, indices: np.ndarray) -> pd.Series[str]:
-    """A column of text, whether or not there are paths."""
+    """A column of strings, also without paths."""
     found = np.array([paths[index] if paths else None for index in indices], dtype=object)
     return pd.Series(found, dtype="string")

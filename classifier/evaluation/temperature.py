@@ -1,7 +1,7 @@
-"""Temperature scaling: one number that corrects how sure a model is, fitted on the validation split.
+"""Temperature scaling: one number that corrects a model's confidence, fitted on the validation split.
 
-The probabilities become softmax(logits / temperature); the predicted classes stay the same. A temperature above 1 says
-that the model is too sure. (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.)
+The probabilities become softmax(logits / temperature); the predicted classes stay the same. A temperature above 1 means
+that the model is overconfident. (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.)
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 from classifier.evaluation.metrics import Predictions
 
 LOWEST, HIGHEST = 0.1, 10.0
-DIGITS = 4  # after the point: finer than what a validation split can tell, coarser than the last bits of the sums
+DIGITS = 4  # after the point: finer than a validation split can resolve, coarser than the last bits of the sums
 
 
 def fit_temperature(validation: Predictions) -> float:
     """The temperature with the smallest mean cross entropy on these predictions, in LOWEST..HIGHEST.
 
-    The cross entropy is convex in 1 / temperature, so its slope has one root, which is found by halving.
+    The cross entropy is convex in 1 / temperature, so its slope has one root, which is found by bisection.
     """
-    logits = torch.from_numpy(validation.log_probabilities).double()  # up to a constant, which changes nothing
+    logits = torch.from_numpy(validation.log_probabilities).double()  # up to a constant per image
     of_label = logits[torch.arange(len(logits)), torch.from_numpy(validation.labels)]
 
     def slope(inverse: float) -> float:

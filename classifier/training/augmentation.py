@@ -1,8 +1,8 @@
-"""Random changes of the training images' pixels, drawn for each image and computed for whole batches on the device.
+"""Random augmentation of the training images, drawn for each image and computed for whole batches on the device.
 
-All draws of an epoch are made beforehand from (seed, epoch), a row for each place in the epoch's order. The place says
-image and step, whoever computes this part of the batch. Geometric changes are one interpolation, or none if pixels
-only move. What mixes images and labels is in `classifier.training.mixing`.
+All draws of an epoch are made beforehand from (seed, epoch), a row for each place in the epoch's order. The place
+determines image and step, whichever process computes this part of the batch. All geometric changes together are one
+interpolation, or none if pixels only move. Mixing of images and labels is in `classifier.training.mixing`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ NARROWEST, WIDEST = 3 / 4, 4 / 3  # width / height of a crop
 
 
 def generator(seed: int, epoch: int, *purpose: int) -> np.random.Generator:
-    """Random numbers of an epoch; each purpose has its own, so that none depends on what else is turned on."""
+    """The generator of an epoch and a purpose, so that no purpose depends on what else is turned on."""
     return np.random.default_rng([seed, epoch, *purpose])
 
 
 class Augmentation:
-    """What `params` ask for, of square images of `size` pixels."""
+    """The augmentation that `params` ask for, of square images of `size` pixels."""
 
     def __init__(self, params: AugmentParams, size: int) -> None:
         self.params, self.size = params, size
@@ -69,7 +69,7 @@ class Augmentation:
         return draws
 
     def _crops(self, random: np.random.Generator, count: int) -> Tensor:
-        """Random resized crops (Szegedy et al. 2015): a share of the area, at a place, of a shape, as the whole."""
+        """Random resized crops (Szegedy et al. 2015): a part of random area, shape and position becomes the image."""
         area, ratio, across, down = (torch.from_numpy(column.copy()) for column in random.random((count, 4)).T)
         area = self.params.crop + (1 - self.params.crop) * area
         ratio = torch.exp(log(NARROWEST) + (log(WIDEST) - log(NARROWEST)) * ratio)
@@ -80,7 +80,7 @@ class Augmentation:
         )
 
     def _trivial(self, random: np.random.Generator, count: int) -> tuple[Draws, Tensor]:
-        """TrivialAugment: one operation for each image, at a random strength. The colours' draws, and the geometry."""
+        """TrivialAugment: one operation per image, at a random strength. Returns draws for colours, and matrices."""
         operations = torch.from_numpy(random.integers(len(OPERATIONS), size=count))
         levels, signs = (torch.from_numpy(random.integers(choices, size=count)) for choices in (LEVELS, 2))
         strengths = levels / (LEVELS - 1) * (2 * signs - 1)  # -1..1
@@ -95,7 +95,7 @@ class Augmentation:
         return draws, product(turned, moved)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Raw images `(..., B, C, H, W) uint8` by their rows of the draws `(..., B, ...)`; new pixels are 0."""
+        """Augment raw images `(..., B, C, H, W) uint8` by their rows of the draws `(..., B, ...)`; new pixels are 0."""
         if not draws:
             return images
         moved, rows = images.flatten(0, -4), {name: draw.flatten(0, images.ndim - 4) for name, draw in draws.items()}
@@ -126,36 +126,36 @@ def shifted(images: Tensor, shifts: Tensor, largest: int) -> Tensor:
 
 
 def warped(images: Tensor, matrices: Tensor) -> Tensor:
-    """Images `(B, C, S, S)`, each by its matrix `(B, 6)`: bilinear interpolation, like torchvision's `affine`."""
+    """Transform images `(B, C, S, S)`, each by its matrix `(B, 6)`: bilinear, like torchvision's `affine`."""
     size = images.shape[-1]
     places = torch.arange(size, device=images.device) - (size - 1) / 2  # from the centre
     across, down, offset = (matrices / (size / 2)).view(-1, 2, 3).unbind(-1)  # (B, 2) each
     by_column = (across[..., None] * places)[:, :, None, :]
     by_row = (down[..., None] * places + offset[..., None])[:, :, :, None]
-    grids = (by_column + by_row).permute(0, 2, 3, 1)  # (B, S, S, 2), of which a matrix product would take longer
+    grids = (by_column + by_row).permute(0, 2, 3, 1)  # (B, S, S, 2); a matrix product would take longer
     moved = grid_sample(images.float(), grids, mode="bilinear", padding_mode="zeros", align_corners=False)
     return moved.round().to(images.dtype)
 
 
-# Geometry as rows of 2 x 3 matrices `(N, 6) float64` that take a pixel of the result back to the image, in pixels from
-# the centre. torch computes sines, so that they are the same on every processor.
+# Geometry as rows of 2 x 3 matrices `(N, 6) float64` that map a pixel of the result back to the image, in pixels from
+# the centre. Sines are torch's, which are the same on every processor.
 
 
 def affine(shifts: Tensor, angles: Tensor, scales: Tensor) -> Tensor:
-    """Of shifts down and to the right in pixels, angles in degrees, and factors of size."""
+    """Matrices of shifts down and to the right in pixels, angles in degrees, and scale factors."""
     a, b = (f(torch.deg2rad(angles)) / scales for f in (torch.cos, torch.sin))
     dy, dx = shifts.unbind(-1)
     return rows_of(a, b, -a * dx - b * dy, -b, a, b * dx - a * dy)
 
 
 def mirror(flips: Tensor) -> Tensor:
-    """Left and right change places where `flips (N,) bool`."""
+    """Matrices that flip images horizontally where `flips (N,) bool`."""
     none, one = torch.zeros(len(flips), dtype=torch.float64), torch.ones(len(flips), dtype=torch.float64)
     return rows_of(torch.where(flips, -one, one), none, none, none, one, none)
 
 
 def product(first: Tensor, second: Tensor) -> Tensor:
-    """Of matrices: the result's pixels go through `second` and then `first`."""
+    """Matrix products: pixels of the result go through `second` and then `first`."""
     a, b, c, d, e, f = first.unbind(-1)
     g, h, i, j, k, m = second.unbind(-1)
     return rows_of(a * g + b * j, a * h + b * k, a * i + b * m + c, d * g + e * j, d * h + e * k, d * i + e * m + f)

@@ -1,4 +1,4 @@
-"""What a network keeps beside its parameters, such as running means, where a batch is computed in parts."""
+"""A network's buffers, such as running means, when a batch is computed in parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Buffers:
     """Each part of a batch begins with the buffers that the network had before the batch.
 
-    The batch then changes them by the mean of what its parts change, weighted by their images: a running mean becomes
+    The batch then changes them by the mean of its parts' changes, weighted by their images: a running mean becomes
     that of the parts' means, a running variance that of the variances within the parts. Buffers that are not finite
     floating-point numbers, such as counters and masks, become those of the first part.
     """
@@ -31,17 +31,17 @@ class Buffers:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Let the network have the values before the batch."""
+        """Before each part: save the values before the first part, and restore them before the others."""
         now = [*self.averaged, *self.taken]
         if now:
             torch._foreach_copy_(*((now, self.before) if self.changed else (self.before, now)))
 
     @torch.no_grad()
     def changes(self, share: float) -> list[Tensor]:
-        """What a part that counts for `share` of the batch has changed in those that are averaged."""
+        """The part's changes of the averaged buffers, times `share`, its share of the batch."""
         self.changed = True
         for module, name, tensor in self.places:
-            if (now := getattr(module, name)) is not tensor:  # the forward pass has put another tensor in its place
+            if (now := getattr(module, name)) is not tensor:  # the forward pass has replaced the tensor
                 tensor.copy_(now)
                 setattr(module, name, tensor)
         if not self.averaged:
@@ -52,7 +52,7 @@ class Buffers:
 
     @torch.no_grad()
     def end(self, changes: Sequence[Tensor], taken: Sequence[Tensor]) -> None:
-        """Let the network have the values after the batch: by the sum of the parts' changes, and the first part's."""
+        """After the batch: add the sum of the parts' changes, and copy the buffers taken from the first part."""
         self.begin()
         if changes:
             torch._foreach_add_(self.averaged, list(changes))

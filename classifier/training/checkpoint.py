@@ -1,17 +1,17 @@
 """Checkpoints: an interrupted training resumes from the last one and ends with the bytes of an uninterrupted one.
 
-They lie outside DVC's outputs, in `.pipeline/checkpoints/<fingerprint>-<slot>/` of the project's root, and are removed
+They are outside DVC's outputs, in `.pipeline/checkpoints/<fingerprint>-<slot>/` of the project's root, and are removed
 once the stage has succeeded. The fingerprint covers what decides the bits: params, data, code (this package's and the
 stage's file) and arithmetic with the versions of its libraries (`classifier.training.parts`), not the machine's cores.
-The slot keeps apart trainings of the same thing at the same time. In the folder:
+The slot separates trainings with the same fingerprint that run at the same time. In the folder:
 
 - `run`: the MLflow run's key (`classifier.tracking.delivery`), so that a resumed training continues its run
 - `seed-<seed>/<step>-<SHA-256 of the file>.safetensors`: the tensors of `Engine.state`; `rows`, the history so far, a
-  line of JSON a row; `Position` as JSON in the file's header. The last two are kept, and neither needs the other
+  line of JSON per row; `Position` as JSON in the file's header. The last two are kept; each is complete
 
-20,000 rows make a file 4 MB larger and its writing 10 ms longer, in a thread of its own.
+20,000 rows make a file 4 MB larger and its writing, in a separate thread, 10 ms longer.
 
-No generator's state is needed: order, augmentation and learning rate are functions of seed, epoch and step.
+No generator state is needed: order, augmentation and learning rate are functions of seed, epoch and step.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ LARGEST = 1 << 36  # bytes of any file
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stood."""
+    """The position of a training."""
 
     step: Annotated[int, Field(ge=1, lt=10**12)]  # optimizer steps done; as many digits as a file's name has
-    window: Annotated[int, Field(ge=0, lt=10**12)]  # of them in the window that is open
+    window: Annotated[int, Field(ge=0, lt=10**12)]  # of these, in the current window
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """Of one seed's training, in a folder of their own."""
+    """The checkpoints of one seed's training, in a folder of their own."""
 
     def __init__(self, folder: Path, every: int) -> None:
         self.folder = folder
@@ -73,18 +73,18 @@ class Checkpoints:
         self.writing: Future[None] = self.writer.submit(lambda: None)
 
     def load(self, epochs: int, per_epoch: int, window: int, models: int = 1) -> Checkpoint | None:
-        """The newest whole checkpoint of a training of so many epochs, of steps in each and in a window, of models.
+        """The newest valid checkpoint of a training with so many epochs, steps per epoch and per window, and models.
 
-        A corrupt one is named and removed. One that cannot be read is not corrupt: the disk may give it back the
-        next time, so OSError says which, nothing is removed, and no work is done twice behind a person's back.
+        A corrupt checkpoint is reported and removed. One that cannot be read may be readable the next time: nothing is
+        removed, and OSError names it, so that no work is repeated unnoticed.
         """
         for path in reversed(self._files()):
             try:
                 content = read_file(path, LARGEST)
             except (OSError, ValueError) as error:
                 raise OSError(
-                    f"checkpoint {path} cannot be read ({error}), nothing was removed: run again, or remove it to go "
-                    "on from the one before"
+                    f"checkpoint {path} cannot be read ({error}), nothing was removed: run again, or remove it to "
+                    "resume from the previous one"
                 ) from None
             try:
                 checkpoint = _parse(content, path.stem.partition("-")[2])
@@ -99,30 +99,30 @@ class Checkpoints:
         return None
 
     def _files(self) -> list[Path]:
-        """The oldest first; OSError where they cannot be listed, which `glob` would take for none."""
+        """Oldest first. Raises OSError if the folder cannot be listed, where `glob` would find no files."""
         try:
             return sorted(path for path in self.folder.iterdir() if path.match("*-*.safetensors"))
         except FileNotFoundError:
             return []
 
     def add(self, row: HistoryRow) -> None:
-        """A row of the history, which the next checkpoint will hold."""
+        """Add a row of the history to the next checkpoint."""
         self.rows += json.dumps(asdict(row)).encode() + b"\n"
 
     def save(self, step: int, window: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write a checkpoint while training continues; waits for the one before, and raises what went wrong with it."""
+        """Write a checkpoint while training continues. Waits for the previous one, and raises its error, if any."""
         self.wait()
         self.writing = self.writer.submit(self._write, Position(step, window), bytearray(self.rows), dict(tensors))
 
     def wait(self) -> None:
-        """Until the last checkpoint is on the disk: 10 to 20 ms, which training need not stand still for."""
+        """Wait until the last checkpoint is on the disk, 10 to 20 ms after `save`."""
         self.writing.result()
 
     def _write(self, position: Position, rows: bytearray, tensors: dict[str, Tensor]) -> None:
-        """Flushed to disk, read back and compared before it gets its name; then all but the last two are removed.
+        """Write, flush, read back and compare a file before it gets its name; then remove all but the last two.
 
-        Not after a step that was not finite: training will stop at the window's end, and the last good state counts.
-        That is asked here, since a GPU gives the answer when it has done all that came before.
+        Writes nothing after a step that was not finite: training stops at the window's end, and the last finite state
+        counts. This thread asks for that, because the answer has to wait for the GPU.
         """
         if tensors["sums/found_inf"]:
             return
@@ -134,9 +134,9 @@ class Checkpoints:
 
 
 def _parse(content: bytes, known: str) -> Checkpoint:
-    """UserError unless these are the bytes with the SHA-256 `known`, and those of a checkpoint."""
+    """Raises UserError unless the bytes have the SHA-256 `known` and are a checkpoint."""
     if sha256(content) != known:
-        raise UserError("its bytes do not have the SHA-256 of its name")
+        raise UserError("its bytes do not have the SHA-256 in its name")
     try:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -151,20 +151,20 @@ def _parse(content: bytes, known: str) -> Checkpoint:
 
 
 def _verify(checkpoint: Checkpoint, epochs: int, per_epoch: int, window: int, models: int) -> None:
-    """UserError unless such a training can stand there; its rows end a window or an epoch, one for each model."""
+    """Raises UserError unless the checkpoint fits such a training: its rows end windows or epochs, one per model."""
     step, opened, total = checkpoint.position.step, checkpoint.position.window, epochs * per_epoch
     if step > total:
-        raise UserError(f"it says step {step} of a training of {total}")
+        raise UserError(f"it is at step {step} of a training of {total}")
     done, rest = divmod(step, per_epoch)
     if opened != rest % window:
-        raise UserError(f"it says {opened} steps in the window at step {step}, where there are {rest % window}")
+        raise UserError(f"at step {step} it has {opened} steps in the window, instead of {rest % window}")
     rows = -(-per_epoch // window)  # of each epoch
     ends = [
         number // rows * per_epoch + min((number % rows + 1) * window, per_epoch)
         for number in range(done * rows + rest // window)
     ]
     if [row.step for row in checkpoint.rows] != [end for end in ends for _ in range(models)]:
-        raise UserError(f"its {len(checkpoint.rows)} rows are not those of {step} steps")
+        raise UserError(f"its {len(checkpoint.rows)} rows do not fit {step} steps")
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Work:
     every: int
 
     def run_key(self, params: Params) -> str:
-        """The key of the run; MLflow lets no run change its params, and some of them leave the checkpoint as it is."""
+        """The run's key, of all params: a checkpoint stays valid when some of them change, an MLflow run does not."""
         return f"{self.key}-{sha256(json.dumps(params.flat(), sort_keys=True).encode())[:16]}"
 
     def saved_step(self) -> int | None:
@@ -193,7 +193,7 @@ NO_WORK = Work("", None, 0)
 
 @contextmanager
 def checkpointed(fingerprint: str, every: int) -> Iterator[Work]:
-    """The place for a training, an earlier one's that was killed or a new one; removed when the block succeeds."""
+    """Yield the place of a training: that of a killed one, or a new one. It is removed when the block succeeds."""
     key = uuid.uuid4().hex
     if not every:
         yield Work(key, None, every)
@@ -219,7 +219,7 @@ def fingerprint_of(
 def deciding(
     params: TrainParams, data: Path, environment: Mapping[str, str], stage: Path, pretrained: Path | None = None
 ) -> dict[str, str]:
-    """All that the bits of a training depend on, by name; `stage` is the file that trains by this package."""
+    """Everything that the bits of a training depend on, by name; `stage`: the stage's file."""
     weights = sha256_of(pretrained / MANIFEST) if params.pretrained and pretrained else ""
     code = {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
     code["the stage"] = sha256_of(stage)

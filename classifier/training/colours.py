@@ -15,9 +15,9 @@ LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 
 
 def change_colours(images: Tensor, operations: Tensor, strengths: Tensor) -> Tensor:
-    """Images `(B, C, H, W) uint8`; `operations (B,)` count `COLOURS`, others than its numbers leave an image as it is.
+    """Images `(B, C, H, W) uint8`; `operations (B,)`: indices of `COLOURS`, other numbers leave an image unchanged.
 
-    `strengths (B,)` are in -1..1; operations without two directions take them without sign.
+    `strengths (B,)` are in -1..1; operations with a single direction ignore the sign.
     """
     changed = images.clone()
     for number, change in enumerate(COLOURS.values()):
@@ -40,7 +40,7 @@ def contrast(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, strength: Tensor) -> Tensor:
-    """All pixels but those of the border move to or from the mean of their surroundings."""
+    """Move all pixels, except those of the border, towards or away from the mean of their neighbourhood."""
     pixels = images.float()
     channels = pixels.shape[1]
     kernel = torch.ones(3, 3, device=images.device)
@@ -63,7 +63,7 @@ def solarize(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor, strength: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional  # takes 2 s, not everybody needs it
+    from torchvision.transforms.v2 import functional  # imported here: it takes 2 s
 
     changed: Tensor = functional.autocontrast(images)
     return changed

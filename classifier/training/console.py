@@ -13,7 +13,7 @@ from classifier.training.summary import summarize
 
 PER_EPOCH = 8  # of the tutorial's lines at most; history.csv and MLflow have every window
 COUNTED = ("step", "images")  # columns of the history
-REFRESHES = 2  # of the live line in a second; each takes a millisecond of a core that is for training
+REFRESHES = 2  # of the live line per second; each takes 1 ms of a core that could train
 
 
 class Console(AbstractContextManager["Console"]):
@@ -36,7 +36,7 @@ class Console(AbstractContextManager["Console"]):
         self.every = -(-windows // PER_EPOCH)  # windows per line
         self.live = None
         if live and sys.stdout.isatty():
-            from rich.live import Live  # for terminals alone: it takes 0.1 s
+            from rich.live import Live  # imported for terminals only: it takes 0.1 s
             from rich.text import Text
 
             def line() -> Text:
@@ -82,7 +82,7 @@ class Console(AbstractContextManager["Console"]):
             self.ended[seed] = row
 
     def _tutorial(self, seed: int, row: HistoryRow) -> list[str]:
-        """The line of a window, of several where an epoch has many, and that of an epoch's end."""
+        """The line of a window, or of several windows if an epoch has many, and the line of an epoch's end."""
         lines, step = [], row.step - (row.epoch - 1) * self.steps_per_epoch
         losses = self.losses.setdefault(seed, [])
         if row.running_loss is not None:
@@ -135,7 +135,7 @@ class Console(AbstractContextManager["Console"]):
         return steps / seconds, images / seconds
 
     def _summary(self) -> str | None:
-        """What several seeds reached together."""
+        """The mean validation accuracy of several seeds."""
         found = [row.validation_accuracy for row in self.best.values() if row.validation_accuracy is not None]
         if len(found) < 2:
             return None

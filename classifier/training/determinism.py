@@ -1,4 +1,4 @@
-"""Layers without a deterministic kernel on CUDA are named, and refused unless `train.deterministic` is false."""
+"""Names layers without a deterministic kernel on CUDA, which are refused unless `train.deterministic` is false."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 from classifier.errors import UserError
 
-REFUSED = re.compile(r"(\w+) does not have a deterministic implementation")  # PyTorch's words
+REFUSED = re.compile(r"(\w+) does not have a deterministic implementation")  # PyTorch's message
 
 
 @contextmanager
 def named_layers(network: nn.Module) -> Iterator[None]:
-    """Says which layers of `network` need an operation without a deterministic kernel, where PyTorch refuses it."""
+    """Convert PyTorch's error about an operation without a deterministic kernel to one that names the layers."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""One optimizer step at a time, on tensors that stay on the device: the host looks at them once per window."""
+"""One optimizer step at a time, on tensors that stay on the device: the host reads them once per window."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Engine:
         self.scale = torch.ones((), device=device)
         self.epoch_loss = np.zeros(len(self.seeds))  # of the epoch's closed windows, summed over images; on the host
         # The fused optimizers of CPU and CUDA skip the update when `found_inf` is 1. Those of MPS do not take it, so
-        # that the host looks at each step there.
+        # there the host checks each step.
         self.skips_by_itself = device.type in ("cpu", "cuda")
         found_inf = self.found_inf if self.skips_by_itself else None
         self.optimizer = make_optimizer(self.parameters, params, found_inf, len(self.shape))
@@ -81,7 +81,7 @@ class Engine:
         self.hold_out(torch.empty(0), torch.empty(0))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Freeze all layers but the last, or no longer, as `params.freeze` says."""
+        """Freeze all layers but the last, or unfreeze them, as `params.freeze` says."""
         frozen = self.params.freeze == "always" or epoch <= self.params.freeze
         if frozen == self.frozen:
             return
@@ -102,9 +102,9 @@ class Engine:
         self.parts.lay_out()
 
     def begin_step(self, epoch: int, batch: int) -> None:
-        """Before the step on the epoch's batch number `batch`, from 0."""
+        """Call before the step on the epoch's batch number `batch`, from 0."""
         self.place = epoch, batch
-        if self.device.type == "cuda":  # a graph seeds no generator
+        if self.device.type == "cuda":  # a CUDA graph cannot seed its generator
             self._seed(self.parts.crew.rank)
 
     def step(self, batch: Iterable[Part], size: int, rate: float) -> None:
@@ -130,7 +130,7 @@ class Engine:
                 self.average.update()
 
     def _seed(self, part: int) -> None:
-        """What a network draws at random, as dropout does, follows from the seed, the epoch, the step and the part."""
+        """Seed what a network draws at random, as dropout does, by the seed, the epoch, the step and the part."""
         key = " ".join(map(str, (*self.seeds, *self.place, part))).encode()
         generator = torch.default_generator
         if self.device.type == "cuda":
@@ -146,7 +146,7 @@ class Engine:
         return losses(logits, targets, smoothing, weights).mean()
 
     def _watch(self, loss: Tensor, count: int) -> None:
-        """Add to the window's sums. From the first loss or gradient that is not finite on, nothing is updated."""
+        """Add to the window's sums. After the first loss or gradient that is not finite, nothing is updated."""
         self._find_inf(loss)
         self.good_steps += 1 - self.diverged
         self.loss += loss
@@ -183,7 +183,7 @@ class Engine:
         return means
 
     def hold_out(self, images: Images, labels: Tensor) -> None:
-        """Take the validation split, before other processes begin."""
+        """Set the validation split. Call it before other processes begin."""
         self.held_out, self.held_out_labels = images, labels
         if self.parts.crew.size > 1 and len(images):
             self.logits = self.parts.crew.share(len(images), predict(self.classifier, images[:1], 1).shape[1])
@@ -195,7 +195,7 @@ class Engine:
 
     @property
     def validated(self) -> Classifier:
-        """The classifier that is validated and kept: the average, where there is one."""
+        """The classifier that is validated and kept: the average, if there is one."""
         return self.average.classifier if self.average else self.classifier
 
     def end_epoch(self) -> Sequence[tuple[float | None, float | None]]:
@@ -207,12 +207,12 @@ class Engine:
 
     @property
     def stops(self) -> bool:
-        """After `patience` epochs without a better value."""
+        """Whether training ends early: after `patience` epochs without a better value."""
         return self.best is not None and self.best.exhausted
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Give the classifier the weights that are kept."""
+        """Copy the kept weights into the classifier."""
         kept = self.best.weights if self.best and self.best.since >= 0 else values(self.validated)
         for name, value in values(self.classifier).items():
             value.copy_(kept[name])
@@ -238,7 +238,7 @@ class Engine:
         """Continue from the values of `state()`, bit for bit. They are copied into the tensors in place."""
         tensors = self.tensors()
         if wrong := sorted(tensors.keys() ^ state.keys()):
-            raise UserError(f"not this training's state, which differs in {wrong!s:.200}; remove {CHECKPOINTS}")
+            raise UserError(f"the checkpoint is of another training, as {wrong!s:.200} differ; remove {CHECKPOINTS}")
         for name, value in tensors.items():
             saved = state[name]
             broken = value.isfinite().all() and not saved.isfinite().all()  # a mask need not be finite

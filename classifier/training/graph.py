@@ -1,7 +1,7 @@
-"""The whole step as a CUDA graph: one call launches its dozens of kernels, which one by one take longer than they run.
+"""The whole step as a CUDA graph: one call launches its dozens of kernels, whose launch one by one outlasts their run.
 
-The host hands over an epoch's order, augmentation and learning rates at once, and then only the number of the batch.
-A last, smaller batch has other shapes than the graph: its kernels are launched one by one.
+The host copies an epoch's order, augmentation and learning rates to the device at once, then only each batch's number.
+A smaller last batch does not have the graph's shapes: its kernels are launched one by one.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from classifier.training.engine import Engine
 from classifier.training.steps import Steps
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
-WARM_UP = 3  # steps before the capture, in which libraries take their workspaces
+WARM_UP = 3  # steps before the capture, in which libraries allocate their workspaces
 
 
 def cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
-    """What replays `step`, which reads and writes tensors that stay where they are; it is run a few times before."""
+    """Run `step` WARM_UP times, capture it, and return its replay. Each time it must use the same tensors."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -37,15 +37,15 @@ def cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
 
 
 class GraphedSteps(Steps):
-    """`Steps` whose full batches are replayed; all that they read lies in tensors on the device.
+    """`Steps` that replays full batches; everything that they read is in tensors on the device.
 
-    Of a stack of models all plans have a leading dimension K.
+    For a stack of models, all plans have a leading dimension K.
     """
 
     def __init__(self, engine: Engine, train: Split, capture: Capture = cuda_graph) -> None:
         super().__init__(engine, train)
         device, shape = engine.device, engine.shape
-        order, draws = self._plan(seed=0, epoch=1)  # of this form are all plans
+        order, draws = self._plan(seed=0, epoch=1)  # all plans have these shapes
         self.order = torch.zeros(*shape, *order.shape, dtype=order.dtype, device=device)
         self.draws = {
             name: torch.zeros(*shape, *values.shape, dtype=values.dtype, device=device)
@@ -91,11 +91,11 @@ class GraphedSteps(Steps):
             self._plan_ahead(epoch + 1)
 
     def _plan_ahead(self, epoch: int) -> None:
-        """While the device is busy: of 64 models an epoch's orders take as long as some of its steps."""
+        """Plan an epoch while the device is busy: for 64 models, it takes as long as some of its steps."""
         self.planned_epoch, self.plan = epoch, self.planner.submit(self._plans, epoch)
 
     def _plans(self, epoch: int) -> tuple[list[float], Tensor, Tensor, Draws]:
-        """Learning rates for the history, and then, for the device, the same, orders and draws of all models."""
+        """Learning rates for the history; then, for the device, the same rates, and orders and draws of all models."""
         plans = [self._plan(seed, epoch) for seed in self.engine.seeds]
         rates, names = self._rates(epoch), plans[0][1]
         draws = {name: torch.stack([of_model[name] for _, of_model in plans]) for name in names}
@@ -111,6 +111,6 @@ class GraphedSteps(Steps):
         self.engine.steps += 1
 
     def _update(self, count: int) -> None:
-        """On the `count` images of the batch that `number` says; the host need not know which."""
+        """Update on `count` images of the batch with the number in `self.number`, which the host does not read."""
         places = self.number * self.params.batch_size + self.places[:count]
         self.engine.update(self._parts(places), count, self.device_rates[self.number].squeeze())

@@ -4,7 +4,7 @@ As in the classic PyTorch tutorial, a window of the running loss restarts with e
 ends before the window is full. The last row of an epoch holds its training loss and the validation values. A missing
 value is empty.
 
-The header is the format's version. A new column needs a default in `HistoryRow`, which stands for it in older files.
+The header is the format's version. A new column needs a default in `HistoryRow`, which is its value in older files.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class HistoryRow:
     train_loss: float | None = None  # mean over the epoch's images
     validation_loss: float | None = None
     validation_accuracy: float | None = None  # 0..1
-    # Training time so far, without the time between a kill and the resume. Not a result: no column of the history.
+    # Training time so far, excluding the time between a kill and the resume. Not a result, so not a column of the file.
     seconds: float | None = field(default=None, compare=False)
-    again: bool = field(default=False, compare=False)  # reported before, by the training that is resumed
+    again: bool = field(default=False, compare=False)  # reported before the resume
 
 
 COLUMNS = [column.name for column in fields(HistoryRow) if column.compare]
@@ -47,13 +47,13 @@ BEST = {"validation_loss": min, "validation_accuracy": max}  # column -> its bes
 
 
 def best_rows(rows: Sequence[HistoryRow]) -> dict[str, HistoryRow]:
-    """The row with the best value of each column of `BEST`, the first of equals; columns without values are omitted."""
+    """The row with the best value of each column of `BEST`, the first of ties; columns without values are omitted."""
     full = {name: [row for row in rows if getattr(row, name) is not None] for name in BEST}
     return {name: BEST[name](found, key=attrgetter(name)) for name, found in full.items() if found}
 
 
 def kept_row(rows: Sequence[HistoryRow], keep: str) -> HistoryRow:
-    """The end of the epoch whose weights a training keeps: of the last, or of the best by a column of `BEST`."""
+    """The last row of the epoch whose weights are kept: the last epoch, or the best by a column of `BEST`."""
     return rows[-1] if keep == "last" else best_rows(rows).get(keep, rows[-1])
 
 

@@ -1,6 +1,6 @@
 """Which weights a training ends with: the last, their moving average, or those of the best epoch.
 
-All values are tensors that lie beside the engine's, so that a checkpoint has them and every process can follow.
+All state is in tensors, with those of the engine, so that checkpoints hold it and every process has it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def values(classifier: Classifier) -> dict[str, Tensor]:
 class Average:
     """The exponential moving average of a network's weights (Polyak and Juditsky 1992), and of its float buffers.
 
-    Of the first steps it is a mean over fewer: the decay is at most (1 + steps) / (10 + steps), as in timm.
+    The first steps have a smaller decay, of at most (1 + steps) / (10 + steps), as in timm.
     """
 
     def __init__(self, classifier: Classifier, decay: float) -> None:
@@ -46,7 +46,7 @@ class Average:
 
 
 class Best:
-    """A copy of the weights of the epoch with the best value of a validation metric, the first of equals."""
+    """A copy of the weights of the epoch with the best value of a validation metric, the first of ties."""
 
     def __init__(self, classifier: Classifier, metric: str, patience: int | None) -> None:
         self.source, self.metric, self.patience = classifier, metric, patience
@@ -56,7 +56,7 @@ class Best:
 
     @torch.no_grad()
     def judge(self, results: Mapping[str, float | None]) -> None:
-        """At the end of an epoch, by its validation values."""
+        """Call at the end of an epoch, with its validation values."""
         value = results[self.metric]
         assert value is not None, "without validation images nothing is best"
         sign = 1 if self.metric == "validation_accuracy" else -1

@@ -48,7 +48,7 @@ def train_one(
 ) -> Trained:
     """Train the network of one seed on `data/normalized`; it resumes from its last checkpoint in `work`.
 
-    `pretrained`: the folder `data/pretrained`, where `params` ask for pretrained weights.
+    `pretrained`: the folder `data/pretrained`, if `params` ask for pretrained weights.
     """
     meta = read_meta(data)
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
@@ -74,9 +74,9 @@ def fit(
 ) -> None:
     """Train `classifier` in place and report the end of each window and epoch (`classifier.training.history`).
 
-    A window has `params.log_every` steps, or those of an epoch where that has fewer. Validation results are None when
-    the validation split is empty. Training resumes from the last of `checkpoints`, whose rows are reported again.
-    It ends early after `params.keep.patience` epochs without a better value, and with the weights that `params` say.
+    A window has `params.log_every` steps, or those of an epoch if that has fewer. Validation results are None when the
+    validation split is empty. Training resumes from the last of `checkpoints`, whose rows are reported again. It ends
+    early after `params.keep.patience` epochs without a better value, and keeps the weights of `params.keep.weights`.
     Raises DivergedError before an update that would not be finite.
     """
     crew = crew_of(computation_of(params, device), device)
@@ -86,7 +86,7 @@ def fit(
 
 
 def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Checkpoints | None) -> None:
-    """`fit` for the one or the several models of an engine. A checkpoint holds them all, and their rows in turn."""
+    """`fit` for all models of an engine. A checkpoint holds all of them, and their rows in turn."""
     engine, params, crew = steps.engine, steps.params, steps.engine.parts.crew
     if params.keep.weights != "last" and not len(validation):
         raise UserError(
@@ -114,7 +114,7 @@ def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Che
 
 
 def lead(steps: Steps, step: int, began: float, report: Report, checkpoints: Checkpoints | None) -> None:
-    """What the first process does from `step` on: steps, windows, reports and checkpoints."""
+    """Run the first process from `step` on: steps, windows, reports and checkpoints."""
     engine, params, batches_per_epoch = steps.engine, steps.params, steps.per_epoch
     window = min(params.log_every, batches_per_epoch)
     for epoch in range(step // batches_per_epoch + 1, params.epochs + 1):
@@ -142,7 +142,7 @@ def lead(steps: Steps, step: int, began: float, report: Report, checkpoints: Che
 
 
 def say_resumed(steps: Steps, step: int, seconds: float) -> None:
-    """On standard error: the rows of a seed that is trained in a process of its own go to standard output."""
+    """Print to standard error, because a seed's own process writes its rows to standard output."""
     seeds, params = steps.engine.seeds, steps.params
     who = f"seed {seeds[0]}: " if params.seeds > 1 and len(seeds) == 1 else ""
     epoch = min(step // steps.per_epoch + 1, params.epochs)
@@ -169,7 +169,7 @@ def end_window(steps: Steps, epoch: int, batch: int, full: bool) -> list[History
 
 
 def assist(steps: Steps, start: int) -> None:
-    """What the other processes do from step `start` on: all the same, but for windows, reports and checkpoints."""
+    """Run another process from step `start` on: the same steps, without windows, reports and checkpoints."""
     for epoch in range(start // steps.per_epoch + 1, steps.params.epochs + 1):
         if steps.engine.stops:
             break
@@ -181,9 +181,9 @@ def assist(steps: Steps, start: int) -> None:
 
 
 def make_steps(engine: Engine, train: Split, resident: bool = True) -> Steps:
-    """The steps as the device and the images' place take them.
+    """The steps for this device, on images that are on it or in their files.
 
-    They are replayed as a graph on CUDA, where no shape depends on what is drawn, and no other process shares them.
+    On CUDA they are replayed as a graph, if no shape depends on what is drawn, and no other process shares them.
     """
     if not resident:
         return StreamedSteps(engine, train)

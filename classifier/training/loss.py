@@ -11,9 +11,9 @@ from classifier.training.mixing import Targets
 def losses(
     logits: Tensor, targets: Targets, label_smoothing: float = 0.0, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Logits `(..., B, classes)`, labels `(..., B)` -> `(..., B)`; of mixed images the mean of both labels' losses.
+    """Logits `(..., B, classes)`, labels `(..., B)` -> `(..., B)`; for mixed images the mean by the labels' shares.
 
-    A label's loss counts as much as `class_weights (classes,)` say.
+    `class_weights (classes,)`: factors of the labels' losses.
     """
 
     def of(labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether a batch fits into the free memory, asked before training starts."""
+"""Checks, before training starts, whether a batch fits into the free memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_PARTS = 1024
 def check_batch(params: TrainParams, costs: Costs, computation: Computation, device: torch.device) -> None:
     """Raises UserError, with a batch size and a number of parts that fit, if a batch needs more than is free.
 
-    The least that it needs is counted: the weights, and what layers keep of each image for the backward pass.
+    The estimate is a lower bound: the weights, and what layers keep of each image for the backward pass.
     """
     free, image = free_memory(device), costs.activations_bytes / (2 if params.precision == "bfloat16" else 1)
 

@@ -1,6 +1,6 @@
-"""What mixes images, after normalization: erased boxes, MixUp (Zhang et al. 2018) and CutMix (Yun et al. 2019).
+"""Augmentation after normalization: random erasing, MixUp (Zhang et al. 2018) and CutMix (Yun et al. 2019).
 
-An image's partner is the one before it in its part of the batch, so that a process needs no images but its own; the
+An image's partner is the one before it in its part of the batch, so that a process needs only its own images; the
 epoch's order makes partners random. Each image has its own share or box.
 """
 
@@ -19,7 +19,7 @@ from classifier.training.augmentation import Draws, generator
 
 @dataclass(frozen=True)
 class Targets:
-    """The labels of images `(..., B)`; for mixed ones also those of the partners, and the own label's share."""
+    """The labels of images `(..., B)`; for mixed images also their partners' labels, and the share of the own label."""
 
     labels: Tensor
     partners: Tensor | None = None
@@ -27,7 +27,7 @@ class Targets:
 
 
 class Mixing:
-    """What `params` ask for, of square images of `size` pixels."""
+    """The erasing and mixing that `params` ask for, of square images of `size` pixels."""
 
     def __init__(self, params: AugmentParams, size: int) -> None:
         self.params, self.size = params, size
@@ -56,7 +56,7 @@ class Mixing:
         top, left, bottom, right = boxes.unbind(-1)
         outside = 1 - (bottom - top) * (right - left) / self.size**2  # boxes are cut at the border
         blend = torch.from_numpy(np.where(cut, 1, blended)).float()
-        # The own share of a pixel outside of the box, the box of the partner, the own label's share.
+        # The own share of a pixel outside the box, the box of the partner, the share of the own label.
         return {"blend": blend, "cut": boxes, "shares": blend * outside}
 
     def _boxes(self, random: np.random.Generator, sides: np.ndarray) -> Tensor:
@@ -66,7 +66,7 @@ class Mixing:
         return torch.from_numpy(np.concatenate(ends).T.astype(np.float32))
 
     def __call__(self, images: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Targets]:
-        """Normalized images `(..., B, C, H, W)` and labels `(..., B)` by their rows of the draws."""
+        """Erase and mix normalized images `(..., B, C, H, W)` and labels `(..., B)` by their rows of the draws."""
         if "erased" in draws:
             images = images.masked_fill(self._inside(draws["erased"]), 0)  # the mean of all pixels
         if "cut" not in draws:
@@ -75,7 +75,7 @@ class Mixing:
         return images.roll(1, -4).lerp(images, own), Targets(labels, labels.roll(1, -1), draws["shares"])
 
     def _inside(self, boxes: Tensor) -> Tensor:
-        """Which pixels lie in an image's box: `(..., B, 4)` -> `(..., B, 1, H, W) bool`."""
+        """Which pixels are in an image's box: `(..., B, 4)` -> `(..., B, 1, H, W) bool`."""
         places = torch.arange(self.size, device=boxes.device)
         top, left, bottom, right = boxes[..., None, None, None].unbind(-4)  # (..., B, 1, 1, 1)
         rows, columns = places[:, None], places
@@ -83,9 +83,9 @@ class Mixing:
 
 
 def beta(random: np.random.Generator, alpha: float, count: int) -> np.ndarray:
-    """Draws of the distribution Beta(alpha, alpha): Devroye 1996, "Random variate generation in one line of code".
+    """Draws from Beta(alpha, alpha): Devroye 1996, "Random variate generation in one line of code".
 
-    numpy's own take logarithms and powers of the C library, whose last bit depends on its version; torch's do not.
+    numpy's draws use the C library's logarithms and powers, whose last bit depends on its version; torch's do not.
     """
     lengths, angles = torch.from_numpy(random.random((2, count)))
     across = torch.cos(2 * pi * angles)

@@ -1,4 +1,4 @@
-"""SGD and AdamW on PyTorch's fused kernels, a call per learning rate, and Muon. None updates where `found_inf` is 1.
+"""SGD and AdamW on PyTorch's fused kernels, a call per learning rate, and Muon. None updates if `found_inf` is 1.
 
 `torch.optim` calls the same kernels with the same results to the bit, but its first optimizer imports `torch._dynamo`,
 which takes over a second. State starts as zeros, so that the first step is like every other and can be replayed.
@@ -19,7 +19,7 @@ from classifier.params import TrainParams
 
 class Optimizer(Protocol):
     def step(self, rate: float | Tensor) -> None:
-        """Update the parameters by their gradients; `rate` is the learning rate, a tensor where it lies on a device."""
+        """Update the parameters by their gradients; `rate` is the learning rate, a tensor if it is on a device."""
 
     def state(self) -> dict[str, Tensor]:
         """`<parameter>/momentum_buffer` and the like: the tensors themselves, not copies."""
@@ -28,7 +28,7 @@ class Optimizer(Protocol):
 def make_optimizer(
     parameters: Mapping[str, Tensor], params: TrainParams, found_inf: Tensor | None, stacked: int = 0
 ) -> Optimizer:
-    """As `params.optimizer` says; `found_inf` is a float scalar beside the parameters, or None where kernels take none.
+    """The optimizer `params.optimizer`; `found_inf`: a float scalar on the same device, or None if kernels take none.
 
     The first `stacked` dimensions of the parameters count models, each of which is updated as if it were alone.
     """
@@ -39,7 +39,7 @@ def make_optimizer(
 
 
 def gradients(parameters: Mapping[str, Tensor]) -> list[Tensor]:
-    """Of all parameters that have one, in their order; frozen ones have none."""
+    """The gradients of all parameters that have one, in their order; frozen parameters have none."""
     return [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
 
 
@@ -65,7 +65,7 @@ class _Groups:
             self.factors.setdefault(factor, []).append(name)
 
     def only(self, keep: Callable[[Tensor], bool]) -> _Groups:
-        """The groups of some parameters, with the factors that they have among all."""
+        """The groups of some parameters, with their factors among all parameters."""
         some = copy(self)
         some.parameters = {name: value for name, value in self.parameters.items() if keep(value)}
         named = {factor: [name for name in names if name in some.parameters] for factor, names in self.factors.items()}
@@ -82,7 +82,7 @@ class _Groups:
 
 
 class SGD:
-    """`torch.optim.SGD(fused=True)`: Sutskever et al. 2013 with the learning rate outside of the momentum."""
+    """`torch.optim.SGD(fused=True)`: Sutskever et al. 2013 with the learning rate outside the momentum."""
 
     def __init__(self, groups: _Groups, params: TrainParams, found_inf: Tensor | None) -> None:
         self.groups, self.parameters, self.params, self.found_inf = groups, groups.parameters, params, found_inf
@@ -153,9 +153,9 @@ class AdamW:
 class Muon:
     """Momentum made orthogonal, for matrices and convolutions; AdamW for biases: Jordan et al. 2024, "Muon".
 
-    All directions of a layer's update have about the same length, so that a net learns from few steps. The update's
-    root mean square is that of AdamW's, so that its learning rates fit both: Liu et al. 2025, "Muon is scalable for LLM
-    training", equation 4. `torch.optim.Muon` takes neither convolutions nor `found_inf`, and rounds to bfloat16.
+    All directions of a layer's update have about the same length, so that a network learns in few steps. The update has
+    the root mean square of AdamW's, so that both take the same learning rates: Liu et al. 2025, "Muon is scalable for
+    LLM training", equation 4. `torch.optim.Muon` takes neither convolutions nor `found_inf`, and rounds to bfloat16.
     """
 
     def __init__(self, groups: _Groups, params: TrainParams, found_inf: Tensor | None, stacked: int = 0) -> None:

@@ -42,7 +42,7 @@ class Computation:
         return {name: value for name, value in named.items() if value}
 
     def decisive(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """What decides the bits of a training, of this and of its environment (`classifier.device.environment`)."""
+        """What determines the bits of a training, from this and its environment (`classifier.device.environment`)."""
         if self.arithmetic == "portable":
             names = {"device", "torch", "numpy"}
         else:
@@ -76,13 +76,13 @@ def computation_of(params: TrainParams, device: torch.device) -> Computation:
 def _processes(params: TrainParams, parts: int) -> int:
     if world() > 1:
         return world()
-    # Elsewhere than on Linux, a process that is forked after torch has computed may crash.
+    # Outside Linux, a process that is forked after torch has computed may crash.
     return min(parts, processes_of(params)) if sys.platform == "linux" else 1
 
 
 def processes_of(params: TrainParams) -> int:
     """How many processes compute at the same time on a CPU: as `params` say, or one per core."""
-    # Torch's threads are the cores that it may use: it heeds OMP_NUM_THREADS, taskset and containers.
+    # torch has a thread per core that it may use: it respects OMP_NUM_THREADS, taskset and containers.
     return torch.get_num_threads() if params.processes == "auto" else params.processes
 
 
@@ -96,10 +96,10 @@ class Parts:
     def __init__(
         self, count: int, parameters: Mapping[str, Tensor], buffers: Buffers, loss: Tensor, crew: Crew
     ) -> None:
-        """`loss` is like that of a part: a value per model."""
+        """`loss`: a tensor like the loss of a part, a value per model."""
         self.count, self.parameters, self.buffers, self.crew = count, parameters, buffers, crew
         self.like, self.turn = loss, 0
-        # Two sets in turn where processes share them: one may still read a step while another writes the next.
+        # Processes use two sets in turn: one process may still read a step while another writes the next.
         self.sets = 2 if crew.size > 1 else 1
         if count > 1:
             values = sum(tensor.numel() for tensor in (loss, *parameters.values(), *buffers.averaged))
@@ -110,7 +110,7 @@ class Parts:
         self.lay_out()
 
     def lay_out(self) -> None:
-        """Sum the gradients of the parameters that are not frozen. To be called when others are."""
+        """Lay out the gradients of the parameters that are not frozen. Call it when these change."""
         self.learning = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
         self.summed = [self.like, *self.learning, *self.buffers.averaged]
         self.values = sum(tensor.numel() for tensor in self.summed)
@@ -118,7 +118,7 @@ class Parts:
             self.views = [[self._views(row) for row in rows] for rows in self.rows]
 
     def _taken(self, row: Tensor) -> list[Tensor]:
-        """The rest of a row, which is not summed, as the buffers of which the first part's values are taken."""
+        """The rest of a row, which is not summed, as the buffers that are taken from the first part."""
         buffers = self.buffers.taken
         places = torch.split(row[self.aligned :], [words(buffer) for buffer in buffers])
         return [as_bytes_of(place, buffer) for place, buffer in zip(places, buffers, strict=True)]
@@ -137,11 +137,11 @@ class Parts:
         return list(enumerate(parts))[self.crew.rank :: self.crew.size]
 
     def _parts_of(self, size: int) -> int:
-        """A small batch has fewer parts, of two images at least, since batch normalization has no statistics of one."""
+        """A small batch has fewer parts, of at least two images, because batch normalization needs two values."""
         return min(self.count, max(1, size // 2))
 
     def begin(self) -> None:
-        """Before the forward pass of a part."""
+        """Call before the forward pass of a part."""
         if self.count > 1:
             self.buffers.begin()
 
@@ -151,7 +151,7 @@ class Parts:
             parameter.grad = None
         loss.backward(torch.full_like(loss, share))  # type: ignore[no-untyped-call]
         for parameter in self.learning:
-            if parameter.grad is None:  # the network has not used it
+            if parameter.grad is None:  # the forward pass did not use it
                 parameter.grad = torch.zeros_like(parameter)
         if self.count == 1:
             self.loss = loss.detach()
@@ -168,7 +168,7 @@ class Parts:
         rows = self.rows[self.turn][: self._parts_of(size)]
         self.crew.meet(rows.unbind())
         total = tree_sum(rows[:, : self.values].unbind())
-        if len(rows) == 1:  # a row that processes share, and gradients may be changed in place
+        if len(rows) == 1:  # processes share this row, and gradients may be changed in place
             total = total.clone()
         loss, *summed = self._views(total)
         for parameter, gradient in zip(self.learning, summed, strict=False):

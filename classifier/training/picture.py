@@ -16,7 +16,7 @@ from classifier.training.mixing import Mixing
 from classifier.training.steps import plan_epoch
 
 COLUMNS, ROWS = 10, 6
-SMALLEST = 64  # pixels of an image's side in the picture, which repeats those of smaller ones
+SMALLEST = 64  # pixels of an image's side in the picture; smaller images are enlarged
 
 
 def augmented_batch(classifier: Classifier, train: Split, params: TrainParams) -> bytes | None:

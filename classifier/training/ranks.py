@@ -50,7 +50,7 @@ def crew_of(computation: Computation, device: torch.device) -> Crew:
 
 
 class Ranks(Crew):
-    """`Crew` of processes that torchrun started. A process has one, since it can join the others once."""
+    """`Crew` of processes that torchrun started. A process has one, because it can join the others only once."""
 
     def __init__(self, device: torch.device) -> None:
         self.size, self.rank, self.device = world(), rank(), device
@@ -62,7 +62,7 @@ class Ranks(Crew):
         if device.type == "cuda":
             own_gpu = here <= torch.cuda.device_count()
             torch.cuda.set_device(local % torch.cuda.device_count())
-        self.way = device if own_gpu else torch.device("cpu")  # where tensors lie that travel
+        self.way = device if own_gpu else torch.device("cpu")  # of tensors that are exchanged
         with reported():
             dist.init_process_group("nccl" if own_gpu else "gloo", timeout=timedelta(seconds=PATIENCE_S))
         atexit.register(dist.destroy_process_group)  # before its threads are destroyed at random
@@ -74,7 +74,7 @@ class Ranks(Crew):
         return cls(device)
 
     def agree(self, deciding: Mapping[str, str]) -> None:
-        """Raises UserError in every process unless all have the same of what decides the bits."""
+        """Raises UserError in every process unless all agree on what determines the bits."""
         described = {name: deciding.get(name, "") for name in COMPARED}
         digests = [hashlib.sha256(value.encode()).digest() for value in described.values()]
         own = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(len(digests), -1)
@@ -94,7 +94,7 @@ class Ranks(Crew):
 
     @contextmanager
     def working(self, work: Callable[[], None]) -> Iterator[None]:
-        """Every process but the first one runs `work` before the block, which is for the first one."""
+        """Run `work` in every process but the first. The block that follows is for the first."""
         if self.rank:
             work()
         yield
@@ -122,7 +122,7 @@ class Ranks(Crew):
                     tensor.copy_(place)
 
     def _gather(self, sent: Tensor) -> Iterable[Tensor]:
-        """The same of every process, by rank."""
+        """`sent` of every process, by rank."""
         found = sent.new_empty(self.size, *sent.shape)
         with reported():
             dist.all_gather(list(found.unbind()), sent)
@@ -138,7 +138,7 @@ def _split(values: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """What torch.distributed raises when another process has ended, or has not answered in time, as one line."""
+    """Convert what torch.distributed raises when another process has ended, or does not answer in time, to one line."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

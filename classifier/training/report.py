@@ -5,7 +5,7 @@
 - `metrics.json`: the values of the epoch whose weights are kept, under MLflow's names; no times, which would differ
   from run to run
 - `summary.json`: the network's costs (`COSTS`), and kept_epoch, whose weights the model has
-- `augmented.png`: the first images as they are trained (`classifier.training.picture`), unless nothing is augmented
+- `augmented.png`: the first images after augmentation (`classifier.training.picture`), unless nothing is augmented
 - where several seeds were trained, `replicas.csv`: seed, train_loss, validation_loss, validation_accuracy; and
   `replicas/seed-<seed>.csv`: the history of each seed
 - `manifest.json`: the SHA-256 of every other file, with a checksum (`classifier.project.checksummed`)
@@ -92,7 +92,7 @@ def verify_training(folder: Path) -> None:
 
 
 def read_costs(folder: Path) -> dict[str, int]:
-    """What the network costs; earlier versions wrote it among the metrics, the first ones the parameters alone."""
+    """The network's costs. Earlier versions wrote them to metrics.json, the earliest only the parameters."""
     path = folder / "summary.json"
     found = json.loads((path if path.exists() else folder / "metrics.json").read_bytes())
     return {name: int(found[name]) for name in COSTS if name in found}

@@ -19,7 +19,7 @@ def learning_rate(step: int, steps: int, params: TrainParams) -> float:
         return peak
     if params.schedule == "cosine":
         return _half_cosine(peak, 0.0, step / steps)
-    top = params.warmup_fraction * steps - 1  # the step at which the peak is reached; it need not be whole
+    top = params.warmup_fraction * steps - 1  # the step at which the peak is reached; not always an integer
     if step <= top:
         return _half_cosine(peak / 25, peak, step / top) if top > 0 else peak
     top = max(top, 0.0)

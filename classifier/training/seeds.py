@@ -1,7 +1,7 @@
 """Several seeds of one training. On a CPU, each has the bits of the seed trained alone.
 
-There one process per core trains one seed after another, since two processes of one thread train two such small
-networks sooner than one process of two threads. The processes share the data in memory. On CUDA the seeds are one stack
+There, one process per core trains one seed after another, because two processes of one thread train two such small
+networks faster than one process of two threads. The processes share the data in memory. On CUDA the seeds are one stack
 of models (`classifier.training.stack`), and differ from the seed trained alone by float32's rounding.
 """
 
@@ -48,7 +48,7 @@ def seeds_of(params: TrainParams) -> list[int]:
 
 
 def side_by_side(params: TrainParams, device: torch.device) -> int:
-    """How many seeds are trained at the same time, if there are so many."""
+    """How many seeds are trained at the same time, at most."""
     if world() > 1:  # all processes share each
         return 1
     return {"cpu": processes_of(params), "cuda": TOGETHER if stackable(params) else 1}.get(device.type, 1)
@@ -90,7 +90,7 @@ def train_in_stacks(
     work: Work,
     pretrained: Path | None = None,
 ) -> dict[int, Trained]:
-    """The checkpoints of a stack lie in the folder of its first seed."""
+    """Train stacks of up to TOGETHER models. A stack's checkpoints are in the folder of its first seed."""
     meta = read_meta(data)
     train, validation = read_split(data, "train", meta), read_split(data, "validation", meta)
     begin = initial(meta, params.network, params.pretrained, pretrained)
@@ -178,8 +178,8 @@ def _processes(
 
 
 def _follow(process: subprocess.Popen[str], reports: SimpleQueue[tuple[int, HistoryRow] | Exception | None]) -> None:
-    """Pass on the rows of a process, then None when it has ended, or the error with which it did."""
-    end: Exception | None = UserError("a training process wrote what is not a row")
+    """Pass on the rows of a process; then None when it has ended, or the error that ended it."""
+    end: Exception | None = UserError("a training process wrote an invalid row")
     try:
         assert process.stdout
         with process.stdout as lines:
@@ -208,7 +208,7 @@ def _read(begin: Initial, seed: int, folder: Path) -> Classifier:
 
 
 def _work(arguments: list[str]) -> None:
-    """The work of a process: rows go to standard output as lines of JSON, weights into the folder."""
+    """Train a process's seeds: rows go to standard output as lines of JSON, weights into the folder."""
     job = json.loads(arguments[0])
     params = TrainParams.model_validate(job["params"])
     pretrained = Path(job["pretrained"]) if job["pretrained"] else None
@@ -232,7 +232,7 @@ def _work(arguments: list[str]) -> None:
 
 
 def _end_with_the_stage() -> None:
-    """Exit when standard input ends, which it does when the stage ends, however it does."""
+    """Exit when standard input is closed, as it is when the stage ends, in whatever way."""
     sys.stdin.read()
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""Where the images of a training lie: all on the device, or in their files, from which a thread reads ahead."""
+"""Where the images of a training are: all on the device, or in their files, from which a thread reads ahead."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from classifier.data.dataset import Split, StoredSplit
 from classifier.device import free_memory
 
 AHEAD = 2  # batches that are read before they are needed
-RESIDENT_SHARE = 0.5  # of the free memory, which images may take
+RESIDENT_SHARE = 0.5  # of the free memory, for images at most
 
 
 def are_resident(choice: str, splits: Sequence[Split], device: torch.device) -> bool:
     """Whether the images of `splits` are kept on the device, as `choice` (`train.data`) says; auto: if they fit.
 
-    A CPU begins at once on images in several files, and has them in memory after the first epoch: those it has read.
+    On a CPU, images in several files are streamed: training starts at once, and has them in memory after an epoch.
     """
     if choice != "auto":
         return choice == "resident"
@@ -31,7 +31,7 @@ def are_resident(choice: str, splits: Sequence[Split], device: torch.device) -> 
 
 
 class OnDisk:
-    """The images of a split, of which a slice is read when it is needed: `(N, C, H, W) uint8` on the device."""
+    """The images of a split, read by slices when they are needed: `(N, C, H, W) uint8` on the device."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
         self.split, self.device = split, device
@@ -44,13 +44,13 @@ class OnDisk:
         return self.read(torch.arange(*rows.indices(len(self)))).to(self.device)
 
     def read(self, picked: Tensor) -> Tensor:
-        """The images at `picked`, in memory from which a GPU copies while it computes."""
+        """The images at `picked`; for CUDA in pinned memory, from which a GPU copies while it computes."""
         images = torch.from_numpy(self.split.take(picked.numpy()))
         return images.pin_memory() if self.device.type == "cuda" else images
 
 
 class ReadAhead:
-    """Images that a thread reads in the order in which they are asked for."""
+    """Images that a thread reads in the order of the requests."""
 
     def __init__(self, images: OnDisk) -> None:
         self.images = images

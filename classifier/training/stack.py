@@ -1,8 +1,8 @@
 """Several seeds as one stack of models: every operation computes all of them, so that small nets fill a GPU.
 
-Each has its own weights, order of images, augmentation and curves, and is the seed trained alone but for float32's
-rounding, since sums are made in another order. `torch.func`'s ensembles do it: `vmap` makes grouped convolutions and
-batched matrix products of the network's own forward pass.
+Each has its own weights, order of images, augmentation and curves, and equals the seed trained alone except for
+float32's rounding, because the order of summation differs. This is model ensembling of `torch.func`: `vmap` turns the
+network's forward pass into grouped convolutions and batched matrix products.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from classifier.training.optimizer import gradients
 
 
 def stackable(params: TrainParams) -> bool:
-    """Whether a stack can do what `params` ask for: its models end together, and its kernels choose no images.
+    """Whether a stack supports what `params` ask for: its models end together, and its kernels select no images.
 
-    Of networks it takes LeNet-5: buffers and random draws of others would not be those of a seed trained alone.
+    The only network is LeNet-5: buffers and random draws of others would differ from those of a seed trained alone.
     """
     plain = params.network == LENET5 and params.keep.weights == "last" and not params.keep.ema and params.clip is None
     return plain and params.augment.policy == "none" and params.data != "streamed" and not params.freeze

@@ -1,6 +1,6 @@
 """The steps of an epoch: which images each takes, how they are augmented, and at which learning rate.
 
-Order and augmentation follow from the seed and the epoch's number alone, so that no generator has a state to save.
+Order and augmentation depend only on the seed and the epoch's number, so that no generator has a state to save.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def plan_epoch(labels: Tensor, size: int, epoch: int, seed: int, params: TrainPa
 
 
 def balanced(labels: np.ndarray, random: np.random.Generator) -> Tensor:
-    """As many images as there are labels, of each class equally many but for one, in a random order.
+    """As many images as there are labels, in random order; the numbers of images per class differ by at most one.
 
-    A class with more images leaves some out; one with fewer repeats all of them before any once more.
+    A class with more images leaves some out; a class with fewer repeats all of them before it repeats one again.
     """
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     quotas = np.full(len(members), len(labels) // len(members))
@@ -65,7 +65,7 @@ def balanced(labels: np.ndarray, random: np.random.Generator) -> Tensor:
 
 
 class Steps:
-    """The steps of an epoch on the training images, which stay on the device: an engine's, one kernel after another."""
+    """The steps of an epoch on training images that stay on the device; kernels are launched one by one."""
 
     resident = True
 
@@ -76,7 +76,7 @@ class Steps:
         self._hold(train)
         size = train.shape[-1]
         self.augment, self.mix = Augmentation(self.params.augment, size), Mixing(self.params.augment, size)
-        # A value per pixel, for vector instructions; PyTorch has none where it repeats a value per channel.
+        # A value per pixel, because PyTorch uses no vector instructions to broadcast a value per channel.
         self.offset, self.scale = (
             values.expand(-1, size, size).contiguous() for values in (engine.classifier.offset, engine.classifier.scale)
         )
@@ -105,12 +105,12 @@ class Steps:
         return [learning_rate(start + batch, total, self.params) for batch in range(self.per_epoch)]
 
     def step(self, batch: int) -> None:
-        """On the epoch's batch number `batch`, from 0."""
+        """Train on the epoch's batch number `batch`, from 0."""
         self.engine.begin_step(self.epoch, batch)
         self.engine.step(self._parts(self.batches[batch]), len(self.batches[batch]), self.rates[batch])
 
     def _parts(self, places: Tensor) -> Iterator[Part]:
-        """Those of this process, one after the other, of the batch at these places of the epoch's order."""
+        """Yield this process's parts of the batch at these places in the epoch's order."""
         models = self.order.ndim - 1  # a stack of models has an order for each
         for number, own in self.engine.parts.of(places):
             picked = self.order.index_select(models, own)
@@ -119,7 +119,7 @@ class Steps:
             yield number, *self.mix(normalized(moved, self.offset, self.scale), self.labels[picked], draws)
 
     def _take(self, picked: Tensor) -> Tensor:
-        """Images `(..., B, C, H, W) uint8` of those `picked (..., B)`."""
+        """The images at `picked (..., B)`, as `(..., B, C, H, W) uint8`."""
         return self.images.index_select(0, picked.flatten()).view(*picked.shape, *self.shape)
 
 

@@ -24,7 +24,7 @@ COLORS = (MUTED, ORANGE, GREEN, BLUE, INK)
 
 @png
 def curves(results: dict[str, Result], settings: Settings) -> Figure:
-    """Above the running losses, below how far each is from that of numpy alone."""
+    """Top: the running losses. Bottom: how much each differs from that of numpy alone."""
     figure = Figure(figsize=(7.0, 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     first = np.array(results[PROGRAMS[0]].losses)

@@ -2,8 +2,8 @@
 
     python examples/three_levels/with_autograd.py
 
-Only the forward pass is written here. PyTorch records it as it runs, and `loss.backward()` goes through the record from
-its end, with the formulas of `numpy_alone.py`. The update is still written by hand.
+Only the forward pass is written here. PyTorch records it as it runs, and `loss.backward()` goes backwards through the
+record, with the formulas of `numpy_alone.py`. The update is still written by hand.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def test_it_says_how_good_the_model_is_and_what_it_was_trained_on(tmp_path: Path
     predictions = predictions_of(np.arange(60) % 3, ["cat", "dog", "emu"], wrong=[0, 1, 2])
     text = words(page_of(tmp_path, predictions).text)
     assert "lenet5 on digits" in text
-    assert "95.00% test accuracy, 95% interval 86.30% to 98.29%: 57 of 60 images are right" in text
+    assert "95.00% test accuracy, 95% interval 86.30% to 98.29%: 57 of 60 images are classified correctly" in text
     assert "61,706 parameters, trained on 60 images of 3 classes for 2 epochs" in text
     assert "100 optimizer steps over 3,200 images, learning rate up to 0.1, seed 0" in text
     assert "cat dog 1 5.0%" in text
@@ -136,7 +136,7 @@ def test_how_files_became_pixels_and_what_was_excluded_is_said(tmp_path: Path) -
     data = evaluation.data.model_copy(update={"decoder": "Pillow 12.0", "excluded": excluded})
     text = words(page_of(tmp_path, evaluation.predictions, {"data": data}).text)
     assert "The files were decoded by Pillow 12.0 and fitted to the square by padding." in text
-    assert "12 bad files were excluded: cat/00.jpg: truncated cat/01.jpg: truncated" in text
+    assert "12 files were excluded: cat/00.jpg: truncated cat/01.jpg: truncated" in text
     assert "cat/10.jpg" not in text
     assert "and 2 more" in text
 

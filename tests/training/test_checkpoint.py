@@ -196,12 +196,12 @@ def forge(path, rows=None, **position):
         ({"step": -1}, "greater than or equal to 1"),
         ({"step": 0}, "greater than or equal to 1"),
         ({"step": 10**40}, "less than 1000000000000"),
-        ({"step": 11, "window": 1}, "it says step 11 of a training of 10"),
-        ({"step": 10, "window": 0}, "its 4 rows are not those of 10 steps"),
-        ({"step": 6}, "it says 0 steps in the window at step 6, where there are 1"),
+        ({"step": 11, "window": 1}, "it is at step 11 of a training of 10"),
+        ({"step": 10, "window": 0}, "its 4 rows do not fit 10 steps"),
+        ({"step": 6}, "at step 6 it has 0 steps in the window, instead of 1"),
         ({"window": -1}, "greater than or equal to 0"),
-        ({"window": 2}, "it says 2 steps in the window at step 7, where there are 0"),
-        ({"rows": torch.zeros(0, dtype=torch.uint8)}, "its 0 rows are not those of 7 steps"),
+        ({"window": 2}, "at step 7 it has 2 steps in the window, instead of 0"),
+        ({"rows": torch.zeros(0, dtype=torch.uint8)}, "its 0 rows do not fit 7 steps"),
         ({"rows": torch.zeros(3)}, "it has no rows"),
         ({"rows": torch.tensor(list(b"{}\n"), dtype=torch.uint8)}, "Field required"),
     ],
@@ -223,7 +223,7 @@ def test_rows_of_other_steps_are_not_those_of_the_checkpoint(killed, capsys):
     rows = bytes(load_file(newest(folder))["rows"].tolist()).replace(b'"step": 4,', b'"step": 3,')
     forge(newest(folder), rows=torch.tensor(list(rows), dtype=torch.uint8))
     assert trained(params, Checkpoints(folder, every=1)) == whole
-    assert "its 4 rows are not those of 7 steps" in capsys.readouterr().err
+    assert "its 4 rows do not fit 7 steps" in capsys.readouterr().err
 
 
 def contents(folder):
@@ -238,7 +238,7 @@ def test_what_is_no_file_ends_training_and_nothing_is_removed(killed, make):
     make(path)
     before = contents(folder)
     with pytest.raises(
-        OSError, match=rf"^checkpoint {path} cannot be read \(.*run again, or remove it to go on from"
+        OSError, match=rf"^checkpoint {path} cannot be read \(.*run again, or remove it to resume from"
     ) as error:
         trained(params, Checkpoints(folder, every=1))
     assert "\n" not in str(error.value)

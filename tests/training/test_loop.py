@@ -294,7 +294,7 @@ def test_a_state_is_a_copy_under_names_that_say_what_it_is():
 
 def test_the_state_of_another_training_is_refused():
     state = Engine(classifier(), train_params(optimizer="adamw"), CPU).state()
-    with pytest.raises(ValueError, match=r"not this training's state, which differs in .*momentum_buffer"):
+    with pytest.raises(ValueError, match=r"is of another training, as .*momentum_buffer"):
         Engine(classifier(), train_params(), CPU).load(state)
 
 
