@@ -123,7 +123,7 @@ def test_a_folder_that_holds_other_folders_is_left_alone(tmp_path):
     (tmp_path / "a_file").touch()
     (tmp_path / "sources").mkdir()
     with (
-        pytest.raises(ValueError, match="holds the folder sources: remove it"),
+        pytest.raises(ValueError, match="has the folder sources: remove it"),
         replacing(tmp_path, "replicas"),
     ):
         raise AssertionError("reached")
