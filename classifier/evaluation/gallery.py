@@ -114,7 +114,7 @@ def robustness(table: pd.DataFrame, accuracy: float, example: np.ndarray) -> Fig
     if not kinds:
         axes.text(margin, 84, "Not measured: evaluate.corruptions in params.yaml is empty", size=9, color=MUTED)
     else:
-        axes.text(margin, 80, "an example, and the accuracy on all test images", size=9, color=MUTED)
+        axes.text(margin, 80, "an example, and the accuracy on test images", size=9, color=MUTED)
 
     def cell(column: int, top: int, pixels: np.ndarray, value: float) -> None:
         left = margin + names + column * (side + gap)
