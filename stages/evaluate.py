@@ -55,6 +55,7 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     record.begin(uuid4().hex, {}, model_meta.weights_sha256)
     restore_training(record, data, data_meta, model, model_meta, training)
     test, validation = (read_split(data, name, data_meta) for name in ("test", "validation"))
+    print(f"{params.download.name}: {len(test):,} test images, {model_meta.architecture}, {device.type}", flush=True)
     portable = device.type == "cpu" and params.evaluate.arithmetic == "portable"
     inference = Inference(device, params.evaluate.batch_size, torch.get_num_threads() if portable else 0)
     classifier, names = read_model(model), model_meta.class_names
