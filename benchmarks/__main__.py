@@ -1,6 +1,6 @@
 """Run the benchmarks, print the tables and save them to benchmarks/results/<device>.json and .md.
 
-    python -m benchmarks [--only SECTION,...] [--rounds N] [--device auto|cpu|cuda] [--quick]
+    python -m benchmarks [--only SECTION,...] [--rounds N] [--device auto|cpu|cuda|mps] [--quick]
 
 MNIST is read from the folder or address in DATA_MIRROR, by default ../shared/data/mnist. `--quick` tests the harness
 on the digits in one round, and saves nothing unless --results is given.
@@ -71,7 +71,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def mirror(quick: bool) -> str:
-    """Address or folder of the MNIST files, for the stage download. Relative folders start at the repository's root."""
+    """Address or folder of the MNIST files. Relative folders are relative to the repository's root."""
     named = os.environ.get("DATA_MIRROR")
     if named and "://" in named:
         return named

@@ -24,7 +24,7 @@ RECIPE = "recipes/tutorial-mnist.yaml"
 
 
 class Section(Protocol):
-    """A group of measurements: prepares its data on creation, lists its processes and computes results from samples."""
+    """A group of measurements. Prepares its data on creation, lists its processes and computes results from samples."""
 
     processes: Processes
     rounds: int = sys.maxsize  # maximum number of rounds
@@ -33,7 +33,7 @@ class Section(Protocol):
 
 
 class Bench:
-    """The prepared project. `data/<name>/` holds params.yaml, raw, normalized and the stages' outputs of a data set."""
+    """A prepared project. `data/<name>/` contains a data set: params.yaml, raw, normalized and the stages' outputs."""
 
     def __init__(self, project: Project, device: str, quick: bool, say: Callable[[str], None]) -> None:
         self.project, self.device, self.quick, self.say = project, device, quick, say

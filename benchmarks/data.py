@@ -3,7 +3,7 @@
 python -m benchmarks.data idx FOLDER ROOT           the original files that torchvision's MNIST reads
 python -m benchmarks.data resize FOLDER OTHER N     the first N training images, repeated if there are fewer
 python -m benchmarks.data enlarge FOLDER OTHER N    the same, with every pixel repeated in both directions: 96x96
-python -m benchmarks.data fill FOLDER OTHER N       N training images of random pixels, as a folder of photos gives them
+python -m benchmarks.data fill FOLDER OTHER N       N training images of random pixels, stored like a folder of photos
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write_idx(folder: Path, root: Path) -> None:
 
 
 def resize(folder: Path, other: Path, count: int, times: int = 1) -> None:
-    """A normalized folder whose training split has `count` images, `times` as large; the other splits are empty."""
+    """Write a normalized folder with `count` training images, enlarged `times` times, and empty other splits."""
     meta = read_meta(folder)
     train = read_split(folder, "train", meta)
     picked = {name: np.arange(count if name == "train" else 0) % len(train) for name in SPLITS}
@@ -54,7 +54,7 @@ def resize(folder: Path, other: Path, count: int, times: int = 1) -> None:
 
 
 def fill(folder: Path, other: Path, count: int) -> None:
-    """A normalized folder with `count` training images of random pixels in colour; the other splits are empty."""
+    """Write a normalized folder with `count` training images of random colour pixels, and empty other splits."""
     meta, other_splits = read_meta(folder), SPLITS[1:]
     shape, classes = (3, meta.size, meta.size), len(meta.class_names)
     block = np.random.default_rng(0).integers(0, 256, (1000, *shape), np.uint8)

@@ -1,6 +1,6 @@
-"""A folder of 60,000 JPEG files: the stages that read it against decoding alone, their memory, and what DVC takes.
+"""A folder of 60,000 JPEG files: time of the stages that read it relative to decoding alone, their memory, DVC's time.
 
-And the train stage until its first step is done, on arrays of random pixels.
+Also the train stage up to the end of its first step, on arrays of random pixels.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ REPRO, STATUS = "dvc repro, nothing to do", "dvc status of the folder alone"
 
 
 class Images(Section):
-    """Has no processes without the archive. `--quick` takes one file of a hundred."""
+    """Has no processes if the archive is missing. `--quick` uses one file in a hundred."""
 
     rounds = 3
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.processes = bench, {}
         if not ARCHIVE.is_file():
-            bench.say(f"{ARCHIVE} is not there: images are not measured")
+            bench.say(f"{ARCHIVE} not found: section images is skipped")
             return
         self.folder = bench.project.folder / "data/images"
         photos, large = self.folder / "photos", self.folder / "large"
@@ -61,7 +61,7 @@ class Images(Section):
         }
 
     def start(self, size: int) -> Callable[[], Sample]:
-        """The train stage until its first step, in a project of its own, whose images take `size` bytes."""
+        """Return the train stage up to its first step, in a separate project whose images take `size` bytes."""
         images = size // (3 * SIZE**2)
         project, source = Project(self.folder / f"start-{images}", ""), self.bench.project.folder
         fill = f"python -m benchmarks.data fill {source}/data/tutorial/normalized data/normalized {images}"
@@ -76,7 +76,7 @@ class Images(Section):
         project.write_params(path, None, **sections, train={"epochs": 1}, evaluate={"corruptions": []})
 
     def stages(self, name: str) -> Sample:
-        """Both stages as whole processes; the larger folder is for their memory, whose measurement takes time."""
+        """Run both stages as whole processes. Memory is measured only for the larger folder, because that is slow."""
         family = "stages." if name == "large" else ""
         samples = []
         for stage in ("download", "normalize"):
@@ -111,11 +111,12 @@ class Images(Section):
             Bar(f"{REPRO}, {self.count:,} files / {STATUS}", ratio(walls[REPRO], walls[STATUS]), 1.3),
             Bar(f"{BIG} / 60 MiB", ratio(begun[BIG], begun[SMALL]), 1.2),
         ]
-        return Result(bars, [Table(f"A folder of {self.count:,} images", ["process", "s", "peak of all, MiB"], rows)])
+        header = ["process", "s", "peak of all processes, MiB"]
+        return Result(bars, [Table(f"A folder of {self.count:,} images", header, rows)])
 
 
 def unpack(archive: Path, folder: Path, every: int) -> int:
-    """Extract one of `every` files; returns their number."""
+    """Extract every `every`-th file; returns the number of extracted files."""
     with zipfile.ZipFile(archive) as files:
         names = [name for name in files.namelist() if not name.endswith("/")][::every]
         files.extractall(folder, names)
@@ -123,7 +124,7 @@ def unpack(archive: Path, folder: Path, every: int) -> int:
 
 
 def link(source: Path, target: Path, prefix: str) -> None:
-    """Hard links to all files, with this prefix before their names."""
+    """Create hard links to all files, with a prefix before their names."""
     for place, _, names in os.walk(source):
         beside = target / Path(place).relative_to(source)
         beside.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@
 
 MLflow's client takes minutes for 1,000 runs with 300,000 metric values, so this copies rows within the SQLite file, and
 copies the artifacts that commands read. Groups of five seeds share a learning rate, and each run has slightly different
-predictions. Every twentieth of the runs has other code: two commits, each alternately clean and with an uncommitted
-change of its own.
+predictions. The runs are divided into twenty code states: two commits, each alternately clean and with a different
+uncommitted change.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHANGES = 5  # uncommitted changes per commit
 
 
 def code_states() -> list[GitState]:
-    """Two commits, the current and a new one, each alternately clean and with an uncommitted change of its own."""
+    """Return the states of two commits, the current and a new one, alternately clean and with a different change."""
     states = []
     for commit in range(2):
         code = CHANGED.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def code_states() -> list[GitState]:
 
 
 def other_predictions(table: pd.DataFrame, chance: random.Random) -> pd.DataFrame:
-    """Swap the most probable class of some images with another one, in the table that evaluate writes."""
+    """Swap the most probable class of some images with another one, in the table written by evaluate."""
     most = max(1, int(len(table) * MISTAKES))
     table, images = table.copy(), np.array(chance.sample(range(len(table)), chance.randint(1, most)))
     probabilities = table.filter(regex=r"^p_\d+$")

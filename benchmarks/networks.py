@@ -1,4 +1,4 @@
-"""The loops of general networks: ours, resident and streamed, against the best hand-written one."""
+"""The loops of general networks: ours, resident and streamed, compared with the best hand-written one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.results import Bar, Result, Table, ratio, summary
 
 NETWORKS = {"mobilenet_v2": (128, 800), "resnet9": (32, 4000)}  # name -> images' size in pixels, their number
 LAYOUTS = ("contiguous_format", "channels_last")
-WAYS = {  # name -> arithmetic, where the images lie
+WAYS = {  # name -> train.arithmetic, train.data
     "ours": ("native", "resident"),
     "ours, streamed": ("native", "streamed"),
     "ours, portable": ("portable", "resident"),
@@ -19,7 +19,7 @@ QUICK = 200  # images
 
 
 class Networks(Section):
-    """One epoch in batches of 100 images. MobileNetV2 is torchvision's, ResNet-9 that of networks/cifar.py."""
+    """One epoch in batches of 100 images, with torchvision's MobileNetV2 and the ResNet-9 of networks/cifar.py."""
 
     rounds = 3
 

@@ -33,7 +33,7 @@ class OnGpu(Section):
 
 
 class Replayed(OnGpu):
-    """Our loop against mere replays of its captured step; the cost of determinism and the gain of compiled kernels."""
+    """Our loop compared with replays of its captured step; cost of determinism, gain of compiled kernels."""
 
     def prepare(self, bench: Bench) -> Processes:
         train = partial(bench.contender, "replayed", "data/tutorial/params.yaml", "data/tutorial/normalized")

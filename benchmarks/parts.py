@@ -1,4 +1,4 @@
-"""A batch in parts, each computed by one thread of a process, in portable and in native arithmetic, and its memory."""
+"""Time and memory of batches in parts, each computed by one thread of a process, in portable and native arithmetic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDE = "avx512f"  # processors with it lose more to portable arithmetic, which i
 
 
 class Parts(Section):
-    """One epoch of the tutorial's recipe on a CPU by our stage, against itself and against the tutorial."""
+    """One epoch of the tutorial's recipe on a CPU: variants of our stage, and the tutorial."""
 
     def __init__(self, bench: Bench) -> None:
         self.processes: Processes = {name: partial(self.train, bench, name) for name in WAYS}

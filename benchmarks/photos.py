@@ -1,4 +1,4 @@
-"""A folder of photos: our whole train stage against the loops that people write with torchvision and Lightning."""
+"""A folder of photos: our whole train stage compared with common loops of torchvision and Lightning."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from benchmarks.results import Bar, Result, Table, ratio, summary
 
 ARCHIVE = ROOT / "../shared/data/clothing/clothing-folder.zip"  # ten kinds of clothes, 3,068 training photos
 EPOCHS = 3
-WORKERS = (0, 2)  # of the DataLoader, of which the better number counts
+WORKERS = (0, 2)  # numbers of DataLoader workers; the better one counts
 WAYS = {"loop": "ImageFolder and DataLoader", "lightning": "Lightning"}
 OURS, NATIVE = "our train stage", "our train stage, native arithmetic"
 
 
 class Photos(Section):
-    """Three epochs of MobileNetV2 at 128 pixels, as whole processes. Has none without the archive."""
+    """Three epochs of MobileNetV2 at 128 pixels, as whole processes. Has none if the archive is missing."""
 
     rounds = 3
 
     def __init__(self, bench: Bench) -> None:
         self.processes: Processes = {}
         if not ARCHIVE.is_file():
-            bench.say(f"{ARCHIVE} is not there: photos are not measured")
+            bench.say(f"{ARCHIVE} not found: section photos is skipped")
             return
         folder, epochs = bench.project.folder / "data/photos/files", 1 if bench.quick else EPOCHS
         unpack(ARCHIVE, folder, every=20 if bench.quick else 1)

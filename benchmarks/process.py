@@ -33,7 +33,7 @@ class Sample:
     cpu_s: float
     peak_mib: float
     said: dict[str, Any] = field(default_factory=dict)
-    family_mib: float = 0.0  # peak of the memory that several processes have together, if it was watched
+    family_mib: float = 0.0  # peak of the total memory of several processes, if measured
 
     @property
     def loop_s(self) -> float:
@@ -50,7 +50,8 @@ def measure(
 ) -> Sample:
     """Run a command and measure it. With `terminal`, standard output is a terminal, so that stages show progress.
 
-    With `family`, also the memory of its processes that have this word in their command line, which slows them down.
+    With `family`, the total memory of its processes with this word in their command line is also measured, which slows
+    them down.
     Raises RuntimeError with the end of the output if the command fails.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
@@ -83,7 +84,7 @@ def measure(
 
 @contextmanager
 def watching(pid: int, word: str) -> Iterator[list[float]]:
-    """MiB of a process and its children with this word, each shared page counted once, looked at ten times a second."""
+    """Sample the MiB of a process and its children with this word ten times a second; a shared page counts once."""
     peaks, over = [0.0], Event()
 
     def watch() -> None:

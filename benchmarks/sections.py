@@ -1,4 +1,4 @@
-"""The sections. A process that several sections list runs once per round for all of them."""
+"""The sections. A process listed by several sections runs once per round for all of them."""
 
 from __future__ import annotations
 
@@ -134,14 +134,14 @@ class Recording(Section):
             ["everything on / nothing on, timed", summary(ratios, 3)],
         ]
         bars = [
-            Bar("recording's share of our loop, estimated: waiting + its processor time beside", median(shares), 0.02),
+            Bar("recording's share of our loop, estimated: waiting + CPU time of others", median(shares), 0.02),
             Bar("our loop, everything on / nothing on, timed", median(ratios), 1.02),
         ]
         return Result(bars, [Table("Recording", ["one epoch", "loop, s"], rows)])
 
 
 class Stages(Section):
-    """Time of every stage's process, by part. MLflow's share is `journal` and `waiting`."""
+    """Time of every stage's process, by part. `journal` and `waiting` are the parts for MLflow."""
 
     parts = ("imports", "reading", "work", "checkpoints", "journal", "waiting", "writing", "other", "exit")
 
@@ -243,7 +243,7 @@ class Growth(Section):
 
 
 class Speedrun(Section):
-    """Time to 99.0% test accuracy on MNIST with one recipe, with a new seed each time; reads the test split last."""
+    """Time to 99.0% test accuracy on MNIST with one recipe and a new seed each time. The test split is read last."""
 
     seeds_per_round = 2  # 10 in 5 rounds
 

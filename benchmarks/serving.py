@@ -1,4 +1,4 @@
-"""Serving and predicting: `classifier serve` against MLflow's server and its own parts, `predict` against decoding."""
+"""Serving and predicting: `classifier serve` compared with MLflow's server, `predict` with decoding alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNT = 10_000  # requests, hostile requests, files
 
 
 class Serving(Section):
-    """One process measures all, with the model and the test images of the digits, 28x28 PNG files."""
+    """Measured in one process, with the model of the digits and their test images as 28x28 PNG files."""
 
     rounds = 3
 
@@ -42,7 +42,7 @@ class Serving(Section):
             Bar("p99 under 16 clients / p50 of one", of("p99_ms", "ours_ms"), 20),
             Bar("classifier serve: seconds from the start to ready", of("start_s"), 3),
             Bar("predict of 10,000 PNG files / decoding them alone", of("predict_s", "decode_s"), 1.5),
-            Bar("10,000 hostile requests: answers of 500", bad, 0),
+            Bar("10,000 hostile requests: responses with status 500", bad, 0),
             Bar("10,000 hostile requests: memory after / before", of("after_mib", "before_mib"), 1.05),
             Bar("10,000 hostile requests: p50 after / before", of("after_ms", "before_ms"), 1.2),
         ]
@@ -54,7 +54,7 @@ class Serving(Section):
             "bare_ms": "p50 of decoding and onnxruntime, ms",
             "p99_ms": "p99 under 16 clients, ms",
             "start_s": "start to ready, s",
-            "predict_s": "predict of the files, without the imports, s",
+            "predict_s": "predict of the files, excluding imports, s",
             "decode_s": "decoding of the files, s",
             "command_s": "classifier predict of the files, the whole command, s",
             "before_mib": "memory before the hostile requests, MiB",

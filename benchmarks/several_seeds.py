@@ -1,4 +1,4 @@
-"""Training of several seeds with `train.seeds`, against as many trainings in sequence (CPU) or a single one (GPU)."""
+"""Several seeds with `train.seeds`, compared with as many trainings in sequence (CPU) or a single one (GPU)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COUNT, QUICK_COUNT, LIMIT = 16, 2, 0.75  # on a CPU
 
 
 class SeedStages(Section):
-    """Whole stages: one train stage with all seeds, and train stages of one seed each."""
+    """Whole stages: one train stage with all seeds, compared with train stages of one seed each."""
 
     rounds = 1  # takes three minutes
 
@@ -47,7 +47,7 @@ class SeedStages(Section):
 
 
 class SeedLoops(Section):
-    """The same from the data to trained models: without starting the processes, recording and writing the model."""
+    """The same, only from the data to the trained models: no start of processes, no recording, no writing of models."""
 
     def __init__(self, bench: Bench) -> None:
         self.count, self.limit = count_of(bench), LIMITS.get(bench.device, LIMIT)

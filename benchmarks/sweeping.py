@@ -1,4 +1,4 @@
-"""Overhead of a sweep: `classifier sweep` against the same experiments with `dvc exp run`."""
+"""Overhead of a sweep: `classifier sweep` compared with the same experiments run by `dvc exp run`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sweeping(Section):
         self.processes: Processes = {CALLS: self.calls, SWEEP: self.sweep}
 
     def calls(self) -> Sample:
-        """Run in the workspace, DVC's fastest way: `--temp` and `--queue` make a copy each time."""
+        """Run in the workspace, which is fastest: `--temp` and `--queue` copy the project each time."""
         runs = [["dvc", "exp", "run", "--set-param", f"train.seed={seed}"] for seed in self._take()]
         sample = self.project.run("sh", "-c", " && ".join(map(shlex.join, runs)))
         self.project.run("git", "checkout", "--quiet", "--", ".")

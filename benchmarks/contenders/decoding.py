@@ -1,8 +1,8 @@
-"""Decode and resize the files of a folder on every core, with the pipeline's decoder, and do nothing else.
+"""Only decode and resize the files of a folder, with the pipeline's decoder, on every core.
 
     python -m benchmarks.contenders.decoding FOLDER IMAGE_SIZE
 
-Prints the seconds, without imports and the listing of the files, as `loop_s`.
+Prints the seconds as `loop_s`, excluding imports and the listing of the files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CHUNK = 256  # files that a process gets at once
 
 
 def decode_files(paths: list[str], preprocessing: Preprocessing) -> int:
-    """Total of the pixels, so that none is left undecoded."""
+    """Return the sum of the pixels, so that every file is decoded completely."""
     return sum(int(decode(Path(path).read_bytes(), preprocessing).sum()) for path in paths)
 
 

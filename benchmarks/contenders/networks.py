@@ -1,10 +1,10 @@
-"""The loop of a general network, ours or a hand-written one, on images that are made from the data set's.
+"""The loop of a general network, ours or a hand-written one, on images made from those of the data set.
 
     python -m benchmarks.contenders.networks DEVICE DATA NETWORK SIZE IMAGES channels_last|contiguous_format
     python -m benchmarks.contenders.networks DEVICE DATA NETWORK SIZE IMAGES PARAMS
 
-The first writes the loop by hand, with normalized images in memory. The second is our `fit` as PARAMS say; images that
-are streamed lie in several files.
+The first is a hand-written loop with normalized images in memory. The second is our `fit` with PARAMS; streamed images
+are read from several files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def enlarged(split: Split, size: int, count: int) -> Split:
-    """As many images, gray ones in three channels, each pixel repeated."""
+    """Return `count` images of `size` pixels, each pixel repeated, gray images in three channels."""
     rows = np.arange(count) % len(split)
     times = size // split.images.shape[-1]
     images = split.images[rows].repeat(times, axis=-1).repeat(times, axis=-2)
@@ -95,7 +95,7 @@ def ours(classifier: Classifier, split: Split, device: torch.device, params: Tra
 
 
 def in_files(split: Split, folder: Path) -> StoredSplit:
-    """The split in several mapped files."""
+    """Write the split to several files and map them."""
     digests = np.stack([np.frombuffer(hashlib.sha256(image).digest(), np.uint8) for image in split.images])
     parts = []
     for number, rows in enumerate(np.array_split(np.arange(len(split)), FILES)):

@@ -36,7 +36,7 @@ def warm_up(fit: stage.Function, classifier: Any, train: Any, params: Any, devic
 
 
 def run(arguments: list[str], with_unrecorded: bool = False) -> dict[str, float]:
-    """Return the stage's figures, `with_unrecorded` also those of recording (`benchmarks.contenders.unrecorded`)."""
+    """Return the stage's figures; `with_unrecorded` adds those of recording (`benchmarks.contenders.unrecorded`)."""
     figures: dict[str, float] = {}
     assert sys.stdout.isatty(), "standard output is not a terminal: the stage would show no progress"
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.contenders.photos DEVICE FOLDER loop|lightning EPOCHS WORKERS
 
-FOLDER has `train/` and `validation/` with a folder per class. Prints the loop's seconds, validation included.
+FOLDER contains `train/` and `validation/`, each with a folder per class. Prints the loop's seconds, with validation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our loop against mere replays of its CUDA graph, with and without determinism, and with compiled kernels.
+"""Our loop compared with replays of its CUDA graph alone, with and without determinism, and with compiled kernels.
 
     python -m benchmarks.contenders.replayed DEVICE PARAMS DATA deterministic|free|compiled
 

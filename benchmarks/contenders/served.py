@@ -1,4 +1,4 @@
-"""Measure everything of serving and predicting with one model, in turns, in one process.
+"""Measure serving and predicting with one model, alternating, in one process.
 
     python -m benchmarks.contenders.served COUNT
 
@@ -56,7 +56,10 @@ def free_port() -> int:
 
 @contextmanager
 def server(path: str, *command: str) -> Iterator[tuple[int, psutil.Process, float]]:
-    """A server on a port that replaces PORT in its command; yields it when `path` answers, with the seconds it took."""
+    """Start a server on a free port, which replaces PORT in its command, and wait until `path` responds.
+
+    Yields the port, the process and the seconds until the first response.
+    """
     port = free_port()
     start = time.monotonic()
     arguments = [sys.executable, *(part.replace("PORT", str(port)) for part in command)]
@@ -84,13 +87,13 @@ def ask(port: int, way: str, path: str, body: bytes = b"", kind: str = "image/pn
 
 
 def request(path: str, body: bytes, kind: str) -> bytes:
-    """A request as it is sent. The client only copies bytes, because it shares the cores with the server."""
+    """Return an encoded request. The client only copies bytes, because it shares the cores with the server."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 def receive(connection: socket.socket) -> None:
-    """One answer, which must be 200."""
+    """Receive one response, whose status must be 200."""
     received = b""
     while True:
         received += connection.recv(1 << 16)
@@ -107,7 +110,7 @@ def connected(port: int) -> socket.socket:
 
 
 def one_by_one(port: int, requests: list[bytes]) -> Iterator[float]:
-    """Seconds of each request on one connection."""
+    """Yield the seconds of each request on one connection."""
     with connected(port) as connection:
         for each in requests:
             start = time.perf_counter()
@@ -117,7 +120,7 @@ def one_by_one(port: int, requests: list[bytes]) -> Iterator[float]:
 
 
 def at_once(port: int, requests: list[bytes]) -> tuple[float, list[float]]:
-    """Requests a second on CLIENTS connections, each of which waits for its answers, and the seconds of each."""
+    """Return requests per second on CLIENTS connections, with one request each at a time, and the seconds of each."""
     waiting, sent, seconds = iter(requests), {}, []
     start = time.perf_counter()
     with selectors.DefaultSelector() as selector, ExitStack() as stack:
@@ -138,7 +141,7 @@ def at_once(port: int, requests: list[bytes]) -> tuple[float, list[float]]:
 
 
 def bare(bodies: list[bytes]) -> Iterator[float]:
-    """Seconds of decoding and onnxruntime, without a server."""
+    """Yield the seconds of decoding and onnxruntime, without a server."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -152,7 +155,7 @@ def bare(bodies: list[bytes]) -> Iterator[float]:
 
 
 def hostile(port: int, count: int, good: bytes) -> dict[str, int]:
-    """Requests that no honest client sends; returns how often each status was answered, 0 for a closed connection."""
+    """Send malformed and oversized requests. Returns the count of each status, 0 for a closed connection."""
     huge = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\0\0\0\0" + bytes(20)
     kinds: list[Callable[[], int]] = [
         lambda: ask(port, "POST", "/predict", good[: len(good) // 2])[0],
@@ -173,7 +176,7 @@ def hostile(port: int, count: int, good: bytes) -> dict[str, int]:
         except (OSError, HTTPException):
             return 0
 
-    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]  # which send a byte now and then
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]  # they never complete their request
     for connection in slow:
         connection.sendall(b"POST /predict HTTP/1.1\r\nContent-Le")
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -184,7 +187,7 @@ def hostile(port: int, count: int, good: bytes) -> dict[str, int]:
 
 
 def raw(port: int, sent: bytes, half: bool) -> int:
-    """Send bytes and hang up, or close one half of the connection and read."""
+    """Send bytes and close the connection; with `half`, close only the sending half and return the status, or 0."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(sent)
         if not half:
@@ -195,7 +198,7 @@ def raw(port: int, sent: bytes, half: bool) -> int:
 
 
 def predicting(files: Path) -> dict[str, float]:
-    """Seconds of predicting the files in a folder, and of decoding them alone, in turns; each after a warm-up."""
+    """Return the seconds of predicting the files in a folder and of only decoding them: medians of three passes."""
     import torch
 
     from classifier.serving.files import below, decoded, typed
@@ -232,7 +235,7 @@ def main(count: int) -> None:
         server("/health/ready", *serve) as (ours, process, said["start_s"]),
         server("/", "-c", EMPTY, "PORT") as (empty, *_),
     ):
-        # In turns: what a processor does after a pause takes longer than in a loop of its own.
+        # Alternating, because a processor is slower after a pause than in a continuous loop.
         turns = zip(one_by_one(ours, requests), one_by_one(empty, requests), bare(many), strict=True)
         for name, seconds in zip(("ours", "empty", "bare"), zip(*turns, strict=True), strict=True):
             said[f"{name}_ms"] = 1000 * median(seconds)

@@ -52,7 +52,7 @@ PARTS = {
         "classifier.training.checkpoint:Checkpoints.save",
         "classifier.training.checkpoint:Checkpoints.wait",
     ],
-    "journal": [  # events for MLflow; also starts the recorder
+    "journal": [  # recording data for MLflow; also starts the recorder
         "classifier.recording.run:recording",
         "classifier.recording.run:restore_training",
         "classifier.recording.run:Recording.begin",
@@ -83,7 +83,7 @@ PARTS = {
 
 
 class Clock:
-    """Assigns the time of one thread to parts; nested parts count for the innermost one."""
+    """Assigns the time of one thread to parts. Time in nested parts counts for the innermost one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

@@ -1,4 +1,4 @@
-"""The train stage until its first step is done: reading the data, MLflow's run, the network, the epoch's plan.
+"""The train stage up to the end of its first step: reading the data, MLflow's run, the network, the epoch's plan.
 
     python -m benchmarks.contenders.start PARAMS DATA PRETRAINED MODEL REPORTS
 
@@ -18,7 +18,7 @@ from benchmarks.contenders.stopwatch import say
 
 
 def until_first_step(arguments: list[str]) -> float:
-    """Run the stage and stop it, as a signal would, after its first step."""
+    """Run the stage, exit after its first step and return the seconds since the process started."""
     done: list[float] = []
 
     def stopping(clock: stage.Clock, fit: stage.Function) -> stage.Function:
