@@ -8,7 +8,7 @@ IN_PROCESSES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # DVC fails when the user has no name, as in a container that runs under a numeric user id.
 export USER := $(or $(USER),$(shell id -u))
 
-# What set-up needs: only PyTorch for Linux on x86-64 brings the libraries of CUDA.
+# Disk space for the set-up: only PyTorch for Linux on x86-64 includes CUDA's libraries.
 SIZE = $(if $(findstring Linux x86_64,$(shell uname -sm)),needs 7 GB of disk (4 GB of it for GPUs),needs 3 GB of disk)
 
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ endif
 	@echo "$(CURDIR)" > $@
 
 .PHONY: repro
-repro: setup ## repair what a killed DVC left, run the pipeline (dvc repro) and show where the results are
+repro: setup ## repair the files of a killed DVC, run the pipeline (dvc repro) and show where the results are
 	@$(BIN)/python -m classifier repair
 	$(BIN)/dvc repro
 	@$(BIN)/python -m classifier results

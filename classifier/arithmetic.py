@@ -1,9 +1,9 @@
 """Portable arithmetic: the same bits on every x86-64 processor with AVX2.
 
-PyTorch, oneDNN and MKL choose their kernels by the processor, and each kernel sums in an order of its own. Portable
-arithmetic caps PyTorch and oneDNN at AVX2 and puts MKL into its compatible mode, the only one that it honours on the
-processors of all makers. The libraries read these variables once, when they first compute. Other processors, such as
-ARM's, have no caps: there the bits are the same on one machine only.
+PyTorch, oneDNN and MKL choose their kernels by processor, and each kernel has a different order of summation. Portable
+arithmetic limits PyTorch and oneDNN to AVX2 and puts MKL into its compatible mode, the only one that works on the
+processors of all vendors. The libraries read these variables once, when they first compute. There are no such settings
+for other processors, such as ARM's: there, the bits are the same only on one machine.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ BRANCH, COMPATIBLE = 1, 3  # MKL_CBWR_BRANCH and MKL_CBWR_COMPATIBLE of mkl_type
 
 
 def use(arithmetic: str) -> None:
-    """Choose `portable` or `native` arithmetic for this process and for those that it starts.
+    """Choose `portable` or `native` arithmetic for this process and its child processes.
 
-    Call this before torch computes. Raises UserError when the processor has no AVX2, or when torch has computed in
+    Call this before torch computes. Raises UserError if the processor has no AVX2, or if torch has already computed in
     another arithmetic.
     """
     if arithmetic == "native" or not is_x86():
         return
     if not _has_avx2():
         raise UserError(
-            "portable arithmetic needs a processor with AVX2, which this one is not: set train.arithmetic and "
-            "evaluate.arithmetic to native"
+            "portable arithmetic needs a processor with AVX2: set train.arithmetic and evaluate.arithmetic to native"
         )
     os.environ.update(CAPS)
     if "torch" in sys.modules:
@@ -46,7 +45,7 @@ def use(arithmetic: str) -> None:
 
 
 def verify() -> None:
-    """Raises UserError unless this process computes in portable arithmetic. Imports torch."""
+    """Raise UserError unless this process computes in portable arithmetic. Imports torch."""
     if is_x86() and (found := instructions()) != "AVX2, compatible MKL":
         raise UserError(
             f"portable arithmetic is not in force, torch computes with {found}: start a new process, and call "
@@ -55,7 +54,7 @@ def verify() -> None:
 
 
 def instructions() -> str:
-    """The instruction set that torch uses, and MKL's mode: `AVX2, compatible MKL`."""
+    """Return torch's instruction set and MKL's mode: `AVX2, compatible MKL`."""
     import torch
 
     # Torch has no function for MKL's mode. A build without MKL has no mode.
@@ -83,7 +82,7 @@ def is_x86() -> bool:
 
 
 def _has_avx2() -> bool:
-    """Linux lists a processor's instructions. Other systems that torch supports run on AVX2 alone."""
+    """Whether the processor has AVX2. Linux lists its instructions; other systems that torch supports require AVX2."""
     with suppress(OSError):
         return " avx2 " in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     return True

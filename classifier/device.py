@@ -14,13 +14,16 @@ import torch
 
 from classifier.errors import UserError
 
-# glibc's mallopt(3): when free memory returns to the kernel, and how many allocations lie outside the heap.
+# glibc's mallopt(3): when free memory returns to the kernel, and how many allocations are outside the heap.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER = 2**31 - 1  # bytes
 
 
 def pick_device(name: str, key: str) -> torch.device:
-    """Select a device; `auto` prefers CUDA, then MPS, then the CPU. UserError names `key` if it is not available."""
+    """Select a device; `auto` prefers CUDA, then MPS, then the CPU.
+
+    Raises UserError, which names `key`, if the device is not available.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in available.items() if there)
@@ -42,9 +45,9 @@ def set_precision(precision: str, device: torch.device) -> None:
 
 
 def be_deterministic(device: torch.device, *, strictly: bool = True) -> None:
-    """Use deterministic kernels only or, unless `strictly`, where there are some; PyTorch warns of the others.
+    """Use only deterministic kernels on CUDA. Unless `strictly`, PyTorch warns of operations that have none.
 
-    The CPU kernels in use are deterministic; requesting it would cost 1.5 s.
+    The CPU kernels in use are deterministic anyway; requesting it would cost 1.5 s.
     """
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first use
@@ -54,8 +57,8 @@ def be_deterministic(device: torch.device, *, strictly: bool = True) -> None:
 def keep_freed_memory() -> None:
     """Keep the memory that a training step frees in this process, for the next step.
 
-    Otherwise glibc returns it to the kernel, which zeroes each page before reuse: over a thousand pages per step of
-    LeNet-5, 100,000 of MobileNetV2 on photos, a quarter of the loop's time. Does nothing without glibc.
+    Otherwise glibc returns it to the kernel, which zeroes each page before reuse: over 1,000 pages per step for
+    LeNet-5, 100,000 for MobileNetV2 on photos, a quarter of the loop's time. Does nothing without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -64,7 +67,7 @@ def keep_freed_memory() -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take on the device; of a CPU those of the machine or of its container."""
+    """Bytes that this process can still allocate on the device; on a CPU, those of the machine or its container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
@@ -76,7 +79,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Everything that the exact result of a training depends on, besides params, data and code."""
+    """Everything besides params, data and code that the exact result of a training depends on."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -97,7 +100,7 @@ def _cpu() -> str:
 
 
 def describe(device: torch.device) -> str:
-    """For messages and the run's record: `cpu`, or the GPU's name."""
+    """The device for messages and the run's tags: `cpu`, or `cuda` and the GPU's name."""
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return device.type

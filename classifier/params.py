@@ -81,10 +81,10 @@ class DownloadParams(Section):
         description="folder, zip or tar with the images of dataset folder: a path in the project, or an absolute path",
     )
     address: str | None = Field(
-        pattern=r"^(https?|file)://", description="address of a zip or tar, downloaded in place of download.folder"
+        pattern=r"^(https?|file)://", description="address of a zip or tar to download, instead of download.folder"
     )
     sha256: str | None = Field(
-        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the zip or tar, 64 hexadecimal digits; an address needs it"
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the zip or tar, 64 hexadecimal digits; required for address"
     )
     table: str | None = Field(
         min_length=1,
@@ -92,8 +92,8 @@ class DownloadParams(Section):
         "group; null: folders name the classes",
     )
     classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)] | None = Field(
-        description="class names in the order of their numbers, also of classes without images; null: those found, in "
-        "natural order"
+        description="class names in the order of their numbers, including classes without images; null: the names "
+        "found, in natural order"
     )
     groups: Annotated[int, Field(ge=-64, le=64)] | Annotated[str, Field(min_length=1)] | None = Field(
         description="images of a group stay in one split: a column of the table, or a level of folders (1: the "
@@ -130,12 +130,12 @@ class DownloadParams(Section):
 
     @property
     def name(self) -> str:
-        """What people call the data set."""
+        """The data set's name for display."""
         return data_name(self.dataset, self.folder, self.address)
 
 
 def data_name(dataset: str, folder: str, address: str | None) -> str:
-    """What people call a data set: that of dataset `folder` by the name of its folder or archive."""
+    """A data set's name for display; for dataset `folder`, the name of its folder or archive."""
     if dataset != "folder":
         return dataset
     name = PurePosixPath(unquote(urlsplit(address).path) if address else folder).name
@@ -160,11 +160,12 @@ class NormalizeParams(Section):
     )
     invert: bool = Field(description="dataset folder: 255 minus each pixel, for dark figures on a light background")
     bad_images: Literal["refuse", "exclude"] = Field(
-        description="files that give no pixels: refuse to go on, or exclude them; reports/data/problems.csv lists them"
+        description="files that cannot be used: stop with an error, or exclude them; reports/data/problems.csv "
+        "lists them"
     )
     leaks: Literal["report", "refuse", "drop"] = Field(
-        description="images with an exact or near duplicate in another split: report them, refuse to go on, or drop "
-        "them from train (or validation), so that the test split stays whole"
+        description="images with an exact or near duplicate in another split: report them, stop with an error, or "
+        "drop them from train (or validation), so that the test split stays whole"
     )
     mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] | None = Field(
         description="mean per channel of pixels scaled to 0..1; null computes it from the training split"
@@ -184,7 +185,7 @@ class EvaluateParams(Section):
     device: Device = Field(description="like train.device")
     arithmetic: Arithmetic = Field(description="like train.arithmetic")
     batch_size: int = Field(
-        ge=1, le=65_536, description="images per forward pass; fewer where these have more than 4,194,304 values"
+        ge=1, le=65_536, description="images per forward pass; fewer if they have more than 4,194,304 values in total"
     )
     confidence: float = Field(gt=0.5, lt=1, description="confidence level of the accuracy's Wilson interval")
     calibration_bins: int = Field(
@@ -194,8 +195,8 @@ class EvaluateParams(Section):
     corruptions: list[
         Literal["noise", "blur", "brightness", "contrast", "rotation", "translation", "jpeg", "occlusion"]
     ] = Field(
-        description="corruptions of the test images, each at five strengths, under which accuracy is measured; with "
-        "all eight up to 2,000 test images are evaluated 40 times; []: none"
+        description="corruptions of the test images, each at five strengths, under which accuracy is measured; all "
+        "eight evaluate up to 2,000 test images 40 times; []: none"
     )
 
 
@@ -246,12 +247,15 @@ class Params(Section):
     def flat(self) -> dict[str, Any]:
         """Return the stages' params as `{"train.epochs": 2, ...}`, named as in DVC and MLflow.
 
-        Settings of commands are left out: they do not change the results of a run.
+        Settings of commands are not included: they do not change the results of a run.
         """
         return {key: value for stage in STAGES for key, value in items(getattr(self, stage), f"{stage}.")}
 
     def override(self, changes: Mapping[str, Any]) -> Params:
-        """Return a copy with `changes`, such as `{"train.epochs": 2}`; UserError names key, value, what is allowed."""
+        """Return a copy with `changes`, such as `{"train.epochs": 2}`.
+
+        Raises UserError with the key, the value and what is allowed.
+        """
         tree = self.model_dump()
         for key, value in changes.items():
             self._find(key)
@@ -273,7 +277,7 @@ class Params(Section):
             raise UserError("; ".join(describe(error, Params, RENAMED, BEFORE, within=(stage,)))) from None
 
     def _find(self, key: str) -> None:
-        """Raises UserError unless `key` is that of a stage's value."""
+        """Raise UserError unless `key` is the key of a stage's value."""
         if key not in (known := self.flat()):
             stage = key.partition(".")[0]
             near = [name for name in known if name.startswith(f"{stage}.")] or known
@@ -308,7 +312,10 @@ def _leaves(section: Mapping[str, Any], known: set[str], prefix: str = "") -> It
 
 
 def load_params(path: Path) -> Params:
-    """Read and validate params.yaml. UserError lists every problem with its key, its value and what is allowed."""
+    """Read and validate params.yaml.
+
+    Raises UserError, which lists every problem with its key, its value and what is allowed.
+    """
     return parse_params(read_text(path), path)
 
 

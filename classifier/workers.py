@@ -1,4 +1,4 @@
-"""Forked processes that share one piece of work with this one, and memory, through which they exchange results."""
+"""Forked processes that share a computation with this process, and shared memory to exchange results."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from torch import Tensor
 from classifier.errors import UserError, lacks_memory
 
 SPINS = 500  # attempts, about 0.1 ms, before a process sleeps until another arrives
-PATIENCE_S = 300  # with a process that is alive and does not answer
-POLL_S = 0.1  # between looks at whether the others are alive
+PATIENCE_S = 300  # until a process that is alive but does not respond is considered hung
+POLL_S = 0.1  # between checks whether the others are alive
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Crew:
-    """This process, with rank 0, and the `size - 1` others that share its work."""
+    """This process, with rank 0, and the `size - 1` processes that share its work."""
 
     def __init__(self, size: int) -> None:
         self.size, self.rank = size, 0
-        self.pids: dict[int, int] = {}  # by rank; known to rank 0 alone
-        self.last_words = mmap(-1, PAGESIZE)  # of a process that ends with an error that the user can fix
+        self.pids: dict[int, int] = {}  # by rank; known to rank 0 only
+        self.last_words = mmap(-1, PAGESIZE)  # message of a process that ends with an error that the user can fix
         semaphore = get_context("fork").Semaphore
         # (a, b): arrivals of a that b has not seen yet. A semaphore also orders the memory that both use.
         self.arrivals = {(a, b): semaphore(0) for a in range(size) for b in range(size) if a != b}
 
     def share(self, *shape: int) -> Tensor:
-        """Zeros `shape`, float32, that all processes read and write. Call it before `working`."""
-        memory = mmap(-1, max(1, prod(shape)) * 4)  # anonymous, since a container's /dev/shm may be small
+        """A float32 tensor of zeros in shared memory, which all processes read and write. Call it before `working`."""
+        memory = mmap(-1, max(1, prod(shape)) * 4)  # anonymous, because a container's /dev/shm may be small
         return torch.frombuffer(memory, dtype=torch.float32)[: prod(shape)].view(shape)
 
     @contextmanager
@@ -58,14 +58,14 @@ class Crew:
             self.pids.clear()
 
     def hand_out(self, numbers: Sequence[int], tensors: Iterable[Tensor]) -> Sequence[int]:
-        """Give all processes rank 0's numbers and the values of its tensors, before `working`: forks will have them."""
+        """Give all processes rank 0's numbers and tensors. Call it before `working`: forked processes inherit them."""
         return numbers
 
     def meet(self, written: Sequence[Tensor] = ()) -> None:
-        """Return when all processes have called this: each then has what the others wrote before.
+        """A barrier: return when all processes have called this. Each then sees what the others wrote before.
 
         `written`: tensors made by `share`, or views of them, of which rank r wrote every `size`-th from number r on.
-        Raises UserError in rank 0 when another process has ended or does not answer.
+        Raises UserError in rank 0 if another process has ended or does not respond.
         """
         others = [rank for rank in range(self.size) if rank != self.rank]
         for other in others:
@@ -78,7 +78,7 @@ class Crew:
         for _ in range(SPINS):
             if arrival.acquire(block=False):
                 return
-        waited = 0.0  # counted, since a clock goes on while the whole stage is suspended
+        waited = 0.0  # counted, because a clock continues while the whole stage is suspended
         while not arrival.acquire(timeout=POLL_S):
             waited += POLL_S
             if self.rank == 0:
@@ -110,7 +110,7 @@ class Crew:
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
-            # Python 3.12 warns where there are other threads: `work` needs none of them, nor their locks.
+            # Python 3.12 warns if there are other threads: `work` needs neither them nor their locks.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid:
@@ -135,7 +135,7 @@ class Crew:
         self.last_words[: len(words)] = words
 
     def _begin(self) -> None:
-        """What a new process does first: it ends with rank 0, which alone answers signals and holds files."""
+        """Set up a new process: it ends with rank 0, and only rank 0 handles signals and keeps files open."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -151,7 +151,7 @@ ALONE = Crew(1)
 
 @contextmanager
 def held_back(*signals: signal.Signals) -> Iterator[None]:
-    """Answer `signals` after the block. Python ignores what a handler raises while a process is forked."""
+    """Handle `signals` after the block. Python ignores exceptions of handlers while a process is forked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield

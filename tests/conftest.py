@@ -26,14 +26,14 @@ ROOT = Path(__file__).parent.parent
 
 @event.listens_for(Engine, "connect")
 def commit_without_flushing(connection: object, _: object) -> None:
-    """A test's store need not survive a power cut, and flushes are half the time of MLflow's many small commits."""
+    """Do not flush SQLite: tests need not survive a power cut, and flushes take half the time of MLflow's commits."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture
 def mnist_folder() -> Path:
-    """The official MNIST files: the folder that DATA_MIRROR names, or ../shared/data/mnist beside the repository."""
+    """The folder with the official MNIST files: DATA_MIRROR, or ../shared/data/mnist next to the repository."""
     folder = ROOT / os.environ.get("DATA_MIRROR", "../shared/data/mnist")
     if not (folder / "train-images-idx3-ubyte.gz").is_file():
         pytest.skip(f"no MNIST files in {folder}")

@@ -1,4 +1,7 @@
-"""Tables for a terminal: no cell is broken. What does not fit is left out and named, or each row becomes a record."""
+"""Tables for a terminal, without line breaks in cells. Columns that do not fit are left out and named.
+
+If the table still does not fit, each row is printed as a record.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def tabulate(
     optional: Sequence[str] = (),
     styles: Sequence[str] = (),
 ) -> None:
-    """Print a table. `optional`: columns that may be left out, the first one first. `styles`: BOLD or DIM for a row."""
+    """Print a table. `optional`: columns that may be left out, in this order. `styles`: BOLD, DIM or "" per row."""
     print("\n".join(lines(header, rows, width(), title=title, optional=optional, styles=styles)))
 
 
@@ -38,7 +41,7 @@ def lines(
     optional: Sequence[str] = (),
     styles: Sequence[str] = (),
 ) -> list[str]:
-    """The lines of a table within this many columns; of records if it does not fit without its optional columns."""
+    """Format a table in lines of at most `columns` characters, or as records if its required columns do not fit."""
     hidden: list[str] = []
     table = [list(header), *map(list, rows)]
     for name in optional:
@@ -56,7 +59,7 @@ def lines(
         style = BOLD if number == 0 else styles[number - 1] if styles else ""
         told.append(_styled(line, style))
     if hidden:
-        left_out = f"left out at {columns} columns: {'; '.join(hidden)}"
+        left_out = f"left out at a width of {columns}: {'; '.join(hidden)}"
         told += [_styled(line, DIM) for line in wrap(left_out, columns, break_long_words=False)]
     return told
 
@@ -67,7 +70,7 @@ def _wide(table: Sequence[Sequence[str]], header: Sequence[str], hidden: Collect
 
 
 def _records(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A row below the other: each value on a line of its own."""
+    """Format each row as a block of lines, one value per line."""
     size, found = max(map(len, header)), []
     for row in rows:
         found += [f"{name:{size}}{GAP}{value}".rstrip() for name, value in zip(header, row, strict=True)] + [""]

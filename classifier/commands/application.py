@@ -37,7 +37,7 @@ COMMANDS = (  # in the order of --help
     "repair",
     "audit",
 )
-RUN_HELP = "a run: its name or the last word of it, its id or the beginning of it, latest, or @champion"
+RUN_HELP = "a run: its name or the last word of its name, its id or a prefix of its id, latest, or @champion"
 STYLE: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
@@ -54,12 +54,12 @@ class Commands(TyperGroup):
         command.command()(in_project(getattr(import_module(f"classifier.commands.{cmd_name}"), cmd_name)))
         found = typer.main.get_command(command)
         for parameter in found.params:
-            if isinstance(parameter, TyperArgument):  # whose name and help say enough, without a type of Python
+            if isinstance(parameter, TyperArgument):  # show name and help only, without the Python type
                 parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
         return found
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Each command with what it does and an example, both from its docstring."""
+        """List each command with its summary and an example, both from its docstring."""
         size = max(map(len, COMMANDS)) + 2
         with formatter.section("Commands"):
             for name in COMMANDS:
@@ -69,7 +69,7 @@ class Commands(TyperGroup):
 
 
 def in_project(function: Callable[..., None]) -> Callable[..., None]:
-    """Run a command in the project that contains the current folder; relative paths start at the current folder."""
+    """Run a command in the project that contains the current folder. Paths are relative to the current folder."""
 
     @wraps(function)
     def run(**values: Any) -> None:
@@ -98,12 +98,12 @@ def classifier(
 ) -> None:
     """Train image classifiers with DVC and MLflow, and show, compare, reproduce and promote the results.
 
-    `dvc repro` runs the training; params.yaml says which. `classifier COMMAND --help` describes a command.
+    `dvc repro` trains with the values in params.yaml. `classifier COMMAND --help` describes a command.
 
-    A command that needs a run takes its name or the last word of it, its id or the beginning of it, latest, or
-    @champion. Relative paths start at the current folder, and any folder of the project will do.
+    To name a run, use its name or the last word of its name, its id or a prefix of its id, latest, or @champion.
+    Commands work in every folder of the project; paths are relative to the current folder.
 
-    `classifier --install-completion` makes the shell complete commands and options.
+    `classifier --install-completion` installs the completion of commands and options in the shell.
     """
 
 

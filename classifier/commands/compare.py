@@ -28,11 +28,11 @@ def compare(
 ) -> None:
     """Show what differs between recorded runs.
 
-    Params, code, data, environment, results by class and single images are compared.
+    Compares params, code, data, environment, accuracy by class and the predictions of single images.
 
-    Compares each run with the first. The code is the commit with its uncommitted changes. Writes curves.png, the curves
-    of all runs; disagreements.csv, the images that the runs predict differently; disagreements.png, if the test split
-    is in the workspace or in DVC's cache; code.diff, if the code differs. Refuses runs on different test data.
+    Each run is compared with the first. Code includes uncommitted changes. Writes curves.png, the curves of all runs;
+    disagreements.csv, the images that the runs predict differently; disagreements.png, if the test split is in the
+    workspace or in DVC's cache; code.diff, if the code differs. Runs on different test data cannot be compared.
 
     Example: classifier compare @champion latest
     """
@@ -53,7 +53,7 @@ def compare(
 
 
 def write(comparison: Comparison, folder: Path) -> tuple[list[Path], list[str]]:
-    """The files; their paths, and what is missing for others."""
+    """Write the files. Returns their paths, and the reasons why other files are missing."""
     from classifier.project.files import write_atomic
     from classifier.runs.comparison import find_test_images
     from classifier.runs.comparison_figures import curves, disagreements
@@ -82,7 +82,7 @@ def write(comparison: Comparison, folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def show(comparison: Comparison) -> None:
-    """What differs, as tables."""
+    """Print the differences as tables."""
     from classifier.commands._tables import tabulate
     from classifier.runs.reading import short
 
@@ -143,7 +143,7 @@ def show(comparison: Comparison) -> None:
         print(f"the runs disagree on {len(results.disagreements)} images")
         for name, alone, p in zip(names[1:], results.alone, results.p_corrected, strict=True):
             print(
-                f"right in {names[0]} alone {alone.first_alone}, in {name} alone {alone.second_alone}: "
+                f"correct only in {names[0]}: {alone.first_alone}, only in {name}: {alone.second_alone}; "
                 f"McNemar's p {p:.3g}" + (", corrected for the number of tests" if len(names) > 2 else "")
             )
     for problem in comparison.problems:

@@ -20,10 +20,10 @@ def export(
 ) -> None:
     """Write a trained model as one ONNX file.
 
-    The file takes raw images (N, C, H, W) uint8 and gives probabilities (N, classes). Its metadata hold the class
+    The file takes raw images (N, C, H, W) uint8 and returns probabilities (N, classes). Its metadata contain the class
     names, the preprocessing, the run, the commit, the data and the weights' SHA-256. Before it is written, onnxruntime
-    and PyTorch must agree on every image of the test split: the same class, and probabilities that differ by 1e-5 at
-    most. The file is also put beside the model of its run in MLflow.
+    and PyTorch must agree on every image of the test split: the same class, and probabilities that differ by at most
+    1e-5. The file is also uploaded to the model of its run in MLflow.
 
     Example: classifier export model.onnx
     """

@@ -10,13 +10,13 @@ import typer
 
 
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", help="remove what is listed without it")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="remove the runs instead of listing them")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Permanently remove the runs that were deleted in MLflow.
 
-    Their files and models go too. Without --yes it only lists them: the deleted runs of all experiments of the store.
-    A run that was deleted in the UI keeps its files, so that it can be restored; `mlflow gc` alone does not remove its
+    Also removes their files and models. Without --yes, only lists the deleted runs of all experiments of the store. A
+    run that was deleted in the UI keeps its files, so that it can be restored; `mlflow gc` alone does not remove its
     model. Nothing is removed if a deleted run belongs to a registered model version.
 
     Example: classifier gc --yes

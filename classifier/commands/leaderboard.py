@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 
 
 def leaderboard(
-    top: Annotated[int, typer.Option("--top", min=0, help="rows of the table, 0 for all; page and JSON have all")] = 20,
+    top: Annotated[int, typer.Option("--top", min=0, help="rows of the table, 0 for all; not of page and JSON")] = 20,
     sweep: Annotated[
-        str | None, typer.Option("--sweep", help="only the runs of this sweep, by its name or its run's id")
+        str | None, typer.Option("--sweep", help="only the runs of this sweep: its name or its run's id")
     ] = None,
     test_data: Annotated[
-        str | None, typer.Option("--test-data", help="rank on the test split with this digest, or its beginning")
+        str | None, typer.Option("--test-data", help="rank on the test split with this digest or digest prefix")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="write a self-contained page to this file")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the whole board as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the whole leaderboard as JSON")] = False,
 ) -> None:
     """Rank all recorded results, and test their differences.
 
-    A row is all runs that differ only in the seed: they have the same params, data and code (stages/, classifier/ and
-    dvc.yaml, committed or not). Params that change neither the model nor its accuracy do not count: train.seed,
-    seeds, log_every and checkpoint_every, mirrors and retries of download, and the section evaluate. A seed that was
-    repeated counts once.
+    A row combines all runs that differ only in the seed: they have the same params, data and code (stages/, classifier/
+    and dvc.yaml, committed or not). Params that change neither the model nor its accuracy are ignored: train.seed,
+    seeds, log_every and checkpoint_every, mirrors and retries of download, and the section evaluate. A repeated seed
+    counts once.
 
     Columns: n seeds, the mean of their test accuracy, its standard deviation and 95% interval (Student's t), the params
     that differ, the network's parameters, mean seconds of training. "Against the best" is McNemar's exact test on the
     predictions of each row's median run, or of the next one that has predictions, with Holm's correction for all tests
-    of the board. In brackets are the numbers of images that only this run and only the best one predicts right. The
-    test compares two models; the interval says what other seeds would give.
+    of the board. In parentheses: the numbers of images that only this run, and only the best one, predicts correctly.
+    The test compares two models; the interval shows what to expect from other seeds.
 
-    Rows on another test split than the newest run's are at the bottom, not compared.
+    Rows on a different test split than the newest run's are listed last and not compared.
 
     Example: classifier leaderboard --html reports/leaderboard.html
     """
@@ -60,7 +60,7 @@ def leaderboard(
 
 
 def show(board: Board, top: int = 0) -> None:
-    """Print the board as a table, of `top` rows; 0 for all."""
+    """Print the first `top` rows of the board as a table; 0 for all."""
     from classifier.commands._tables import BOLD, DIM, tabulate
 
     table = board.table()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TOP = 5
 BAR = 20  # characters
-WIDEST = 60  # characters of a file's name, before the columns give up their alignment
+WIDEST = 60  # characters of a file's name up to which the columns are aligned
 MOST_WARNINGS = 5
 
 
@@ -51,14 +51,14 @@ def predict(
 ) -> None:
     """Classify image files with a trained model.
 
-    Images are prepared exactly as those of the training. One that is unlike them, such as a photo for a model of
-    digits, is classified with a warning. A file that cannot be read is one line, and the exit status is then 1.
+    Images are preprocessed exactly as in training. An image unlike the training images, such as a photo for a model of
+    digits, is classified with a warning. A file that cannot be read is reported in one line, and the exit status is 1.
 
     Example: classifier predict photos/ --top 3
     """
     found = list(files.below(chain.from_iterable(paths)))
     if not found:
-        raise UserError("the folders that were named hold no files")
+        raise UserError("the given folders contain no files")
     predictor = _predictor(model)
     names, unreadable = predictor.meta.class_names, list[Problem]()
     quiet = bool(csv_file) or as_json or not sys.stdout.isatty()
@@ -93,7 +93,7 @@ def _predictor(model: str) -> Predictor:
 
 @contextmanager
 def _progress(total: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """Yields what advances a bar on standard error by one file; it is shown on a terminal only."""
+    """Yield a function that advances a progress bar by one file. The bar is shown only if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -105,7 +105,7 @@ def _progress(total: int, shown: bool) -> Iterator[Callable[[], None]]:
 def _readable(
     answers: Iterable[Answer | Problem], unreadable: list[Problem], advance: Callable[[], None]
 ) -> Iterator[Answer]:
-    """The answers; a line on standard error for each file that has none."""
+    """Yield the answers, and print a line on standard error for each file that cannot be read."""
     for each in answers:
         advance()
         if isinstance(each, Problem):
@@ -132,7 +132,7 @@ def _print_json(
 
 
 def _write_csv(answers: Iterable[Answer], names: Sequence[str], path: Path) -> None:
-    """A row per image: file, predicted, probability, warning, and the probability of each class."""
+    """Write a row per image: file, predicted, probability, warning, and the probability of each class."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["file", "predicted", "probability", "warning", *names])
@@ -145,7 +145,7 @@ def _write_csv(answers: Iterable[Answer], names: Sequence[str], path: Path) -> N
 def _print_rows(
     answers: Iterable[Answer], names: Sequence[str], found: Sequence[Named], top: int | None, *, inverted: bool
 ) -> None:
-    """A line per image, or per class of the only one. Warnings go to standard error."""
+    """Print a line per image, or per class if there is one image. Warnings go to standard error."""
     wide = min(WIDEST, max(len(file.name) for file in found))
     name_wide = max(map(len, names))
     warned = 0
@@ -160,4 +160,5 @@ def _print_rows(
                 remedy = f": try {'without ' * inverted}--invert" if answer.warning.endswith(NEGATIVE) else ""
                 print(f"predict: {answer.file.name}: {answer.warning}{remedy}", file=sys.stderr)
     if warned > MOST_WARNINGS:
-        print(f"predict: {warned:,} images in all are unlike the training images: --json or --csv", file=sys.stderr)
+        told = f"predict: {warned:,} images in total are unlike the training images; --json or --csv lists them"
+        print(told, file=sys.stderr)

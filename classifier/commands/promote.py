@@ -24,15 +24,13 @@ if TYPE_CHECKING:
 
 def promote(
     run_id: Annotated[str | None, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)] = None,
-    rollback: Annotated[
-        bool, typer.Option("--rollback", help="make the version that @champion replaced the champion again")
-    ] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="make the previous champion the champion again")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="run the checks and change nothing")] = False,
     limits_alone: Annotated[
         bool,
         typer.Option(
             "--limits-alone",
-            help="promote even if the champion cannot be compared with: other test data, or its predictions deleted",
+            help="check only the limits if the champion has other test data or its predictions were deleted",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -40,15 +38,15 @@ def promote(
     """Make a run's model the champion if it passes the checks.
 
     The champion is the alias @champion in MLflow's model registry. The limits are in params.yaml, section promote.
-    --rollback undoes the last promotion. A run that fails a check changes nothing: each reason is printed, and the
-    exit status is 1. If the run's model is the champion already, nothing changes, and the exit status is 0.
+    --rollback undoes the last promotion. If a check fails, nothing changes, each reason is printed, and the exit
+    status is 1. If the run's model is already the champion, nothing changes, and the exit status is 0.
 
     Example: classifier promote latest
     """
     if rollback == (run_id is not None) or (rollback and (dry_run or limits_alone)):
         raise UserError("expected a run, or --rollback without one: classifier promote latest")
     values = load_params(Path("params.yaml"))
-    use(values.evaluate.arithmetic)  # the time for an image is that of classifier predict
+    use(values.evaluate.arithmetic)  # latency is measured in the arithmetic of classifier predict
     params = values.promote
     from classifier.runs.registry import Registry  # slow: mlflow
     from classifier.tracking.connection import open_store
@@ -86,17 +84,17 @@ def _promoted(
     elif dry_run:
         return answer | {"outcome": "passed"}
     else:
-        answer |= _with_onnx(verdict)  # before the champion changes: who serves it then finds the file
+        answer |= _with_onnx(verdict)  # before the champion changes, so that servers find the file
         version = registry.promote(verdict.model_id, verdict.tags, verdict.champion)
         answer |= {"outcome": "promoted", "version": version}
     try:
         return answer | {"release": releasing(verdict.run, answer["version"], params.model)}
-    except (UserError, OSError) as error:  # the champion has moved: what is told is that, and why there is no release
+    except (UserError, OSError) as error:  # the promotion succeeded: report it, and why there is no release
         return answer | {"release": [], "release_problem": str(error)}
 
 
 def _with_onnx(verdict: Verdict) -> dict[str, str]:
-    """Put the model's ONNX file beside it, where it is not yet; a network that has none is promoted without."""
+    """Upload the model's ONNX file if it is missing. A network that cannot be exported is promoted without it."""
     from classifier.serving.stored import ONNX, attach, attached, find
 
     try:
@@ -145,16 +143,14 @@ def _show(answer: Mapping[str, Any]) -> None:
         case "passed":
             print(f"run {answer['run_id']} passes the checks; nothing was changed")
         case "unchanged":
-            print(f"nothing to do: version {answer['version']}, which has this run's weights, is {champion} already")
+            print(f"nothing to do: version {answer['version']} with this run's weights is already {champion}")
         case "promoted":
-            place = f", in place of version {previous}" if previous else ""
+            place = f" instead of version {previous}" if previous else ""
             print(f"promoted: version {answer['version']} is {champion}{place}")
             if "onnx_problem" in answer:
-                print(
-                    f"it has no ONNX file, so serve exports it each time it starts elsewhere: {answer['onnx_problem']}"
-                )
+                print(f"it has no ONNX file, so each project that serves it exports it: {answer['onnx_problem']}")
         case "rolled back":
-            print(f"rolled back: version {answer['champion']} is {champion} again, in place of version {previous}")
+            print(f"rolled back: version {answer['champion']} is {champion} again instead of version {previous}")
     if answer.get("release"):
         print("\n  ".join(["to release it:", *answer["release"]]))
     elif "release" in answer:

@@ -60,7 +60,7 @@ def apply(text: str, values: dict[str, Any]) -> tuple[str, list[str]]:
 def _changed(
     text: str, node: MappingNode, before: dict[str, Any], values: dict[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, tuple[int, int], Any, Any]]:
-    """For each key whose value changes: its dotted name, the value's place in `text`, the old and the new value."""
+    """Yield, for each key whose value changes, its dotted name, the value's position in `text`, old and new value."""
     found = {key.value: (key, value) for key, value in node.value}
     for name, new in values.items():
         (key, value), old = found[name], before[name]
@@ -71,7 +71,7 @@ def _changed(
 
 
 def _span(text: str, key: Any, value: Any) -> tuple[int, int]:
-    """Start and end of a key's value, from after the colon to its last character; an empty value has no length."""
+    """Return start and end of a key's value, from after the colon to its last character. They are equal if empty."""
     start = text.index(":", key.end_mark.index) + 1
     end = value.end_mark.index if value.end_mark.index > value.start_mark.index else start
     return start, start + len(text[start:end].rstrip())  # a block list's node extends to the next key

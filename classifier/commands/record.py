@@ -15,8 +15,8 @@ def record(
 
     Use it after `dvc pull` in a fresh clone, or when DVC restored outputs from its run cache.
 
-    Params and code are taken from dvc.lock, not from the current params.yaml. Repeating the command creates no further
-    run. Outputs that differ from dvc.lock are refused.
+    Params and code are taken from dvc.lock, not from the current params.yaml. Repeating the command does not create
+    another run. Outputs that differ from dvc.lock are refused.
 
     Example: classifier record
     """

@@ -1,4 +1,4 @@
-"""Repair what a killed DVC leaves behind and does not repair itself. `make repro` does this first.
+"""Repair files that a killed DVC left incomplete and cannot repair itself. `make repro` does this first.
 
 Example: classifier repair
 """
@@ -9,9 +9,10 @@ from classifier.repository.repair import repair as repair_project
 
 
 def repair() -> None:
-    """Repair what a killed DVC left behind.
+    """Repair the files of a killed DVC.
 
-    Restores a truncated dvc.lock from the last commit and removes stale locks. Prints nothing if all is well.
+    Restores a truncated dvc.lock from the last commit and removes stale locks. Prints nothing if there is nothing to
+    repair.
 
     Example: classifier repair
     """

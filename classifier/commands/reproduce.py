@@ -21,9 +21,9 @@ def reproduce(
 ) -> None:
     """Repeat a run in a temporary checkout, and compare every result.
 
-    The run provides commit, uncommitted changes and params. The data come from DVC's cache or a remote by their hash,
-    or are downloaded again and verified. Training and evaluation run without caches. A failed run must fail with the
-    same error. Exit status 0: byte-identical; 1: something differs, which a table shows, or is missing in the record.
+    Commit, uncommitted changes and params are taken from the run. The data come from DVC's cache or a remote by their
+    hash, or are downloaded again and verified. Training and evaluation run without caches. A failed run must fail with
+    the same error. Exit status 0: byte-identical; 1: something differs, as a table shows, or was not recorded.
 
     Example: classifier reproduce latest
     """
@@ -57,12 +57,12 @@ def _show(report: ReproductionReport) -> None:
         print(f"run {report.run_id} is not reproduced: {len(report.differences)} difference{several}")
         if report.computation:
             changes = (f"{each.name} was {each.recorded}, is {each.reproduced}" for each in report.computation)
-            print(f"it was computed otherwise, which may be why: {'; '.join(changes)}")
+            print(f"the computation differs, which may be the cause: {'; '.join(changes)}")
         _table(report.differences)
     for line in report.missing:
         print(f"cannot be compared: {line}")
     if report.environment:
-        why = ", which may be why" if report.differences else ""
+        why = ", which may be the cause" if report.differences else ""
         print(f"the environment differs{why}:")
         _table(report.environment)
 

@@ -1,4 +1,4 @@
-"""Show what was trained, how good it is, which run it is, and what to type next."""
+"""Show the trained model's accuracy, its files, its run, and what to type next."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def results(
     try:
         images = summary["images"]["test"] if summary else metrics["n"]
         level = summary.get("confidence") or metrics["confidence"]
-        dataset = summary.get("dataset", meta["dataset"])  # as people call it
+        dataset = summary.get("dataset", meta["dataset"])  # the name for display
         said = text(metrics, meta, dataset, images, level)
     except (KeyError, TypeError) as error:
         raise UserError(f"{EVALUATION} is corrupt ({error}): run dvc repro -f evaluate") from None
@@ -50,7 +50,7 @@ def results(
 
 
 def _read(file: Path, stage: str) -> dict[str, Any]:
-    """A file of JSON, without torch: what it means for the weights is not needed to show it."""
+    """Read a JSON file. The model directory's own reader would import torch."""
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def _read(file: Path, stage: str) -> dict[str, Any]:
 
 
 def _find_run(weights: str) -> tuple[Found | None, str]:
-    """The newest run with these weights, or why it is not known."""
+    """Return the newest run with these weights, or None and the reason."""
     from classifier.recording.pages import page_of
     from classifier.recording.tags import WEIGHTS_TAG
     from classifier.tracking.connection import open_store, runs_with_tag  # slow: mlflow
@@ -78,7 +78,7 @@ def _find_run(weights: str) -> tuple[Found | None, str]:
 
 
 def text(metrics: dict[str, float], meta: dict[str, Any], dataset: str, images: int, level: float) -> str:
-    """Format what was trained and how good it is; of several seeds their mean comes first."""
+    """Format the test accuracy and its interval; for several seeds, their mean comes first."""
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
     interval = f"({100 * level:g}% interval {low:.2%} to {high:.2%}, {images} images)"
     if "accuracy_mean" not in metrics:
@@ -95,7 +95,7 @@ def text(metrics: dict[str, float], meta: dict[str, Any], dataset: str, images: 
 
 
 def ending(run: Found | None, problem: str) -> list[str]:
-    """Where everything is, and what to type next."""
+    """Return the lines that say where the outputs are, and what to type next."""
     page = EVALUATION / "report.html"
     return [
         _row("model", f"{MODEL}/"),

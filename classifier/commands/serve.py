@@ -1,4 +1,4 @@
-"""Serve a trained model by HTTP, with a page to try it on."""
+"""Serve a trained model by HTTP, with a page to try it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def serve(
         typer.Option(
             parser=typed,
             metavar="MODEL",
-            help="like --model, and take over what this means later, such as the next models:/classifier@champion",
+            help="like --model, and switch to each new model, such as the next models:/classifier@champion",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="address; 0.0.0.0: every network of this machine")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: a free one", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0: all networks")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on; 0: any free port", min=0, max=65535)] = 8000,
 ) -> None:
-    """Serve a trained model by HTTP, with a page to try it on.
+    """Serve a trained model by HTTP, with a page to try it.
 
-    POST /predict takes images as they are: as the body, as files of a form, or as base64 in JSON. POST /invocations
-    answers as MLflow's scoring server does. /docs describes all of it. onnxruntime computes; a model that was never
-    exported is exported first, once.
+    POST /predict takes image files: as the body, as files of a form, or as base64 in JSON. POST /invocations is
+    compatible with MLflow's scoring server. /docs describes all requests. Predictions are computed by onnxruntime; a
+    model without an ONNX file is exported first, once.
 
     Example: classifier serve --port 8000
     """

@@ -55,15 +55,15 @@ def sweep(
 
     Prints the leaderboard at the end.
 
-    Every experiment is a DVC experiment (dvc exp show, dvc exp apply NAME) and a run in MLflow, below the sweep's own
-    run. A failed experiment is recorded with its error. The workspace stays as it is.
+    Every experiment is a DVC experiment (dvc exp show, dvc exp apply NAME) and an MLflow run, nested in the sweep's
+    run. A failed experiment is recorded with its error. The workspace is not changed.
 
-    The same command again continues an interrupted sweep. It repeats nothing that finished or failed until code or
-    params change, but for experiments whose outputs are gone from DVC's cache (dvc gc); --retry-failed runs failed
-    ones again. With --search it continues up to that number of trials, and KEY=VALUE fixes a key.
+    Running the same command again continues an interrupted sweep. Experiments that finished or failed are not run
+    again, unless code or params changed or their outputs were removed from DVC's cache (dvc gc); --retry-failed runs
+    failed ones again. With --search it continues up to that number of trials, and KEY=VALUE fixes a key.
 
     The best is the configuration with the best mean of sweep.metric over its seeds, on the validation split. Test
-    results are shown at the end only: they must not choose.
+    results are shown only at the end, so that they do not influence the choice.
 
     Exit status 0: all experiments finished, 1: some failed or were killed.
 
@@ -124,11 +124,11 @@ def check(params: Params, points: Sequence[Point], given: bool, jobs: int, searc
             raise UserError("nothing to try; expected KEY=VALUE,VALUE or --search N, as classifier sweep --help shows")
         return
     if len(points) > 1:
-        raise UserError(f"--search with {len(points)} combinations; allowed is one value for each key, which it fixes")
+        raise UserError(f"--search with {len(points)} combinations; allowed is one value for each key, to fix it")
     if params.override(points[0]).normalize.validation_fraction == 0:
-        raise UserError("normalize.validation_fraction: 0 leaves no images to search by; --search needs more than 0")
+        raise UserError("normalize.validation_fraction: 0 leaves no images for validation; --search needs more than 0")
     if not params.sweep.search.keys() - points[0].keys():
-        raise UserError("nothing to search: params.yaml names ranges in sweep.search, for keys that are not fixed")
+        raise UserError("nothing to search: params.yaml names no range in sweep.search for a key that is not fixed")
 
 
 def plan_of(params: Params, points: Sequence[Point], search: int | None, name: str, folder: Path) -> Plan:
@@ -142,8 +142,10 @@ def plan_of(params: Params, points: Sequence[Point], search: int | None, name: s
 
 
 class Lines(AbstractContextManager["Lines"]):
-    """Prints a line to standard error when an experiment starts, and one when it ends; on a terminal also what those
-    that run printed last."""
+    """Prints a line to standard error when an experiment starts, and one when it ends.
+
+    On a terminal it also shows the last line printed by each running experiment.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.total, self.began = sweep, len(sweep.plan.names), time.monotonic()
@@ -195,7 +197,7 @@ def counted(number: int) -> str:
 
 
 def described(outcome: Outcome) -> str:
-    """Describe an outcome briefly. Shows validation results only, so that the test split selects no model."""
+    """Describe an outcome briefly. Shows only validation results, so that the test split does not select the model."""
     if outcome.status != "finished":
         reason = re.sub(r"^\w+Error: ", "", outcome.error or "")  # the exception's name is in MLflow
         return f"{outcome.status}: {reason}"
@@ -272,7 +274,7 @@ def show_result(sweep: Sweep, params: Params, as_json: bool) -> None:
 
 
 def draw(sweep: Sweep, metric: str, best: str) -> Path:
-    """Write the picture of the finished experiments, and give the sweep's run the picture and a description."""
+    """Write the figure of the finished experiments, and add it to the sweep's run with a description."""
     from classifier.project.files import write_atomic
     from classifier.sweeps.figure import parallel
     from classifier.tracking.errors import reported

@@ -1,4 +1,4 @@
-"""Record in MLflow what stages could not record while they ran, as the next stage does too."""
+"""Upload the recorded data that stages could not upload to MLflow while they ran. The next stage does this, too."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import typer
 
 def sync(
     moved_from: Annotated[
-        str, typer.Option("--from", help="also record what was meant for the store at this address")
+        str, typer.Option("--from", help="also upload data that was recorded for the store at this address")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Record in MLflow what could not be recorded while a stage ran.
+    """Upload recorded data that is not yet in MLflow.
 
-    Nothing is recorded twice.
+    Data is kept on disk when MLflow cannot be reached while a stage runs. Nothing is recorded twice.
 
-    Exit status 1: something could not be recorded; a line says where it is and why.
+    Exit status 1: some data could not be uploaded; a line says where it is and why.
 
     Example: classifier sync
     """

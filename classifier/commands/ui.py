@@ -34,8 +34,8 @@ def ui(port: Annotated[int, typer.Argument(help="port on 127.0.0.1", min=1, max=
     page, address = _page(), f"http://127.0.0.1:{port}"
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes instead of ten
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["MLFLOW_REGISTRY_STORE_URI"] = uri  # otherwise MLflow says that it takes that of the next line
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument, which every user can see: it may have a password
+    os.environ["MLFLOW_REGISTRY_STORE_URI"] = uri  # otherwise MLflow logs that it uses the backend store's
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # may contain a password, and all users can see a process's arguments
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     note_ui(address)
     print(f"{address}/{page}", flush=True)

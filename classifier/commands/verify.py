@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def verify(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """Check that this machine makes the published bytes.
+    """Check that this machine produces the published bytes.
 
-    Runs the pipeline of the last commit from its download on in a temporary clone, on the CPU, and compares each output
-    with the committed dvc.lock. The workspace, the cache and the recorded runs are not changed. Exit status 0: the same
-    bytes; 1: a stage differs, or cannot run.
+    Runs the whole pipeline of the last commit in a temporary clone, on the CPU, and compares each output with the
+    committed dvc.lock. The workspace, the cache and the recorded runs are not changed. Exit status 0: the same bytes;
+    1: a stage differs, or cannot run.
 
     Example: classifier verify
     """

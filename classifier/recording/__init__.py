@@ -1,1 +1,1 @@
-"""Records a stage's results in a journal for MLflow, without importing mlflow. Begin with `run`."""
+"""Records a stage's results on disk (a journal), for upload to MLflow, without importing mlflow. Begin with `run`."""

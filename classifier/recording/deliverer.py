@@ -1,4 +1,4 @@
-"""Ensures that one process at a time delivers a project's journals to MLflow, and shows its progress to the others.
+"""Ensures that one process at a time uploads a project's journals to MLflow, and shows its progress to the others.
 
 The lock is `.pipeline/delivery/lock`. Its owner updates the lock's modification time whenever it has read files or
 computed, so that others can distinguish a long upload from a store that does not respond.
@@ -56,7 +56,7 @@ def delivering() -> Iterator[None]:
             host, _, rest = owner_of(folder).partition(":")
             number = rest.partition(":")[0]
             raise OSError(
-                f"process {number} on {host} delivers to MLflow and has made no progress for {PATIENCE_S:g} s: "
+                f"process {number} on {host} is uploading to MLflow and has made no progress for {PATIENCE_S:g} s: "
                 f"kill {number}, then classifier sync"
             )
         time.sleep(0.05)
@@ -74,7 +74,7 @@ def delivering() -> Iterator[None]:
 def _beat(lock: Path, done: threading.Event) -> None:
     read, computed = _work()
     while not done.wait(BEAT_S):
-        before = read, computed  # of each look: the system metrics read and compute a little all the time
+        before = read, computed  # per interval, because system metrics read and compute a little all the time
         read, computed = _work()
         if read - before[0] >= BYTES or computed - before[1] >= CPU_S:
             with suppress(OSError):

@@ -1,13 +1,13 @@
-"""A stage's journal: everything it reports to MLflow, written to disk first, so that no data is lost without a server.
+"""A stage's journal: the data it records for MLflow, on disk first, so that nothing is lost if MLflow is unreachable.
 
-A journal is a folder in `.pipeline/journal/` of the project's root. It holds `events.jsonl`, append-only with one event
-per line, and `files/`, copies of the files to upload. `classifier.recording.run` writes it,
-`classifier.tracking.delivery` delivers and then removes it. Events, each with `do` and `time` (ms since 1970):
+A journal is a folder in `.pipeline/journal/` of the project's root. It contains `events.jsonl`, append-only with one
+event per line, and `files/`, copies of the files to upload. `classifier.recording.run` writes it,
+`classifier.tracking.delivery` uploads and then removes it. Events, each with `do` and `time` (ms since 1970):
 
 - `begin`: `format` (`FORMAT`; 1 if missing), `stage`, `key` (the run's, see `classifier.tracking.delivery`),
-  `weights` (that are evaluated), `outputs` (for `classifier record`; a run may already have them), `store`,
-  `experiment`, `name`, `user`, `params`, `tags`
-- `metrics`: `seed` (None for the run itself, otherwise that of a nested run), `step`, `values`
+  `weights` (SHA-256 of the evaluated weights), `outputs` (for `classifier record`; a run may already have them),
+  `store`, `experiment`, `name`, `user`, `params`, `tags`
+- `metrics`: `seed` (of a nested run; None for the run itself), `step`, `values`
 - `tags`: `tags`
 - `data`: `name`, `digest`, `source`, `profile`
 - `files`: `path`, both below `files/` and below the run's artifacts
@@ -16,8 +16,8 @@ per line, and `files/`, copies of the files to upload. `classifier.recording.run
 
 An event with `restored: true` counts only if this journal created the run.
 
-When the events change, increase `FORMAT` and keep reading earlier formats, because a journal may wait while the project
-is updated.
+When the events change, increase `FORMAT` and keep reading earlier formats, because a journal may not be uploaded before
+the project is updated.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """The journal of one stage. Names begin with the time, so that sorted journals are in order.
+    """The journal of one stage. Folder names begin with the time, so that they sort chronologically.
 
-    The writing process owns it (`handle` is the lock). After that process has ended, the delivering process claims it.
+    The writing process owns it (`handle` is the lock). After that process has ended, the uploading process claims it.
     """
 
     def __init__(self, folder: Path, handle: int | None = None) -> None:
@@ -118,7 +118,7 @@ def _parse(line: bytes) -> Event | None:
 
 
 def new_journal(stage: str) -> Journal:
-    """Create an empty journal that this process owns. It is the last in order, even if the clock was set back."""
+    """Create an empty journal that this process owns. It sorts last, even if the clock was set back."""
     while True:
         times = [waiting.folder.name.partition("-")[0] for waiting in waiting_journals()]
         newest = max((int(each) for each in times if each.isdecimal()), default=0)
@@ -128,6 +128,6 @@ def new_journal(stage: str) -> Journal:
 
 
 def waiting_journals() -> list[Journal]:
-    """All undelivered journals of the project, oldest first."""
+    """All journals of the project that are not yet uploaded, oldest first."""
     folder = project_root() / JOURNALS
     return [Journal(path) for path in sorted(folder.glob("*-*"))]

@@ -1,4 +1,4 @@
-"""The pages of MLflow's UI: which address they have, on a server or in the UI that `classifier ui` has started."""
+"""Addresses of pages in MLflow's UI, on a tracking server or in the UI started by `classifier ui`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from classifier.project.lineage import project_root
 from classifier.project.ownership import is_running, mark
 from classifier.recording.store import shown_uri
 
-UI = Path(".pipeline/ui")  # in the project's root: the mark of the process that is the UI, and its address
+UI = Path(".pipeline/ui")  # in the project's root: which process is the UI, and its address
 WORKFLOW = "workflowType=machine_learning"  # MLflow's menu for training, not that for language models
 
 
 def run_path(experiment: str, run: str) -> str:
-    """The page of a run, below the UI's address."""
+    """A run's page, relative to the UI's address."""
     return f"#/experiments/{experiment}/runs/{run}"
 
 
 def page_of(experiment: str, run: str) -> str:
-    """Where to look at a run: its whole address if a server or a UI shows it, else how to get there."""
+    """A run's full address if a server or a UI is running, otherwise how to get there."""
     if base := ui_address():
         return f"{base}/{run_path(experiment, run)}?{WORKFLOW}"
     return f"make ui, then {run_path(experiment, run)}"
 
 
 def ui_address() -> str | None:
-    """The address of the tracking server or of the running UI; None if there is neither."""
+    """The address of the tracking server or of the running UI, or None."""
     if (uri := shown_uri()).startswith("http"):
         return uri
     with suppress(OSError, ValueError):
@@ -38,5 +38,5 @@ def ui_address() -> str | None:
 
 
 def note_ui(address: str) -> None:
-    """Note that this process, or the program that replaces it, serves the UI there."""
+    """Note that this process, or the program that replaces it, serves the UI at `address`."""
     write_atomic(project_root() / UI, f"{mark()} {address}".encode())

@@ -1,9 +1,9 @@
 """Records the stages in MLflow: one run per execution of the pipeline, created by train and completed by evaluate.
 
 Stages do not wait for MLflow while they work. They write a journal (`classifier.recording.journal`), which a second
-process, the recorder (`python -m classifier.tracking.recorder`), delivers as it grows. DVC's outputs contain no run
-ids: evaluate finds its run by the hash of the weights, and creates it from params and history if there is none, because
-the weights came from the cache or the store was deleted.
+process, the recorder (`python -m classifier.tracking.recorder`), uploads as it grows. DVC's outputs contain no run ids:
+evaluate finds its run by the hash of the weights, and creates it from params and history if there is none, because the
+weights came from the cache or the store was deleted.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ class Outputs(TypedDict):
 
 
 def test_metrics(values: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of an evaluation under MLflow's names; those of earlier versions without constants."""
+    """The metrics of an evaluation under MLflow's names, without the constants that earlier versions recorded."""
     named = {f"test/{name.removeprefix('test/')}": value for name, value in values.items()}
     return {name: value for name, value in named.items() if name not in CONSTANT}
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What people and commands call a run."""
+    """A run's name, its id and its experiment's id."""
 
     name: str
     id: str
@@ -100,9 +100,9 @@ def packages() -> dict[str, str]:
 
 
 class Recording:
-    """The record of a stage: everything it reports to its run.
+    """Records a stage: everything it reports to its run.
 
-    A recorder process delivers it as it grows. Without one, the caller delivers the complete journal.
+    A recorder process uploads the journal as it grows. Without one, the caller uploads the complete journal.
     """
 
     def __init__(self, stage: str, params: Params, *, recorder: bool = True) -> None:
@@ -121,7 +121,7 @@ class Recording:
         code: GitState | None = None,
         outputs: Outputs | None = None,
     ) -> None:
-        """Select the run: the one with this key, one that waits for the evaluation of `weights`, or a new one.
+        """Select the run: the one with this key, one whose `weights` are not yet evaluated, or a new one.
 
         `code` defaults to that of the working folder. With `outputs`, which already exist, a run that has them is not
         recorded again.
@@ -158,13 +158,13 @@ class Recording:
                 self.journal.keep(Path(name), f"code/{name}")
         if state.dirty:
             self.journal.keep_text(state.diff, "code/uncommitted.diff")
-        if environment:  # the run exists meanwhile: to list the packages takes 0.15 s
+        if environment:  # after `begin`, because listing the packages takes 0.15 s, in which the run is created
             self.journal.keep_text(json_bytes({**environment, "packages": packages()}), "code/environment.json")
         self.journal.append("files", path="code", restored=weights is not None)
 
     def log_data(self, folder: Path, meta: DatasetMeta, *, restored: bool = False) -> None:
-        """Record the data set as an input of the run: its name, its home and DVC's hash as the digest."""
-        known = hash_told_by(folder, "meta.json") if meta.labels else None  # several GB are not read for it
+        """Record the data set as an input of the run: its name, its source, and DVC's hash as the digest."""
+        known = hash_told_by(folder, "meta.json") if meta.labels else None  # without reading several GB
         digest = known or hash_of(folder)  # of what the stage reads, which may differ from dvc.lock
         sizes = {split: sum(counts) for split, counts in meta.counts.items()}
         source, profile = json.dumps({"url": meta.source}), json.dumps(sizes)
@@ -175,15 +175,15 @@ class Recording:
         self.journal.append("tags", tags=tags, restored=restored)
 
     def log_data_report(self, folder: Path, *, restored: bool = False) -> None:
-        """Record `reports/data/`, what the stage normalize found in the images, if it exists."""
+        """Record `reports/data/`, the data report of the stage normalize, if it exists."""
         if not (folder / "classes.csv").is_file():
             return
         self.journal.keep(folder, "data")
         self.journal.append("files", path="data", restored=restored)
 
     def settle(self) -> None:
-        """Wait a few seconds at most until the recorder has created the run, which would slow down training."""
-        assert self.recorder, "there is none to wait for"
+        """Wait at most SETTLING_S until the recorder has created the run, because that would slow down training."""
+        assert self.recorder, "there is no recorder"
         end = time.monotonic() + SETTLING_S
         while not self.journal.begun.exists() and self.recorder.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
@@ -212,7 +212,7 @@ class Recording:
         *,
         restored: bool = False,
     ) -> None:
-        """Record the reports and the model of train; the model's hash is a tag, and `classifier.serving` loads it.
+        """Record the reports and the model of train, which `classifier.serving` loads; the weights' hash is a tag.
 
         For several seeds, the run has the curves of the chosen one; mean, deviation and interval over all seeds; and
         the `seconds` of all seeds together.
@@ -235,7 +235,7 @@ class Recording:
         self._log_costs(reports, restored)
         for name in ("weights.safetensors", "meta.json"):  # without the other seeds
             self.journal.keep(model / name, f"model/classifier/{name}")
-        # The code that loads it, kept because delivery may be later.
+        # The code that loads it, copied because it may change before the upload.
         code = {"model-code/classifier": PACKAGE}
         if is_own(meta.architecture):
             code[f"model-code/{FOLDER}"] = own_folder()
@@ -254,7 +254,7 @@ class Recording:
         self.journal.append("tags", tags=tags, restored=restored)
 
     def _log_kept(self, seed: int | None, rows: Sequence[HistoryRow], restored: bool) -> None:
-        """Values of the kept weights one step after the last, so that a run's last values are those of its model."""
+        """Record the kept weights' values one step after the last, so that a run's last values are its model's."""
         kept, last = kept_row(rows, self.params.train.keep.weights), rows[-1]
         if kept is not last:
             row = replace(kept, step=last.step + 1, learning_rate=last.learning_rate, running_loss=None)
@@ -279,7 +279,7 @@ class Recording:
         self.journal.append("tags", tags={EVALUATED_TAG: "true", MODEL_TAG: hash_of(model)})
 
     def run_lines(self) -> list[str]:
-        """For the end of a stage: its run's name, short id and page. Empty if MLflow could not be reached."""
+        """The lines to print at the end of a stage: its run's name, short id and page. Empty without MLflow."""
         if self.run is None:
             return []
         return [f"run {self.run.name}, id {self.run.id[:8]}", page_of(self.run.experiment, self.run.id)]
@@ -288,13 +288,13 @@ class Recording:
         """Close the journal and wait for the recorder while it makes progress.
 
         After a signal it waits for STOPPING_S at most, and the recorder continues on its own. The recorder itself
-        reports what it cannot deliver.
+        reports what it cannot upload.
         """
         if self.log:
             self.journal.keep_text("\n".join(self.log) + "\n", f"logs/{self.stage}.txt")
             self.journal.append("files", path="logs")
         self.journal.append("end", status=status, error=error)
-        assert self.recorder, "there is none to wait for"
+        assert self.recorder, "there is no recorder"
         assert self.recorder.stdin
         self.recorder.stdin.close()
         begin, progress, told = time.monotonic(), Progress(), status != "FINISHED"
@@ -321,12 +321,12 @@ class Recording:
 
 
 def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
-    """Start the process that delivers `journal`, in its own session, so that it outlives a killed stage."""
+    """Start the process that uploads `journal`, in its own session, so that it outlives a killed stage."""
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(  # noqa: S603, arguments of our own
+    return subprocess.Popen(  # noqa: S603, fixed arguments
         [sys.executable, "-m", "classifier.tracking.recorder", str(journal.folder)],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,  # for the line that says which run it is
+        stdout=subprocess.PIPE,  # for the line that identifies the run
         env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,
     )
@@ -334,8 +334,10 @@ def start_recorder(journal: Journal) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def recording(stage: str, params: Params) -> Iterator[Recording]:
-    """Record a stage during the block. Its run ends as FINISHED, KILLED (by a signal) or FAILED, the latter two with
-    the error as a tag."""
+    """Record a stage during the block.
+
+    Its run ends as FINISHED, KILLED (by a signal) or FAILED, the latter two with the error as a tag.
+    """
     record = Recording(stage, params)
     try:
         yield record
@@ -352,7 +354,7 @@ def recording(stage: str, params: Params) -> Iterator[Recording]:
 def restore_training(
     record: Recording, data: Path, data_meta: DatasetMeta, model: Path, meta: ModelMeta, reports: Path
 ) -> None:
-    """Record what the run of a training would hold, for a run that must be created from its outputs."""
+    """Record a training from its outputs, for a run that must be created afterwards."""
     record.journal.append("tags", tags={RESTORED_TAG: "true"}, restored=True)
     record.log_data(data, data_meta, restored=True)
     record.log_data_report(reports.with_name("data"), restored=True)

@@ -24,7 +24,7 @@ SQLITE = "sqlite:///"
 def store_uri() -> str:
     """The address of the store: MLFLOW_TRACKING_URI or, by default, the database in the project's root.
 
-    Relative paths start at that root, because an experiment's working folder is temporary.
+    Relative paths are relative to that root, because an experiment's working folder is temporary.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -32,7 +32,7 @@ def store_uri() -> str:
     if database := database_of(uri):
         _, separator, options = uri.partition("?")
         return f"{sqlite_uri(database)}{separator}{options}"
-    if ":" not in uri and not uri.startswith("databricks"):  # a folder, MLflow's former kind of store
+    if ":" not in uri and not uri.startswith("databricks"):  # a folder, the store of earlier versions of MLflow
         return (project_root() / uri).as_uri()
     return _normalized(uri)
 
@@ -48,7 +48,7 @@ def default_uri() -> str:
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address of an absolute path's SQLite database.
+    """The address of the SQLite database at an absolute path.
 
     SQLAlchemy decodes the path, but MLflow does not before it creates the database's folder. Every `/` after the first
     special character is encoded too, so that the folder that MLflow sees exists.
@@ -68,7 +68,7 @@ def database_of(uri: str) -> Path | None:
 
 
 def artifacts_of(database: Path) -> str:
-    """The address of the folder that holds a SQLite database's artifacts."""
+    """The address of the folder with a SQLite database's artifacts."""
     return (home_of(database) / ARTIFACTS).as_uri()
 
 
@@ -79,7 +79,7 @@ def home_of(database: Path) -> Path:
 
 
 def note_of(database: Path) -> Path:
-    """The note of the home for which the artifact addresses of a SQLite database are correct."""
+    """The note that names the home for which a SQLite database's artifact addresses are correct."""
     return database.with_name(f"{database.name}.home")
 
 

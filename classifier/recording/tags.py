@@ -1,8 +1,8 @@
-"""The names of a run's tags: whoever writes or reads a tag takes its name from here.
+"""The names of a run's tags, for all code that writes or reads them.
 
-A person searches by the tags that MLflow shows. The others begin with `HIDDEN`, because MLflow's pages leave out tags
-that begin with `mlflow.`. Runs, versions and journals of earlier versions of this project have the names of `RENAMED`:
-`upgraded_tags` converts what is read, `tag_queries` searches by both names.
+Tags that people search by are shown in MLflow. The others begin with `HIDDEN`, because MLflow's pages do not show tags
+that begin with `mlflow.`. Runs, versions and journals of earlier versions of this project have the names in `RENAMED`:
+`upgraded_tags` converts them, `tag_queries` searches by both names.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RESTORED_TAG = f"{HIDDEN}restored"  # "true": the training was recorded afterwar
 EVALUATED_TAG = f"{HIDDEN}evaluated"  # "true": the run is complete
 ERROR_TAG = "error"
 
-RENAMED = {  # earlier name, or its beginning -> today's
+RENAMED = {  # earlier name or prefix -> current name
     "run.key": KEY_TAG,
     "evaluation.key": EVALUATION_TAG,
     "dvc.exp.baseline": BASELINE_TAG,
@@ -61,7 +61,7 @@ RENAMED = {  # earlier name, or its beginning -> today's
 
 
 def upgraded_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags of a run, a version or a journal under today's names."""
+    """The tags of a run, a version or a journal under their current names."""
     return {_today(name): value for name, value in tags.items()}
 
 
@@ -70,7 +70,7 @@ def _today(name: str) -> str:
 
 
 def tag_queries(tag: str, value: str) -> list[str]:
-    """Filters for MLflow's searches, which know no "or": the tag has this value, under today's or an earlier name."""
+    """Filters for MLflow's searches, one per current or earlier name of a tag, because they do not support OR."""
     names = [tag, *(earlier for earlier, today in RENAMED.items() if today == tag)]
     return [f"tags.`{name}` = '{value}'" for name in names]
 

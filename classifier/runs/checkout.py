@@ -1,4 +1,4 @@
-"""Runs DVC in a temporary checkout of the project, with a store of its own."""
+"""Runs DVC in a temporary checkout of the project, with its own MLflow store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from classifier.repository.worktree import share_images
 
 
 class Checkout:
-    """A checkout in the folder `project` of the project at `root`."""
+    """A checkout of the project at `root`, in the folder `project`."""
 
     def __init__(self, project: Path, root: Path) -> None:
         self.project = project
@@ -33,7 +33,7 @@ class Checkout:
         share_images(root, project, download.get("folder", "images"))
         share_images(root, project, params.get("train", {}).get("pretrained_file", "weights"))
         mirror = os.environ.get("DATA_MIRROR") or download.get("mirror")
-        if mirror and (root / mirror).is_dir():  # relative folders start at the project's root
+        if mirror and (root / mirror).is_dir():  # relative to the project's root
             self.environment["DATA_MIRROR"] = str((root / mirror).resolve())
 
     def dvc(self, *arguments: str, shown: bool = True) -> int:
@@ -42,7 +42,7 @@ class Checkout:
         Do not pass `--quiet`: it hides why DVC failed.
         """
         self.output = []
-        with subprocess.Popen(  # noqa: S603, arguments of this project
+        with subprocess.Popen(  # noqa: S603, fixed arguments
             dvc_command(*arguments),
             cwd=self.project,
             env=self.environment,

@@ -34,7 +34,7 @@ Curve = Sequence[tuple[int, float]]  # step, value
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that differs between the runs; None where a run has none."""
+    """A value that differs between the runs; None for a run without it."""
 
     name: str
     values: Sequence[str | None]  # in the runs' order
@@ -42,7 +42,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """Git's diff from the first run's code to another's, or why it is not known."""
+    """Git's diff from the first run's code to another run's, or why it is unknown."""
 
     diff: str
     problem: str | None = None
@@ -71,15 +71,15 @@ class Results:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two or more runs, in the order in which they were named."""
+    """The comparison of two or more runs, in the given order."""
 
-    runs: pd.DataFrame  # rows as `runs.frame` has them
+    runs: pd.DataFrame  # rows of `reading.frame`
     params: Sequence[Difference]
     data: Sequence[Difference]
     environment: Sequence[Difference]
     code: Sequence[Change]  # from the first run to each other one
     curves: Sequence[Mapping[str, Curve]]
-    results: Results | None  # None where a run has no predictions
+    results: Results | None  # None if a run has no predictions
     problems: Sequence[str]  # what is missing
 
     def summary(self) -> dict[str, Any]:
@@ -106,9 +106,9 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """All that differs between two or more runs.
+    """Compare two or more runs, each with the first.
 
-    Raises UserError when they are fewer, not distinct, or were evaluated on different test data.
+    Raises UserError if there are fewer, if they are not distinct, or if they were evaluated on different test data.
     """
     ids = [run.info.run_id for run in runs]
     if len(ids) < 2 or len(set(ids)) < len(ids):
@@ -151,7 +151,7 @@ def _differences(rows: pd.DataFrame, beginning: str) -> list[Difference]:
 
 
 def _packages(addresses: Sequence[str]) -> list[Difference]:
-    """Installed packages that differ; none where a run did not record them."""
+    """Installed packages whose versions differ; empty if a run did not record them."""
     installed = []
     for address in addresses:
         try:
@@ -187,7 +187,7 @@ def _curves(run: str) -> dict[str, Curve]:
 
 
 def _results(rows: pd.DataFrame) -> tuple[Results | None, list[str]]:
-    """The results, or None and why."""
+    """Return the results and no problems, or None and the problems."""
     tables, problems = [], []
     for run, address in rows["predictions_uri"].items():
         try:
@@ -207,7 +207,7 @@ def _results(rows: pd.DataFrame) -> tuple[Results | None, list[str]]:
 
 
 def _class_names(address: str, table: pd.DataFrame) -> list[str]:
-    """From the evaluation's per_class.csv, else the classes' numbers."""
+    """Return the class names in the evaluation's per_class.csv, or the classes' numbers if it cannot be read."""
     try:
         return [str(name) for name in pd.read_csv(io.BytesIO(artifact(address, "evaluate/per_class.csv")))["name"]]
     except (OSError, ValueError, KeyError):
@@ -215,7 +215,7 @@ def _class_names(address: str, table: pd.DataFrame) -> list[str]:
 
 
 def per_class(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) -> pd.DataFrame:
-    """Name, images and each run's accuracy_<k> of every class that has images."""
+    """A row per class with images: name, images, and each run's accuracy_<k>."""
     labels = tables[0]["label"]
     right = pd.DataFrame({f"accuracy_{k}": table["predicted"] == labels for k, table in enumerate(tables)})
     classes = right.groupby(labels)
@@ -225,7 +225,7 @@ def per_class(tables: Sequence[pd.DataFrame], class_names: Sequence[str]) -> pd.
 
 
 def disagreements(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The images that the runs predict differently, by the sum of their probabilities, highest first."""
+    """The images that the runs predict differently, sorted by the sum of their probabilities, highest first."""
     probabilities = [table.filter(regex=PROBABILITIES).to_numpy() for table in tables]
     columns = {"index": tables[0]["index"], "label": tables[0]["label"]}
     for k, (table, of_table) in enumerate(zip(tables, probabilities, strict=True)):
@@ -240,7 +240,7 @@ def disagreements(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def find_test_images(rows: pd.DataFrame) -> np.ndarray:
     """The test split's images `(N, C, H, W) uint8`, from the workspace or DVC's cache.
 
-    Raises FileNotFoundError, with the command that fetches them, when neither has them.
+    Raises FileNotFoundError, with the command that fetches them, if neither has them.
     """
     wanted, data = rows["test_data"].iloc[0], str(rows["data"].iloc[0])
     root = project_root()
@@ -254,7 +254,7 @@ def find_test_images(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _places(root: Path, data: str) -> Iterator[dict[str, Path]]:
-    """Where the files of a folder with the hash `data` may be, by name: in the workspace, then in DVC's cache."""
+    """Possible paths of a folder's files by name: in the workspace, then in DVC's cache, where its hash is `data`."""
     yield {path.name: path for path in (root / DATA).glob("*")}
     if data.endswith(".dir"):
         folder = cache(root)
@@ -263,7 +263,7 @@ def _places(root: Path, data: str) -> Iterator[dict[str, Path]]:
 
 
 def _test_images_in(files: Mapping[str, Path], wanted: str) -> np.ndarray:
-    """Raises OSError or UserError unless these are the files of a data set with this SHA-256 of the test split."""
+    """Read the test images. Raises OSError or UserError unless the test split has the SHA-256 `wanted`."""
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, path in files.items():

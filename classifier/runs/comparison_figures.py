@@ -1,4 +1,4 @@
-"""The pictures of a comparison: the runs' curves, and the images on which they disagree."""
+"""The figures of a comparison: the runs' curves, and the images on which they disagree."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PANELS = {  # MLflow's name -> the panel's title
     "validation/loss": "Validation loss",
     "validation/accuracy": "Validation accuracy",
 }
-SIZE, COLUMNS = 160, 6  # pixels of an image, five for one of its own; images in a row
+SIZE, COLUMNS = 160, 6  # size of a drawn image, pixels (five per pixel of 32); images in a row
 LEGEND = 90  # characters of all labels in one line of the legend
-FEW = 60  # points that are marked one by one
+FEW = 60  # points per curve up to which each point is marked
 Curve = Sequence[tuple[int, float]]  # step, value
 
 
@@ -65,12 +65,12 @@ def curves(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
 def disagreements(
     images: np.ndarray, table: pd.DataFrame, runs: Sequence[str], class_names: Sequence[str], total: int
 ) -> Figure:
-    """The images of `table`, out of `total`, with their label and each run's prediction; right ones are green.
+    """The images of `table`, out of `total`, with their label and each run's prediction; correct ones are green.
 
-    images: `(N, C, 32, 32) uint8` in 0..255, C 1 (gray) or 3 (RGB), a row of `table` each. table: label, and
+    images: `(N, C, 32, 32) uint8` in 0..255, C 1 (gray) or 3 (RGB), one per row of `table`. table: label, and
     predicted_<k> and probability_<k> of the k-th of `runs`.
     """
-    # Positions are in pixels of the picture, so that an image pixel is an integer of them.
+    # Positions are in pixels of the figure, so that each image pixel covers an integer number of them.
     gap, line, margin, header = 24, 24, 36, 100
     caption = 34 + line * len(runs)
     columns = min(max(len(table), 1), COLUMNS)
@@ -98,5 +98,5 @@ def disagreements(
             said = f"{names[predicted]}  {row[f'probability_{number}']:.0%}"
             color = GREEN if predicted == row["label"] else ORANGE
             axes.text(left + SIZE / 2, top + SIZE + 22 + line * (number + 1), said, size=8, color=color, ha="center")
-    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")  # last, for imshow sets them too
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")  # last, because imshow also sets them
     return figure

@@ -1,9 +1,9 @@
 """The leaderboard: runs that differ only in the seed as one entry, with a confidence interval and a paired test.
 
-The runs of an entry have the same params, data and code. Params that change neither the model nor its accuracy do not
-count (`INCIDENTAL`), nor does the environment. The code is dvc.yaml and what its stages depend on,
-committed or not (`classifier.repository.code`); a change of other files, such as dvc.lock, makes no new entry. A run
-whose uncommitted changes are unknown is an entry of its own.
+The runs of an entry have the same params, data and code. Params that change neither the model nor its accuracy
+(`INCIDENTAL`) and the environment are ignored. The code is dvc.yaml and what its stages depend on, committed or not
+(`classifier.repository.code`); a change of other files, such as dvc.lock, does not create a new entry. A run whose
+uncommitted changes are unknown is a separate entry.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from classifier.runs.reading import artifact, read_predictions, short
 from classifier.runs.significance import holm, paired
 from classifier.training.summary import interval
 
-INCIDENTAL = (  # beginnings of params' names
+INCIDENTAL = (  # prefixes of params' names
     "train.seed",
-    "train.seeds",  # on a CPU, a seed has the same bits alone and among others; on CUDA it differs by rounding
+    "train.seeds",  # on a CPU, a seed trained with others has the bits of a single one; on CUDA it differs by rounding
     "train.log_every",
     "train.checkpoint_every",
-    "download.folder",  # the place of images, which the data's hash describes
+    "download.folder",  # the location of the images, whose content the data's hash identifies
     "download.address",
     "download.mirror",
     "download.deadline_s",
@@ -41,8 +41,8 @@ INCIDENTAL = (  # beginnings of params' names
     "evaluate.",
 )
 STANDING = ("run", "name", "code", "artifact_uri", "predictions_uri")  # of a run that may represent its entry
-LEVEL = 0.05  # of all tests together
-READERS = 8  # files that are read at once, for remote stores
+LEVEL = 0.05  # significance level of all tests together
+READERS = 8  # files read in parallel, for remote stores
 ACCURACY = "metrics.test/accuracy"
 CODE, DIRTY, COMMIT = f"tags.{CODE_TAG}", f"tags.{DIRTY_TAG}", f"tags.{COMMIT_TAG}"  # columns
 Row = dict[Hashable, Any]
@@ -59,10 +59,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the board. `run` represents it: the one of median accuracy, or the next one that has predictions."""
+    """A row of the board. `run` represents it: the run of median accuracy, or the next one that has predictions."""
 
     run: str
-    results: Sequence[Result]  # by seed; of a repeated seed the newest
+    results: Sequence[Result]  # by seed; only the newest of a repeated seed
     mean: float  # test accuracy
     std: float | None  # None for a single seed, like the interval
     low: float | None  # 95% interval of the mean, by Student's t
@@ -71,17 +71,17 @@ class Entry:
     params: Mapping[str, str] = field(repr=False)
     data: str
     code: str  # the commit, with a suffix for uncommitted changes: `0c74e83+1f3a9d20`
-    code_id: str = field(repr=False)  # equal if the code is, whatever the commit
-    test_data: str  # what entries must share to be compared
+    code_id: str = field(repr=False)  # equal for equal code, whatever the commit
+    test_data: str  # only entries with the same are compared
     name: str = field(repr=False)  # of the run
     artifact_uri: str = field(repr=False)
     predictions_uri: str | None = field(repr=False)
-    # run, name, code, artifact_uri and predictions_uri of the entry's other runs, the nearest to the median first.
+    # run, name, code, artifact_uri and predictions_uri of the entry's other runs, nearest to the median first.
     next_ones: Sequence[Mapping[str, Any]] = field(repr=False)
     parameters: int | None = None  # of the network
     best: bool = False
-    best_alone: int | None = None  # test images that only the best entry's run predicts right
-    here_alone: int | None = None  # that only this entry's run does
+    best_alone: int | None = None  # test images that only the best entry's run predicts correctly
+    here_alone: int | None = None  # test images that only this entry's run predicts correctly
     p: float | None = None  # McNemar's
     p_corrected: float | None = None  # by Holm, for the number of tests on the board
     problem: str | None = None  # why it was not compared with the best
@@ -126,7 +126,7 @@ class Entry:
         }
 
     def value(self, column: str) -> str:
-        """A param, `data` or `code`; "-" when the runs do not have this param."""
+        """A param, `data` or `code`; "-" if the runs do not have this param."""
         return {"data": self.data, "code": self.code}.get(column) or self.params.get(column, "-")
 
     def shown(self, columns: Iterable[str]) -> dict[str, str]:
@@ -153,14 +153,14 @@ def _p_value(p: float) -> str:
 
 @dataclass(frozen=True)
 class Board:
-    """Entries on the board's test split, the highest mean first; then those on other test splits."""
+    """Entries on the board's test split, highest mean first, then those on other test splits."""
 
     entries: Sequence[Entry]
     columns: Sequence[str]  # params that differ between entries, and `data` and `code` where these do
     test_data: str
 
     def table(self) -> pd.DataFrame:
-        """A row of text per entry; the index is its place, "-" for an entry on another test split."""
+        """A row of text per entry; the index is its rank, or "-" for an entry on another test split."""
         places = [str(at) if self.ranks(entry) else "-" for at, entry in enumerate(self.entries, start=1)]
         return pd.DataFrame([entry.shown(self.columns) for entry in self.entries], places)
 
@@ -175,10 +175,10 @@ class Board:
 
 
 def leaderboard(runs: pd.DataFrame, sweep: str | None = None, test_data: str | None = None) -> Board:
-    """The board of all runs (`reading.all_runs`), or of those of a `sweep`, which is the id of its parent run.
+    """Rank all runs (`reading.all_runs`), or only those of a `sweep`, given by the id of its parent run.
 
-    The test split is the newest result's, or that whose digest begins with `test_data`. Raises UserError when there is
-    nothing to show.
+    The test split is that of the newest result, or the one whose digest begins with `test_data`. Raises UserError if
+    there is nothing to show.
     """
     rows = results(runs, sweep)
     if rows.empty:
@@ -192,7 +192,7 @@ def leaderboard(runs: pd.DataFrame, sweep: str | None = None, test_data: str | N
 
 
 def results(runs: pd.DataFrame, sweep: str | None = None) -> pd.DataFrame:
-    """The rows that are the result of one seed, newest first: neither the parents of seeds nor sweeps."""
+    """The rows with the result of one seed, newest first, without the parents of seeds and sweeps."""
     if runs.empty:
         return runs
     needed = (ACCURACY, f"tags.{EVALUATED_TAG}", f"tags.{PARENT_TAG}", COMMIT)
@@ -205,11 +205,11 @@ def results(runs: pd.DataFrame, sweep: str | None = None) -> pd.DataFrame:
 
 
 def groups(rows: pd.DataFrame) -> list[Entry]:
-    """The rows of `results` as entries that are not yet compared."""
+    """Group the rows of `results` into entries that are not yet compared."""
     rows = _with_code(rows).fillna({"data": "-", "test_data": "-"})
     params = [name for name in map(str, rows) if name.startswith("params.") and not _incidental(name)]
     rows["group"] = rows.groupby([*params, "data", "code_id", "test_data"], dropna=False, sort=False).ngroup()
-    rows = rows.drop_duplicates(["group", "seed"]).sort_values(ACCURACY)  # of the same seed the newest stands first
+    rows = rows.drop_duplicates(["group", "seed"]).sort_values(ACCURACY)  # keeps the newest of a repeated seed
     together = rows.groupby("group")
     summaries = together[ACCURACY].agg(["count", "mean", "std"])
     low, high = interval(summaries["mean"], summaries["std"], summaries["count"], highest=1)
@@ -249,7 +249,7 @@ def _incidental(column: str) -> bool:
 
 
 def _with_code(rows: pd.DataFrame) -> pd.DataFrame:
-    """With the columns `code` and `code_id` of an entry."""
+    """Add the columns `code` and `code_id` of an entry."""
     rows = rows.assign(**{name: None for name in (CODE, DIRTY) if name not in rows})
     commits, tags = rows[COMMIT].fillna("none"), rows[CODE]
     dirty = (rows[DIRTY] == "true") | (rows[DIRTY].isna() & rows[COMMIT].notna())  # or unknown
@@ -279,7 +279,7 @@ def _patch(address: str) -> bytes:
 
 
 def _counted(entries: Sequence[Entry]) -> list[Entry]:
-    """With the network's parameters."""
+    """Add the network's number of parameters."""
 
     def count(entry: Entry) -> int | None:
         for name in ("train/summary.json", "train/metrics.json"):  # where earlier versions recorded it, if at all
@@ -293,7 +293,7 @@ def _counted(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _compared(entries: Sequence[Entry], test_data: str) -> list[Entry]:
-    """With McNemar's test of each entry's run against the best entry's, on the same images."""
+    """Add McNemar's test of each entry's run against the best entry's run, on the same images."""
 
     def read(entry: Entry) -> tuple[Entry, pd.DataFrame | str]:
         if entry.test_data != test_data:

@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML file: no scripts, no fonts, nothing that a browser has to fetch."""
+"""The leaderboard as one self-contained HTML file, without scripts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PAGE = """<!doctype html>
 
 
 def page(board: Board) -> str:
-    """The whole document. A row's run opens to the runs of all seeds."""
+    """The HTML document. A row's run expands to the runs of all seeds."""
     rows = board.table().reset_index(names="").reset_index(drop=True)
     text = rows.columns.drop("run")
     rows["run"] = [_details(entry) for entry in board.entries]
@@ -72,11 +72,11 @@ def _details(entry: Entry) -> str:
 
 
 def legend(board: Board) -> str:
-    """What the columns mean."""
+    """Explain the columns."""
     others = sum(not board.ranks(entry) for entry in board.entries)
-    aside = f" {others} on other test data are at the bottom, not compared." if others else ""
+    aside = f" Rows on other test data ({others}) are listed last and not compared." if others else ""
     return (
-        "Runs that differ in nothing but the seed are one row: n seeds, the mean of their test accuracy, its standard "
+        "A row combines the runs that differ only in the seed: n seeds, the mean of their test accuracy, its standard "
         "deviation and 95% interval (Student's t; none for one seed). Against the best: McNemar's test on the same "
         "images, of each row's median run that has predictions, with Holm's correction to "
         f"{LEVEL:.0%} for all tests together. Test data {board.test_data[:12]}.{aside}"
@@ -85,7 +85,7 @@ def legend(board: Board) -> str:
 
 @png
 def picture(board: Board) -> Figure:
-    """Every seed as a dot, and the mean of an entry with its interval, for the best entries."""
+    """Plot the best entries: each seed as a dot, and the mean with its interval."""
     entries = [entry for entry in board.entries if board.ranks(entry)][:DRAWN]
     figure = Figure(figsize=(8, 1 + 0.22 * len(entries)), layout="constrained")
     axes = figure.subplots()

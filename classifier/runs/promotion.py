@@ -43,7 +43,7 @@ from classifier.runs.reading import SWEEP, is_sweep, predictions
 from classifier.runs.registry import Registry
 from classifier.runs.significance import paired
 
-LINEAGE = {  # tags that every version has, and what they hold
+LINEAGE = {  # tags that every version has, and their content
     COMMIT_TAG: "the commit that made it",
     DATA_TAG: "DVC's hash of the data",
     MODEL_TAG: "DVC's hash of the model",
@@ -51,7 +51,7 @@ LINEAGE = {  # tags that every version has, and what they hold
     TEST_TAG: "which test split it was evaluated on",
 }
 OPTIONAL_LINEAGE = (DIRTY_TAG, EXPERIMENT_TAG, BASELINE_TAG)
-LOGGED = "data/classifier"  # the model directory in what MLflow logged
+LOGGED = "data/classifier"  # the model directory in a logged model
 WARM_UP, TIMED = 20, 200  # single images
 
 
@@ -75,7 +75,7 @@ class Verdict:
     """The result of all promotion checks of a run. They change nothing."""
 
     run: Run
-    champion: str | None  # the version that is @champion and was compared with
+    champion: str | None  # the version that is @champion, with which the run was compared
     model_id: str = ""  # of the run's logged model
     checks: Sequence[Check] = ()
     problem: str | None = None  # why the run cannot be measured or compared
@@ -83,12 +83,12 @@ class Verdict:
 
     @property
     def reasons(self) -> list[str]:
-        """Why the run may not become the champion; empty when it may."""
+        """Why the run may not become the champion; empty if it may."""
         return [*filter(None, [self.problem]), *(check.reason for check in self.checks if not check.passed)]
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of its version: lineage, every test metric, and what the checks measured."""
+        """The tags of the run's version: lineage, test metrics, and the values of the checks."""
         tags, metrics = upgraded_tags(self.run.data.tags), self.run.data.metrics
         return (
             {name: tags[name] for name in (*LINEAGE, *OPTIONAL_LINEAGE) if name in tags}
@@ -100,8 +100,8 @@ class Verdict:
 def consider(run: Run, registry: Registry, params: PromoteParams, *, limits_alone: bool = False) -> Verdict:
     """Check the run against the limits, and compare it with the champion if there is one.
 
-    A champion that was evaluated on another test split, or whose predictions were deleted, cannot be compared with:
-    that is a problem unless `limits_alone` is set. Raises OSError when the run's own model or predictions are gone.
+    If the champion was evaluated on another test split, or its predictions were deleted, they cannot be compared; this
+    is a problem unless `limits_alone` is set. Raises OSError if the run's own model or predictions were deleted.
     """
     champion = registry.champion()
     problem, model = unfit(run), model_of(run)
@@ -128,12 +128,12 @@ def consider(run: Run, registry: Registry, params: PromoteParams, *, limits_alon
     else:
         checks.append(comparison(predictions(run), theirs, champion, params.significance))
     if problem:
-        problem += ", so they cannot be compared: --limits-alone goes by the limits without it"
+        problem += ", so they cannot be compared: --limits-alone checks only the limits"
     return Verdict(run, champion, model.model_id, checks, None if limits_alone else problem)
 
 
 def unfit(run: Run) -> str | None:
-    """Why a run cannot be checked; None when it can."""
+    """Why a run cannot be checked; None if it can."""
     tags, status = upgraded_tags(run.data.tags), run.info.status
     if SEED_TAG in tags:
         return f"it is one seed of run {tags.get(PARENT_TAG)}, which has the model: promote that one"
@@ -156,14 +156,14 @@ def unfit(run: Run) -> str | None:
 
 
 def model_of(run: Run) -> LoggedModel | None:
-    """The run's logged model; an incomplete one does not count."""
+    """The run's logged model, None if there is none or its upload is incomplete."""
     query = f"source_run_id = '{run.info.run_id}'"
     found = mlflow.search_logged_models([run.info.experiment_id], query, output_format="list")
     return next((model for model in found if model.status == LoggedModelStatus.READY), None)
 
 
 def predictions_of(version: str, registry: Registry) -> pd.DataFrame | None:
-    """The predictions of the run that made a version; None when they were deleted."""
+    """The predictions of a version's run; None if they were deleted."""
     try:
         return predictions(run) if (run := registry.run_of(version)) else None
     except FileNotFoundError:
@@ -171,13 +171,13 @@ def predictions_of(version: str, registry: Registry) -> pd.DataFrame | None:
 
 
 def limits(metrics: Mapping[str, float], latency_ms: float, params: PromoteParams) -> list[Check]:
-    """The checks that need no champion. A metric that is missing or NaN fails its check."""
+    """The checks that do not involve the champion. A metric that is missing or NaN fails its check."""
     accuracy = metrics.get("test/accuracy_low", math.nan)
     error = metrics.get("test/expected_calibration_error", math.nan)
     return [
         _limit("accuracy_low", "the lower bound of its test accuracy", accuracy, least=params.min_accuracy_low),
         _limit("calibration_error", "its expected calibration error", error, most=params.max_calibration_error),
-        _limit("latency_ms", "its time for one image in ms", latency_ms, most=params.max_latency_ms),
+        _limit("latency_ms", "its latency for one image in ms", latency_ms, most=params.max_latency_ms),
     ]
 
 
@@ -187,21 +187,21 @@ def _limit(name: str, meaning: str, value: float, *, least: float = -math.inf, m
 
 
 def comparison(ours: pd.DataFrame, theirs: pd.DataFrame, champion: str, level: float) -> Check:
-    """McNemar's exact test on the predictions of both: fails when ours are worse with a p-value below `level`."""
+    """McNemar's exact test on the predictions of both. Fails if ours are worse with a p-value below `level`."""
     alone = paired(ours, theirs)
     worse = alone.second_alone > alone.first_alone
     meaning = (
         f"it is worse than the champion, version {champion} ({alone.second_alone} images only the champion predicts "
-        f"right, {alone.first_alone} only this run): McNemar's p-value"
+        f"correctly, {alone.first_alone} only this run): McNemar's p-value"
     )
     allowed = f"at least {level:g}, or better than version {champion}"
     return Check("mcnemar_p", meaning, alone.p, allowed, not worse or alone.p >= level)
 
 
 def median_latency_ms(folder: Path, weights: str) -> float:
-    """Median time of a single image through the model directory, pixels to logits, on one thread of this CPU.
+    """Median latency of a single image, from pixels to logits, with a model directory, on one thread of this CPU.
 
-    Raises UserError when the directory does not hold the weights with this SHA-256.
+    Raises UserError if the directory does not contain the weights with this SHA-256.
     """
     import torch  # takes 2 s; --help and --rollback do not need it
 
@@ -226,10 +226,10 @@ def median_latency_ms(folder: Path, weights: str) -> float:
 
 
 def releasing(run: Run, version: str, registered: str) -> list[str]:
-    """Commands that release a version of the `registered` model under a git tag, as `dvc artifacts get` reads it.
+    """Commands that release a version of the `registered` model under a git tag, for `dvc artifacts get`.
 
-    The tag goes to the first commit whose dvc.lock holds the model; the run's own commit is older than its model.
-    Raises UserError, which says what is missing, when the current branch has no such commit, or DVC would not find
+    The tag is for the first commit whose dvc.lock contains the model; the run's own commit is older than its model.
+    Raises UserError, which says what is missing, if the current branch has no such commit, or if DVC would not find
     the tag.
     """
     root, digest = project_root(), run.data.tags[MODEL_TAG]
@@ -243,8 +243,8 @@ def releasing(run: Run, version: str, registered: str) -> list[str]:
 def _artifact(root: Path) -> str:
     """The name of the model's artifact in git tags, whatever its name in MLflow's registry.
 
-    It is a key of `artifacts` in dvc.yaml. DVC puts the project's folder in the repository before it, and finds neither
-    if it has other characters than these.
+    It is a key of `artifacts` in dvc.yaml, prefixed by DVC with the project's folder in the repository. DVC does not
+    find tags with characters other than those allowed here.
     """
     try:
         artifacts = (YAML(typ="safe", pure=True).load(root / "dvc.yaml") or {}).get("artifacts") or {}

@@ -1,7 +1,7 @@
-"""Reads recorded runs: all of them as a table, one by its name or id (`find_run`), and a run's files.
+"""Reads recorded runs: all runs as a table, one run by its name or id (`find_run`), and a run's files.
 
-A run is MLflow's own `mlflow.entities.Run`. Where several seeds were trained together, each seed has a nested run. Its
-data, code and files are those of its parent.
+A run is an `mlflow.entities.Run`. If several seeds were trained together, each seed has a nested run, whose data, code
+and files are those of its parent.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ SHOWN = 10  # candidates in a message
 MANY = 1000  # runs in one search
 LATEST = "latest"
 REFERENCES = f"a name, an id or its first {SHORTEST} characters, {LATEST}, @champion"
-SWEEP = "is a sweep, the parent of runs, without a model of its own: classifier leaderboard shows which to"
+SWEEP = "is a sweep, the parent of other runs, and has no model: classifier leaderboard shows which to"
 PREDICTIONS = "evaluate/predictions.parquet"
 
 
 def all_runs() -> pd.DataFrame:
-    """Every run of the experiment, the newest first, as `frame` has them. Raises UserError when there is none."""
+    """All runs of the experiment as a `frame`, newest first. Raises UserError if there are none."""
     experiment = open_store()
     with _without_collector():
         if runs := mlflow.search_runs([experiment], output_format="list"):  # pages of 10,000
@@ -57,11 +57,11 @@ def all_runs() -> pd.DataFrame:
 
 
 def find_run(reference: str) -> Run:
-    """The run that a person means: `latest`, `@champion`, a name or its last word, an id or the beginning of one.
+    """Find a run by `latest`, `@champion`, its name or the last word of its name, its id or a prefix of its id.
 
-    Runs of the project's experiment go first. One of another experiment is found too, and a line on stderr names it: an
-    experiment may have been renamed. Raises UserError, which names the candidates, when there is none or several, and
-    says how to restore a run that was deleted, alone or with its experiment.
+    Runs of the project's experiment take precedence. A run of another experiment is found too, because an experiment
+    may have been renamed; a line on stderr names that experiment. Raises UserError if no run or several runs match: it
+    names the candidates, or says how to restore a run that was deleted, alone or with its experiment.
     """
     wanted, own = reference.strip(), open_store()
     if not wanted:
@@ -86,19 +86,19 @@ def find_run(reference: str) -> Run:
     if len(found) > 1:
         more = " and more" if len(found) > SHOWN else ""
         raise UserError(
-            f"{reference!r} means several runs: {', '.join(map(_described, found[:SHOWN]))}{more}; "
+            f"{reference!r} matches several runs: {', '.join(map(_described, found[:SHOWN]))}{more}; "
             "name one by more characters of its id"
         )
     return found[0]
 
 
 def run_seconds(run: Run) -> float | None:
-    """How long a run took, from its begin to its end."""
+    """Seconds between a run's start and end; None if it has not ended."""
     return (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None
 
 
 def no_runs(own: str) -> str:
-    """What to say when the experiment with this id has no run: which experiment has, if there is one."""
+    """The message if the experiment with the id `own` has no runs; it names an experiment that has some."""
     experiments = {each.experiment_id: each.name for each in mlflow.search_experiments()}
     newest = mlflow.search_runs([*experiments], max_results=1, output_format="list")
     name = experiments.get(newest[0].info.experiment_id) if newest else None
@@ -107,7 +107,7 @@ def no_runs(own: str) -> str:
 
 
 def _named(wanted: str, experiments: list[str], view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-    """Runs with this name, or else with this last word of their name, or else whose id begins with it."""
+    """Runs with this name or, if there are none, with this last word of their name or, if none, with this id prefix."""
 
     def search(query: str) -> list[Run]:
         return list(mlflow.search_runs(experiments, query, view, MANY, output_format="list"))
@@ -121,7 +121,7 @@ def _named(wanted: str, experiments: list[str], view: int = ViewType.ACTIVE_ONLY
 
 
 def _latest(experiment: str) -> Run:
-    """The newest run that has a model of its own: neither a seed's nested run nor a sweep."""
+    """The newest run that is neither a seed's nested run nor a sweep."""
     for run in mlflow.search_runs([experiment], max_results=MANY, output_format="list"):
         if not {SEED_TAG, SWEEP_KEY_TAG} & upgraded_tags(run.data.tags).keys():
             return run
@@ -136,9 +136,9 @@ def _with_alias(alias: str) -> Run:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        raise UserError(f"no version is {name}@{alias}: classifier promote RUN makes one @champion") from None
+        raise UserError(f"no version is {name}@{alias}: classifier promote RUN sets @champion") from None
     if not version.run_id:
-        raise UserError(f"version {version.version}, which is {name}@{alias}, does not say which run made it")
+        raise UserError(f"version {version.version}, which is {name}@{alias}, does not record its run")
     return mlflow.get_run(version.run_id)
 
 
@@ -155,7 +155,7 @@ def _restoring(run: Run, experiment: Experiment) -> str:
 
 
 def run_with_files(run: Run) -> Run:
-    """The run that has this one's files and lineage: the parent of a seed's nested run, else the run itself."""
+    """The run with this run's files and lineage: the parent of a seed's nested run, otherwise the run itself."""
     parent = _parent_of_seed(run)
     return mlflow.get_run(parent) if parent else run
 
@@ -170,7 +170,7 @@ def is_sweep(run: Run) -> bool:
 def predictions(run: Run) -> pd.DataFrame:
     """The predictions on the test split (`reports/evaluate/predictions.parquet`): index, label, predicted, p_0 ...
 
-    Raises FileNotFoundError when the run has none, or is the nested run of a seed whose predictions were not kept.
+    Raises FileNotFoundError if the run has none, or is the nested run of a seed whose predictions were not kept.
     """
     parent = run_with_files(run)
     seed, chosen = (upgraded_tags(each.data.tags).get(tag) for each, tag in ((run, SEED_TAG), (parent, CHOSEN_TAG)))
@@ -183,8 +183,8 @@ def predictions(run: Run) -> pd.DataFrame:
 
 
 def read_predictions(artifact_uri: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """The predictions of a run by its artifact URI; all columns, or those named."""
-    from pyarrow.parquet import ParquetFile  # pandas' own reader takes three times as long for so small a file
+    """Read the predictions of a run by its artifact URI; all columns by default."""
+    from pyarrow.parquet import ParquetFile  # pandas' own reader takes three times as long for such a small file
 
     table = ParquetFile(io.BytesIO(artifact(artifact_uri, PREDICTIONS))).read(
         columns=list(columns) if columns else None, use_threads=False
@@ -193,9 +193,9 @@ def read_predictions(artifact_uri: str, columns: Sequence[str] | None = None) ->
 
 
 def artifact(artifact_uri: str, path: str) -> bytes:
-    """The content of a run's file.
+    """Read a run's file.
 
-    Raises FileNotFoundError when there is no such file, OSError when its store cannot be reached.
+    Raises FileNotFoundError if there is no such file, OSError if its store cannot be reached.
     """
     url = urlsplit(artifact_uri)
     if url.scheme in ("", "file"):
@@ -212,7 +212,7 @@ def artifact(artifact_uri: str, path: str) -> bytes:
 
 
 def short(value: str | None) -> str:
-    """A hash by its first 12 digits, any other value whole, None as "-"."""
+    """Shorten a hash to 12 digits; return other values unchanged, and "-" for None."""
     if value is None:
         return "-"
     digits = value.removesuffix(".dir")
@@ -222,15 +222,15 @@ def short(value: str | None) -> str:
 def frame(runs: Sequence[Run]) -> pd.DataFrame:
     """A row per run, with its id as the index. Missing values are None or NaN. Columns:
 
-    - name, status, start (milliseconds since 1970), trained_s (seconds of training; None for a run that was made from
-      outputs, or by a version that did not record it), artifact_uri (for a seed's nested run that of its parent)
-    - replica_of: for a seed's nested run the parent's id; seed: for a run of several seeds that of its model
-    - data: DVC's hash; data_name; test_data: what two runs must share to be compared, the SHA-256 of the test split, or
-      `data` if no run of this data recorded it
+    - name, status, start (milliseconds since 1970), trained_s (seconds of training; None for a run that was created
+      from outputs, or by a version that did not record it), artifact_uri (the parent's for a seed's nested run)
+    - replica_of: the parent's id of a seed's nested run; seed: for a run of several seeds, that of its model
+    - data: DVC's hash; data_name; test_data: the SHA-256 of the test split, or `data` if no run of this data recorded
+      it; only runs with equal test_data can be compared
     - predictions_uri: the artifact URI of the run with its predictions; None if they were not kept
-    - params.<name> (under today's names) and tags.<name> (text), metrics.<name> (the last value)
+    - params.<name> (current names) and tags.<name> (text), metrics.<name> (the last value)
 
-    A seed's nested run has its parent's data and tags where it has none of its own.
+    A seed's nested run inherits data and tags that it lacks from its parent.
     """
     known = {run.info.run_id: run for run in runs}
     rows = pd.DataFrame([_row(run, known.get(_parent_of_seed(run) or "")) for run in runs], [*known])
@@ -276,7 +276,7 @@ def _datasets(run: Run) -> list[DatasetInput]:
 
 
 def _parent_of_seed(run: Run) -> str | None:
-    """The parent's id of a seed's nested run. A sweep is the parent of its runs too, but these are whole runs."""
+    """The parent's id of a seed's nested run; None for other runs, including those of a sweep."""
     return run.data.tags.get(PARENT_TAG) if SEED_TAG in upgraded_tags(run.data.tags) else None
 
 
@@ -286,7 +286,7 @@ def _described(run: Run) -> str:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """1,000 runs are 200,000 small objects without garbage; the collector would take two thirds of the time."""
+    """Disable the garbage collector, which would take two thirds of the time to read 1,000 runs (200,000 objects)."""
     was_on = gc.isenabled()
     gc.disable()
     try:

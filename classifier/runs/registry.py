@@ -1,13 +1,13 @@
 """MLflow's model registry: the versions of one registered model and its alias @champion.
 
-Moving the alias is the commit point of a promotion and of a rollback. The version's tags, such as the version that it
-replaces, are written before and count only while that version is the champion. A killed process therefore leaves either
-the old or the new champion, and nothing to repair.
+Setting the alias is the commit point of a promotion and of a rollback. The version's tags, such as the version that it
+replaces, are written before and are valid only while that version is the champion. A killed process therefore leaves
+either the old or the new champion, and nothing to repair.
 
-Within a project, a file lock serializes promotions: the first one wins, and the second finds another champion than it
-was compared with and changes nothing. MLflow cannot move an alias conditionally. If two machines move it on a server
-within milliseconds, both succeed and the later one is the champion; a rollback then restores the version that both were
-compared with.
+Within a project, a file lock serializes promotions: the first one succeeds; the second finds a different champion from
+the one it was compared with, and changes nothing. MLflow cannot set an alias conditionally. If two machines set it on a
+server within milliseconds, both succeed and the later one is the champion; a rollback then restores the version that
+both were compared with.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Registry:
         """Make the logged model @champion and return its version; `tags` are those of a new version.
 
         A model that already has a version keeps it and its tags. `judged_against` is the champion's version during the
-        promotion checks. Raises UserError and changes nothing if @champion has moved since then.
+        promotion checks. Raises UserError and changes nothing if the champion has changed since then.
         """
         with self._lock():
             self._expect(judged_against)
@@ -98,7 +98,7 @@ class Registry:
         """Make the version that @champion replaced the champion again.
 
         Raises UserError if there is none, if @champion is itself the result of a rollback (two people who react to the
-        same alarm must not undo each other's), or if it has just moved.
+        same alarm must not undo each other's rollback), or if the champion has just changed.
         """
         with self._lock():
             champion, replaced = self.champion(), self.replaced()
@@ -134,7 +134,7 @@ class Registry:
             raise UserError(f"{now} {self.name}@{CHAMPION} in the meantime: nothing was changed, run it again")
 
     def _register(self, model_id: str, tags: Mapping[str, str]) -> str:
-        """A new version. If this process is killed, the next promotion of the same model finds and uses it."""
+        """Register a new version. If this process is killed, the next promotion of the same model finds and uses it."""
         with contextlib.redirect_stderr(io.StringIO()):  # hide MLflow's message; the command prints its own
             return str(mlflow.register_model(f"models:/{model_id}", self.name, tags=dict(tags)).version)
 

@@ -1,7 +1,7 @@
 """Reproduces a recorded run from MLflow, git and DVC, and compares the results byte for byte.
 
-Commit, uncommitted diff and params.yaml come from the run, the data by their DVC hash. Training and evaluation run in a
-temporary checkout with its own store. The run, the workspace and the caches are not changed.
+Commit, uncommitted diff and params.yaml are taken from the run; the data are found by their DVC hash. Training and
+evaluation run in a temporary checkout with its own store. The run, the workspace and the caches are not changed.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from classifier.runs.checkout import Checkout
 from classifier.runs.reading import SWEEP, is_sweep
 
 REPORTS = ("train", "evaluate")  # folders of artifacts
-MEASURED = ("system/", SECONDS, "data/")  # metrics of the machine, which differ, and of the data, compared by hash
+MEASURED = ("system/", SECONDS, "data/")  # not compared: metrics of the machine, and of the data, compared by hash
 COMPUTATION = ("arithmetic", "instructions", "parts", "device")  # of the environment: how results are computed
-NATIVE = ("cpu", "threads")  # decide them in native arithmetic as well
+NATIVE = ("cpu", "threads")  # these also affect the results in native arithmetic
 RECORDED = "recorded"  # the name under which DVC fetches the data by their hash
 
 
@@ -73,8 +73,8 @@ class ReproductionReport:
     run_id: str
     commit: str
     findings: list[Finding]
-    warnings: list[str]  # missing in the record, may explain a difference
-    missing: list[str]  # missing in the record, cannot be compared
+    warnings: list[str]  # not recorded, may explain a difference
+    missing: list[str]  # not recorded, cannot be compared
     folder: Path | None  # the checkout, if it was kept
 
     @property
@@ -87,7 +87,7 @@ class ReproductionReport:
 
     @property
     def computation(self) -> list[Finding]:
-        """What differs in how results are computed: in portable arithmetic neither processor nor threads decide."""
+        """Differences in how results are computed. Processor and threads count only in native arithmetic."""
         portable = Finding("environment", "arithmetic", "portable", "portable") in self.findings
         names = COMPUTATION if portable else COMPUTATION + NATIVE
         return [each for each in self.environment if each.name in names]
@@ -119,7 +119,7 @@ class ReproductionReport:
 
 
 class StoredRun:
-    """A recorded run, as the store holds it."""
+    """A recorded run, read from MLflow's store."""
 
     def __init__(self, run: Run, client: mlflow.MlflowClient) -> None:
         self.run = run
@@ -152,7 +152,7 @@ class StoredRun:
 
     @property
     def portable(self) -> bool:
-        """Whether neither the processor nor the number of threads decided the results."""
+        """Whether the results are independent of the processor and the number of threads."""
         return self.tags.get(f"{ENVIRONMENT}arithmetic") == "portable"
 
     def check(self) -> None:
@@ -171,23 +171,23 @@ class StoredRun:
             why = tags.get(PROBLEM_TAG, f"no tag {COMMIT_TAG}")
             raise UserError(f"run {self.id} was recorded without its commit ({why}); correct that, then dvc repro")
         if DATA_TAG not in tags:
-            raise UserError(f"run {self.id} does not say which data it was trained on: only runs of dvc repro do")
+            raise UserError(f"run {self.id} does not record its data: only runs of dvc repro do")
         if tags.get(DIRTY_TAG) == "true" and "uncommitted.diff" not in self.code:
             raise FileNotFoundError(
                 f"the uncommitted changes of run {self.id} are not in the store: code/uncommitted.diff"
             )
 
     def warnings(self) -> list[str]:
-        """What is missing in the record and may explain a difference."""
+        """What was not recorded and may explain a difference."""
         tags, lacks = self.tags, []
         if PROBLEM_TAG in tags:
             lacks.append(f"the run's code was not recorded completely: {tags[PROBLEM_TAG]}")
         if "threads" not in self.environment and not self.portable:
-            lacks.append("the number of threads was not recorded, on which results depend: OMP_NUM_THREADS sets it")
+            lacks.append("the number of threads, on which results depend, was not recorded: set OMP_NUM_THREADS")
         return lacks
 
     def missing(self) -> list[str]:
-        """What is missing in the record of a finished run, so that it cannot be called identical."""
+        """What a finished run did not record, so that the reproduction cannot be called identical."""
         if self.status != "FINISHED":
             return []
         lacks = [] if WEIGHTS_TAG in self.tags else [f"its weights: the run has no tag {WEIGHTS_TAG}"]
@@ -211,7 +211,7 @@ def reproduce(run: Run, *, keep: bool = False) -> ReproductionReport:
         file = params.read_bytes()
         recorded = record.code.get("params.yaml")
         write_atomic(params, with_sections(file, recorded) if recorded else with_params(file, record.params))
-        if "dvc.lock" in record.code:  # it knows the original files' hash too
+        if "dvc.lock" in record.code:  # also contains the hash of the original files
             write_atomic(project / "dvc.lock", record.code["dvc.lock"])
         threads = None if record.portable else record.tags.get(f"{ENVIRONMENT}threads")
         reproduction = Reproduction(project, root, commit, threads)
@@ -224,7 +224,7 @@ def reproduce(run: Run, *, keep: bool = False) -> ReproductionReport:
 
 
 def with_sections(file: bytes, recorded: bytes) -> bytes:
-    """Content of params.yaml with a run's sections, which are only the stages' if `classifier record` made the run."""
+    """Content of params.yaml with a run's sections. A run of `classifier record` has only those of the stages."""
     yaml = YAML(typ="safe", pure=True)
     return json.dumps(yaml.load(file) | yaml.load(recorded)).encode()  # JSON is YAML
 
@@ -268,7 +268,7 @@ class Reproduction(Checkout):
         if not (self.project / DATA).is_dir():
             said.append(f"dvc repro normalize: {complaint(self.output)}")
             raise FileNotFoundError(
-                f"the data {wanted} could not be brought back ({'; '.join(said)}); "
+                f"the data {wanted} could not be restored ({'; '.join(said)}); "
                 "if a remote has them: dvc remote add -d NAME ADDRESS, then dvc pull"
             )
 
@@ -289,7 +289,7 @@ class Reproduction(Checkout):
     def execute(self, *, evaluate: bool) -> StoredRun | None:
         """Train and evaluate without caches. Returns None if no run was recorded."""
         stages = YAML(typ="safe", pure=True).load(self.project / "dvc.yaml")["stages"]
-        if "pretrained" in stages:  # whose output train reads beside the images; older code has none
+        if "pretrained" in stages:  # train also reads its output; older code has no such stage
             self.dvc("repro", "--no-commit", "--pull", "--single-item", "pretrained")
         which = ["--downstream", "train"] if evaluate else ["--single-item", "train"]
         failed = self.dvc("repro", "--force", "--no-run-cache", "--no-commit", *which)
@@ -305,12 +305,12 @@ class Reproduction(Checkout):
             return None
         client = mlflow.MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
         experiments = [each.experiment_id for each in client.search_experiments()]
-        runs = client.search_runs(experiments, f"tags.`{COMMIT_TAG}` = '{self.commit}'")  # the runs of seeds lack it
+        runs = client.search_runs(experiments, f"tags.`{COMMIT_TAG}` = '{self.commit}'")  # not the nested ones of seeds
         return StoredRun(runs[0], client) if runs else None
 
 
 def compare_data(record: StoredRun, folder: Path) -> Iterator[Finding]:
-    """Compare the data that were trained on."""
+    """Compare the normalized data."""
     wanted, found = record.tags[DATA_TAG], data_digests(folder)
     yield Finding("data", str(DATA), wanted, wanted if wanted in found else found[0])
 
@@ -325,7 +325,7 @@ def data_digests(folder: Path) -> list[str | None]:
 
 
 def compare(record: StoredRun, again: StoredRun | None, error: str | None) -> Iterator[Finding]:
-    """Compare everything in the record with the reproduction; `error`: why the reproduction failed."""
+    """Compare everything recorded with the reproduction; `error`: why the reproduction failed."""
     if again:
         names = record.environment.keys() | again.environment.keys() if record.environment else set()
         for name in dict.fromkeys([*(name for name in COMPUTATION + NATIVE if name in names), *sorted(names)]):

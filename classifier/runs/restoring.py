@@ -1,4 +1,4 @@
-"""Records outputs that no run has: after `dvc pull` in a fresh clone, or restored from DVC's run cache.
+"""Records outputs that have no run: after `dvc pull` in a fresh clone, or restored from DVC's run cache.
 
 Their params and code are taken from dvc.lock; the current params.yaml and working folder may differ. The environment
 that produced them is unknown, so none is recorded.
@@ -43,7 +43,7 @@ class Recorded:
 
     @property
     def source(self) -> str:
-        """Describe the code that produced them."""
+        """Describe the code that produced the outputs."""
         tags = self.run.data.tags
         changed = {"true": " with uncommitted changes", "false": ""}.get(tags.get(DIRTY_TAG, ""), ", changes unknown")
         unknown = f"no known commit ({tags.get(PROBLEM_TAG)})"
@@ -62,7 +62,7 @@ def record() -> Recorded:
     metrics = json.loads((EVALUATION / "metrics.json").read_bytes())
     with owning(project_root() / ".pipeline/record"):
         experiment = open_store()
-        deliver_waiting()  # one of them may be the run
+        deliver_waiting()  # one of the journals may belong to the run
         outputs: Outputs = {"tags": {DATA_TAG: lock.outputs[DATA.as_posix()]}, "metrics": metrics}
         for run in runs_with_tag(experiment, WEIGHTS_TAG, meta.weights_sha256):
             if upgraded(run.data.params) == _as_text(params) and holds(run, outputs):
@@ -71,7 +71,7 @@ def record() -> Recorded:
 
 
 def _params_of(lock: Lock) -> Params:
-    """The params of stages from dvc.lock, those of commands from params.yaml."""
+    """The stages' params from dvc.lock, and the commands' params from params.yaml."""
     today = YAML(typ="safe", pure=True).load(PARAMS)
     ours = {section: values for section, values in today.items() if section not in STAGES}
     return parse_params(json.dumps(ours | upgraded_sections(lock.params)), LOCK)
@@ -82,7 +82,7 @@ def _as_text(params: Params) -> dict[str, str]:
 
 
 def _deliver(lock: Lock, params: Params, weights: str, outputs: Outputs) -> str:
-    """Write the journal of these outputs, deliver it, and return the run's id."""
+    """Write the journal of these outputs, upload it, and return the run's id."""
     record = Recording("evaluate", params, recorder=False)  # the stage that creates runs from a training's outputs
     try:
         key = sha256(json_bytes([lock.outputs, _as_text(params)]))[:32]
@@ -98,7 +98,7 @@ def _deliver(lock: Lock, params: Params, weights: str, outputs: Outputs) -> str:
 
 
 def _of_replicas(path: Path) -> dict[int, dict[str, float]]:
-    """Each seed's metrics; empty when a single model was trained."""
+    """Each seed's metrics; empty if a single model was trained."""
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
@@ -107,7 +107,7 @@ def _of_replicas(path: Path) -> dict[int, dict[str, float]]:
 
 
 def made_by(lock: Lock) -> GitState:
-    """The code with the hashes in dvc.lock: that of HEAD, of a commit with this dvc.lock, or of the working folder.
+    """The code with the hashes in dvc.lock: of HEAD, of a commit with this dvc.lock, or of the working folder.
 
     If none of them matches, the state has no commit, and its `problem` says so.
     """
@@ -123,7 +123,7 @@ def made_by(lock: Lock) -> GitState:
         return GitState(problem=str(error)[:500])
     if _holds_code(Path(), lock):
         return git_state()
-    return GitState(problem=f"the code that {LOCK} names is neither in HEAD, nor beside it, nor in the working folder")
+    return GitState(problem=f"the code of {LOCK} is neither in HEAD nor in a commit with it nor in the working folder")
 
 
 def _holds_code(project: Path, lock: Lock) -> bool:

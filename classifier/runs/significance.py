@@ -14,7 +14,7 @@ from classifier.errors import UserError
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Two models on the same images: how many only the first and only the second predicts right; McNemar's p-value."""
+    """Numbers of images that only the first and only the second model predicts correctly, and McNemar's p-value."""
 
     first_alone: int
     second_alone: int
@@ -22,9 +22,9 @@ class Disagreement:
 
 
 def mcnemar(first_alone: int, second_alone: int) -> float:
-    """Two-sided p-value of McNemar's exact test (1947) for images that only one of two models predicts right.
+    """Two-sided p-value of McNemar's exact test (1947) for images that only one of two models predicts correctly.
 
-    Under the null hypothesis each of them is a toss of a fair coin. Without such images the p-value is 1.
+    Under the null hypothesis, each of them is a toss of a fair coin. Without such images the p-value is 1.
     """
     tosses, fewer = first_alone + second_alone, min(first_alone, second_alone)
     if fewer < 0:
@@ -35,7 +35,7 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
 def paired(first: pd.DataFrame, second: pd.DataFrame) -> Disagreement:
     """McNemar's test on two tables of predictions of the same images: a row per image, columns label and predicted.
 
-    UserError when they are not of the same images.
+    Raises UserError if they are not of the same images.
     """
     labels = first["label"].to_numpy()
     if not np.array_equal(labels, second["label"].to_numpy()):

@@ -1,6 +1,6 @@
 """Runs the committed pipeline again, on this machine's CPU, and compares its outputs with the committed dvc.lock.
 
-Other than `classifier.runs.reproduction` this needs no recorded run: dvc.lock is the record that everybody has.
+Unlike `classifier.runs.reproduction`, this needs no recorded run: the expected hashes are in dvc.lock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LIBRARIES = Path("requirements.lock")
 
 @dataclass(frozen=True)
 class Output:
-    """An output of a stage, with DVC's hash in dvc.lock and that of what this machine made; None if it is missing."""
+    """An output of a stage: DVC's hash in dvc.lock, and the hash of this machine's output, None if it is missing."""
 
     stage: str
     path: str
@@ -46,8 +46,8 @@ class Verification:
     commit: str
     outputs: list[Output]
     machine: dict[str, str]  # how this machine computes
-    libraries: dict[str, tuple[str, str]]  # versions that are not the locked ones: (installed, locked)
-    outdated: list[str]  # code and params with which dvc.lock was not made
+    libraries: dict[str, tuple[str, str]]  # versions that differ from requirements.lock: (installed, locked)
+    outdated: list[str]  # code and params that changed since dvc.lock was written
 
     @property
     def differences(self) -> list[Output]:
@@ -68,13 +68,13 @@ class Verification:
 def verify(root: Path) -> Verification:
     """Run the pipeline of HEAD in a temporary clone. Its output goes to standard error.
 
-    Raises UserError or OSError when that is not possible.
+    Raises UserError or OSError if that is not possible.
     """
     commit = Repository.of(root).head()
     with worktree(root, commit, b"") as project:
         lock, params = read_lock(project), load_params(project / "params.yaml")
         checkout = Checkout(project, root)
-        checkout.environment["CUDA_VISIBLE_DEVICES"] = ""  # what is published was made on a CPU
+        checkout.environment["CUDA_VISIBLE_DEVICES"] = ""  # the published outputs were computed on a CPU
         if checkout.dvc("repro", "--force", "--no-run-cache", "--no-commit"):
             raise UserError(f"the pipeline of commit {commit[:8]} fails here: {complaint(checkout.output)}")
         outputs = [
@@ -101,7 +101,7 @@ def machine(params: Params) -> dict[str, str]:
 
 
 def other_libraries(project: Path) -> dict[str, tuple[str, str]]:
-    """Installed versions that are not those of requirements.lock: name -> (installed, locked)."""
+    """Installed versions that differ from requirements.lock: name -> (installed, locked)."""
     found = {}
     for line in (project / LIBRARIES).read_text(encoding="utf-8").splitlines():
         if not line[:1].isalnum():
@@ -113,13 +113,13 @@ def other_libraries(project: Path) -> dict[str, tuple[str, str]]:
                 here = version(locked.name)
             except PackageNotFoundError:
                 here = "missing"
-            if here.partition("+")[0] != wanted:  # torch adds how it was built, as in 2.14.1+cpu
+            if here.partition("+")[0] != wanted:  # torch appends its build, as in 2.14.1+cpu
                 found[locked.name] = (here, wanted)
     return found
 
 
 def outdated(project: Path, lock: Lock) -> list[str]:
-    """The code and the sections of params.yaml that are not those with which dvc.lock was made."""
+    """The code and the sections of params.yaml that differ from those in dvc.lock."""
     params = YAML(typ="safe", pure=True).load(project / "params.yaml")
     code = [path for path, md5 in lock.code.items() if hash_of(project / path) != md5]
     return [*code, *(f"params.yaml ({name})" for name, values in lock.params.items() if params.get(name) != values)]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def _load_pyfunc(folder: str) -> ServedClassifier:
-    """What MLflow calls to load a model: every stored model names `classifier.serving` as its loader."""
+    """Load a model for MLflow: every stored model names `classifier.serving` as its loader module."""
     from pathlib import Path
 
     from classifier.serving.pyfunc import ServedClassifier

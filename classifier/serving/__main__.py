@@ -1,4 +1,4 @@
-"""Serve an ONNX file that `classifier export` wrote, without the project: what a container runs.
+"""Serve an ONNX file written by `classifier export`, without the project, as in a container.
 
 python -m classifier.serving MODEL.onnx [--host 127.0.0.1] [--port 8000]
 """

@@ -1,4 +1,4 @@
-"""The forms of the answers, as the OpenAPI page describes them, and how they come about."""
+"""The schemas of the responses, as in the OpenAPI description, and the functions that compute them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from classifier.serving.card import Accuracy
 from classifier.serving.refusal import RefusedError
 from classifier.serving.runtime import Model
 
-FILL = 20 / 28  # MNIST's figures, and those of sets after its example
-TOUCHED = 0.02  # of the border's brightness, from which on all figures reach the border
+FILL = 20 / 28  # of MNIST's figures, and of data sets that follow its example
+TOUCHED = 0.02  # brightness of the border above which all figures reach the border
 
 
-QUICK_S = 0.001  # for one image of the model
+QUICK_S = 0.001  # the model's time for one image
 QUICK_BYTES, QUICK_PIXELS = 8 << 10, 1 << 14  # of a file
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # followed by width and height
 
 
 class Options(BaseModel):
-    """The query of /predict."""
+    """The query parameters of /predict."""
 
     top: int = Field(5, ge=1, le=10_000, description="classes per image, the most probable first")
     invert: bool = Field(False, description="take the negative of the image")
-    show_input: bool = Field(False, description="add the pixels that the model takes")
+    show_input: bool = Field(False, description="add the model's input to the response")
 
 
 class Ranked(BaseModel):
@@ -43,30 +43,30 @@ class Ranked(BaseModel):
 
 
 class Prediction(Ranked):
-    """The answer for one image."""
+    """The prediction for one image."""
 
     file: str
-    top: list[Ranked] = Field(description="the classes with the highest probabilities, in their order")
-    warning: str | None = Field(description="in what the image is unlike the training's, or null")
-    input: str | None = Field(None, description="the pixels that the model takes, as a PNG in a data: URL")
+    top: list[Ranked] = Field(description="the classes with the highest probabilities, highest first")
+    warning: str | None = Field(description="how the image differs from the training images, or null")
+    input: str | None = Field(None, description="the model's input as a PNG in a data: URL")
 
 
 class Identity(BaseModel):
-    """Which model answered. Each answer's headers Model-Run-Id and Model-Weights-Sha256 say the same."""
+    """The model that answered, as in the response headers Model-Run-Id and Model-Weights-Sha256."""
 
     run_id: str | None
     weights_sha256: str
 
 
 class Predictions(BaseModel):
-    """The answer of /predict."""
+    """The response of /predict."""
 
     model: Identity
     predictions: list[Prediction]
 
 
 class About(Identity):
-    """The answer of /model. null stands for what is not recorded."""
+    """The response of /model. Values that were not recorded are null."""
 
     dataset: str
     architecture: str
@@ -74,20 +74,20 @@ class About(Identity):
     channels: int
     size: int = Field(description="height and width of the model's input in pixels")
     light_on_dark: bool = Field(description="whether the training images are light figures on a dark background")
-    fill: float = Field(description="the share of the frame's side that figures take, for a drawing to take as much")
+    fill: float = Field(description="the size of a figure as a fraction of the frame's side, to scale drawings")
     git_commit: str | None
     data_digest: str | None = Field(description="DVC's hash of data/normalized")
     accuracy: Accuracy | None = Field(description="on the test split, with its confidence interval")
 
 
 class Refusal(BaseModel):
-    """The answer to a request that was refused: one reason."""
+    """The response to a refused request: one reason."""
 
     error: str
 
 
 def about(model: Model) -> dict[str, Any]:
-    """`About` of a model."""
+    """Describe a model as `About`."""
     card = model.card
     border = (card.ranges or {}).get("border")
     return model.identity | {
@@ -105,7 +105,7 @@ def about(model: Model) -> dict[str, Any]:
 
 
 def quick(model: Model, file: File) -> bool:
-    """Whether the answer takes no longer than it takes to wake up a thread for it: a small PNG, a small network."""
+    """Whether the prediction takes no longer than waking up a thread for it: a small PNG and a small network."""
     content = file.content
     if model.seconds > QUICK_S or len(content) > QUICK_BYTES or not content.startswith(PNG):
         return False
@@ -114,7 +114,7 @@ def quick(model: Model, file: File) -> bool:
 
 
 def classify(model: Model, file: File, options: Options) -> dict[str, Any]:
-    """`Prediction` of one file. Raises RefusedError (413, 422)."""
+    """Classify one file, as a `Prediction`. Raises RefusedError (413, 422)."""
     card = model.card
     preprocessing = card.preprocessing
     if options.invert:
@@ -141,7 +141,7 @@ def as_png(image: np.ndarray) -> str:
 
 
 def invoke(model: Model, body: bytes) -> dict[str, Any]:
-    """The answer of MLflow's scoring server to the JSON `body`. Raises RefusedError (400)."""
+    """Answer the JSON `body` like MLflow's scoring server. Raises RefusedError (400)."""
     card = model.card
     try:
         images = pixels_of(_inputs(read_json(body)), card.preprocessing)
@@ -156,7 +156,7 @@ def invoke(model: Model, body: bytes) -> dict[str, Any]:
 
 
 def _inputs(values: Any) -> Any:
-    """The images in one of the forms of MLflow's scoring server."""
+    """Get the images from any of the input formats of MLflow's scoring server."""
     match values:
         case {"inputs": images}:
             return images

@@ -30,15 +30,15 @@ PAGE = files("classifier.serving").joinpath("page.html").read_text(encoding="utf
 INLINE = "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 PAGES = {"Content-Security-Policy": f"default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; {INLINE}"}
 REASONS = {
-    400: "malformed: no image, a form or JSON that cannot be read",
+    400: "malformed: no image, or a form or JSON that cannot be read",
     408: "the body did not arrive in time",
     413: "too many bytes, pixels or images",
-    415: "another Content-Type than image/*, multipart/form-data and application/json",
-    422: "not an image, or a damaged one; a parameter of a wrong value",
+    415: "the Content-Type is not image/*, multipart/form-data or application/json",
+    422: "not an image, a damaged image, or an invalid parameter",
     503: "the queue is full, or the model is not ready: try again after Retry-After seconds",
 }
 FILE = {"type": "string", "format": "binary"}
-# Described here and read by `options_of`, because FastAPI takes as long to read three parameters as an image takes.
+# Described here and read by `options_of`, because FastAPI takes as long for three parameters as the model for an image.
 IMAGES = {
     "parameters": [
         {"name": name, "in": "query", "description": schema["description"], "schema": schema}
@@ -69,7 +69,7 @@ INVOCATION = {
 
 
 def application(start: Callable[[State], Any]) -> Observed:
-    """The application. `start` is awaited beside it: it brings the model."""
+    """Create the application. `start` returns a context manager that provides the model while the application runs."""
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -80,8 +80,8 @@ def application(start: Callable[[State], Any]) -> Observed:
 
     app = FastAPI(
         title="classifier",
-        summary="Classifies images with one model, which prepares them as its training did.",
-        docs_url=None,  # FastAPI's page loads scripts from elsewhere
+        summary="Classifies images with one model, with the preprocessing of its training.",
+        docs_url=None,  # FastAPI's page loads scripts from other sites
         redoc_url=None,
         lifespan=life,
     )
@@ -91,7 +91,7 @@ def application(start: Callable[[State], Any]) -> Observed:
         return state
 
     def model_of(request: Request) -> Model:
-        """The model that answers this request, from now on and in its headers."""
+        """The current model, which then answers this request and is named in its headers."""
         model: Model = held().current
         request.scope["model"] = model
         return model
@@ -103,7 +103,7 @@ def application(start: Callable[[State], Any]) -> Observed:
         responses=refusals(400, 408, 413, 415, 422, 503),
     )
     async def predict(request: Request) -> Response:
-        """Classify the image in the body, the files of a form, or images in base64."""
+        """Classify the image in the body, the files of a form, or base64-encoded images."""
         state, options = held(), options_of(request)
         with state.bodies.place() as place:
             images = await image_files(request, await place.receive(request))
@@ -120,7 +120,7 @@ def application(start: Callable[[State], Any]) -> Observed:
 
     @app.post("/invocations", openapi_extra=INVOCATION, responses=refusals(400, 408, 413, 415, 503))
     async def invocations(request: Request) -> Response:
-        """Answer as MLflow's scoring server does, to raw pixels 0..255 or to image files in base64."""
+        """Answer like MLflow's scoring server. Takes raw pixels 0..255 or base64-encoded image files."""
         state = held()
         try:
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -136,18 +136,18 @@ def application(start: Callable[[State], Any]) -> Observed:
 
     @app.get("/model", response_model=About, responses=refusals(503))
     async def model(request: Request) -> Response:
-        """The model that answers now: its classes, where it comes from, and how accurate it is."""
+        """The current model: its classes, origin and accuracy."""
         return JSONResponse(about(model_of(request)))
 
     @app.get("/health/live")
     @app.get("/ping", include_in_schema=False)  # as MLflow's scoring server has it
     async def live() -> Response:
-        """200 while the process answers."""
+        """200 while the process responds."""
         return JSONResponse({"live": True})
 
     @app.get("/health/ready", responses=refusals(503))
     async def ready(request: Request) -> Response:
-        """200 when a model has given the same answer here as at its export."""
+        """200 once a model is loaded and predicts the same here as at its export."""
         return JSONResponse({"ready": True} | model_of(request).identity)
 
     @app.get("/metrics")
@@ -169,7 +169,7 @@ def application(start: Callable[[State], Any]) -> Observed:
 
 
 def options_of(request: Request) -> Options:
-    """The query of a request. Raises RefusedError (422)."""
+    """Parse the query parameters of a request. Raises RefusedError (422)."""
     try:
         return Options.model_validate(dict(request.query_params)) if request.query_params else DEFAULTS
     except ValidationError as error:
@@ -182,21 +182,21 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 async def refusal(request: Request, error: Exception) -> Response:
-    """The answer to a request that raised: one reason."""
+    """The response to a request that raised an error: one reason."""
     match error:
         case RefusedError():
             refused = error
         case HTTPException():
             refused = RefusedError(error.status_code, error.detail)
-        case _:  # the caller has gone, nobody reads this
+        case _:  # the client has disconnected and does not read this
             refused = RefusedError(400, "the body is not complete")
     return JSONResponse({"error": refused.reason}, refused.status, refused.headers)
 
 
 class Observed:
-    """Counts every request, and names the model in every answer.
+    """Counts every request, and adds the model's headers to every response.
 
-    Requests to /predict go straight to `predict`: the way through FastAPI takes as long as a small network.
+    Requests to /predict bypass FastAPI's routing, which takes as long as a small network.
     """
 
     def __init__(self, app: FastAPI, predict: Callable[[Request], Awaitable[Response]]) -> None:

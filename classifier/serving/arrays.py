@@ -1,4 +1,4 @@
-"""Arrays and encoded files that callers send in place of each other -> raw pixels. Needs neither torch nor pandas."""
+"""Converts the images of a request, arrays or encoded files, to raw pixels. Needs neither torch nor pandas."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from classifier.errors import UserError
 
 
 class InputError(UserError):
-    """Images that a model does not take: one line that says what is expected."""
+    """Images that a model does not accept. The message says in one line what is expected."""
 
 
 def pixels_of(images: Any, preprocessing: Preprocessing) -> np.ndarray:
-    """Raw pixels as `raw_pixels` takes them, or encoded image files -> images `(N, C, H, W) uint8`.
+    """Raw pixels, as in `raw_pixels`, or encoded image files -> images `(N, C, H, W) uint8`.
 
-    A file is bytes, or text in base64. A dictionary of one value stands for the value. Raises InputError or
+    A file is bytes, or text in base64. A dictionary with one value is replaced by the value. Raises InputError or
     BadImageError.
     """
     if isinstance(images, dict) and len(images) == 1:
@@ -33,7 +33,7 @@ def pixels_of(images: Any, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def from_base64(text: str) -> bytes:
-    """The bytes of an image file in base64, with or without `data:image/png;base64,` before it."""
+    """Decode an image file in base64, with or without the prefix `data:image/png;base64,`."""
     try:
         return base64.b64decode(text.partition(";base64,")[2] or text, validate=True)
     except (binascii.Error, ValueError):
@@ -43,9 +43,9 @@ def from_base64(text: str) -> bytes:
 def raw_pixels(images: Any, preprocessing: Preprocessing) -> np.ndarray:
     """Images `(N, C, H, W)` with integers in 0..255 -> the same as a writable uint8 array.
 
-    `images` is an array, a tensor or nested lists. JSON has one type of number, so floats are accepted too if all are
-    integers. There is one exception: floats whose largest is 1 are refused, because they may be black-and-white
-    pixels divided by 255. Integers of 0 and 1 are accepted, as nearly black pixels.
+    `images` is an array, a tensor or nested lists. JSON has one type of number, so floats with integer values are
+    accepted too, except if their maximum is 1, because they may be black-and-white pixels divided by 255. Integers of
+    0 and 1 are accepted, as nearly black pixels.
 
     Raises InputError, which names the shape and the range, for everything else, such as scaled or normalized pixels.
     """

@@ -1,4 +1,4 @@
-"""The body of a request -> the image files in it, within limits, with one reason for each refusal."""
+"""Reads the image files in the body of a request, within limits, with one reason for each refusal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from classifier.serving.refusal import RefusedError
 
 LARGEST_BODY = 32 << 20  # bytes
 LARGEST_BODIES = 256 << 20  # bytes of all requests that are being received or answered
-DRAINED = 4 * LARGEST_BODY  # bytes of a body that is too large are read and dropped, so that its sender sees the answer
+DRAINED = 4 * LARGEST_BODY  # bytes of a too large body that are read and dropped, so that the client gets the response
 MOST_IMAGES = 64  # of one request
 SLOWEST_BODY_S = 20.0  # to receive one
 JSON_FORMS = 'allowed are {"image": BASE64} and {"images": [BASE64, ...]}'
@@ -33,14 +33,14 @@ class File:
 
 
 class Bodies:
-    """Receives bodies; `held` is the number of bytes of them in memory."""
+    """Receives bodies; `held` is the number of their bytes in memory."""
 
     def __init__(self) -> None:
         self.held = 0
 
     @contextmanager
     def place(self) -> Iterator[Place]:
-        """A place for one body, given back at the end of the block."""
+        """Room for one body, freed at the end of the block."""
         place = Place(self)
         try:
             yield place
@@ -59,10 +59,10 @@ class Place:
         self.bodies.held += size
 
     async def receive(self, request: Request) -> bytes:
-        """The whole body. Raises RefusedError (408, 413, 503), or ClientDisconnect when the caller has gone."""
+        """Receive the whole body. Raises RefusedError (408, 413, 503), or ClientDisconnect."""
         announced = int(request.headers.get("content-length", 0))
         if announced > LARGEST_BODY and "expect" in request.headers:
-            raise _too_large()  # the caller waits for leave to send
+            raise _too_large()  # the client waits for "100 Continue" before it sends
         parts: list[bytes] = []
         received = 0
         try:
@@ -73,9 +73,7 @@ class Place:
                         self.grow(len(part))
                         parts.append(part)
                     if self.bodies.held > LARGEST_BODIES:
-                        raise RefusedError(
-                            503, "the server holds too many bytes of other requests: try again", unread=True
-                        )
+                        raise RefusedError(503, "the memory for requests is full: try again", unread=True)
                     if received > DRAINED:
                         break
         except TimeoutError:
@@ -139,7 +137,7 @@ def _of_json(values: Any) -> list[File]:
         case _:
             raise RefusedError(400, f"the JSON has an unknown form: {JSON_FORMS}")
     if not all(isinstance(text, str) for text in texts):
-        raise RefusedError(400, f"the JSON holds an image that is not text: {JSON_FORMS}")
+        raise RefusedError(400, f"the JSON has an image that is not a string: {JSON_FORMS}")
     try:
         return [File(f"image {number}", from_base64(text)) for number, text in enumerate(texts, 1)]
     except InputError as error:
@@ -147,7 +145,7 @@ def _of_json(values: Any) -> list[File]:
 
 
 def read_json(body: bytes) -> Any:
-    """The JSON of a body. Raises RefusedError (400)."""
+    """Parse a body as JSON. Raises RefusedError (400)."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

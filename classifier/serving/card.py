@@ -1,4 +1,4 @@
-"""What a served model says about itself: the metadata of its ONNX file, and the answer of `/model`."""
+"""The description of a served model: the metadata of its ONNX file, and the source of the response of `/model`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Accuracy(BaseModel):
 
 
 class Card(BaseModel):
-    """A model's origin, classes and preprocessing. None stands for what is not recorded."""
+    """A model's origin, classes and preprocessing. Values that were not recorded are None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -46,7 +46,7 @@ class Card(BaseModel):
     warm_up: list[float]  # PyTorch's probabilities of `warm_up_image`
 
     def metadata(self) -> dict[str, str]:
-        """The metadata of an ONNX file: text as it is, everything else as JSON."""
+        """The metadata of an ONNX file: text unchanged, everything else as JSON."""
         values = self.model_dump(mode="json", exclude_none=True)
         return {
             name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -65,20 +65,20 @@ class Card(BaseModel):
             raise UserError(f"{name} was not written by classifier export: classifier export {name}") from None
 
     def warm_up_image(self) -> np.ndarray:
-        """An image `(C, H, W) uint8` that needs no file: a pattern of all values of a pixel."""
+        """A test image `(C, H, W) uint8`, see `warm_up_image`."""
         channels, size = self.preprocessing.channels, self.preprocessing.image_size
         return warm_up_image(channels, size)
 
 
 def warm_up_image(channels: int, size: int) -> np.ndarray:
-    """A pattern of all values of a pixel, `(C, size, size) uint8`."""
+    """A generated test image `(C, size, size) uint8`, a pattern of all pixel values."""
     return (
         (np.arange(channels * size * size, dtype=np.uint64) * 37 % 256).astype(np.uint8).reshape(channels, size, size)
     )
 
 
 def same_answer(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether probabilities `(..., classes)` name the same class and differ by CLOSE at most."""
+    """Whether probabilities `(..., classes)` predict the same class and differ by CLOSE at most."""
     return bool(
         np.array_equal(found.argmax(-1), expected.argmax(-1)) and np.abs(found - expected).max(initial=0) <= CLOSE
     )

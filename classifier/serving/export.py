@@ -28,20 +28,20 @@ from classifier.serving.stored import Source
 from classifier.workers import threads
 
 OPSET = 20
-BATCH = 250  # images that PyTorch computes at once for the comparison
+BATCH = 250  # images per PyTorch forward pass in the comparison
 
 
 def exported(source: Source) -> bytes:
-    """The ONNX file of a model, after the comparison with PyTorch on its whole test split."""
+    """Export a model to ONNX and compare the result with PyTorch on the whole test split."""
     meta, classifier = read_model_meta(source.folder), read_model(source.folder)
-    with threads(1):  # whose number decides the order of sums, and so the last digits of the warm-up answer
+    with threads(1):  # the order of sums, and the last digits of `warm_up`, depend on the number of threads
         content = to_onnx(classifier, card_of(meta, classifier, source.run))
     verify(content, classifier, test_images(source, meta))
     return content
 
 
 def card_of(meta: ModelMeta, classifier: Classifier, run: Run | None) -> Card:
-    """What the ONNX file says about a model and its run."""
+    """The metadata of the ONNX file: the model and its run."""
     tags, metrics = (run.data.tags, run.data.metrics) if run else ({}, {})
     value, low, high = (metrics.get(f"test/accuracy{end}") for end in ("", "_low", "_high"))
     confidence, images = interval_of(run) if run else (None, None)
@@ -49,7 +49,7 @@ def card_of(meta: ModelMeta, classifier: Classifier, run: Run | None) -> Card:
     preprocessing = meta.preprocessing
     image = warm_up_image(preprocessing.channels, preprocessing.image_size)
     return Card(
-        dataset=inputs[0].dataset.name if inputs else meta.dataset,  # as people call it
+        dataset=inputs[0].dataset.name if inputs else meta.dataset,  # the name for display
         architecture=meta.architecture,
         class_names=meta.class_names,
         preprocessing=preprocessing,
@@ -67,7 +67,7 @@ def card_of(meta: ModelMeta, classifier: Classifier, run: Run | None) -> Card:
 
 
 def interval_of(run: Run) -> tuple[float | None, int | None]:
-    """The confidence of a run's interval and the number of its test images, if it says them."""
+    """The confidence level of a run's interval and the number of its test images; None if they were not recorded."""
     metrics = run.data.metrics
     if "test/n" in metrics:  # recorded by an earlier version
         return metrics["test/confidence"], int(metrics["test/n"])
@@ -80,7 +80,7 @@ def interval_of(run: Run) -> tuple[float | None, int | None]:
 def test_images(source: Source, meta: ModelMeta) -> np.ndarray:
     """The test split that a model was evaluated on, `(N, C, H, W) uint8`, from the workspace or DVC's cache.
 
-    Raises UserError or FileNotFoundError, with the command that brings it, when neither has it.
+    Raises UserError or FileNotFoundError, with the command that fetches it, if neither has it.
     """
     folder = project_root() / DATA
     wanted = upgraded_tags(source.run.data.tags).get(TEST_TAG) if source.run else None
@@ -90,7 +90,7 @@ def test_images(source: Source, meta: ModelMeta) -> np.ndarray:
             return read_split(folder, "test", found).images
     if source.run:
         return find_test_images(frame([source.run]))
-    raise UserError(f"{folder} is not {meta.dataset}, on whose test split the export is compared: run dvc repro")
+    raise UserError(f"{folder} is not {meta.dataset}, whose test split is needed to verify the export: run dvc repro")
 
 
 class Served(nn.Module):
@@ -106,14 +106,14 @@ class Served(nn.Module):
 
 
 def to_onnx(classifier: Classifier, card: Card) -> bytes:
-    """The ONNX file of a classifier in evaluation mode. Equal weights and cards give equal bytes.
+    """Export a classifier in evaluation mode to ONNX. Equal weights and cards give equal bytes.
 
-    Raises UserError when PyTorch cannot export the network.
+    Raises UserError if PyTorch cannot export the network.
     """
-    # Autograd looks for devices at its first use. It must not find those that the exporter pretends to have, since no
-    # process could be forked to train after that.
+    # Autograd looks for devices at its first use. It must not find the ones that the exporter simulates, because no
+    # training process could be forked after that.
     torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
-    example = torch.zeros((2, *card.warm_up_image().shape), dtype=torch.uint8)  # two: of one, the batch would be fixed
+    example = torch.zeros((2, *card.warm_up_image().shape), dtype=torch.uint8)  # of one, the batch size would be fixed
     try:
         with warnings.catch_warnings(action="ignore"):  # of the exporter, about its own code
             program = torch.onnx.export(
@@ -133,7 +133,7 @@ def to_onnx(classifier: Classifier, card: Card) -> bytes:
 
 
 def _plain(model: onnx.ModelProto, card: Card) -> bytes:
-    """Without what names this machine: stack traces and paths, which the exporter keeps with every node."""
+    """Serialize without the stack traces and paths of this machine that the exporter adds to every node."""
     graphs = [model.graph, *model.functions]
     for graph in graphs:
         for item in (graph, *graph.node, *getattr(graph, "value_info", ())):
@@ -152,7 +152,7 @@ def _plain(model: onnx.ModelProto, card: Card) -> bytes:
 def verify(content: bytes, classifier: Classifier, images: np.ndarray) -> None:
     """Compare the ONNX file with PyTorch on images `(N, C, H, W) uint8`.
 
-    Raises UserError, which names the first image where another class is predicted or a probability differs by more
+    Raises UserError, which names the first image whose predicted class differs or whose probabilities differ by more
     than CLOSE.
     """
     model = Model(content, "the exported model")

@@ -1,10 +1,10 @@
-"""Brings the ONNX file of a model, and exports it where there is none.
+"""Finds the ONNX file of a model, and exports the model if there is none.
 
     python -m classifier.serving.fetch REFERENCE [--watch]
 
-Prints a line of JSON with the file's path. With --watch it goes on and prints another line when the reference means
-another model, until its standard input is closed. The server starts it as a process of its own, because it imports
-mlflow, and torch for an export.
+Prints a line of JSON with the file's path. With --watch it prints another line whenever the reference resolves to
+another model, until its standard input is closed. The server runs it in a separate process, because it imports mlflow,
+and torch for an export.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from classifier.project.files import write_atomic
 from classifier.serving.references import here, kept_onnx
 from classifier.tracking.errors import reported
 
-POLL_S = 2.0  # between looks at what the reference means
+POLL_S = 2.0  # between resolutions of the reference
 
 
 def main(arguments: list[str]) -> None:
@@ -40,13 +40,13 @@ def main(arguments: list[str]) -> None:
                 raise
             if str(error) != complaint:
                 complaint = str(error)
-                print(f"serve: {complaint}; the model before goes on", file=sys.stderr, flush=True)
+                print(f"serve: {complaint}; still serving the previous model", file=sys.stderr, flush=True)
         if not watch or select.select([sys.stdin], [], [], POLL_S)[0]:
             return
 
 
 def identity(reference: str) -> str:
-    """What changes when a reference means another model."""
+    """A text that changes when the reference resolves to another model."""
     if Path(reference).is_dir():
         return kept_onnx(Path(reference)).name
     from classifier.serving.stored import logged_model  # slow: mlflow
@@ -57,7 +57,7 @@ def identity(reference: str) -> str:
 
 
 def bring(reference: str) -> Path:
-    """The path of the ONNX file that a reference means."""
+    """The path of the ONNX file of a reference; downloads or exports it if needed."""
     if found := here(reference):
         return found
     from classifier.serving.stored import attached, find
@@ -74,9 +74,7 @@ def bring(reference: str) -> Path:
 
             content = exported(source)
         if source.run is None:
-            print(
-                "no run in MLflow has these weights, so their origin is not known: classifier record", file=sys.stderr
-            )
+            print("no run in MLflow has these weights, so their origin is unknown: classifier record", file=sys.stderr)
             path = path.with_name(f"without-run-{os.getppid()}.onnx")
         write_atomic(path, content)
         return path

@@ -1,4 +1,4 @@
-"""Image files on the command line: which ones, and their pixels, decoded by a process per core."""
+"""Image files on the command line: finding them, and decoding them with a process per core."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from classifier.errors import UserError
 from classifier.project.processes import follow_parent
 
 STDIN = "-"
-CHUNK_BYTES = 4 << 20  # of pixels that a process decodes before it hands them over
-CHUNK = 256  # files, at most
-FEW = 32  # files: so few are decoded by this process
+CHUNK_BYTES = 4 << 20  # bytes of pixels that a process decodes and returns at once
+CHUNK = 256  # maximum number of files in it
+FEW = 32  # up to this number, files are decoded by this process
 
 
 @dataclass(frozen=True)
 class Named:
-    """A path, and its name as a person typed it."""
+    """A path, and its name as typed."""
 
     name: str
     path: Path
@@ -34,11 +34,11 @@ class Named:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says about one file."""
+    """A model's prediction for one file."""
 
     file: Named
     probabilities: np.ndarray  # (classes,), float32
-    warning: str | None  # in what the image is unlike the training's
+    warning: str | None  # how the image differs from the training images
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Files that were decoded together: the images `(N, C, H, W) uint8` of those that have one."""
+    """Files that were decoded together: the images `(N, C, H, W) uint8` of `files`, and the files without image."""
 
     files: Sequence[Named]
     images: np.ndarray
@@ -61,16 +61,16 @@ class Chunk:
 def typed(place: str) -> list[Named]:
     """The files and folders of one argument: a path, a pattern such as `photos/**/*.jpg`, or `-`.
 
-    Paths are made absolute, since commands change the folder that they work in.
+    Paths are made absolute, because commands change the working folder.
     """
     names = [place] if place == STDIN or Path(place).exists() else sorted(glob.glob(place, recursive=True))  # noqa: PTH207
     return [Named(name, Path(name).absolute()) for name in names or [place]]
 
 
 def below(places: Iterable[Named]) -> Iterator[Named]:
-    """The places, with all files of folders, by name. Hidden files are left out.
+    """Expand folders to all their files, sorted by name, without hidden files.
 
-    Raises UserError for a place that does not exist.
+    Raises UserError for a path that does not exist.
     """
     for place in places:
         if place.path.is_dir():
@@ -83,7 +83,7 @@ def below(places: Iterable[Named]) -> Iterator[Named]:
 
 
 def decoded(files: Sequence[Named], preprocessing: Preprocessing, processes: int) -> Iterator[Chunk]:
-    """The pixels of the files, in their order, in chunks. Many files are decoded by processes, a few chunks ahead."""
+    """Decode files in chunks, in order. Many files are decoded by several processes, a few chunks ahead."""
     size = preprocessing.channels * preprocessing.image_size**2
     count = max(1, min(CHUNK, CHUNK_BYTES // size))
     chunks = [files[start : start + count] for start in range(0, len(files), count)]

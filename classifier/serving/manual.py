@@ -1,4 +1,4 @@
-"""The OpenAPI description as a page without scripts."""
+"""The OpenAPI description as an HTML page without scripts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = {
 
 
 def manual(schema: Mapping[str, Any], here: str) -> str:
-    """The page of an OpenAPI description; `here` is the server's address, for the examples."""
+    """Format an OpenAPI description as HTML; `here` is the server's address, for the examples."""
     parts = [
         part
         for path, ways in schema["paths"].items()
@@ -35,7 +35,7 @@ def manual(schema: Mapping[str, Any], here: str) -> str:
     summary = escape(schema["info"].get("summary", ""))
     return (
         f"{head}<title>{title}: HTTP</title><style>{STYLE}</style><h1>{title}</h1><p>{summary} "
-        "<a href='openapi.json'>openapi.json</a> is the same for programs, <a href='.'>the page</a> is for people.</p>"
+        "<a href='openapi.json'>openapi.json</a> is the same for programs; <a href='.'>try the model</a>.</p>"
         + "".join(parts)
     )
 

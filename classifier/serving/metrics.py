@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus."""
+"""The Prometheus metrics of `/metrics`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
 class Metrics:
-    """The server's counters, in a registry of their own."""
+    """The server's metrics, in a separate registry."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -20,20 +20,20 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         labels = ("path", "status")
-        self.requests = Counter("classifier_requests", "Requests that were answered", labels, registry=self.registry)
+        self.requests = Counter("classifier_requests", "Requests answered", labels, registry=self.registry)
         self.seconds = Histogram(
             "classifier_request_seconds",
-            "From the request's headers to the end of the answer",
+            "Seconds from the request's headers to the end of the response",
             ("path",),
             buckets=SECONDS,
             registry=self.registry,
         )
         self.images = Counter(
-            "classifier_images", "Images that were classified, by class", ["name"], registry=self.registry
+            "classifier_images", "Images classified, by predicted class", ["name"], registry=self.registry
         )
-        self.unlike = Counter("classifier_images_unlike", "Images unlike the training's", registry=self.registry)
-        self.changes = Counter("classifier_model_changes", "Models taken over while serving", registry=self.registry)
-        self.model = Info("classifier_model", "The model that answers now", registry=self.registry)
+        self.unlike = Counter("classifier_images_unlike", "Images unlike the training images", registry=self.registry)
+        self.changes = Counter("classifier_model_changes", "Changes of the model while serving", registry=self.registry)
+        self.model = Info("classifier_model", "The current model", registry=self.registry)
         Gauge("classifier_waiting", "Images in the queue or being computed", registry=self.registry).set_function(
             waiting
         )

@@ -1,4 +1,4 @@
-"""Predictions of image files by PyTorch, with the bits of `reports/evaluate/predictions.parquet`."""
+"""Predicts image files with PyTorch, with the same bits as in `reports/evaluate/predictions.parquet`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Predictor:
         self.device = device
 
     def answers(self, files: Sequence[Named], *, invert: bool = False) -> Iterator[Answer | Problem]:
-        """What the model says about each file, chunk by chunk, while processes decode the next ones."""
+        """Predict each file, chunk by chunk, while other processes decode the next chunks."""
         preprocessing = self.meta.preprocessing
         if invert:
             preprocessing = preprocessing.model_copy(update={"invert": not preprocessing.invert})
-        # Like evaluate's processes: the number of threads decides the order of sums, too.
+        # Like evaluate's processes: the order of sums depends on the number of threads, too.
         with threads(1) if self.device.type == "cpu" else nullcontext():
             for chunk in decoded(files, preprocessing, cores()):
                 yield from chunk.problems

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by uvicorn, with what it lacks: limits of a request's headers in time and size, and of connections."""
+"""uvicorn's HTTP/1.1 with limits that it lacks: time and size of a request's headers, and number of connections."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 SLOWEST_HEADERS_S = 10.0  # from the connection, or from the first byte of a later request, to the end of the headers
 LARGEST_HEADERS = 64 << 10  # bytes
-MOST_PIPELINED = 100  # requests of one connection that wait for the answers before theirs
+MOST_PIPELINED = 100  # waiting requests of one connection
 MOST_CONNECTIONS = 512  # a process may open 1,024 files on most systems
 
 
 def refusal(status: str, reason: str, *headers: str) -> bytes:
-    """The answer to what does not get as far as the application."""
+    """The response to a request that does not reach the application."""
     body = json.dumps({"error": reason})
     head = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*head, "Connection: close", "", body]).encode()
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. It is closed if a request's headers do not arrive in time, or do not end."""
+    """One connection. It is closed if a request's headers are late or too large."""
 
     deadline: asyncio.TimerHandle | None = None
-    headers_size = 0  # bytes of the request so far: headers, and trailers and framing beyond the size of the body
+    headers_size = 0  # bytes of the request so far: headers, and trailers and framing that exceed the size of the body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,7 +51,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if len(self.pipeline) >= MOST_PIPELINED:
-            raise ValueError("too many requests of one connection wait")  # answered with 400, by uvicorn
+            raise ValueError("too many waiting requests of one connection")  # uvicorn responds with 400
 
     def on_body(self, body: bytes) -> None:
         self.headers_size -= 2 * len(body)

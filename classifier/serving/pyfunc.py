@@ -1,4 +1,4 @@
-"""The model as MLflow serves it: raw pixels or image files in, class names and probabilities out."""
+"""The model for MLflow's pyfunc interface: raw pixels or image files in, class names and probabilities out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RefusedInputError(MlflowException, UserError):
         super().__init__(message, BAD_REQUEST)
 
     def serialize_as_json(self) -> str:
-        """The body of the response. MLflow puts a dump of the pixels before `self.message`."""
+        """The body of the response, without the dump of the pixels that MLflow prepends to `self.message`."""
         return json.dumps({"error_code": self.error_code, "message": str(self)})
 
 
@@ -38,7 +38,7 @@ class ServedClassifier:
         self.class_names, self.preprocessing = meta.class_names, meta.preprocessing
 
     def predict(self, images: Any) -> pd.DataFrame:
-        """Raw images or image files, as `pixels_of` takes them -> a row each: `predicted` and a probability per class.
+        """Raw images or image files, as for `pixels_of` -> a row per image: `predicted` and a probability per class.
 
         A data frame has one column with an image per row.
         """
@@ -48,7 +48,7 @@ class ServedClassifier:
             pixels = pixels_of(images, self.preprocessing)
         except (InputError, BadImageError) as error:
             raise RefusedInputError(str(error)) from None
-        with threads(1):  # like evaluate: the number of threads decides the order of sums, too
+        with threads(1):  # like evaluate: the order of sums depends on the number of threads, too
             probabilities = probabilities_of(self.classifier, pixels)
         table = pd.DataFrame(probabilities.astype(float), columns=self.class_names)
         table.insert(0, "predicted", [self.class_names[index] for index in probabilities.argmax(1).tolist()])

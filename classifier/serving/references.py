@@ -1,4 +1,4 @@
-"""How a model is named on the command line, and where its ONNX file is kept. Needs neither torch nor mlflow."""
+"""References to models on the command line, and the paths of their ONNX files. Needs neither torch nor mlflow."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from classifier.project.lineage import project_root
 
 DIRECTORY = "models/classifier"  # what the pipeline writes, the default
 LATEST = "latest"  # the newest run
-EXPORTER = "1"  # changes with what the exporter writes, so that files of an earlier one are not taken
+EXPORTER = "1"  # version of the exporter's output; files of earlier versions are not used
 FORMS = "a model directory, a run's id, latest, or models:/NAME@ALIAS"
 
 
 def typed(reference: str) -> str:
-    """A reference as it was typed: a path is made absolute, since commands change the folder that they work in."""
+    """Make a typed reference absolute if it is a path, because commands change the working folder."""
     return str(Path(reference).absolute()) if Path(reference).exists() else reference
 
 
 def kept_onnx(folder: Path) -> Path:
-    """Where the ONNX file of a model directory is kept, whether it exists or not.
+    """The path for the ONNX file of a model directory, whether the file exists or not.
 
-    meta.json holds the hash of the weights. Raises FileNotFoundError if there is no meta.json.
+    It depends on meta.json, which contains the hash of the weights. Raises FileNotFoundError if there is no meta.json.
     """
     try:
         meta = read_file(folder / "meta.json", 1 << 24)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} holds no model: dvc repro trains one") from None
+        raise FileNotFoundError(f"{folder} contains no model: dvc repro trains one") from None
     return project_root() / ".pipeline/onnx" / f"{sha256(EXPORTER.encode() + meta)[:32]}.onnx"
 
 
 def here(reference: str) -> Path | None:
-    """The ONNX file of a reference, if it is there without asking MLflow or PyTorch."""
+    """The ONNX file of a reference if it exists locally; does not use MLflow or PyTorch."""
     path = Path(reference)
     if path.suffix == ".onnx" and path.is_file():
         return path

@@ -1,4 +1,4 @@
-"""The model as it is served: an ONNX file run by onnxruntime. Needs neither torch nor mlflow."""
+"""The served model: an ONNX file run by onnxruntime. Needs neither torch nor mlflow."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WARM_UPS = 3
 
 
 class Model:
-    """One ONNX file that `classifier export` wrote.
+    """An ONNX file written by `classifier export`.
 
-    Each image is computed alone, on one thread. In a batch, onnxruntime's sums depend on the number of images, and with
-    several threads on how many there are; alone they depend on nothing. docs/serving.md has what this costs.
+    Each image is computed separately, on one thread, because onnxruntime's sums depend on the number of images in a
+    batch and on the number of threads.
     """
 
     def __init__(self, content: bytes, name: str) -> None:
-        """Raises UserError unless `content` is such a file; `name` is for the message."""
+        """Raises UserError unless `content` is such a file; `name` is used in the message."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
@@ -33,7 +33,7 @@ class Model:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common type
             raise UserError(f"{name} is not an ONNX model: {' '.join(str(error).split())[:200]}") from None
-        self.seconds = math.inf  # that an image takes, known after the warm-up
+        self.seconds = math.inf  # per image, known after the warm-up
         self.card = Card.of(self.session.get_modelmeta().custom_metadata_map, name)
         self.identity = {"run_id": self.card.run_id, "weights_sha256": self.card.weights_sha256}
         self.headers = [
@@ -52,15 +52,15 @@ class Model:
         return probabilities
 
     def warm_up(self) -> None:
-        """Answer a few times, for `seconds`.
+        """Predict the warm-up image a few times, and measure `seconds`.
 
-        Raises UserError unless the answer is the one that PyTorch gave at the export.
+        Raises UserError unless the prediction is the one that PyTorch made at the export.
         """
         found = self.probabilities(self.card.warm_up_image())
         if not same_answer(found, np.array(self.card.warm_up, np.float32)):
             raise UserError(
-                f"the model of weights {self.card.weights_sha256} does not give the answer here that it gave when it "
-                "was exported: export it again on this machine, with classifier export"
+                f"the model with weights {self.card.weights_sha256} predicts differently here than when it was "
+                "exported: export it again on this machine, with classifier export"
             )
         for _ in range(WARM_UPS):
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Runs the HTTP server: from an ONNX file, or from whatever `classifier.serving.fetch` brings."""
+"""Runs the HTTP server, with an ONNX file or with the models that `classifier.serving.fetch` finds."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from classifier.serving.application import application
 from classifier.serving.protocol import Protocol
 from classifier.serving.state import State
 
-RESTART_S = 5.0  # before a watch that ended is started again
-FINISH_S = 30  # for requests that run when the server is stopped
+RESTART_S = 5.0  # before a watching process that ended is restarted
+FINISH_S = 30  # for running requests when the server is stopped
 
 
 def serve(model: Path | str, host: str, port: int, *, watch: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests that run.
+    """Serve until SIGTERM or SIGINT, then finish the running requests.
 
-    `model`: an ONNX file that `classifier export` wrote, or a reference that `classifier.serving.fetch` resolves in a
-    process of its own; with `watch`, that process goes on and says when the reference means another model. Raises
-    UserError if there is no model, OSError if the address is in use.
+    `model`: an ONNX file written by `classifier export`, or a reference that `classifier.serving.fetch` resolves in
+    another process; with `watch`, that process keeps running and reports when the reference resolves to another model.
+    Raises UserError if there is no model, OSError if the address is in use.
     """
     with listening(host, port) as listener:
         asyncio.run(Server(model, watch, listener).run())
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket at this address. Raises OSError, which names it."""
+    """A socket that listens at this address. Raises OSError, which names the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol, by which asyncio knows that it may turn off Nagle's algorithm: 40 ms for each answer otherwise.
+    # asyncio turns off Nagle's algorithm only if the protocol is given; with it, each response would take 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,17 +47,17 @@ def listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         other = f"--port {port % 65535 + 1}" if error.errno in (EADDRINUSE, EACCES) else "--host 127.0.0.1"
-        raise OSError(f"{host}, port {port}: {error.strerror}; another one: {other}") from None
+        raise OSError(f"{host}, port {port}: {error.strerror}; try {other}") from None
     return listener
 
 
 class Server:
-    """uvicorn, and beside it the task that brings the model."""
+    """uvicorn, and the task that loads the model."""
 
     def __init__(self, model: Path | str, watch: bool, listener: socket.socket) -> None:
         self.model, self.watch, self.listener = model, watch, listener
         self.problem: Exception | SystemExit | None = None
-        for name in ("uvicorn.error", "python_multipart"):  # which warn of every malformed request
+        for name in ("uvicorn.error", "python_multipart"):  # they warn of every malformed request
             logging.getLogger(name).setLevel(logging.ERROR)
         config = uvicorn.Config(
             application(self.bringing),
@@ -79,7 +79,7 @@ class Server:
 
     @asynccontextmanager
     async def bringing(self, state: State) -> AsyncIterator[None]:
-        """While the block runs, bring the model and those that follow it."""
+        """Load the model, and later ones, while the block runs."""
         task = asyncio.create_task(self._bring(state))
         try:
             yield
@@ -107,7 +107,7 @@ class Server:
         say(f"serving {run}, weights {card.weights_sha256[:12]}, at {address}")
 
     async def _follow(self, state: State, reference: str) -> None:
-        """Take over what the fetching process names. The first model must come, later ones may fail."""
+        """Load the models that the fetching process finds. Only an error with the first model ends the server."""
         while True:
             command = [sys.executable, "-m", "classifier.serving.fetch", reference, *["--watch"][: self.watch]]
             fetching = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
@@ -121,12 +121,12 @@ class Server:
                     fetching.terminate()
                     await fetching.wait()
             if state.model is None:
-                if fetching.returncode == 1:  # it has said why
+                if fetching.returncode == 1:  # it has printed the reason
                     raise SystemExit(1)
                 raise UserError(f"the process that fetches {reference} was killed: try again")
             if not self.watch:
                 return
-            say(f"the watch of {reference} ended, another begins in {RESTART_S:g} s")
+            say(f"the process that watches {reference} ended and is restarted in {RESTART_S:g} s")
             await asyncio.sleep(RESTART_S)
 
     async def _take_over(self, state: State, path: Path) -> None:
@@ -135,7 +135,7 @@ class Server:
         except (UserError, OSError) as error:
             if state.model is None:
                 raise
-            say(f"{error}; the model before goes on")
+            say(f"{error}; still serving the previous model")
 
 
 def say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""What the server holds: the model that answers now, the workers, and the bodies of requests."""
+"""The server's state: the current model, the workers, and the bodies of requests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from classifier.serving.refusal import RefusedError
 from classifier.serving.runtime import Model
 from classifier.serving.workers import Workers, cores
 
-QUEUE = 256  # images that wait or are being computed
+QUEUE = 256  # images that are waiting or being computed
 
 
 class State:
-    """Made in the event loop. A request takes `current` once and keeps it, whatever is taken over meanwhile."""
+    """Created in the event loop. A request reads `current` once and keeps this model even if another is loaded."""
 
     def __init__(self) -> None:
         self.model: Model | None = None
@@ -25,15 +25,15 @@ class State:
 
     @property
     def current(self) -> Model:
-        """Raises RefusedError (503) while there is none."""
+        """The current model. Raises RefusedError (503) while there is none."""
         if self.model is None:
             raise RefusedError(503, "the model is not ready yet: try again")
         return self.model
 
     async def take(self, path: Path) -> None:
-        """Let the model of an ONNX file answer from now on, if its warm-up answer is the stored one.
+        """Make an ONNX file the current model, after its warm-up.
 
-        Raises UserError otherwise: the model before goes on.
+        Raises UserError if its prediction of the warm-up image is not the stored one; the previous model then stays.
         """
 
         def ready() -> Model:

@@ -1,4 +1,4 @@
-"""Models of runs and of the registry, and the run of a model directory: MLflow's side of serving."""
+"""The part of serving that uses MLflow: models of runs and of the registry, and the run of a model directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONNX = "model.onnx"  # among the files of a logged model
 
 @dataclass(frozen=True)
 class Source:
-    """A model: its directory, and its run and logged model in MLflow, None where there is none."""
+    """A model: its directory, and its run and logged model in MLflow, if any."""
 
     folder: Path
     run: Run | None
@@ -33,7 +33,7 @@ class Source:
 
 
 def find(reference: str) -> Source:
-    """The model that a reference means (`references.FORMS`). Raises UserError if there is none."""
+    """Find the model of a reference (`references.FORMS`). Raises UserError if there is none."""
     experiment = open_store()
     if (folder := Path(reference)).is_dir():
         from classifier.networks.model_dir import read_model_meta  # slow: torch
@@ -87,7 +87,7 @@ def run_of_weights(experiment: str, weights: str) -> Run | None:
 
 
 def downloaded(model: LoggedModel) -> Path:
-    """The model directory of a logged model, kept in `.pipeline/models/`: a logged model never changes."""
+    """Download the model directory of a logged model to `.pipeline/models/`, once: a logged model never changes."""
     folder = project_root() / ".pipeline/models" / model.model_id
     if not (folder / "meta.json").is_file():
         with TemporaryDirectory() as temporary, replacing(folder) as new:
@@ -98,7 +98,7 @@ def downloaded(model: LoggedModel) -> Path:
 
 
 def attached(model: LoggedModel) -> bytes | None:
-    """The ONNX file among the files of a logged model; None if it has none."""
+    """The content of a logged model's ONNX file; None if it has none."""
     with TemporaryDirectory() as folder, suppress(MlflowException, OSError):
         uri = f"{model.artifact_location}/{ONNX}"
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()
@@ -106,7 +106,7 @@ def attached(model: LoggedModel) -> bytes | None:
 
 
 def attach(model: LoggedModel, content: bytes) -> None:
-    """Put the ONNX file beside a logged model's other files, where its run and its registered versions show it."""
+    """Upload the ONNX file to a logged model, so that its run and its registered versions show it."""
     with TemporaryDirectory() as folder:
         (Path(folder) / ONNX).write_bytes(content)
         mlflow.MlflowClient().log_model_artifact(model.model_id, f"{folder}/{ONNX}")

@@ -1,4 +1,4 @@
-"""Threads that decode and compute what the event loop's requests ask for, with a bounded queue."""
+"""Worker threads that decode and classify images for the event loop, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 from classifier.serving.refusal import RefusedError
 
-LONGEST_BATCH_S = 0.002  # that a finished answer waits for the others of its batch
+LONGEST_BATCH_S = 0.002  # for which a finished result waits for others
 
 Work = Callable[[], Any]
 
 
 class Workers:
-    """A thread per core. What a thread finishes within 2 ms is handed to the event loop together: a wake-up of the loop
-    costs about as much as an answer of a small network.
+    """A thread per core, each passing its results of up to 2 ms to the event loop together.
 
-    Only the event loop's thread calls `run` and reads `waiting`.
+    Waking up the event loop takes about as long as a small network takes for an image. Only the event loop's thread
+    calls `run` and reads `waiting`.
     """
 
     def __init__(self, threads: int, capacity: int) -> None:
@@ -33,7 +33,7 @@ class Workers:
             thread.start()
 
     async def run(self, works: Sequence[Work]) -> list[Any]:
-        """The results in their order, or the first exception. Raises RefusedError (503) when not all fit."""
+        """Run all and return the results in order, or raise the first exception. Raises RefusedError (503) if full."""
         if self.waiting + len(works) > self.capacity:
             raise RefusedError(503, "the queue is full: try again")
         self.waiting += len(works)
@@ -47,7 +47,7 @@ class Workers:
         return results
 
     def stop(self) -> None:
-        """End the threads after the work that waits."""
+        """End the threads after the waiting work."""
         for _ in self.threads:
             self.queue.put(None)
 
@@ -67,7 +67,7 @@ class Workers:
             work, future = item
             try:
                 result = work()
-            except Exception as error:  # raised again where it was asked for
+            except Exception as error:  # raised again in `run`
                 result = error
             now = time.monotonic()
             first = first if finished else now
@@ -92,5 +92,5 @@ class Workers:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Many experiments: a grid or a search, run by DVC, recorded as one MLflow run.
+"""Sweeps of experiments: a grid or a search, run by DVC, recorded as one MLflow run.
 
-Begin with `running`; `record` decides what is done.
+Begin with `running`; `record` decides which experiments are done.
 """

@@ -63,11 +63,11 @@ class Grid:
         return next(self.left, None)
 
     def tell(self, experiment: Experiment, outcome: Outcome) -> None:
-        """Ignore the outcome: a grid does not depend on it."""
+        """Ignore the outcome, because a grid does not depend on it."""
 
 
 def trial_names(prefix: str, total: int) -> list[str]:
-    """The names of a search's experiments: the numbers of its trials."""
+    """The names of a search's experiments: prefix and number of the trial."""
     return [f"{prefix}-{number}" for number in range(total)]
 
 
@@ -96,10 +96,10 @@ class Best:
 
 
 def best_of(finished: Sequence[Experiment], board: Board, rows: pd.DataFrame, metric: str) -> Best | None:
-    """Return the best configuration; `rows` are the results behind the sweep's leaderboard.
+    """Return the best configuration; `rows` are the results on the sweep's leaderboard.
 
-    Ignores configurations that lack seeds of others, because some failed or were killed: luck would decide. Returns
-    None without a validation split.
+    Ignores configurations with fewer seeds than others, because some failed or were killed: their means would not be
+    comparable. Returns None without a validation split.
     """
     from classifier.training.summary import summarize
 
@@ -133,10 +133,10 @@ def best_of(finished: Sequence[Experiment], board: Board, rows: pd.DataFrame, me
 
 
 def written(values: Point) -> str:
-    """Format values as on the command line, numbers to four digits."""
+    """Format values as on the command line, numbers with four digits."""
     return " ".join(f"{key}={shown(value)}" for key, value in values.items())
 
 
 def shown(value: Any) -> str:
-    """Format a value, numbers to four digits."""
+    """Format a value, numbers with four digits."""
     return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

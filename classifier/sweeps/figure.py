@@ -1,4 +1,4 @@
-"""The picture of a sweep: parallel coordinates, a line per experiment from its values to its result on validation."""
+"""The figure of a sweep: parallel coordinates, a line per experiment from its values to its result on validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from classifier.evaluation.style import INK, MUTED, png
 from classifier.sweeps.experiments import Experiment, Outcome, shown
 
-DECADE = 10  # from this ratio of the largest to the smallest value on, an axis is logarithmic
+DECADE = 10  # an axis is logarithmic if the ratio of its largest to its smallest value is at least this
 
 
 @png
@@ -63,7 +63,7 @@ def _written(value: float, accuracy: bool) -> str:
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
-    """The heights of values on an axis, 0..1, and its ticks. Numbers keep their distances; others stand in a row."""
+    """The heights of values on an axis, 0..1, and its ticks. Numbers are drawn to scale, other values evenly spaced."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values):
         order = sorted({shown(value) for value in values})
@@ -74,6 +74,6 @@ def _places(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]
     reach = float(scaled(high) - scaled(low)) or 1.0
     heights = [float(scaled(value) - scaled(low)) / reach for value in numbers]
     marked = dict(sorted(zip(heights, numbers, strict=True)))
-    if len(marked) > 6:  # of a search: the ends are enough
+    if len(marked) > 6:  # as in a search: mark the ends only
         marked = {height: marked[height] for height in (min(marked), max(marked))}
     return heights, [(height, shown(value)) for height, value in marked.items()]

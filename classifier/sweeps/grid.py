@@ -22,7 +22,7 @@ Point = dict[str, Any]  # {"train.seed": 0, ...}: an experiment's values, which 
 
 
 def grid(words: Sequence[str], params: Params) -> list[Point]:
-    """Return all combinations, the last key varying fastest, with the values as params hold them.
+    """Return all combinations, the last key varying fastest, with the values in the types of params.
 
     Validates all combinations. Raises UserError for the first problem.
     """
@@ -40,7 +40,10 @@ def grid(words: Sequence[str], params: Params) -> list[Point]:
 
 
 def canonical(point: Point, params: Params) -> Point:
-    """Convert a point's values to their types in params, 1 to 1.0. UserError names key, value and what is allowed."""
+    """Convert a point's values to their types in params, such as 1 to 1.0.
+
+    Raises UserError with the key, the value and what is allowed.
+    """
     checked = params.override(point).flat()
     return {key: checked[key] for key in point}
 

@@ -1,8 +1,8 @@
-"""A sweep in MLflow: one run, whose children are the runs of the sweep's experiments, says what is done.
+"""A sweep in MLflow: one run, whose nested runs are those of the experiments and tell which experiments are done.
 
-A sweep has a key, made from all that decides its results: values, params and code. The same command finds by it what an
-earlier one left, however that ended. The sweep's folder in the project holds the sweep's id: a sweep belongs to the
-clone of the project that began it, and two people with one store, or two copies of a project, have a sweep each.
+A sweep has a key, computed from everything that determines its results: values, params and code. By this key, the same
+command finds an earlier, interrupted sweep. The sweep's folder in the project contains the sweep's id: a sweep belongs
+to the clone of the project that started it. Two people with one store, or two copies of a project, have two sweeps.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Record:
     """A sweep in MLflow: its run, and the runs of its experiments."""
 
     def __init__(self, key: str, name: str, folder: Path) -> None:
-        """Find the run of the sweep whose `folder` this is. OSError when the store is unreachable."""
+        """Find the run of the sweep in `folder`. Raises OSError if the store is unreachable."""
         self.key, self.name, self.file = key, name, folder / "id.txt"
         self.experiment = open_store()
         self.client = mlflow.MlflowClient()
@@ -70,10 +70,10 @@ class Record:
         self.next_delivery = 0.0
 
     def begin(self, command: str) -> None:
-        """Make the sweep's run, or set it to RUNNING again; deliver what stages that were killed have left."""
+        """Create the sweep's run, or set it to RUNNING again; upload the journals of killed stages."""
         deliver()
         self.id = self._find()  # another process may have ended the same sweep since
-        sweep_id = self._noted() or uuid4().hex  # a noted one may be known to another store, to which a person returns
+        sweep_id = self._noted() or uuid4().hex  # keep a noted id: its run may be in another store
         write_atomic(self.file, os.fsencode(f"{sweep_id}\n{self.file.resolve()}"))
         if self.id:
             self.client.update_run(self.id, status="RUNNING")
@@ -90,14 +90,14 @@ class Record:
         return runs
 
     def outcome(self, experiment: Experiment) -> Outcome | None:
-        """What the store says now."""
+        """The experiment's outcome, as the store has it now."""
         runs = self._search(f"{self._children} AND tags.`{EXPERIMENT_TAG}` = '{experiment.name}'")
         return outcome_of(experiment.values, runs)
 
     def has_arrived(self, experiment: Experiment) -> bool:
-        """Whether the store has all that the experiment's stages recorded. Cheap enough to ask many times a second.
+        """Whether the store has everything that the experiment's stages recorded. Cheap enough to poll.
 
-        What a stage's recorder does not deliver, since it was killed too, is delivered here.
+        Uploads the journals of a stage whose recorder was killed, too.
         """
         waiting = list(self._journals(experiment))
         if waiting and time.monotonic() >= self.next_delivery:
@@ -106,7 +106,7 @@ class Record:
         return not any(journal.folder.exists() for journal in waiting)
 
     def _journals(self, experiment: Experiment) -> Iterator[Journal]:
-        """Those that wait; each is read until it says of which experiment it is."""
+        """The experiment's journals that are not yet uploaded. Each is read until its experiment is known."""
         for journal in waiting_journals():
             if self.begun.get(journal.folder) is None:
                 begin = journal.begin()
@@ -124,18 +124,18 @@ class Record:
         return Outcome("failed", run_id, error)
 
     def end(self, status: str) -> None:
-        """FINISHED or KILLED."""
+        """Set the status of the sweep's run: FINISHED or KILLED."""
         with reported():
             self.client.set_terminated(self.id, status)
 
     def describe(self, text: str, picture: Path) -> None:
-        """Give the sweep's run a description, with the command that continues it, and a picture."""
+        """Add a description, with the command that continues the sweep, and a picture to the sweep's run."""
         command = self.client.get_run(self.id).data.tags.get(SWEEP_COMMAND_TAG, "")
         self.client.set_tag(self.id, NOTE_TAG, f"{text}\n\n`{command}`\n\n{picture.name} is among the artifacts.")
         self.client.log_artifact(self.id, str(picture))
 
     def _find(self) -> str:
-        """The id of the sweep's run; empty when there is none."""
+        """The id of the sweep's run; empty if there is none."""
         if not (noted := self._noted()):
             return ""
         found = runs_with_tag(self.experiment, SWEEP_ID_TAG, noted)
@@ -143,9 +143,9 @@ class Record:
         return next((run_id for run_id, key in keys.items() if key == self.key), "")
 
     def _noted(self) -> str:
-        """The sweep's id; empty when there is none, or when it belongs to the project that this one is a copy of.
+        """The sweep's id; empty if there is none, or if it belongs to the project from which this one was copied.
 
-        The file names its own path too: when another file there has the same id, this one was copied and not moved.
+        The file also contains its own path: if the file at that path has the same id, this one is a copy.
         """
         if not self.file.exists():
             return ""
@@ -164,10 +164,10 @@ class Record:
 
 
 def deliver() -> None:
-    """Deliver what stages that are gone have left; what cannot be delivered waits for `classifier sync`."""
+    """Upload the journals of stages that have ended. If that fails, `classifier sync` can do it later."""
     try:
         deliver_waiting()
-    except Exception as error:  # whatever is wrong with earlier runs, it is no reason not to run others
+    except Exception as error:  # problems with earlier runs must not prevent others
         print(
             f"MLflow: {explained(error)}; earlier runs are not recorded yet: classifier sync",
             file=sys.stderr,
@@ -176,9 +176,9 @@ def deliver() -> None:
 
 
 def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
-    """The outcome of the experiment with these values and runs (newest first); None when there is none yet.
+    """The outcome of the experiment with these values and runs (newest first); None if there is none yet.
 
-    A finished run counts, whatever came later; without one the newest run counts.
+    It is that of the newest finished run or, if there is none, of the newest run.
     """
     wanted = {key: str(value) for key, value in values.items()}
     mine = [run for run in runs if wanted.items() <= run.data.params.items()]
@@ -190,7 +190,7 @@ def outcome_of(values: Point, runs: Sequence[Run]) -> Outcome | None:
 
 
 def is_done(name: str, outcome: Outcome | None, applicable: Container[str], retry_failed: bool) -> bool:
-    """Whether nothing is left to do: it failed, or it finished and is among DVC's experiments that can be applied."""
+    """Whether an experiment need not run: it failed, or it finished and DVC can apply it."""
     if outcome is None or outcome.status == "killed":
         return False
     return not retry_failed if outcome.status == "failed" else name in applicable

@@ -35,11 +35,11 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs one experiment at a time, in its clone."""
+    """Runs experiments in its clone, one at a time."""
 
     def __init__(self, clone: Clone, logs: Path, environment: Mapping[str, str]) -> None:
         self.clone, self.logs, self.environment = clone, logs, environment
-        self.reusable = False  # the clone can be reset rather than made again
+        self.reusable = False  # the clone can be reset instead of created again
         self.process: subprocess.Popen[bytes] | None = None
         self.experiment = Experiment("", {})
         self.recording = False
@@ -60,7 +60,7 @@ class Worker:
         self._start(experiment_arguments(experiment.name, experiment.values))
 
     def start_recording(self) -> None:
-        """Evaluate again what DVC took from its cache: no stage ran, so nothing was recorded."""
+        """Run evaluate again after DVC restored all outputs from its cache, because no stage ran and recorded them."""
         self.recording = True
         names = {"DVC_EXP_NAME": self.experiment.name, "DVC_EXP_BASELINE_REV": self.clone.baseline.commit}
         self._start(["repro", "--force", "--single-item", "evaluate"], names)
@@ -87,7 +87,7 @@ class Worker:
         return f"{self.experiment.name}  {time.monotonic() - self.began:.0f} s  {last_line(self.log)}"
 
     def was_killed(self) -> bool:
-        """Whether a signal ended DVC or its stage, sent by a person or by the kernel when memory ran out."""
+        """Whether a signal ended DVC or its stage, sent by the user or by the kernel when memory ran out."""
         assert self.process
         return self.process.returncode < 0 or was_signalled(self.output)
 
@@ -119,7 +119,7 @@ class Sweep:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.threads = max(1, cores() // jobs)
         environment = {"OMP_NUM_THREADS": str(self.threads), "MLFLOW_PARENT_RUN_ID": record.id}
-        for clone in clones_of(folder).glob("*"):  # what finished after the sweep was killed
+        for clone in clones_of(folder).glob("*"):  # experiments that finished after the sweep was killed
             Clone(baseline, clone).collect(f"{record.name}-*")
         clones = [Clone(baseline, clones_of(folder) / str(number)) for number in range(jobs)]
         self.workers = [Worker(clone, self.logs, environment) for clone in clones]
@@ -136,7 +136,7 @@ class Sweep:
 
     @property
     def busy(self) -> list[Worker]:
-        """The workers whose experiments run."""
+        """The workers with a running experiment."""
         return [worker for worker in self.workers if worker.process]
 
     def run(self, report: Report) -> None:
@@ -194,7 +194,7 @@ class Sweep:
     def _judge(self, worker: Worker) -> Outcome | None:
         """The outcome of the experiment whose process has ended.
 
-        None while its recorder is still delivering, or when the experiment continues with another process.
+        None while its recorder is still uploading, or if the experiment continues with another process.
         """
         assert worker.process
         code, experiment = worker.process.returncode, worker.experiment

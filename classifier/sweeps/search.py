@@ -1,4 +1,4 @@
-"""The search of a sweep: Optuna's proposals from a study in a file, so that an interrupted search can continue.
+"""The search of a sweep with Optuna. The study is in a file, so that an interrupted search can continue.
 
 A proposal depends only on the seed, its number and the results so far. With one experiment at a time, an interrupted
 and continued search therefore runs the same trials as an uninterrupted one.
@@ -52,12 +52,12 @@ class Search:
             trial = self.earlier.pop(0)
             if trial.params.keys() == self.ranges.keys():
                 return self._experiment(trial.number, trial.params)
-            if not trial.state.is_finished():  # interrupted while it was proposed
+            if not trial.state.is_finished():  # interrupted before all its values were proposed
                 self.study.tell(trial.number, state=TrialState.FAIL)
         if self.asked >= len(self.names):
             return None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # constant_liar, for trials side by side
+            warnings.simplefilter("ignore", ExperimentalWarning)  # constant_liar, for parallel trials
             seed = int(np.random.SeedSequence([self.settings.seed, self.asked]).generate_state(1)[0])
             self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         trial_now = self.study.ask(self.ranges)
@@ -67,7 +67,7 @@ class Search:
     def tell(self, experiment: Experiment, outcome: Outcome) -> None:
         """Report a trial's outcome to Optuna; a killed trial stays open and runs again.
 
-        Optuna's trials end once: when a failed one is run again, Optuna does not learn its result.
+        A trial can be told only once: if a failed trial is run again, Optuna does not learn its result.
         """
         number = self.numbers[experiment.name]
         value = outcome.metrics.get(self.settings.metric, math.nan)
@@ -88,7 +88,7 @@ def distributions(params: Params, fixed: Point) -> dict[str, BaseDistribution]:
     """Convert `sweep.search` to Optuna's distributions, without the fixed keys. Raises UserError if none is left."""
     found = {key: _distribution(key, values, params) for key, values in params.sweep.search.items() if key not in fixed}
     if not found:
-        raise UserError("nothing to search: params.yaml names the ranges in sweep.search, for keys that are not fixed")
+        raise UserError("nothing to search: params.yaml names no range in sweep.search for a key that is not fixed")
     return found
 
 

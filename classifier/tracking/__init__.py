@@ -1,1 +1,1 @@
-"""Delivery of journals to MLflow's store. Begin with `delivery`."""
+"""Upload of recorded data (journals) to MLflow's store. Begin with `delivery`."""

@@ -1,4 +1,4 @@
-"""The connection to MLflow's store: its settings, its first use, and the experiment of the project's runs."""
+"""The connection to MLflow's store: its settings, its creation, and the experiment of the project's runs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def open_store(name: str | None = None) -> str:
     """Create the store and the experiment if needed, and return the experiment's id.
 
     MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME override the default, `mlflow.db` in the project's root. Raises
-    StoreError if the store cannot be used, and ExperimentError if the experiment cannot.
+    StoreError if the store cannot be used, and ExperimentError if the experiment cannot be used.
     """
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next delivery is the retry
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the next upload is the retry
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # the pipeline's models are not pickles
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(REQUEST_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a server's URL at the end of a run
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of a server, at the end of a run
     uri = store_uri()
     mlflow.set_tracking_uri(uri)  # also sets MLFLOW_TRACKING_URI
     name = name or experiment_name()
@@ -58,7 +58,7 @@ def open_store(name: str | None = None) -> str:
 
 
 def runs_with_tag(experiment: str, tag: str, value: str) -> list[Run]:
-    """The experiment's runs with this tag, under today's or an earlier name, the newest first."""
+    """The experiment's runs with this tag, under its current or an earlier name, newest first."""
     order = ["attributes.start_time DESC"]
     found = [
         run

@@ -1,7 +1,7 @@
-"""Delivers journals to MLflow's store, each event exactly once, with any number of attempts.
+"""Uploads journals to MLflow's store, each event exactly once, with any number of attempts.
 
-Runs are identified by the tag `run.key`, points of a metric by step and value, so that nothing is sent twice after a
-connection failed or a training was killed and resumed. One process at a time delivers a project's journals
+Runs are identified by the tag `KEY_TAG`, points of a metric by step and value, so that nothing is sent twice after a
+connection failed or a training was killed and resumed. One process at a time uploads a project's journals
 (`classifier.recording.deliverer`), oldest first.
 """
 
@@ -55,28 +55,28 @@ from classifier.tracking.stored_model import log_model
 
 
 class Delivery:
-    """Delivers one journal's events to the store, in order."""
+    """Uploads one journal's events to the store, in order."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self.offset = 0  # bytes of the journal that were delivered
+        self.offset = 0  # bytes of the journal that were uploaded
         self.run_id = self.name = ""
         self.made_here = False  # this journal created the run
-        self.seeds: dict[int, str] = {}  # the nested runs' ids
-        self.described: set[int] = set()  # nested runs whose params have arrived
-        self.waiting: dict[str, list[Metric]] = defaultdict(list)  # by run id
+        self.seeds: dict[int, str] = {}  # seed -> id of its nested run
+        self.described: set[int] = set()  # seeds whose nested runs have their params
+        self.waiting: dict[str, list[Metric]] = defaultdict(list)  # run id -> metrics to upload
         self.known: dict[tuple[str, str], set[tuple[int, float]]] = {}  # (run id, metric) -> points that the store has
         self.resumed = False  # the run existed before
         self.held: dict[str, set[str]] = {}  # run id -> metrics that had points then
         self.link: dict[str, str] | None = None  # see `_evaluated`
-        self.evaluates = False  # rather than trains
-        self.overtaken = False  # this stage's part of the run is done, by this journal or a later one
+        self.evaluates = False  # the stage is evaluate, not train
+        self.overtaken = False  # this stage's part of the run was already completed, by this journal or a later one
         self.ended = False
 
     def advance(self) -> None:
-        """Deliver the events that were written since the last call.
+        """Upload the events that were written since the last call.
 
-        The rest of a journal, which may hold a million points, is not read before the store has taken its begin.
+        The rest of a journal, which may contain a million points, is not read before its run exists in the store.
         """
         if not self.run_id:
             if (begin := self.journal.begin()) is None:
@@ -141,9 +141,9 @@ class Delivery:
                 self.client.delete_tag(self.run_id, name)
 
     def _find(self, event: Event) -> MlflowRun | None:
-        """The run that this journal created before, or the newest one that waits for the evaluation of its weights.
+        """The run that this journal created before, or the newest one whose weights are not yet evaluated.
 
-        For `classifier record`, returns a run that already has these outputs: it may just have been created.
+        For `classifier record`, also a run that already has these outputs: it may just have been created.
         """
         key = event["key"]
         for tag in (KEY_TAG, EVALUATION_TAG):
@@ -152,7 +152,7 @@ class Delivery:
         if event["weights"]:
             for run in self._search(WEIGHTS_TAG, event["weights"]):
                 tags = upgraded_tags(run.data.tags)
-                names = (EXPERIMENT_TAG, PARENT_TAG)  # sweeps of several people have experiments of the same names
+                names = (EXPERIMENT_TAG, PARENT_TAG)  # sweeps of several people have experiments with the same names
                 same_experiment = all(tags.get(name) == event["tags"].get(name) for name in names)
                 same_params = upgraded(run.data.params) == upgraded(event["params"])
                 awaits = same_experiment and EVALUATED_TAG not in tags
@@ -181,7 +181,7 @@ class Delivery:
             self._flush()
 
     def _evaluated(self) -> dict[str, str]:
-        """The run's model and data set, which test metrics are linked with."""
+        """The run's model and data set, to which test metrics are linked."""
         if self.link is None:
             query = f"source_run_id = '{self.run_id}'"
             models = list(self.client.search_logged_models([self.experiment], query, max_results=1))
@@ -217,7 +217,7 @@ class Delivery:
         return self.seeds[seed]
 
     def _flush(self) -> None:
-        """Log the waiting metrics in batches of 1,000, MLflow's limit: a call per metric would cost 4 to 50 ms."""
+        """Log the waiting metrics in batches of 1,000, MLflow's limit; a call per metric would take 4 to 50 ms each."""
         for run_id, metrics in self.waiting.items():
             while metrics:
                 self.client.log_batch(run_id, metrics=metrics[:1000])
@@ -251,7 +251,7 @@ class Delivery:
             self.client.set_terminated(run_id, event["status"], event["time"])
 
     def _describe(self) -> None:
-        """Give the run its name, unless a person has renamed it, and its description."""
+        """Set the run's name, unless someone has renamed it, and its description."""
         run = self.client.get_run(self.run_id)
         self.name, last = run.info.run_name, upgraded_tags(run.data.tags).get(NAME_TAG)
         if last and (self.name == last or (self.name.startswith(subject_of(run)) and self.name.endswith(last))):
@@ -271,10 +271,10 @@ def holds(run: MlflowRun, outputs: Outputs) -> bool:
 
 
 def deliver_waiting(moved_from: str = "") -> tuple[list[str], list[str]]:
-    """Deliver all journals of this store whose stage has ended. Returns a line per delivered and per failed journal.
+    """Upload all journals of this store whose stage has ended. Returns a line per uploaded and per failed journal.
 
-    Runs of killed stages end as KILLED. A journal that cannot be delivered does not block other runs. `moved_from`:
-    also deliver journals of the store that had this address. Raises StoreError if the store cannot be used.
+    Runs of killed stages end as KILLED. A journal that cannot be uploaded does not block other runs. `moved_from`:
+    also upload journals for the store that had this address. Raises StoreError if the store cannot be used.
     """
     with delivering():
         delivered, left = _deliver_older(None, moved_from)
@@ -282,22 +282,22 @@ def deliver_waiting(moved_from: str = "") -> tuple[list[str], list[str]]:
 
 
 def deliver(journal: Journal) -> str:
-    """Deliver a complete journal after older ones and remove it. Returns its run's id, empty if it has no run."""
+    """Upload a complete journal after older ones and remove it. Returns its run's id, empty if it has no run."""
     with delivering():
         return close(_advance(journal, None))
 
 
 def advance(journal: Journal, delivery: Delivery | None) -> Delivery:
-    """Deliver older journals, then what the stage has written since `delivery`, which is returned."""
+    """Upload older journals, then the events written since the last call. Returns `delivery`, new if None."""
     with delivering():
         return _advance(journal, delivery)
 
 
 def finish(journal: Journal, delivery: Delivery | None) -> Delivery | None:
-    """Deliver the rest of a journal whose stage has ended, and remove it."""
+    """Upload the rest of a journal whose stage has ended, and remove it."""
     with delivering():
         if not journal.folder.exists():
-            return None  # the stage was killed, and another process has delivered the journal
+            return None  # the stage was killed, and another process has uploaded the journal
         if (handle := claim(journal.folder)) is not None:  # None if another process has started to
             journal, delivery = Journal(journal.folder, handle), None
         try:
@@ -346,7 +346,7 @@ def _deliver_older(than: Journal | None, moved_from: str = "") -> tuple[list[str
 
 
 def close(delivery: Delivery) -> str:
-    """Remove the journal and return its run's id. A killed stage's journal, which has no end, gets it first."""
+    """Remove the journal and return its run's id. If the stage was killed, the missing event `end` is added first."""
     if delivery.run_id and not delivery.ended:
         error = "the process exited without reporting (killed, or out of memory)"
         delivery.journal.append("end", status="KILLED", error=error)
@@ -356,7 +356,7 @@ def close(delivery: Delivery) -> str:
 
 
 def _check_order(journal: Journal, begin: Event) -> None:
-    """Raise OSError if an older journal of the same run still waits, because events must arrive in order.
+    """Raise OSError if an older journal of the same run is not yet uploaded, because events must arrive in order.
 
     Journals belong to the same run if they have the same key, or if one is the training of the weights that the other
     evaluates. Journals for another store belong to another run.
@@ -372,7 +372,7 @@ def _check_order(journal: Journal, begin: Event) -> None:
 
 
 def _weights_of(journal: Journal) -> set[str]:
-    """Hash of the weights that a training wrote. Searches the text, because a journal may hold a million points."""
+    """Hash of the weights that a training wrote. Searches the text, because a journal may contain a million points."""
     names = [name for name, today in RENAMED.items() if today == WEIGHTS_TAG] + [WEIGHTS_TAG]
     tag = rf'"(?:{"|".join(map(re.escape, names))})": "(\w+)"'.encode()
     return {found.decode() for found in re.findall(tag, journal.events.read_bytes())}

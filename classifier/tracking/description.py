@@ -1,4 +1,4 @@
-"""What a run is called, and its description on MLflow's page of the run: Markdown made from the run itself."""
+"""A run's name, and its description on MLflow's page, in Markdown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from classifier.recording.tags import (
     upgraded_tags,
 )
 
-ACCURACY = ("test/accuracy_mean", "test/accuracy")  # the mean over the seeds where there are several
+ACCURACY = ("test/accuracy_mean", "test/accuracy")  # the mean over several seeds has precedence
 
 
 def subject_of(run: Run) -> str:
@@ -40,7 +40,7 @@ def title_of(run: Run) -> str:
 
 
 def description_of(run: Run) -> str:
-    """A paragraph that says what was trained and how good it is, and a table of what one asks next."""
+    """A paragraph on the training and its accuracy, and a table with data, code, machine and commands."""
     rows = {name: text for name, text in _table(run).items() if text}
     lines = [_story(run), "", "| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]
     return "\n".join(lines) + "\n"
@@ -89,7 +89,7 @@ def _table(run: Run) -> dict[str, str]:
 
 
 def _costs(metrics: Mapping[str, float]) -> str:
-    """What the network costs; empty for a run of an earlier version."""
+    """The network's size and operations; empty for a run of an earlier version."""
     names = ("parameters", "multiply_adds", "weights_bytes")
     found = [metrics.get(f"network/{name}") for name in names]
     if None in found:
@@ -102,7 +102,7 @@ def _costs(metrics: Mapping[str, float]) -> str:
 
 
 def _sizes(profile: str | None) -> list[tuple[str, int]]:
-    """Images of each split, as the data set's profile has them, in the order of SPLITS."""
+    """The number of images in each split, from the data set's profile, in the order of SPLITS."""
     try:
         found = dict(json.loads(profile or "{}"))
     except ValueError:

@@ -54,7 +54,7 @@ def explained(error: Exception, *, opening: bool = False) -> str:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Convert errors of MLflow to OSError with a message of one line."""
+    """Convert errors of MLflow to OSError with a one-line message."""
     try:
         yield
     except MlflowException as error:
@@ -74,7 +74,7 @@ def shortened(text: str) -> str:
 
 
 def _full_disk(error: Exception) -> NoSpaceError | None:
-    """The error of a full disk of this machine in whatever form MLflow passes it on."""
+    """The error of a full disk of this machine, in any form in which MLflow passes it on; None for other errors."""
     database = database_of(store_uri())
     if database and re.search("database or disk is full", str(error)):
         return NoSpaceError(database, None, errno.ENOSPC)
@@ -90,10 +90,10 @@ def _full_disk(error: Exception) -> NoSpaceError | None:
 
 
 def _remedy(error: Exception, opening: bool) -> str:
-    """The remedy by the error's text: MLflow, the databases and the HTTP library do not tell its kind otherwise.
+    """The remedy, chosen by the error's text: MLflow, databases and the HTTP library do not identify it otherwise.
 
-    A connection or an address is the store's own while it is opened, or where the text says so. Otherwise it may be
-    another one's: a server also passes on what an artifact store answered it.
+    Errors of connections and addresses concern the store itself while it is opened, or if the text says so. Otherwise
+    they may concern something else: a server also passes on errors of its artifact store.
     """
     text, uri = str(error), store_uri()
     database = database_of(uri)
@@ -112,12 +112,12 @@ def _remedy(error: Exception, opening: bool) -> str:
     return without_passwords(remedy.format(**names))
 
 
-_OLDER = "an older MLflow made it; back it up, then: mlflow db upgrade {uri}"
-_NEWER = "a newer MLflow made it: install that version"
+_OLDER = "an older MLflow created it; back it up, then: mlflow db upgrade {uri}"
+_NEWER = "a newer MLflow created it: install that version"
 _DATABASE = {
     r"file is not a database|disk image is malformed|malformed database schema": (
-        "the file is corrupt: mv {path} {damaged}; then classifier sync and classifier record fill a new one with what "
-        "is not recorded yet and what the workspace holds"
+        "the file is corrupt: mv {path} {damaged}; then classifier sync and classifier record create a new one with "
+        "the data that is not yet uploaded and the workspace's outputs"
     ),
     r"unable to open database file|readonly database": (
         "{path} and its folder must be a file and a folder that you may write"
@@ -133,7 +133,7 @@ _CONNECTION = {
         "set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the authority's certificate (PEM)"
     ),
     r"ProxyError|Unable to connect to proxy|Proxy Authentication|error code 407": (
-        "a proxy stands between: set NO_PROXY={host} to go around it"
+        "the proxy cannot be used: set NO_PROXY={host} to bypass it"
     ),
     r"password authentication failed|no password supplied": "set PGUSER and PGPASSWORD",
     r"Max retries exceeded|Connection refused|timed out|Connection aborted|could not translate host name|"

@@ -1,4 +1,4 @@
-"""Permanently removes runs that were deleted in MLflow, with their files and their models, which `mlflow gc` keeps."""
+"""Permanently removes runs that were deleted in MLflow, with their files, and their models, which `mlflow gc` keeps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GC = "import os, mlflow.cli; mlflow.cli.gc(['--backend-store-uri', os.environ['M
 
 @dataclass(frozen=True)
 class Garbage:
-    """What was deleted in MLflow, in all experiments of the store."""
+    """The runs and experiments that were deleted in MLflow, in all experiments of the store."""
 
     runs: dict[str, str]  # id -> name of its experiment
     models: list[str]  # ids of the models of these runs
-    experiments: list[str]  # names of those that were deleted themselves
+    experiments: list[str]  # names of the deleted experiments
 
 
 def find_garbage() -> Garbage:
@@ -35,7 +35,7 @@ def find_garbage() -> Garbage:
     uri = store_uri()
     if not is_database(uri):
         raise UserError(
-            f"the runs are on a server, {shown_uri()}: where its database is, run classifier gc with "
+            f"the runs are on a server, {shown_uri()}: run classifier gc on the machine of its database, with "
             "MLFLOW_TRACKING_URI set to the address of that database"
         )
     open_store()
@@ -58,9 +58,10 @@ def find_garbage() -> Garbage:
 
 
 def remove(garbage: Garbage) -> None:
-    """Remove it permanently. Raises OSError with the last line of `mlflow gc` if that fails; run it again then.
+    """Remove it permanently. Raises OSError with the last line of `mlflow gc` if that fails; it can be repeated.
 
-    The address of the store may contain a password, so it is not an argument, which every user of the machine can see.
+    The address of the store is not passed as an argument: it may contain a password, and all users of the machine can
+    see a process's arguments.
     """
     client = mlflow.MlflowClient()
     for model in garbage.models:

@@ -1,6 +1,6 @@
-"""Everything that the project uses beyond MLflow's documented interface: its tables, databases and monitor.
+"""All uses of MLflow beyond its documented interface: its tables, databases and monitor.
 
-Tests check each of these uses, and name MLflow's version when one of them changes.
+Tests check each of these uses, and name MLflow's version if one of them changes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ ADDRESSES = [  # tables and columns that hold addresses of artifacts
 
 
 def relocate(database: Path) -> None:
-    """Update the artifact addresses of a SQLite store that was moved or copied with its home, and note its place.
+    """Update the artifact addresses of a SQLite store that was moved or copied with its home, and note the new home.
 
-    Addresses outside the home are not changed. Nor are those that are correct, when a killed process has updated them
-    without noting it and the new home is inside the old one.
+    Addresses outside the home are not changed. Addresses that are already correct are not changed either: a process may
+    have been killed before it noted the new home, and the new home may be inside the old one.
     """
     home, note = home_of(database).as_uri(), note_of(database)
     if not database.exists():
@@ -51,7 +51,7 @@ def relocate(database: Path) -> None:
 
 
 def note_home(database: Path) -> None:
-    """Note the place of a SQLite store that has no note, because its addresses are correct now."""
+    """Note the home of a SQLite store that has no note, because its addresses are correct now."""
     if not note_of(database).exists():
         write_atomic(note_of(database), home_of(database).as_uri().encode())
 
@@ -67,7 +67,7 @@ def _noted(database: Path) -> str | None:
 
 
 def is_known_schema(revision: str) -> bool:
-    """Whether this MLflow can upgrade a database with this schema, which a newer MLflow may have written."""
+    """Whether this MLflow knows the schema and can upgrade it; a newer MLflow's schema is unknown."""
     return any((Path(mlflow.__file__).parent / "store/db_migrations/versions").glob(f"{revision}_*.py"))
 
 
@@ -95,7 +95,7 @@ class SystemMetrics:
         self.monitor.start()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
-        """Stop, and log the last samples: otherwise a short training would have none."""
+        """Stop, and log the last samples; otherwise a short training would have none."""
         self.monitor.finish()  # type: ignore[no-untyped-call]
         self.monitor.publish_metrics(self.monitor.aggregate_metrics())  # type: ignore[no-untyped-call]
         self.monitor.mlflow_logger.flush()  # type: ignore[no-untyped-call]

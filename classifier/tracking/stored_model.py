@@ -1,4 +1,4 @@
-"""The model that MLflow stores for a run: the model directory, with the code that loads it."""
+"""A run's model in MLflow: the model directory, with the code that loads it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def log_model(
     if model.status == LoggedModelStatus.READY:
         return
     files = folder / "files"
-    size = event.get("size", SIZE)  # pixels; journals of earlier versions do not say it
+    size = event.get("size", SIZE)  # pixels; missing in journals of earlier versions
     images = np.zeros((2, event["channels"], size, size), np.uint8)
     code = [event["code"]] if isinstance(event["code"], str) else event["code"]  # one path in earlier versions
     columns = [("predicted", DataType.string), *((name, DataType.double) for name in event["class_names"])]

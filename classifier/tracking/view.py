@@ -1,6 +1,6 @@
-"""The view of an experiment that `classifier ui` opens: its charts, and a table of what differs between the runs.
+"""The view of an experiment that `classifier ui` opens: charts, and a table of the params that differ between runs.
 
-MLflow keeps a view that a person shares as a tag of the experiment, and opens it by the key in the tag's name.
+MLflow stores a shared view as a tag of the experiment, and opens it by the key in the tag's name.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from classifier.recording.pages import WORKFLOW
 
 KEY = "classifier"  # of the view
 TAG = f"mlflow.sharedViewState.{KEY}"
-RUNS = 500  # the newest, whose params are compared
-COLUMNS = 8  # params in the table at most
-SAME = ("train.seed", "download.mirror", "download.deadline_s", "download.retries")  # params that say little
+RUNS = 500  # number of newest runs whose params are compared
+COLUMNS = 8  # maximum number of params in the table
+SAME = ("train.seed", "download.mirror", "download.deadline_s", "download.retries")  # params of little interest
 CHARTS = [  # metric, kind, scale of the vertical axis; three in a row
     ("train/running_loss", "LINE", "log"),
     ("validation/accuracy", "LINE", "linear"),
@@ -33,13 +33,13 @@ METRICS = ("test/accuracy", "validation/accuracy", "train/seconds")  # columns o
 
 
 def page(experiment: str) -> str:
-    """The page with this view, below the UI's address."""
+    """The page with this view, relative to the UI's address."""
     wanted = f"{WORKFLOW}&compareRunsMode=CHART&viewStateShareKey={KEY}"
     return f"#/experiments/{experiment}/runs?{wanted}"
 
 
 def save_view(experiment: str) -> None:
-    """Save the view with the params that differ now."""
+    """Save the view with the params that currently differ."""
     runs = mlflow.search_runs([experiment], max_results=RUNS, output_format="list")
     mlflow.MlflowClient().set_experiment_tag(experiment, TAG, json.dumps(view(runs)))
 
@@ -78,7 +78,7 @@ def _chart(metric: str, kind: str, scale: str) -> dict[str, Any]:
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The params with more than one value, in the order of params.yaml; without those that say little."""
+    """The params with more than one value, in the order of params.yaml, except those in SAME."""
     values: dict[str, set[str]] = {}
     for run in runs:
         for name, value in upgraded(run.data.params).items():

@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_read_is_one_line_and_status_1(cli, project):
     assert [each["file"] for each in answer["predictions"]] == ["good/0.png"]
     with pytest.raises(UserError, match=r"^gone\.png does not exist: allowed are files, folders, patterns and -"):
         cli("gone.png")
-    with pytest.raises(UserError, match="hold no files"):
+    with pytest.raises(UserError, match="contain no files"):
         cli("secret")
 
 

@@ -66,7 +66,7 @@ def test_promote_refuse_roll_back(runs, cli):
     assert "promoted: version 1 is classifier@champion\n" in printed
     status, printed = cli(runs["two"][:8])
     assert status == 0
-    assert "promoted: version 2 is classifier@champion, in place of version 1\n" in printed
+    assert "promoted: version 2 is classifier@champion instead of version 1\n" in printed
     assert "to release it, commit the dvc.lock that holds this model" in printed
 
     before = registered()
@@ -82,14 +82,12 @@ def test_promote_refuse_roll_back(runs, cli):
     assert cli(runs["three"], "--dry-run")[1].endswith(f"{runs['three']} passes the checks; nothing was changed\n")
     status, printed = cli(runs["two"])
     assert status == 0
-    assert printed.startswith(
-        "nothing to do: version 2, which has this run's weights, is classifier@champion already\n"
-    )
+    assert printed.startswith("nothing to do: version 2 with this run's weights is already classifier@champion\n")
     assert registered() == before
 
     assert cli("--rollback") == (
         0,
-        "rolled back: version 1 is classifier@champion again, in place of version 2\n",
+        "rolled back: version 1 is classifier@champion again instead of version 2\n",
     )
     with pytest.raises(ValueError, match="was itself rolled back"):
         cli("--rollback")

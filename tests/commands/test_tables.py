@@ -21,7 +21,7 @@ def test_columns_are_left_out_in_turn_and_named():
         "run              accuracy  training, s",
         "bouncy-rook-769  98.33%    341.2",
         "other            97.21%    67.6",
-        "left out at 50 columns: code",
+        "left out at a width of 50: code",
     ]
 
 

@@ -69,7 +69,7 @@ def test_limits_hold_at_the_limit_and_not_beyond():
     assert passed(0.8999, 0.0501, 10.01) == [False, False, False]
     assert passed(math.nan, math.nan, math.nan) == [False, False, False]
     assert [check.passed for check in limits({}, 1.0, params)] == [False, False, True]
-    assert limits({}, 11.0, params)[2].reason == "its time for one image in ms is 11, allowed is at most 10"
+    assert limits({}, 11.0, params)[2].reason == "its latency for one image in ms is 11, allowed is at most 10"
 
 
 def table(right):
@@ -83,7 +83,7 @@ def test_worse_than_the_champion_is_a_matter_of_significance():
         check = comparison(table([False] * wrong + [True] * (20 - wrong)), good, "3", 0.05)
         assert (check.value, check.passed) == (p, passed)
     assert check.reason == (
-        "it is worse than the champion, version 3 (6 images only the champion predicts right, "
+        "it is worse than the champion, version 3 (6 images only the champion predicts correctly, "
         "0 only this run): McNemar's p-value is 0.03125, allowed is at least 0.05, or better than version 3"
     )
     better = comparison(good, table([False] * 20), "3", 0.05)
@@ -109,10 +109,10 @@ def test_every_reason_is_told(runs):
     assert accuracy == "the lower bound of its test accuracy is 0.6671, allowed is at least 0.7"
     assert calibration.startswith("its expected calibration error is 0.2")
     assert calibration.endswith(", allowed is at most 0.01")
-    assert latency.startswith("its time for one image in ms is ")
+    assert latency.startswith("its latency for one image in ms is ")
     assert latency.endswith(", allowed is at most 0.0001")
     assert worse.startswith(
-        "it is worse than the champion, version 1 (12 images only the champion predicts right, 0 only"
+        "it is worse than the champion, version 1 (12 images only the champion predicts correctly, 0 only"
     )
 
 
@@ -136,7 +136,7 @@ def test_a_champion_of_other_test_data_is_a_problem_unless_the_limits_suffice(ru
     here, there = (get_run(runs[name]).data.tags["mlflow.classifier.test_sha256"] for name in ("other", "good"))
     assert reason == (
         f"its test split (SHA-256 {here}) is not that of the champion, version 1 ({there}), so they cannot be "
-        "compared: --limits-alone goes by the limits without it"
+        "compared: --limits-alone checks only the limits"
     )
     assert consider(other, registry, PARAMS, limits_alone=True).reasons == []
     assert "mcnemar_p" in [check.name for check in consider(get_run(runs["nearly"]), registry, PARAMS).checks]
@@ -187,7 +187,7 @@ def test_what_is_no_candidate_is_told_in_one_line(runs):
     parent = client.create_run(good.info.experiment_id)
     changed(good, tags={"mlflow.parentRunId": parent.info.run_id})
     assert unfit(parent) == (
-        "it is a sweep, the parent of runs, without a model of its own: classifier leaderboard shows which to promote"
+        "it is a sweep, the parent of other runs, and has no model: classifier leaderboard shows which to promote"
     )
 
     failed = changed(good, status="FAILED", tags={"error": "ValueError: no\nmore", WEIGHTS_TAG: None})

@@ -83,7 +83,7 @@ def test_a_run_is_found_by_its_name_or_the_last_word_of_it():
     assert find_run("769").info.run_id == second  # not what merely ends so
     client.update_run(third, name="mnist lenet5 bouncy-rook-769")
     with pytest.raises(
-        ValueError, match=rf"'bouncy-rook-769' means several runs: ({first[:12]}|{third[:12]}) .*more char"
+        ValueError, match=rf"'bouncy-rook-769' matches several runs: ({first[:12]}|{third[:12]}) .*more char"
     ):
         find_run("bouncy-rook-769")
 
@@ -109,7 +109,7 @@ def test_a_beginning_that_several_have_names_them():
     with closing(sqlite3.connect("mlflow.db")) as store, store:
         for number, run in enumerate(runs):
             store.execute("UPDATE runs SET run_uuid = ? WHERE run_uuid = ?", (f"abcdef{number:026d}", run))
-    with pytest.raises(ValueError, match=r"'abcdef' means several runs: (abcdef000000 \(.*\)(, )?){2}; name one"):
+    with pytest.raises(ValueError, match=r"'abcdef' matches several runs: (abcdef000000 \(.*\)(, )?){2}; name one"):
         find_run("abcdef")
 
 

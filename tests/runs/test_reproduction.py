@@ -133,7 +133,7 @@ def test_a_failure_is_repeated_by_the_same_error_alone(workspace):
         ({"git.commit": "c", "dvc.data": "d"}, "RUNNING", "is RUNNING: only runs that FINISHED"),
         ({"git.commit": "c", "dvc.data": "d"}, "FAILED", "is FAILED: .* FAILED with an error"),
         ({"dvc.data": "d", "git.problem": "not a repository"}, "FINISHED", r"without its commit \(not a repos"),
-        ({"git.commit": "c"}, "FINISHED", "which data"),
+        ({"git.commit": "c"}, "FINISHED", "does not record its data"),
         ({"git.commit": "c", "dvc.data": "d", "git.dirty": "true"}, "FINISHED", "uncommitted changes of run .* not in"),
     ],
 )
@@ -155,7 +155,7 @@ def test_what_a_record_lacks_is_a_warning(workspace):
     record.tags["git.problem"] = "x (may hold secrets)"
     assert [line.split(":")[0] for line in record.warnings()] == [
         "the run's code was not recorded completely",
-        "the number of threads was not recorded, on which results depend",
+        "the number of threads, on which results depend, was not recorded",
     ]
 
 
@@ -298,7 +298,7 @@ def test_a_difference_in_arithmetic_is_named_before_the_others(capsys):
         _show(report)
         assert capsys.readouterr().out.splitlines()[:2] == [
             f"run {'0' * 32} is not reproduced: 1 difference",
-            f"it was computed otherwise, which may be why: {named}",
+            f"the computation differs, which may be the cause: {named}",
         ]
         assert [each["name"] for each in report.summary()["computation"]] == [
             part.split()[0] for part in named.split("; ")

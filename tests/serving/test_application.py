@@ -119,7 +119,7 @@ BAD = {
     "not JSON": (400, JSON, b"{", "not JSON"),
     "deep JSON": (400, JSON, b"[" * 100_000, "not JSON"),
     "other JSON": (400, JSON, b'{"picture": ""}', "an unknown form: allowed are"),
-    "JSON without text": (400, JSON, b'{"images": [1]}', "an image that is not text"),
+    "JSON without text": (400, JSON, b'{"images": [1]}', "an image that is not a string"),
     "no base64": (400, JSON, b'{"image": "//\\u00e4"}', "expected an image file in base64"),
     "no boundary": (400, {"Content-Type": "multipart/form-data"}, GOOD, "boundary"),
     "no form": (400, FORM, b"nothing", "form"),

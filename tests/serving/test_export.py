@@ -113,7 +113,7 @@ def test_a_file_whose_answer_is_not_the_stored_one_is_not_ready(content):
     values = onnx.numpy_helper.to_array(bias) + np.arange(10, dtype=np.float32) / 1e4
     bias.CopyFrom(onnx.numpy_helper.from_array(values, name))
     changed = Model(model.SerializeToString(), "it")
-    with pytest.raises(UserError, match="does not give the answer here that it gave when it was exported"):
+    with pytest.raises(UserError, match="predicts differently here than when it was exported"):
         changed.warm_up()
 
 

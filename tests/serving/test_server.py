@@ -80,13 +80,13 @@ def refuses(port):
 def test_a_port_that_is_in_use_is_one_line():
     with listening("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        with pytest.raises(OSError, match=rf"^127\.0\.0\.1, port {port}: .* in use; another one: --port {port + 1}$"):
+        with pytest.raises(OSError, match=rf"^127\.0\.0\.1, port {port}: .* in use; try --port {port + 1}$"):
             listening("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
 def test_an_address_of_another_machine_is_one_line(host):
-    with pytest.raises(OSError, match=rf"^{host}, port 8000: .*; another one: --host 127\.0\.0\.1$"):
+    with pytest.raises(OSError, match=rf"^{host}, port 8000: .*; try --host 127\.0\.0\.1$"):
         listening(host, 8000)
 
 

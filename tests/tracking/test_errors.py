@@ -40,8 +40,8 @@ def said(monkeypatch):
 @pytest.mark.parametrize(
     ("revision", "remedy"),
     [
-        ("451aebb31d03", "an older MLflow made it; back it up, then: mlflow db upgrade sqlite:///{}/other.db"),
-        ("fffffffffffff", "a newer MLflow made it: install that version"),
+        ("451aebb31d03", "an older MLflow created it; back it up, then: mlflow db upgrade sqlite:///{}/other.db"),
+        ("fffffffffffff", "a newer MLflow created it: install that version"),
     ],
 )
 def test_a_database_of_an_older_mlflow_is_to_be_upgraded_and_one_of_a_newer_is_not(workspace, said, revision, remedy):
@@ -102,7 +102,7 @@ def test_a_proxy_that_does_not_answer(said, monkeypatch):
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTP_PROXY", closed_address())
-    assert "; a proxy stands between: set NO_PROXY=tracking.example.org" in said("http://tracking.example.org/")
+    assert "; the proxy cannot be used: set NO_PROXY=tracking.example.org" in said("http://tracking.example.org/")
 
 
 def test_a_database_whose_driver_is_not_installed(said):

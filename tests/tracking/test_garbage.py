@@ -73,7 +73,7 @@ def test_a_deleted_experiment_goes_with_its_runs(workspace, monkeypatch):
 
 def test_a_servers_runs_are_for_its_owner(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
-    with pytest.raises(UserError, match=r"on a server, http://127.0.0.1:9: where its database is"):
+    with pytest.raises(UserError, match=r"on a server, http://127.0.0.1:9: run classifier gc on the machine"):
         find_garbage()
 
 
