@@ -27,7 +27,7 @@ from benchmarks.project import AUTHOR
 from classifier.repository.code import GitState, git_state
 
 SEEDS = 5
-COPIED = {  # table -> its columns beside run_uuid
+COPIED = {  # table -> its columns other than run_uuid
     "params": "key, value",
     "tags": "key, value",
     "metrics": "key, value, timestamp, step, is_nan",
