@@ -116,7 +116,7 @@ def author(s3, line, bucket, tmp_path_factory):
     """Has results, committed but not pushed, and names two remotes; the tests of this module use it in any order."""
     folder = tmp_path_factory.mktemp("team")
     author = Member(folder / "author", s3.variables)
-    author.dvc("repro", "normalize")
+    author.dvc("repro", "normalize", "pretrained")
     author.train(seed=0)
     author.dvc("remote", "add", "--default", "team", f"s3://{bucket}/lenet")
     author.dvc("remote", "modify", "team", "endpointurl", line.address)
@@ -251,7 +251,7 @@ def user_in(folder, member):
 
 def test_released_models_and_their_data_come_by_git_tag_without_a_clone(author, team, clone, tmp_path):
     author.dvc("push")
-    clone.dvc("pull", "normalize")
+    clone.dvc("pull", "normalize", "pretrained")
     clone.train(seed=1)
     clone.dvc("push")
     weights = {}

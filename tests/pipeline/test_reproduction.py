@@ -84,7 +84,7 @@ def test_an_experiment_with_several_seeds_and_uncommitted_code_is_repeated_after
     assert verdict["environment"] == []
     assert verdict["warnings"] == []
     compared = verdict["compared"]
-    assert (compared["data"], compared["weights"], compared["reports"]) == (2, 2, 24)
+    assert (compared["data"], compared["weights"], compared["reports"]) == (2, 2, 25)
     assert lab.left_alone() == before
     assert lab.nothing_is_left()
     source.write_text(committed)
