@@ -28,7 +28,7 @@ class Parts(Section):
         self.processes: Processes = {name: partial(self.train, bench, name) for name in WAYS}
         self.processes |= {f"memory: {name}": partial(self.watch, bench, name) for name in (PORTABLE, ALONE)}
         self.processes["tutorial"] = bench.tutorial
-        large, images = "data/large", 64 if bench.quick else 320
+        large, images = "data/large", 64 if bench.quick else 1280
         bench.project.module("benchmarks.data", "enlarge", "data/tutorial/normalized", large, str(images))
         for name, (arithmetic, parts, processes) in (WAYS | MOBILE_WAYS).items():
             train = {"epochs": 1, "device": "cpu", "arithmetic": arithmetic, "parts": parts, "processes": processes}

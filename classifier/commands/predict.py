@@ -17,6 +17,7 @@ import typer
 from classifier.data.ranges import NEGATIVE
 from classifier.errors import UserError
 from classifier.params import load_params
+from classifier.project.cli import collect_garbage
 from classifier.project.files import write_atomic
 from classifier.serving import files
 from classifier.serving.files import Answer, Named, Problem
@@ -60,6 +61,7 @@ def predict(
     if not found:
         raise UserError("the given folders contain no files")
     predictor = _predictor(model)
+    collect_garbage()
     names, unreadable = predictor.meta.class_names, list[Problem]()
     quiet = bool(csv_file) or as_json or not sys.stdout.isatty()
     with _progress(len(found), shown=quiet and len(found) > files.FEW) as advance:

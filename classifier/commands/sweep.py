@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
@@ -21,6 +20,7 @@ import typer
 
 from classifier.errors import UserError
 from classifier.params import Params, load_params
+from classifier.project.cli import collect_garbage
 from classifier.project.lineage import project_root
 from classifier.project.ownership import owning
 from classifier.recording.pages import page_of
@@ -78,8 +78,7 @@ def sweep(
     from classifier.sweeps.record import Record, sweep_key
     from classifier.tracking.errors import reported
 
-    gc.freeze()
-    gc.enable()  # a sweep runs for a long time
+    collect_garbage()
     baseline = Baseline.of(project_root(), [params.download.folder, params.train.pretrained_file])
     key = sweep_key([params.sweep.model_dump(), points] if search else points, params)
     name = f"sweep-{key[:8]}"

@@ -40,6 +40,15 @@ def run(main: Callable[[list[str]], None], name: str) -> None:
         gc.freeze()  # spares the garbage collection of torch's and mlflow's objects at exit: 1 s
 
 
+def collect_garbage() -> None:
+    """Collect garbage from here on, except among the objects so far: for commands that may run for long.
+
+    `classifier` disables it at its start. An exception and its traceback refer to each other, and to an image's bytes.
+    """
+    gc.freeze()
+    gc.enable()
+
+
 def out_of_memory(error: Exception) -> str:
     """Describe in one line what could not be allocated and what is free."""
     text = " ".join(str(error).split()).rpartition("DefaultCPUAllocator: ")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import socket
@@ -31,6 +32,8 @@ def serve(model: Path | str, host: str, port: int, *, watch: bool = False) -> No
     another process; with `watch`, that process keeps running and reports when the reference resolves to another model.
     Raises UserError if there is no model, OSError if the address is in use.
     """
+    gc.freeze()
+    gc.enable()  # like `collect_garbage` of classifier.project, which the container does not have
     with listening(host, port) as listener:
         asyncio.run(Server(model, watch, listener).run())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import sys
@@ -99,6 +100,16 @@ def test_a_file_that_cannot_be_read_is_one_line_and_status_1(cli, project):
         cli("gone.png")
     with pytest.raises(UserError, match="contain no files"):
         cli("secret")
+
+
+def test_garbage_is_collected_although_the_program_begins_without(cli):
+    gc.disable()
+    try:
+        cli("good", "bad.png")
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def test_an_image_unlike_the_trainings_is_told_with_its_remedy(cli):
