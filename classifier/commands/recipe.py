@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode
 
+from classifier.commands._tables import width
 from classifier.errors import UserError
 from classifier.params import load_params, parse_params
 from classifier.project.files import write_atomic
@@ -25,23 +27,45 @@ def recipe(
 ) -> None:
     """Write a recipe's values to params.yaml.
 
-    Keeps comments, order and spacing, and prints each change.
+    Keeps comments, order and spacing, and prints each change. Without a name, lists the recipes.
 
     Example: classifier recipe mnist
     """
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if not names:
         raise FileNotFoundError(f"{RECIPES}/ has no recipes: git checkout -- {RECIPES}")
+    if name is None:
+        show(names)
+        return
     if name not in names:
-        given = f"{name!r} is not a recipe" if name else "expected the name of one recipe"
-        raise UserError(f"{given}; allowed are {', '.join(names)}, as in classifier recipe {names[0]}")
-    found = YAML(typ="safe", pure=True).load(RECIPES / f"{name}.yaml")
+        raise UserError(f"{name!r} is not a recipe; allowed are {', '.join(names)}, as in classifier recipe {names[0]}")
+    found = read(name)
     load_params(PARAMS)  # refuse an invalid file before changing it
     text, changes = apply(PARAMS.read_text(encoding="utf-8"), found["params"])
     parse_params(text, PARAMS)
     write_atomic(PARAMS, text.encode())
-    print("\n".join([f"{name}: {found['description']}", *changes] if changes else ["nothing to change"]))
-    print(f"expected: {found['expected']}\nmeasured: {found['measured']}\nnext: dvc repro")
+    told = [_wrapped(f"{name}: {found['description']}"), *changes] if changes else ["nothing to change"]
+    told += [_wrapped(f"{each}: {found[each]}") for each in ("expected", "measured")]
+    print("\n".join([*told, "next: dvc repro"]))
+
+
+def read(name: str) -> dict[str, Any]:
+    """The recipe's description, expected and measured results, and params."""
+    return dict(YAML(typ="safe", pure=True).load(RECIPES / f"{name}.yaml"))
+
+
+def show(names: list[str]) -> None:
+    """Print each recipe's name, description and measured result."""
+    indent = " " * (max(map(len, names)) + 2)
+    for name in names:
+        found = read(name)
+        print(_wrapped(f"{name:{len(indent)}}{found['description']}", indent))
+        print(_wrapped(f"{indent}measured: {found['measured']}", indent))
+    print("next: classifier recipe NAME")
+
+
+def _wrapped(text: str, indent: str = "  ") -> str:
+    return "\n".join(wrap(text, width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
 def apply(text: str, values: dict[str, Any]) -> tuple[str, list[str]]:

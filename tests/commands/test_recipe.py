@@ -105,14 +105,20 @@ def test_the_command_says_what_it_changed(project):
     assert "nothing to change" in run(project, "tutorial-mnist").stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["nope"], "'nope' is not a recipe; allowed are cifar10-folder, "), ([], "expected the name of one recipe")],
-)
-def test_a_wrong_name_changes_nothing(project, arguments, message):
-    done = run(project, *arguments)
+def test_without_a_name_all_are_listed_and_nothing_changes(project):
+    done = run(project)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name, recipe in RECIPES.items():
+        assert f"{name}  " in done.stdout
+        assert recipe["description"].split()[-1] in done.stdout
+        assert recipe["measured"].split()[-1] in done.stdout
+    assert (project / "params.yaml").read_text() == TEXT
+
+
+def test_a_wrong_name_changes_nothing(project):
+    done = run(project, "nope")
     assert done.returncode == 1
-    assert message in done.stderr
+    assert "'nope' is not a recipe; allowed are cifar10-folder, " in done.stderr
     assert "Traceback" not in done.stderr
     assert (project / "params.yaml").read_text() == TEXT
 
