@@ -36,7 +36,10 @@ def ui(port: Annotated[int, typer.Argument(help="port on 127.0.0.1", min=1, max=
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_REGISTRY_STORE_URI"] = uri  # otherwise MLflow logs that it uses the backend store's
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # may contain a password, and all users can see a process's arguments
-    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    os.environ["PYTHONWARNINGS"] = "ignore"  # of MLflow's own code
+    # MLflow's lifespan only cleans up after its assistant; Ctrl-C would end it with a traceback.
+    options = "--log-level warning --lifespan off"
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--uvicorn-opts", options]
     note_ui(address)
     print(f"{address}/{page}", flush=True)
     os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(port)])  # noqa: S606, fixed arguments

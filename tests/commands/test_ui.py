@@ -1,9 +1,12 @@
 """The UI opens on this project's runs, for this machine alone."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -25,9 +28,10 @@ def test_it_serves_the_projects_store_on_loopback_only(tmp_path):
     port = free_port()
     variables = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "classifier", "ui", str(port)]
-    server = subprocess.Popen(
-        command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with (tmp_path / "printed.txt").open("wb") as printed:
+        server = subprocess.Popen(
+            command, cwd=tmp_path, env=variables, stdout=printed, stderr=printed, start_new_session=True
+        )
     try:
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -44,6 +48,12 @@ def test_it_serves_the_projects_store_on_loopback_only(tmp_path):
         processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         listening = {c.laddr.ip for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
+        os.killpg(server.pid, signal.SIGINT)  # as Ctrl-C does
+        server.wait(timeout=30)
+        printed_lines = (tmp_path / "printed.txt").read_text().splitlines()
+        assert [line for line in printed_lines if address in line]
+        assert not [line for line in printed_lines if "Traceback" in line or "Warning" in line]
     finally:
-        server.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait(timeout=30)
