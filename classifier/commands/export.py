@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ def export(
 
     Example: classifier export model.onnx
     """
+    print("exporting, and comparing with PyTorch on the whole test split", file=sys.stderr, flush=True)
     from classifier.project.files import sha256, write_atomic  # slow: torch, mlflow
     from classifier.serving.export import exported
     from classifier.serving.runtime import Model
