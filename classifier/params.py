@@ -158,7 +158,10 @@ class NormalizeParams(Section):
     channels: Literal["auto", 1, 3] = Field(
         description="dataset folder: 1 (gray), 3 (RGB), or auto: 1 if all images are stored in gray"
     )
-    invert: bool = Field(description="dataset folder: 255 minus each pixel, for dark figures on a light background")
+    invert: bool | Literal["auto"] = Field(
+        description="dataset folder: 255 minus each pixel, for dark figures on a light background; auto: if the images "
+        "are gray and most have a light border"
+    )
     bad_images: Literal["refuse", "exclude"] = Field(
         description="files that cannot be used: stop with an error, or exclude them; reports/data/problems.csv "
         "lists them"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,15 @@ from classifier.data.dataset import SPLITS, known_preprocessing
 from classifier.data.decoding import Decoder, Facts, decode_all, joined, read_pixels
 from classifier.data.formats import parse
 from classifier.data.normalization import make_splits
+from classifier.data.pixels import BadImageError, decode
 from classifier.data.preprocessing import Preprocessing
+from classifier.data.ranges import measure
 from classifier.data.splits import assign_splits
 from classifier.errors import UserError
 from classifier.params import NormalizeParams
 from classifier.project.progress import counting
 
+SAMPLE = 200  # images by which `normalize.invert: auto` decides
 GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}  # Pillow's modes
 
 
@@ -48,7 +52,7 @@ def known_set(
     splits = make_splits(*parsed, class_names, params)
     preprocessing = known_preprocessing(splits["train"].images.shape[1])
     allowed = {"image_size": (preprocessing.image_size,), "channels": ("auto", preprocessing.channels)}
-    for key, values in {**allowed, "invert": (False,)}.items():
+    for key, values in {**allowed, "invert": (False, "auto")}.items():
         if (value := getattr(params, key)) not in values:
             raise UserError(f"normalize.{key} is {value}: allowed for {dataset} is {str(values[0]).lower()}")
     names = [f"{name}/{place}" for name, split in splits.items() for place in range(len(split))]
@@ -71,19 +75,37 @@ def known_set(
 
 
 def preprocessing_of(images: Files, params: NormalizeParams) -> Preprocessing:
-    """The preprocessing that params ask for; `channels: auto` is 1 if all images are stored in gray."""
+    """The preprocessing that params ask for.
+
+    `channels: auto` is 1 if all images are stored in gray. `invert: auto` inverts gray images with a light background.
+    """
     channels: int = 0 if params.channels == "auto" else params.channels
     if not channels:
         channels = 1 if set(images.column("mode")) <= {*GRAY, None} else 3
-    return Preprocessing.model_validate(
+    preprocessing = Preprocessing.model_validate(
         {
             "image_size": params.image_size,
             "margin": 0,
             "resize": params.resize,
             "channels": channels,
-            "invert": params.invert,
+            "invert": params.invert is True,
         }
     )
+    light = params.invert == "auto" and channels == 1 and has_light_background(images, preprocessing)
+    return preprocessing.model_copy(update={"invert": True}) if light else preprocessing
+
+
+def has_light_background(images: Files, preprocessing: Preprocessing) -> bool:
+    """Whether most of SAMPLE evenly spaced images have a border whose mean is above half of the range."""
+    stretched = preprocessing.model_copy(update={"resize": "stretch"})  # without padding
+    light = []
+    for place in sorted({number * len(images) // SAMPLE for number in range(SAMPLE)} if len(images) else ()):
+        (record,) = images.records(place, place + 1)
+        if record.problem is None:
+            with suppress(BadImageError):  # `decode_folder` reports it
+                pixels = decode(images.read(record), stretched)
+                light.append(measure(pixels[None], 0)["border"][0] > 0.5)
+    return bool(sum(light) * 2 > len(light))
 
 
 @dataclass(frozen=True)

@@ -255,6 +255,24 @@ def test_no_heavy_imports(tmp_path, folder):
     run_without(HEAVY, code, normalized.params, normalized.raw, normalized.data, normalized.reports)
 
 
+@pytest.mark.parametrize(
+    ("paper", "mode", "inverted"), [(230, "L", True), (20, "L", False), (230, "RGB", False)], ids=str
+)
+def test_gray_images_with_a_light_background_are_inverted(tmp_path, paper, mode, inverted):
+    """Wide images, which are padded with black, and a damaged one."""
+    place, pen = tmp_path / "photos", 255 - paper
+    for number in range(24):
+        drawing = Image.new("L", (40, 20), paper)
+        drawing.paste(pen, (8 + number // 2, 4, 20, 16))
+        content = file_of(drawing.convert(mode), "PNG")
+        write(place, {f"{'ab'[number % 2]}/{number}.png": content[: -40 if number == 3 else None]})
+    normalized = Normalized(tmp_path, place, image_size=16, invert="auto", bad_images="exclude")
+    normalized.run()
+    assert normalized.meta.preprocessing.invert is inverted
+    if mode == "L":
+        assert read_split(normalized.data, "train", normalized.meta).images[0].mean() < 128
+
+
 def test_params_for_folders_are_refused_for_a_known_set(tmp_path):
     for key, value, allowed in [("image_size", 64, 32), ("channels", 3, "auto"), ("invert", True, "false")]:
         normalized = Normalized(tmp_path, tmp_path, **{key: value})
