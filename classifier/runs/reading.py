@@ -247,12 +247,12 @@ def _row(run: Run, parent: Run | None) -> dict[str, object]:
     info, tags, params = run.info, upgraded_tags(run.data.tags), upgraded(run.data.params)
     artifact_uri, has_predictions = info.artifact_uri, True
     seed = tags.get(CHOSEN_TAG, params.get("train.seed"))
-    inputs = _datasets(run)
+    inputs = datasets_of(run)
     if parent:
         parents = upgraded_tags(parent.data.tags)
         artifact_uri, has_predictions = parent.info.artifact_uri, parents.get(CHOSEN_TAG) == tags[SEED_TAG]
         seed = tags[SEED_TAG]
-        inputs = inputs or _datasets(parent)
+        inputs = inputs or datasets_of(parent)
         tags = {**parents, **tags}
     return {
         "name": info.run_name,
@@ -271,7 +271,8 @@ def _row(run: Run, parent: Run | None) -> dict[str, object]:
     }
 
 
-def _datasets(run: Run) -> list[DatasetInput]:
+def datasets_of(run: Run) -> list[DatasetInput]:
+    """The data sets that a run was trained on; none for a sweep."""
     return list(run.inputs.dataset_inputs) if run.inputs else []
 
 

@@ -21,7 +21,7 @@ from classifier.project.lineage import project_root
 from classifier.recording.tags import COMMIT_TAG, DATA_TAG, TEST_TAG, upgraded_tags
 from classifier.repository.outputs import DATA
 from classifier.runs.comparison import find_test_images
-from classifier.runs.reading import artifact, frame
+from classifier.runs.reading import artifact, datasets_of, frame
 from classifier.serving.card import CLOSE, Accuracy, Card, same_answer, warm_up_image
 from classifier.serving.runtime import INPUT, OUTPUT, Model
 from classifier.serving.stored import Source
@@ -45,7 +45,7 @@ def card_of(meta: ModelMeta, classifier: Classifier, run: Run | None) -> Card:
     tags, metrics = (run.data.tags, run.data.metrics) if run else ({}, {})
     value, low, high = (metrics.get(f"test/accuracy{end}") for end in ("", "_low", "_high"))
     confidence, images = interval_of(run) if run else (None, None)
-    inputs = run.inputs.dataset_inputs if run and run.inputs else []
+    inputs = datasets_of(run) if run else []
     preprocessing = meta.preprocessing
     image = warm_up_image(preprocessing.channels, preprocessing.image_size)
     return Card(
