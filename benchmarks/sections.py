@@ -14,7 +14,7 @@ from benchmarks.bench import RECIPE, STAGES, Bench, Processes, Samples, Section
 from benchmarks.commands import Commands
 from benchmarks.images import Images
 from benchmarks.networks import Networks
-from benchmarks.on_gpu import Replayed, WarmSpeedrun
+from benchmarks.on_gpu import GpuNetworks, Replayed, WarmSpeedrun
 from benchmarks.parts import Parts
 from benchmarks.photos import Photos
 from benchmarks.process import Sample
@@ -296,6 +296,7 @@ SECTIONS: dict[str, type[Section]] = {
     "speedrun": Speedrun,
     "parts": Parts,
     "networks": Networks,
+    "gpu_networks": GpuNetworks,
     "images": Images,
     "photos": Photos,
     "replica_stages": SeedStages,  # named as in benchmarks/results

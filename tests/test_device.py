@@ -75,7 +75,7 @@ def test_train_and_evaluate_write_the_same_files_twice(tmp_path, device):
     values["train"] = train_params(device=device.type, shift=1, rotation=5.0, epochs=2).model_dump()
     values["evaluate"]["device"] = device.type
     (tmp_path / "params.yaml").write_text(json.dumps(values))  # JSON is YAML
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *sys.path))), "DVC_ROOT": str(tmp_path)}
     found = []
     for name in ("first", "second"):
         train, evaluate = ("model", "train"), ("model", "train", "evaluate")

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 BATCH = 100  # images
 RATE, MOMENTUM = 0.001, 0.9
+# Of the loops of general networks on a GPU.
+GPU_BATCH, GPU_EPOCHS = 256, 5
+BFLOAT16 = ("bfloat16", "compiled", "graphed")  # ways of the hand-written loop
 WARM_UP = 5  # steps on a throwaway network: lazy imports and the first calls of every kernel
 
 

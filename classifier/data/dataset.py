@@ -15,7 +15,6 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -32,7 +31,6 @@ from classifier.project.files import sha256, sha256_of, write_atomic
 
 SIZE = 32  # pixels, height and width of the known sets
 SPLITS = ("train", "validation", "test")
-SMALL = 1 << 14  # bytes; verified images up to this size are copied one by one, six times as fast
 SMALLEST_STD = 1e-9  # division by less can give Inf; the std of pixels that are not all equal is larger
 
 
@@ -54,10 +52,9 @@ class Split:
     def images(self) -> np.ndarray:
         return self._images
 
-    def take(self, indices: npt.NDArray[np.integer]) -> np.ndarray:
-        """The images at `indices`, copied."""
-        taken: np.ndarray = self.images[indices]
-        return taken
+    def take(self, indices: npt.NDArray[np.integer], out: np.ndarray | None = None) -> np.ndarray:
+        """The images at `indices`, copied, to `out` if it is given."""
+        return np.take(self.images, indices, 0, out, mode="clip")  # any other mode copies twice
 
 
 class Sample(Split):
@@ -76,8 +73,8 @@ class Sample(Split):
     def images(self) -> np.ndarray:
         return self.split.take(self.numbers)
 
-    def take(self, indices: npt.NDArray[np.integer]) -> np.ndarray:
-        return self.split.take(self.numbers[indices])
+    def take(self, indices: npt.NDArray[np.integer], out: np.ndarray | None = None) -> np.ndarray:
+        return self.split.take(self.numbers[indices], out)
 
 
 class StoredSplit(Split):
@@ -100,22 +97,15 @@ class StoredSplit(Split):
         """All images, read into memory."""
         return self.take(np.arange(len(self)))
 
-    def take(self, indices: npt.NDArray[np.integer]) -> np.ndarray:
-        """The images at `indices`, copied. Raises UserError, naming the file, for one that was changed."""
-        import torch  # here, because the stage normalize does not need it: 2 s
-
-        taken = np.empty((len(indices), *self.shape), np.uint8)
+    def take(self, indices: npt.NDArray[np.integer], out: np.ndarray | None = None) -> np.ndarray:
+        """Raises UserError, naming the file, for an image that was changed."""
+        taken = np.empty((len(indices), *self.shape), np.uint8) if out is None else out
         of_part = np.searchsorted(self.starts, indices, side="right") - 1
-        rows, unknown = indices - self.starts[of_part], np.flatnonzero(~self.verified[indices])
-        if not len(unknown) and prod(self.shape) <= SMALL:
-            for image, part, row in zip(taken, of_part.tolist(), rows.tolist(), strict=True):
-                image[...] = self.parts[part][1][row]
-            return taken
-        for number in np.unique(of_part):
-            mine = np.flatnonzero(of_part == number)
-            images = torch.from_numpy(self.parts[number][1])  # torch releases the GIL, numpy does not
-            taken[mine] = images[torch.from_numpy(rows[mine])].numpy()
-        for place in unknown:
+        rows = indices - self.starts[of_part]
+        # One by one, they are copied ten times as fast as by indexing, and other threads can run meanwhile.
+        for image, part, row in zip(taken, of_part.tolist(), rows.tolist(), strict=True):
+            image[...] = self.parts[part][1][row]
+        for place in np.flatnonzero(~self.verified[indices]):
             index = indices[place]
             if hashlib.sha256(taken[place]).digest() != self.digests[index].tobytes():
                 path = self.parts[of_part[place]][0]

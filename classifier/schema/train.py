@@ -107,6 +107,10 @@ class TrainParams(Section):
     deterministic: bool = Field(
         description="on cuda, refuse layers without a deterministic kernel; false: they run, and the run says so"
     )
+    compile: bool = Field(
+        description="on cuda, torch.compile the network: fewer and faster kernels, after a compilation whose time is "
+        "printed; ignored elsewhere"
+    )
     data: Literal["auto", "resident", "streamed"] = Field(
         description="resident (all images in memory, or on the GPU) or streamed (read from their files while training, "
         "with the same result); auto: resident if they take up to half of the free memory and, on a CPU, less than "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 
@@ -18,6 +18,7 @@ from classifier.networks.model import Classifier, head_of
 from classifier.params import TrainParams
 from classifier.training.buffers import Buffers
 from classifier.training.checkpoint import CHECKPOINTS
+from classifier.training.compilation import Compiled
 from classifier.training.kept import Average, Best, values
 from classifier.training.loss import losses
 from classifier.training.mixing import Targets
@@ -37,7 +38,8 @@ class DivergedError(UserError):
 class Engine:
     """A classifier, its optimizer and the window's sums, as tensors on the device."""
 
-    cpu_layout = torch.channels_last  # convolutions over the last dimension take half the time on a CPU
+    # Convolutions over the last dimension take half the time on a CPU, and a GPU's matrix units need it.
+    fast_layout = torch.channels_last
 
     def __init__(
         self,
@@ -48,7 +50,8 @@ class Engine:
         crew: Crew = ALONE,
     ) -> None:
         """`seeds`: of a stack of models (`classifier.training.stack`). `crew`: the processes that share the parts."""
-        self.layout = self.cpu_layout if device.type == "cpu" else torch.contiguous_format
+        channels_last = device.type == "cpu" or (device.type == "cuda" and params.precision != "float32")
+        self.layout = self.fast_layout if channels_last else torch.contiguous_format
         self.classifier = classifier.train().to(memory_format=self.layout)
         self.device = device
         self.params = params
@@ -71,6 +74,7 @@ class Engine:
         self.steps = 0  # in the window
         self.place = (0, 0)  # epoch, and number of the batch in it
         self.frozen = False
+        self.forward: Callable[[Tensor], Tensor] = network
         self.parts = Parts(self.computation.parts, self.parameters, Buffers(network), self.loss, crew)
         self.average = Average(self.classifier, params.keep.ema) if params.keep.ema else None
         self.best: Best | None = None
@@ -79,6 +83,15 @@ class Engine:
         self.class_weights: Tensor | None = None  # `(classes,)`
         self.logits: Tensor | None = None  # of the validation split, where processes share it
         self.hold_out(torch.empty(0), torch.empty(0))
+
+    @property
+    def compiles(self) -> bool:
+        return self.params.compile and self.device.type == "cuda"
+
+    def compile(self) -> None:
+        """Generate the network's kernels at the next step, if `params` ask for it."""
+        if self.compiles:
+            self.forward = Compiled(self.classifier.network, self.params, self.parts.count)
 
     def begin_epoch(self, epoch: int) -> None:
         """Freeze all layers but the last, or unfreeze them, as `params.freeze` says."""
@@ -119,7 +132,7 @@ class Engine:
             if self.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
                 self._seed(number)
             with self._autocast():
-                logits = self.classifier.network(images.contiguous(memory_format=self.layout))
+                logits = self.forward(images.contiguous(memory_format=self.layout))
             self.parts.backward(number, self._loss(logits.float(), targets), targets.labels.shape[-1] / size)
         self._watch(self.parts.sum(size), size)
         if self.params.clip is not None:

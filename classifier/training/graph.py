@@ -7,6 +7,7 @@ A smaller last batch does not have the graph's shapes: its kernels are launched 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,10 +17,11 @@ from torch import Tensor
 from classifier.data.dataset import Split
 from classifier.training.augmentation import Draws
 from classifier.training.engine import Engine
-from classifier.training.steps import Steps
+from classifier.training.steps import Steps, StreamedSteps
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 WARM_UP = 3  # steps before the capture, in which libraries allocate their workspaces
+TIMED = 10  # replays
 
 
 def cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
@@ -31,9 +33,32 @@ def cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # On the same stream, because autograd remembers the stream of nodes that are still alive.
+    with torch.cuda.graph(graph, stream=stream):
         step()
     return graph.replay
+
+
+def captured(capture: Capture, step: Callable[[], None]) -> Callable[[], None]:
+    """The replay of `step`, or `step` itself, with a line that says why, if it cannot be captured."""
+    try:
+        return capture(step)
+    except RuntimeError as error:
+        cause = error.__context__ or error  # the end of a failed capture raises an error of its own
+        reason = str(cause).strip().partition("\n")[0]
+        print(f"no CUDA graph, kernels are launched one by one: {reason}", file=sys.stderr)
+        return step
+
+
+def milliseconds(replay: Callable[[], None]) -> float:
+    """Time of a replay on the GPU, the mean of TIMED after a first one."""
+    replay()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(TIMED):
+        replay()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) / TIMED * 1000
 
 
 class GraphedSteps(Steps):
@@ -55,7 +80,7 @@ class GraphedSteps(Steps):
         precision = torch.float64 if device.type == "cpu" else torch.float32
         self.device_rates = torch.zeros(self.per_epoch, dtype=precision, device=device)
         self.number = torch.zeros(1, dtype=torch.int64, device=device)  # of the batch
-        self.places = torch.arange(self.params.batch_size, device=device)  # in a batch
+        self.in_batch = torch.arange(self.params.batch_size, device=device)  # places
         self.full, self.rest = divmod(len(train), self.params.batch_size)
         self.replay = self._captured(capture)
         self.planner = ThreadPoolExecutor(1)
@@ -68,12 +93,13 @@ class GraphedSteps(Steps):
         if not self.full:
             return full_batch
         before = self.engine.state()
-        try:
-            replay = capture(full_batch)
-        except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
-            print(f"no CUDA graph, kernels are launched one by one: {reason}", file=sys.stderr)
-            replay = full_batch
+        replay = captured(capture, full_batch)
+        if self.engine.compiles:
+            plain = milliseconds(replay)
+            del replay  # and the memory of its tensors
+            self.engine.compile()  # at the first step of the warm-up
+            replay = captured(capture, full_batch)
+            print(f"a step takes {milliseconds(replay):.2f} ms, {plain:.2f} ms without train.compile", file=sys.stderr)
         self.engine.load(before)
         return replay
 
@@ -84,7 +110,8 @@ class GraphedSteps(Steps):
             self._plan_ahead(epoch)
         self.rates, rates, order, draws = self.plan.result()
         self.device_rates.copy_(rates)
-        self.order.copy_(order.view_as(self.order))
+        self.order_on_host = order.view_as(self.order)
+        self.order.copy_(self.order_on_host)
         for name, values in draws.items():
             self.draws[name].copy_(values.view_as(self.draws[name]))
         if epoch < self.params.epochs:
@@ -112,5 +139,25 @@ class GraphedSteps(Steps):
 
     def _update(self, count: int) -> None:
         """Update on `count` images of the batch with the number in `self.number`, which the host does not read."""
-        places = self.number * self.params.batch_size + self.places[:count]
+        places = self.number * self.params.batch_size + self.in_batch[:count]
         self.engine.update(self._parts(places), count, self.device_rates[self.number].squeeze())
+
+
+class StreamedGraph(StreamedSteps, GraphedSteps):
+    """`GraphedSteps` on images that stay in their files: each batch is copied to where the graph reads it.
+
+    Threads read the coming batches and copy them to the device meanwhile. A batch has one part.
+    """
+
+    def _hold(self, train: Split) -> None:
+        super()._hold(train)
+        shape = (self.params.batch_size, *self.shape)
+        self.images = torch.zeros(shape, dtype=torch.uint8, device=self.engine.device)
+
+    def _ask(self, batch: int) -> None:
+        super()._ask(batch)
+        images = self.read_ahead.next()
+        self.images[: len(images)].copy_(images)
+
+    def _take(self, picked: Tensor) -> Tensor:
+        return self.images[: len(picked)]

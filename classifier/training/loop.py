@@ -18,7 +18,7 @@ from classifier.params import TrainParams
 from classifier.training.checkpoint import NO_WORK, Checkpoints, Work
 from classifier.training.determinism import named_layers
 from classifier.training.engine import Engine
-from classifier.training.graph import GraphedSteps
+from classifier.training.graph import GraphedSteps, StreamedGraph
 from classifier.training.history import HistoryRow
 from classifier.training.parts import computation_of
 from classifier.training.ranks import crew_of
@@ -185,10 +185,9 @@ def make_steps(engine: Engine, train: Split, resident: bool = True) -> Steps:
 
     On CUDA they are replayed as a graph, if no shape depends on what is drawn, and no other process shares them.
     """
-    if not resident:
-        return StreamedSteps(engine, train)
     alone = engine.parts.crew.size == 1
     fixed = engine.params.augment.policy == "none" and not engine.params.freeze
-    if engine.device.type == "cuda" and alone and fixed:
-        return GraphedSteps(engine, train)
-    return Steps(engine, train)
+    if engine.device.type == "cuda" and alone and fixed and (resident or engine.parts.count == 1):
+        return (GraphedSteps if resident else StreamedGraph)(engine, train)
+    engine.compile()
+    return (Steps if resident else StreamedSteps)(engine, train)

@@ -75,7 +75,7 @@ class Stack(nn.Module):
 class VectorizedEngine(Engine):
     """`Engine` of a stack: images `(K, B, C, H, W)`, labels `(K, B)`, and a loss for each model."""
 
-    cpu_layout = torch.contiguous_format  # channels_last is for tensors of four dimensions
+    fast_layout = torch.contiguous_format  # channels_last is for tensors of four dimensions
 
     def __init__(self, classifiers: Mapping[int, Classifier], params: TrainParams, device: torch.device) -> None:
         """The classifiers are trained in place."""

@@ -18,7 +18,7 @@ from classifier.training.augmentation import Augmentation, Draws, generator
 from classifier.training.engine import Engine, Part
 from classifier.training.mixing import Mixing
 from classifier.training.schedule import learning_rate
-from classifier.training.sources import AHEAD, OnDisk, ReadAhead
+from classifier.training.sources import OnDisk, ReadAhead
 
 
 def on_device(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -91,8 +91,8 @@ class Steps:
         self.epoch = epoch
         self.engine.begin_epoch(epoch)
         (seed,) = self.engine.seeds
-        order, draws = self._plan(seed, epoch)
-        self.order = order.to(self.engine.device)
+        self.order_on_host, draws = self._plan(seed, epoch)
+        self.order = self.order_on_host.to(self.engine.device)
         self.draws = {name: values.to(self.engine.device) for name, values in draws.items()}
         self.rates = self._rates(epoch)
 
@@ -130,6 +130,7 @@ class StreamedSteps(Steps):
 
     def _hold(self, train: Split) -> None:
         self.read_ahead = ReadAhead(OnDisk(train, self.engine.device))
+        self.places = torch.split(torch.arange(len(train)), self.params.batch_size)  # on the host, which asks
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)
@@ -137,12 +138,16 @@ class StreamedSteps(Steps):
         self.asked = 0  # batches of the epoch
 
     def step(self, batch: int) -> None:
-        last = min(batch + AHEAD, self.per_epoch - 1)
-        for coming in range(max(batch, self.asked), last + 1):
-            for _, places in self.engine.parts.of(self.batches[coming]):
-                self.read_ahead.ask(self.order[places].cpu())
-        self.asked = last + 1
+        self._ask(batch)
         super().step(batch)
+
+    def _ask(self, batch: int) -> None:
+        """Ask for the images of the batches up to a few after `batch`."""
+        last = min(batch + self.read_ahead.ahead, self.per_epoch - 1)
+        for coming in range(max(batch, self.asked), last + 1):
+            for _, places in self.engine.parts.of(self.places[coming]):
+                self.read_ahead.ask(self.order_on_host[places])
+        self.asked = last + 1
 
     def _take(self, picked: Tensor) -> Tensor:
         return self.read_ahead.next()

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import images
 from benchmarks.bench import take_turns
-from benchmarks.on_gpu import OnGpu, Replayed, WarmSpeedrun
+from benchmarks.on_gpu import GpuNetworks, OnGpu, Replayed, WarmSpeedrun
 from benchmarks.parts import ALONE, MOBILE, NATIVE, PORTABLE, Parts
 from benchmarks.process import Sample
 from benchmarks.results import Result
@@ -152,7 +152,7 @@ def test_every_seed_in_sequence_is_a_whole_stage_of_its_own() -> None:
     assert bench.ran == ["stages.train"] * 3
 
 
-@pytest.mark.parametrize("kind", [Replayed, WarmSpeedrun])
+@pytest.mark.parametrize("kind", [GpuNetworks, Replayed, WarmSpeedrun])
 def test_without_a_gpu_nothing_of_it_is_run(kind: type[OnGpu]) -> None:
     section = kind(PreparedBench())  # type: ignore[arg-type]
     assert not section.processes
@@ -178,6 +178,38 @@ def test_replays_are_compared_with_the_loop_and_with_compiled_kernels() -> None:
     said["compiled"] = {"problem": "no compiler"}  # type: ignore[dict-item]
     assert result().bars[0].met
     assert result().tables[0].rows[2] == ["compiled: no compiler", "-", "-", "-", "-", "-"]
+
+
+def test_networks_on_a_gpu_are_compared_with_the_best_hand_written_loop() -> None:
+    class Written(PreparedBench):
+        device = "cuda"
+        project: object
+
+        def __init__(self) -> None:
+            self.project, self.written = self, {}
+
+        def write_params(self, path: str, recipe: str, train: dict[str, object]) -> None:
+            self.written[path] = train
+
+    bench = Written()
+    section = GpuNetworks(bench)  # type: ignore[arg-type]
+    assert {(each["compile"], each["data"], each.get("deterministic", True)) for each in bench.written.values()} == {
+        (False, "resident", True),
+        (True, "resident", True),
+        (True, "streamed", True),
+        (True, "resident", False),
+    }
+    seconds = {"bare, bfloat16": 3.0, "bare, compiled": 2.0, "bare, graphed": 2.5, "ours, compiled, streamed": 2.2}
+    samples = {}
+    for name in section.processes:
+        way = name.partition(": ")[2]
+        figures: dict[str, object] = {"loop_s": seconds.get(way, 2.1)} | (
+            {} if "bare" in way else {"weights": "0" * 64}
+        )
+        samples[name] = [Sample(9, 9, 100.0, figures)]
+    result = section.results(samples)
+    assert [(round(bar.value, 3), bar.met) for bar in result.bars] == [(1.05, False), (1.048, False)] * 2
+    assert result.tables[0].rows[3] == ["resnet18: ours", "2.100", "1.05", "000000000000"]
 
 
 def test_warm_seeds_have_bars_on_their_means() -> None:
