@@ -17,7 +17,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
-from classifier.errors import UserError
 from classifier.params import Params
 from classifier.recording.store import sqlite_uri
 from classifier.schema.ranges import Choices, Range
@@ -85,11 +84,8 @@ class Search:
 
 
 def distributions(params: Params, fixed: Point) -> dict[str, BaseDistribution]:
-    """Convert `sweep.search` to Optuna's distributions, without the fixed keys. Raises UserError if none is left."""
-    found = {key: _distribution(key, values, params) for key, values in params.sweep.search.items() if key not in fixed}
-    if not found:
-        raise UserError("nothing to search: params.yaml names no range in sweep.search for a key that is not fixed")
-    return found
+    """Convert `sweep.search` to Optuna's distributions, without the fixed keys."""
+    return {key: _distribution(key, values, params) for key, values in params.sweep.search.items() if key not in fixed}
 
 
 def _distribution(key: str, values: Range | Choices, params: Params) -> BaseDistribution:

@@ -6,7 +6,7 @@ import pytest
 
 from classifier.schema.ranges import Choices, Range
 from classifier.sweeps.experiments import Outcome
-from classifier.sweeps.search import Search, distributions
+from classifier.sweeps.search import Search
 from tests.samples import file_params
 
 
@@ -93,12 +93,6 @@ def test_a_result_without_the_metric_is_a_failure(tmp_path):
     study = search(tmp_path, 1)
     study.tell(study.next(), Outcome("finished", "run", metrics={"validation_accuracy": math.nan}))
     assert study.study.trials[0].state.name == "FAIL"
-
-
-def test_nothing_to_search_is_said():
-    fixed = dict.fromkeys(params().sweep.search)
-    with pytest.raises(ValueError, match=r"nothing to search: .*sweep\.search"):
-        distributions(params(), fixed)
 
 
 @pytest.mark.parametrize("name", ["lenet%20main", "what?", "a#b ü"])
