@@ -5,6 +5,8 @@ All values are in params.yaml; the models have no defaults. `dvc.yaml` tracks ea
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -253,6 +255,11 @@ class Params(Section):
         Settings of commands are not included: they do not change the results of a run.
         """
         return {key: value for stage in STAGES for key, value in items(getattr(self, stage), f"{stage}.")}
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that differ if a stage's params do."""
+        return hashlib.sha256(json.dumps(self.flat(), sort_keys=True).encode()).hexdigest()[:16]
 
     def override(self, changes: Mapping[str, Any]) -> Params:
         """Return a copy with `changes`, such as `{"train.epochs": 2}`.

@@ -10,13 +10,16 @@ Writes: the last folder (`classifier.evaluation.report` lists its files), and co
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import uuid4
 
 from classifier.arithmetic import use
 from classifier.errors import UserError
 from classifier.params import Params, load_params
 from classifier.project.cli import paths, run_stage
+from classifier.project.lineage import project_root
+from classifier.project.resuming import resumable_run
 from classifier.recording.run import Recording, recording
+
+EVALUATIONS = Path(".pipeline/evaluations")  # in the project's root
 
 
 def main(arguments: list[str]) -> None:
@@ -51,8 +54,10 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     device = pick_device(params.evaluate.device, "evaluate.device")
     set_precision("float32", device)
     be_deterministic(device)
+    work = resumable_run(project_root() / EVALUATIONS, f"{model_meta.weights_sha256[:16]}-{params.digest}")
+    _, key = record.recorded.enter_context(work)
     # No environment: if this creates the run, it would be recorded as the training's.
-    record.begin(uuid4().hex, {}, model_meta.weights_sha256)
+    record.begin(key, {}, model_meta.weights_sha256)
     restore_training(record, data, data_meta, model, model_meta, training)
     test, validation = (read_split(data, name, data_meta) for name in ("test", "validation"))
     print(f"{params.download.name}: {len(test):,} test images, {model_meta.architecture}, {device.type}", flush=True)

@@ -108,29 +108,29 @@ def train(
     check_last_batch(classifier, begin.spec, images, params.train.batch_size)
     costs = costs_of(classifier, begin.spec)
     check_batch(params.train, costs, computation, device)
-    with checkpointed(prepared.fingerprint, params.train.checkpoint_every) as work:
-        record.begin(work.run_key(params), prepared.environment | computation.recorded())
-        record.log_data(data, meta)
-        record.log_data_report(reports.with_name("data"))  # not a dependency: a changed picture must not retrain
-        with Console(params.train, steps_per_epoch(images, params.train), record.log, work) as console:
-            record.settle()
-            network = f"{begin.spec.architecture}, {costs.parameters:,} parameters"
-            console.say(f"{params.download.name}: {images:,} images, {network}, {describe(device)}, {computation}")
+    work = record.recorded.enter_context(checkpointed(prepared.fingerprint, params.train.checkpoint_every))
+    record.begin(work.run_key(params), prepared.environment | computation.recorded())
+    record.log_data(data, meta)
+    record.log_data_report(reports.with_name("data"))  # not a dependency: a changed picture must not retrain
+    with Console(params.train, steps_per_epoch(images, params.train), record.log, work) as console:
+        record.settle()
+        network = f"{begin.spec.architecture}, {costs.parameters:,} parameters"
+        console.say(f"{params.download.name}: {images:,} images, {network}, {describe(device)}, {computation}")
 
-            def report(seed: int, row: HistoryRow) -> None:
-                console.show(seed, row)
-                record.log_row(seed, row, row.seconds)
+        def report(seed: int, row: HistoryRow) -> None:
+            console.show(seed, row)
+            record.log_row(seed, row, row.seconds)
 
-            trained = train_seeds(data, params.train, device, report, work, pretrained)
+        trained = train_seeds(data, params.train, device, report, work, pretrained)
 
-        chosen = median_seed(trained, params.train.keep.weights)
-        histories = {seed: each.rows for seed, each in trained.items()}
-        classifiers = {seed: each.classifier for seed, each in trained.items()}
-        with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
-            model_meta = write_model(new_model, classifiers, chosen, begin.spec)
-            picture = augmented_batch(classifiers[chosen], read_split(data, "train", meta), params.train)
-            write_training(new_reports, histories, chosen, costs, params.train.keep.weights, picture)
-        record.log_training(model, model_meta, reports, histories, seconds_of(trained, params.train, device))
+    chosen = median_seed(trained, params.train.keep.weights)
+    histories = {seed: each.rows for seed, each in trained.items()}
+    classifiers = {seed: each.classifier for seed, each in trained.items()}
+    with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
+        model_meta = write_model(new_model, classifiers, chosen, begin.spec)
+        picture = augmented_batch(classifiers[chosen], read_split(data, "train", meta), params.train)
+        write_training(new_reports, histories, chosen, costs, params.train.keep.weights, picture)
+    record.log_training(model, model_meta, reports, histories, seconds_of(trained, params.train, device))
 
 
 if __name__ == "__main__":

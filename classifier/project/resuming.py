@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
+from uuid import uuid4
 
+from classifier.project.files import write_atomic
 from classifier.project.ownership import claim, release, remove
 
 ABANDONED_S = 14 * 24 * 3600  # older leftovers of killed processes are removed
@@ -27,6 +29,16 @@ def resumable(root: Path, name: str) -> Iterator[Path]:
         _remove_abandoned(root)
     finally:
         release(handle)
+
+
+@contextmanager
+def resumable_run(root: Path, name: str) -> Iterator[tuple[Path, str]]:
+    """`resumable`, and the key of the run to which its process and those that resume it belong."""
+    with resumable(root, name) as folder:
+        known = folder / "run"
+        if not known.exists():
+            write_atomic(known, uuid4().hex.encode())
+        yield folder, known.read_text(encoding="utf-8")
 
 
 def _claim_place(root: Path, name: str) -> tuple[Path, int]:

@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import distributions
@@ -110,6 +110,7 @@ class Recording:
         self.params = params
         self.log: list[str] = []  # lines of the console
         self.run: RecordedRun | None = None  # known at the end, if MLflow could be reached
+        self.recorded = ExitStack()  # contexts that end after the run: a stage killed before that resumes its run
         self.journal = new_journal(stage)
         self.recorder = start_recorder(self.journal) if recorder else None
 
@@ -339,16 +340,17 @@ def recording(stage: str, params: Params) -> Iterator[Recording]:
     Its run ends as FINISHED, KILLED (by a signal) or FAILED, the latter two with the error as a tag.
     """
     record = Recording(stage, params)
-    try:
-        yield record
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        record.log += traceback.format_exception(error)
-        message = f"{type(error).__name__}: {error}"[:5000]
-        with suppress(OSError):  # on a full disk, report the first error only
-            record.end("KILLED" if stopped else "FAILED", message)
-        raise
-    record.end("FINISHED", None)
+    with record.recorded:
+        try:
+            yield record
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            record.log += traceback.format_exception(error)
+            message = f"{type(error).__name__}: {error}"[:5000]
+            with suppress(OSError):  # on a full disk, report the first error only
+                record.end("KILLED" if stopped else "FAILED", message)
+            raise
+        record.end("FINISHED", None)
 
 
 def restore_training(

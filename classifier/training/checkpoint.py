@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import json
 import sys
-import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from classifier.networks.names import code_of
 from classifier.params import Params, TrainParams
 from classifier.project.files import read_file, sha256, sha256_of, write_atomic
 from classifier.project.lineage import PACKAGE, project_root
-from classifier.project.resuming import resumable
+from classifier.project.resuming import resumable_run
 from classifier.training.history import HistoryRow
 
 CHECKPOINTS = Path(".pipeline/checkpoints")  # in the project's root
@@ -177,7 +177,7 @@ class Work:
 
     def run_key(self, params: Params) -> str:
         """The run's key, of all params: a checkpoint stays valid when some of them change, an MLflow run does not."""
-        return f"{self.key}-{sha256(json.dumps(params.flat(), sort_keys=True).encode())[:16]}"
+        return f"{self.key}-{params.digest}"
 
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint of all seeds; None if there is none."""
@@ -194,18 +194,12 @@ NO_WORK = Work("", None, 0)
 @contextmanager
 def checkpointed(fingerprint: str, every: int) -> Iterator[Work]:
     """Yield the place of a training: that of a killed one, or a new one. It is removed when the block succeeds."""
-    key = uuid.uuid4().hex
     if not every:
-        yield Work(key, None, every)
+        yield Work(uuid4().hex, None, every)
         return
-    with resumable(project_root() / CHECKPOINTS, fingerprint[:16]) as folder:
+    with resumable_run(project_root() / CHECKPOINTS, fingerprint[:16]) as (folder, key):
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink()
-        known = folder / "run"
-        if known.exists():
-            key = known.read_text(encoding="utf-8")
-        else:
-            write_atomic(known, key.encode())
         yield Work(key, folder, every)
 
 

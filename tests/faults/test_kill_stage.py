@@ -18,6 +18,8 @@ import psutil
 import pytest
 
 from classifier.project.files import sha256_of
+from classifier.project.ownership import claim, release
+from classifier.recording.deliverer import DELIVERY
 from tests.faults.attack import Attack, cases, limit
 from tests.photos import image, write_download_params, write_files, write_tar
 from tests.processes import words_of
@@ -28,6 +30,12 @@ STEPS = 160  # 40 epochs of 4 batches
 EVERYTHING = {
     **{"train.network": "example:small", "train.keep.ema": 0.9, "train.keep.weights": "validation_loss"},
     **{"train.augment.mixup": 0.2, "train.augment.flip": 0.5, "train.augment.per": "image", "train.clip": 1.0},
+}
+
+
+PATHS = {
+    "train": ["data/normalized", "data/pretrained", "models/classifier", "reports/train"],
+    "evaluate": ["data/normalized", "models/classifier", "reports/train", "reports/evaluate"],
 }
 
 
@@ -46,15 +54,17 @@ class Stage:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
         return {**kept, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(self.folder)}
 
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "stages.train", "params.yaml"]
-        command += ["data/normalized", "data/pretrained", "models/classifier", "reports/train"]
+    def start(self, name: str = "train") -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"stages.{name}", "params.yaml", *PATHS[name]]
         return subprocess.Popen(command, cwd=self.folder, env=self.variables, stdout=subprocess.DEVNULL)
 
     def checkpoints(self) -> int:
         """The number of the last step that has a checkpoint."""
         files = self.folder.glob(".pipeline/checkpoints/*/seed-0/*.safetensors")
         return max((int(path.name.partition("-")[0]) for path in files), default=0)
+
+    def journals(self) -> list[Path]:
+        return list(self.folder.glob(".pipeline/journal/*/events.jsonl"))
 
     def outputs(self) -> dict[str, str]:
         files = [path for out in ("models", "reports") for path in (self.folder / out).rglob("*") if path.is_file()]
@@ -75,6 +85,27 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_train_killed_halfway_resumes_and_writes_the_same_bytes(tmp_path, expected):
     kill_at([STEPS // 2], Stage(tmp_path / "killed"), expected)
+
+
+def test_a_stage_killed_while_mlflow_stores_its_run_belongs_to_the_same_run(tmp_path):
+    stage = Stage(tmp_path / "killed")
+    for name in PATHS:
+        delivery = claim(stage.folder / DELIVERY)  # so that the stage waits for it at its end
+        assert delivery is not None
+        process = stage.start(name)
+        while not any('"do": "end"' in journal.read_text() for journal in stage.journals()):
+            assert process.poll() is None, "the run ended"
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        release(delivery)
+        outputs = stage.outputs()
+        assert stage.start(name).wait(timeout=300) == 0
+        assert stage.outputs() == outputs
+        assert not list(stage.folder.glob(".pipeline/checkpoints/*-*"))
+        assert not list(stage.folder.glob(".pipeline/evaluations/*-*"))
+        deliver_all(stage)
+        assert runs(stage.folder) == ["FINISHED"]
 
 
 @pytest.mark.slow
@@ -117,6 +148,14 @@ def kill_one(stage: subprocess.Popen[bytes], choice: random.Random) -> bool:
     return False
 
 
+def deliver_all(stage: Stage) -> None:
+    """Wait until MLflow has all runs; recorders of killed stages go on by themselves."""
+    command, end = [sys.executable, "-m", "classifier", "sync"], time.monotonic() + 60
+    said: dict[str, Any] = {"cwd": stage.folder, "env": stage.variables, "capture_output": True, "text": True}
+    while "everything is recorded" not in subprocess.run(command, check=False, **said).stdout:
+        assert time.monotonic() < end, "not all is recorded"
+
+
 def runs(folder: Path) -> list[str]:
     """The status of every run in MLflow."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
@@ -143,15 +182,7 @@ def test_random_processes_of_a_training_with_two_are_killed(tmp_path, expected, 
             assert process.wait(timeout=300) == 0
             assert stage.outputs() == expected
             assert not list(stage.folder.glob(".pipeline/checkpoints/*-*"))
-            command = [sys.executable, "-m", "classifier", "sync"]
-            end = time.monotonic() + 60
-            while (
-                "everything is recorded"
-                not in subprocess.run(
-                    command, cwd=stage.folder, env=stage.variables, capture_output=True, text=True, check=False
-                ).stdout
-            ):
-                assert time.monotonic() < end, "not all is recorded"
+            deliver_all(stage)
             assert runs(stage.folder) == ["FINISHED"]
         assert trainings < wanted + 20, "trainings end before they are killed"
         shutil.rmtree(stage.folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 # Functions that write -> the site that covers them. A test searches the code for missing ones.
 MET = {
     "classifier.training.checkpoint:Checkpoints._write": "checkpoint",
-    "classifier.training.checkpoint:checkpointed": "checkpoint's run key",
+    "classifier.project.resuming:resumable_run": "checkpoint's run key",
     "classifier.data.dataset:write_meta": "normalize's meta",
     "classifier.data.dataset:write_split": "normalize's split",
     "classifier.data.writing:SplitWriter._open": "normalize's split of a folder",
