@@ -59,6 +59,7 @@ BEFORE: dict[str, Any] = {  # new key -> value
     "train.pretrained_file": "weights",
     "train.freeze": 0,
     "train.deterministic": True,
+    "train.compile": False,
     "train.layer_decay": 1.0,
     "train.clip": None,
     "train.balance": "none",

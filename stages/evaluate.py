@@ -9,14 +9,16 @@ Writes: the last folder (`classifier.evaluation.report` lists its files), and co
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from classifier.arithmetic import use
 from classifier.errors import UserError
 from classifier.params import Params, load_params
 from classifier.project.cli import paths, run_stage
+from classifier.project.files import sha256, sha256_of
 from classifier.project.lineage import project_root
-from classifier.project.resuming import resumable_run
+from classifier.project.resuming import own_code, resumable_run
 from classifier.recording.run import Recording, recording
 
 EVALUATIONS = Path(".pipeline/evaluations")  # in the project's root
@@ -54,7 +56,8 @@ def evaluate(params: Params, data: Path, model: Path, training: Path, reports: P
     device = pick_device(params.evaluate.device, "evaluate.device")
     set_precision("float32", device)
     be_deterministic(device)
-    work = resumable_run(project_root() / EVALUATIONS, f"{model_meta.weights_sha256[:16]}-{params.digest}")
+    what = [model_meta.weights_sha256, sha256_of(data / "meta.json"), params.digest, own_code()]
+    work = resumable_run(project_root() / EVALUATIONS, sha256(json.dumps(what).encode())[:16])
     _, key = record.recorded.enter_context(work)
     # No environment: if this creates the run, it would be recorded as the training's.
     record.begin(key, {}, model_meta.weights_sha256)

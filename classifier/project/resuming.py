@@ -9,7 +9,8 @@ from itertools import chain, count
 from pathlib import Path
 from uuid import uuid4
 
-from classifier.project.files import write_atomic
+from classifier.project.files import sha256_of, write_atomic
+from classifier.project.lineage import PACKAGE
 from classifier.project.ownership import claim, release, remove
 
 ABANDONED_S = 14 * 24 * 3600  # older leftovers of killed processes are removed
@@ -29,6 +30,11 @@ def resumable(root: Path, name: str) -> Iterator[Path]:
         _remove_abandoned(root)
     finally:
         release(handle)
+
+
+def own_code() -> dict[str, str]:
+    """The library's modules with their SHA-256: what other code began is not resumed."""
+    return {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 @contextmanager

@@ -117,7 +117,8 @@ class TrainParams(Section):
         "256 MiB"
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        description="float32, tf32 (TF32 matrix products on cuda) or bfloat16 (autocast; weights stay float32)"
+        description="float32, tf32 (TF32 matrix products on cuda) or bfloat16 (autocast; weights stay float32). "
+        "On a CPU, bfloat16 is fast only in native arithmetic with AVX512-BF16 or AMX, and elsewhere ten times as slow"
     )
 
     @model_validator(mode="after")

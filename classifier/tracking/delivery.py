@@ -116,7 +116,7 @@ class Delivery:
         elif found.info.status != "RUNNING":
             self.client.update_run(found.info.run_id, status="RUNNING")
         self.run = found
-        self.run_id = found.info.run_id
+        self.run_id, self.name = found.info.run_id, found.info.run_name
         self.params = event["params"]
         self.evaluates = event["stage"] == "evaluate"
         self.made_here = upgraded_tags(found.data.tags).get(KEY_TAG) == event["key"]

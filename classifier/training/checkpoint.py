@@ -38,8 +38,8 @@ from classifier.networks.manifest import MANIFEST
 from classifier.networks.names import code_of
 from classifier.params import Params, TrainParams
 from classifier.project.files import read_file, sha256, sha256_of, write_atomic
-from classifier.project.lineage import PACKAGE, project_root
-from classifier.project.resuming import resumable_run
+from classifier.project.lineage import project_root
+from classifier.project.resuming import own_code, resumable_run
 from classifier.training.history import HistoryRow
 
 CHECKPOINTS = Path(".pipeline/checkpoints")  # in the project's root
@@ -215,8 +215,7 @@ def deciding(
 ) -> dict[str, str]:
     """Everything that the bits of a training depend on, by name; `stage`: the stage's file."""
     weights = sha256_of(pretrained / MANIFEST) if params.pretrained and pretrained else ""
-    code = {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
-    code["the stage"] = sha256_of(stage)
+    code = own_code() | {"the stage": sha256_of(stage)}
     values = params.model_dump(exclude={"checkpoint_every", "processes", "data"})
     return {
         "params": sha256(json.dumps(values, sort_keys=True).encode()),

@@ -11,6 +11,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+from classifier.errors import UserError
 from classifier.params import TrainParams
 
 
@@ -25,16 +26,28 @@ class Compiled:
         self.network = network
         self.generated = torch.compile(network, dynamic=False)
         self.full = {params.batch_size // parts, -(-params.batch_size // parts)}  # images of a full batch's parts
-        self.seconds: float | None = None  # of the first call
+        self.began: float | None = None
+        self.told = False
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalized images `(N, C, H, W)` -> logits `(N, classes)`."""
+        """Normalized images `(N, C, H, W)` -> logits `(N, classes)`. Raises UserError if the compiler fails."""
         if len(images) not in self.full:
             small: Tensor = self.network(images)
             return small
-        began = time.monotonic()
-        logits: Tensor = self.generated(images)
-        if self.seconds is None:
-            self.seconds = time.monotonic() - began
-            print(f"torch.compile took {self.seconds:.0f} s", file=sys.stderr, flush=True)
+        self.began = self.began or time.monotonic()
+        try:
+            logits: Tensor = self.generated(images)
+        except Exception as error:
+            from torch._dynamo.exc import TorchDynamoException  # takes over a second to import, which compiling needs
+
+            if not isinstance(error, TorchDynamoException):
+                raise
+            reason = " ".join(str(error).split())
+            raise UserError(f"train.compile: torch.compile failed ({reason:.300}): set it to false") from error
         return logits
+
+    def tell(self) -> None:
+        """Print how long compilation took. Call this after a step: the backward pass is compiled when it is called."""
+        if self.began and not self.told:
+            self.told = True
+            print(f"torch.compile took {time.monotonic() - self.began:.0f} s", file=sys.stderr, flush=True)

@@ -134,6 +134,8 @@ class Engine:
             with self._autocast():
                 logits = self.forward(images.contiguous(memory_format=self.layout))
             self.parts.backward(number, self._loss(logits.float(), targets), targets.labels.shape[-1] / size)
+        if isinstance(self.forward, Compiled):
+            self.forward.tell()
         self._watch(self.parts.sum(size), size)
         if self.params.clip is not None:
             clip_grad_norm_(self.parameters.values(), self.params.clip)

@@ -96,9 +96,10 @@ class GraphedSteps(Steps):
         replay = captured(capture, full_batch)
         if self.engine.compiles:
             plain = milliseconds(replay)
+            failed = replay is full_batch
             del replay  # and the memory of its tensors
             self.engine.compile()  # at the first step of the warm-up
-            replay = captured(capture, full_batch)
+            replay = full_batch if failed else captured(capture, full_batch)
             print(f"a step takes {milliseconds(replay):.2f} ms, {plain:.2f} ms without train.compile", file=sys.stderr)
         self.engine.load(before)
         return replay

@@ -82,7 +82,9 @@ def fit(
     crew = crew_of(computation_of(params, device), device)
     engine = Engine(classifier.to(device), params, device, crew=crew)
     resident = are_resident(params.data, (train, validation), device)
-    run_epochs(make_steps(engine, train, resident), validation, report, checkpoints)
+    with named_layers(engine.classifier.network):
+        steps = make_steps(engine, train, resident)
+    run_epochs(steps, validation, report, checkpoints)
 
 
 def run_epochs(steps: Steps, validation: Split, report: Report, checkpoints: Checkpoints | None) -> None:

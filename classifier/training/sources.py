@@ -1,4 +1,4 @@
-"""Where the images of a training are: all on the device, or in their files, from which a thread reads ahead."""
+"""Where the images of a training are: all on the device, or in their files, from which threads read ahead."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ class ReadAhead:
         self.images = images
         on_gpu = images.device.type == "cuda"
         # Threads start with the first image, after processes were forked. On a CPU, the other cores train.
-        self.readers = ThreadPoolExecutor(GPU_READERS if on_gpu else 1)
+        self.readers = ThreadPoolExecutor(1)
+        if on_gpu:  # each thread has a current GPU of its own
+            own = torch.cuda.current_device()
+            self.readers = ThreadPoolExecutor(GPU_READERS, initializer=torch.cuda.set_device, initargs=(own,))
         self.ahead = AHEAD + GPU_READERS if on_gpu else AHEAD
         self.copies = torch.cuda.Stream(images.device) if on_gpu else None  # type: ignore[no-untyped-call]
         self.coming: deque[Future[tuple[Tensor, torch.cuda.Event | None]]] = deque()
@@ -77,10 +80,11 @@ class ReadAhead:
 
     def next(self) -> Tensor:
         images, copied = self.coming.popleft().result()
-        if copied:
+        if self.copies and copied:
             stream = torch.cuda.current_stream(self.images.device)
+            self.copies.wait_stream(stream)  # copies to the previous images' memory go behind their use
+            self.previous = images
             stream.wait_event(copied)
-            images.record_stream(stream)
         return images
 
     def forget(self) -> None:

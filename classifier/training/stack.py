@@ -33,7 +33,8 @@ def stackable(params: TrainParams) -> bool:
     The only network is LeNet-5: buffers and random draws of others would differ from those of a seed trained alone.
     """
     plain = params.network == LENET5 and params.keep.weights == "last" and not params.keep.ema and params.clip is None
-    return plain and params.augment.policy == "none" and params.data != "streamed" and not params.freeze
+    fixed = params.augment.policy == "none" and params.data != "streamed" and not params.freeze
+    return plain and fixed and not params.compile
 
 
 def fit_together(

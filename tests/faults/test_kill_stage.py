@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -56,7 +57,8 @@ class Stage:
 
     def start(self, name: str = "train") -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"stages.{name}", "params.yaml", *PATHS[name]]
-        return subprocess.Popen(command, cwd=self.folder, env=self.variables, stdout=subprocess.DEVNULL)
+        with (self.folder / "stdout.txt").open("wb") as file:
+            return subprocess.Popen(command, cwd=self.folder, env=self.variables, stdout=file)
 
     def checkpoints(self) -> int:
         """The number of the last step that has a checkpoint."""
@@ -102,6 +104,7 @@ def test_a_stage_killed_while_mlflow_stores_its_run_belongs_to_the_same_run(tmp_
         outputs = stage.outputs()
         assert stage.start(name).wait(timeout=300) == 0
         assert stage.outputs() == outputs
+        assert re.search(r"^run \w+ lenet5 .*, id ", (stage.folder / "stdout.txt").read_text(), re.MULTILINE)
         assert not list(stage.folder.glob(".pipeline/checkpoints/*-*"))
         assert not list(stage.folder.glob(".pipeline/evaluations/*-*"))
         deliver_all(stage)

@@ -7,6 +7,7 @@ from torch import nn
 from torchvision import models
 
 from classifier.data.dataset import Split
+from classifier.errors import UserError
 from classifier.networks.model import Classifier
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.compilation import Compiled
@@ -40,8 +41,26 @@ def test_only_full_batches_are_compiled_and_one_line_says_how_long_it_took(gener
     network = Compiled(nn.Flatten(), train_params(batch_size=7), 2)
     for size in (3, 4, 2, 1, 4):
         assert network(torch.zeros(size, 1, 2, 2)).shape == (size, 4)
+        network.tell()
     assert generated == [3, 4, 4]
     assert capsys.readouterr().err == "torch.compile took 0 s\n"
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def compiled(network, dynamic):
+        def forward(images):
+            raise TorchDynamoException("Failed to find\nC compiler")
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    network = Compiled(nn.Flatten(), train_params(batch_size=2), 1)
+    with pytest.raises(
+        UserError, match=r"^train\.compile: torch\.compile failed \(Failed to find C compiler\): set it"
+    ):
+        network(torch.zeros(2, 1, 2, 2))
 
 
 def test_a_cpu_does_not_compile(generated):
@@ -71,11 +90,11 @@ def trained(cuda, data="resident", checkpoints=None, report=lambda seed, row: No
 
 
 @pytest.mark.gpu
-def test_a_compiled_training_gives_the_same_bits_twice_streamed_and_resumed(cuda, tmp_path):
+def test_a_compiled_training_gives_the_same_bits_twice_streamed_and_resumed(cuda, tmp_path, capsys):
     expected = trained(cuda)
     assert torch.equal(trained(cuda), expected)
     assert torch.equal(trained(cuda, "streamed"), expected)
-    assert torch.equal(trained(cuda, freeze=0, parts=1, data="streamed"), expected)
+    assert "no CUDA graph" not in capsys.readouterr().err
 
     def stop(seed, row):
         if row.step == 5:
@@ -90,19 +109,26 @@ def test_a_compiled_training_gives_the_same_bits_twice_streamed_and_resumed(cuda
 
 @pytest.mark.gpu
 def test_compiled_kernels_train_as_the_networks_own(cuda):
-    one, other = (
-        trained(cuda, epochs=1, learning_rate=0.001),
-        trained(cuda, epochs=1, learning_rate=0.001, compile=False),
-    )
-    assert torch.linalg.vector_norm(one - other) < 0.02 * torch.linalg.vector_norm(other)
+    changes = []
+    for compiled in (True, False):
+        torch.manual_seed(0)
+        network = models.get_model("resnet18", num_classes=10)
+        before = torch.cat([value.detach().flatten() for value in network.parameters()])
+        asked = {"batch_size": 25, "precision": "float32", "device": "cuda", "compile": compiled}
+        classifier = Classifier(network, [0.5] * 3, [0.5] * 3)
+        fit(classifier, PHOTOS, NONE, train_params(**asked), cuda, lambda seed, row: None)
+        changes.append(torch.cat([value.detach().cpu().flatten() for value in network.parameters()]) - before)
+    one, other = changes
+    assert torch.linalg.vector_norm(one - other) < 0.1 * torch.linalg.vector_norm(other)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
-def test_both_places_of_the_images_are_replayed(cuda, compiled):
+def test_both_places_of_the_images_are_replayed(cuda, compiled, capsys):
     for data, kind in (("resident", GraphedSteps), ("streamed", StreamedGraph)):
         classifier = Classifier(models.get_model("resnet18", num_classes=10), [0.5] * 3, [0.5] * 3).to(cuda)
         params = train_params(batch_size=32, device="cuda", data=data, compile=compiled)
         steps = make_steps(Engine(classifier, params, cuda), PHOTOS, data == "resident")
         assert type(steps) is kind
+        assert "no CUDA graph" not in capsys.readouterr().err
         run_epochs(steps, NONE, lambda seed, row: None, None)

@@ -11,7 +11,7 @@ from classifier.device import set_precision
 from classifier.networks.model import Classifier, LeNet5
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import DivergedError, Engine
-from classifier.training.graph import GraphedSteps, cuda_graph
+from classifier.training.graph import GraphedSteps, StreamedGraph, cuda_graph
 from classifier.training.loop import fit as plain_fit
 from classifier.training.loop import run_epochs
 from tests.samples import digits_split, train_params
@@ -76,6 +76,14 @@ def assert_equal(found, expected):
 def test_replayed_steps_give_the_eager_bits(values):
     params = train_params(**{"epochs": 2, "batch_size": 30, "log_every": 2} | values)
     assert_equal(graphed(params), eager(params))
+
+
+def test_streamed_images_are_copied_to_where_the_replay_reads_them():
+    params = train_params(epochs=2, batch_size=30, log_every=2, parts=1, shift=1, per="image")
+    classifier, rows = new_classifier(), []
+    steps = StreamedGraph(Engine(classifier, params, CPU), TRAIN, replay_on_cpu)
+    run_epochs(steps, VALIDATION, lambda seed, row: rows.append(row), None)
+    assert_equal((weights(classifier), rows), eager(params))
 
 
 def test_full_batches_are_replayed_and_the_smaller_one_is_not():

@@ -115,6 +115,7 @@ def test_seconds_of_several_seeds_are_those_of_the_longest_process_or_of_stacks_
         {"freeze": 1},
         {"network": "resnet18"},
         {"data": "streamed"},
+        {"compile": True},
     ],
 )
 def test_seeds_that_no_stack_can_train_are_trained_one_after_another_on_a_gpu(values):
