@@ -189,6 +189,7 @@ def measure(files: Files, placed: Sequence[Placed]) -> Iterable[Measured]:
         if cores == 1 or len(chunks) < 2:
             for chunk in chunks:
                 yield from _measure(files, chunk)
+                advance(len(chunk))
             return
         # Forked, because an open archive cannot be sent; nothing here has threads that hold locks.
         pool = ProcessPoolExecutor(cores, get_context("fork"), _begin, (files, chunks))

@@ -1,5 +1,6 @@
 """Every network by its name, with a head for the classes, for gray and colour images; and what is refused."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -130,6 +131,14 @@ def test_an_error_of_ones_own_network_keeps_its_traceback(digits, write_own):
     write_own("mine", "def broken(channels, classes, size):\n    return 1 // 0\n")
     with pytest.raises(ZeroDivisionError):
         build(specify(data(digits), "mine:broken"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/networks.md"])
+def test_the_pages_networks_can_be_built(page, digits, write_own):
+    text = (ROOT / page).read_text()
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def net(" in block]
+    write_own("mine", block)
+    assert build(specify(data(digits), "mine:net"))(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape == (2, 10)
 
 
 def test_one_that_returns_no_module_is_named(digits, write_own):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from classifier.arithmetic import is_x86
 from tests.projects import OUTPUTS, Project
 
 
@@ -45,6 +46,9 @@ def test_one_run_holds_everything_and_its_data_and_model_have_dvcs_hashes(projec
         assert digest.endswith(".dir")
         assert digest in lock
     assert project.run_tags("git.dirty") == ["false"]
+    assert project.run_tags("mlflow.classifier.env.arithmetic") == ["portable" if is_x86() else "native"]
+    assert project.run_tags("mlflow.classifier.env.parts") == ["2"]
+    assert project.run_tags("mlflow.classifier.env.processes")[0] in ("1", "2")
     keys = {key for (key,) in project.query("SELECT key FROM latest_metrics")}
     assert keys >= {"train/running_loss", "train/learning_rate", "validation/accuracy", "test/accuracy"}
     assert any(key.startswith("system/") for key in keys)

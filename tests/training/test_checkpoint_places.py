@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from classifier.data.dataset import read_meta, write_meta
-from classifier.project import files
+from classifier.project import files, resuming
 from classifier.project.ownership import claim, release
 from classifier.project.resuming import ABANDONED_S
-from classifier.training import checkpoint
 from classifier.training.checkpoint import (
     CHECKPOINTS,
     checkpointed,
@@ -87,7 +86,7 @@ def test_the_fingerprint_covers_the_code_of_the_package_and_of_the_stage(tmp_pat
     write_digits(data)
     shutil.copytree(Path(files.__file__).parent, package)
     shutil.copy(ROOT / "stages/train.py", stage)
-    monkeypatch.setattr(checkpoint, "PACKAGE", package)
+    monkeypatch.setattr(resuming, "PACKAGE", package)
     (package / "deeper/still").mkdir(parents=True)
     found = {fingerprint_of(train_params(), data, {}, stage)}
     for path in (package / "augmentation.py", stage, package / "deeper/still/new.py"):
