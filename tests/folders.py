@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,18 @@ from tests.samples import ROOT
 
 
 class Normalized:
-    """The outputs in `place`; `values` are those of params.yaml's section normalize."""
+    """The outputs in `place`; `values` are those of params.yaml's section normalize, `source` those of download."""
 
-    def __init__(self, place: Path, folder: Path, **values: Any) -> None:
+    def __init__(self, place: Path, folder: Path, source: Mapping[str, Any] | None = None, **values: Any) -> None:
         place.mkdir(exist_ok=True)
         self.folder, self.params, self.raw = folder, place / "params.yaml", place / "raw"
+        self.source = {"dataset": "folder", "folder": str(folder), **(source or {})}
         self.data, self.reports = place / "normalized", place / "reports"
         self.write_params(**values)
 
     def write_params(self, **values: Any) -> None:
         text = (ROOT / "params.yaml").read_text()
-        sections = {"download": {"dataset": "folder", "folder": str(self.folder)}, "normalize": values}
-        self.params.write_text(apply(text, sections)[0])
+        self.params.write_text(apply(text, {"download": self.source, "normalize": values})[0])
 
     def run(self) -> None:
         download.main([str(self.params), str(self.raw)])

@@ -18,6 +18,8 @@ from PIL import Image, ImageEnhance
 
 from classifier.data.dataset import SPLITS, read_meta, read_split
 from classifier.data.pixels import decode, decoder
+from classifier.project import progress
+from classifier.sources import images
 from stages import normalize
 from tests import difficult
 from tests.data.test_difficult import REFUSED
@@ -92,6 +94,59 @@ def test_channels_are_those_of_the_files(tmp_path, folder, images, expected):
     normalized.write_params(image_size=8, channels=other)
     normalized.run()
     assert normalized.split("train").images.shape[1] == other
+
+
+@pytest.mark.parametrize("groups", ["clip", None])
+def test_images_of_a_group_stay_in_one_split(tmp_path, groups):
+    """Six clips of each class with four images each."""
+    place, rows = tmp_path / "photos", ["path,label,clip"]
+    for number in range(48):
+        label = ("cat", "dog")[number % 2]
+        write(place, {f"{number:02d}.png": texture(number)})
+        rows.append(f"{number:02d}.png,{label},{label}{number // 2 % 6}")
+    write(place, {"list.csv": "\n".join(rows).encode()})
+    normalized = Normalized(tmp_path, place, {"table": "list.csv", "groups": groups}, validation_fraction=0.3)
+    normalized.run()
+    clip_of = dict(row.split(",")[::2] for row in rows[1:])
+    clips = [{clip_of[path] for path in normalized.paths(split)} for split in SPLITS]
+    assert all(clips)
+    assert (sum(map(len, clips)) == 12) is (groups == "clip")  # each in one split only
+
+
+def test_a_listed_class_without_images_keeps_its_number(tmp_path, folder):
+    normalized = Normalized(tmp_path, folder, {"classes": ["cat", "bird", "dog"]}, image_size=8)
+    normalized.run()
+    assert normalized.meta.class_names == ["cat", "bird", "dog"]
+    assert normalized.meta.counts == {"train": [9, 0, 9], "validation": [1, 0, 1], "test": [3, 0, 3]}
+    assert set(normalized.split("train").labels.tolist()) == {0, 2}
+
+
+@pytest.mark.parametrize("cores", [{0}, {0, 1}])
+def test_both_stages_say_how_far_they_are(tmp_path, folder, cores, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY_S", 0)
+    monkeypatch.setattr(images, "CHUNK", 10)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores, raising=False)
+    Normalized(tmp_path, folder, image_size=8).run()
+    said = capsys.readouterr().err
+    assert "reading files: 10 of 26, " in said
+    assert "26 of 26, 0:00:00 left" in said.partition("reading files: 26 of 26")[2]  # of the stage normalize
+
+
+def test_chunks_of_another_decoder_size_or_code_are_not_reused(tmp_path, folder, monkeypatch):
+    normalized = Normalized(tmp_path, folder, image_size=8)
+    normalized.run()
+    preprocessing = normalized.meta.preprocessing
+    found = {
+        normalize.fingerprint(preprocessing),
+        normalize.fingerprint(preprocessing.model_copy(update={"resize": "crop"})),
+    }
+    monkeypatch.setattr(normalize, "decoder", lambda: "Pillow 1.0")
+    found.add(normalize.fingerprint(preprocessing))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/new.py").touch()
+    monkeypatch.setattr(normalize, "PACKAGE", tmp_path)
+    found.add(normalize.fingerprint(preprocessing))
+    assert len(found) == 4
 
 
 def test_all_bad_files_are_named_at_once_or_excluded_by_name(tmp_path, folder, capsys):
