@@ -54,7 +54,7 @@ class Split:
 
     def take(self, indices: npt.NDArray[np.integer], out: np.ndarray | None = None) -> np.ndarray:
         """The images at `indices`, copied, to `out` if it is given."""
-        return np.take(self.images, indices, 0, out, mode="clip")  # any other mode copies twice
+        return np.take(self.images, indices, 0, out)
 
 
 class Sample(Split):
