@@ -33,9 +33,9 @@ from classifier.data.report import Report, write_problems
 from classifier.errors import UserError
 from classifier.params import NormalizeParams, load_params
 from classifier.project.cli import paths, run_stage
-from classifier.project.files import replacing, sha256, sha256_of
-from classifier.project.lineage import PACKAGE, project_root
-from classifier.project.resuming import resumable
+from classifier.project.files import replacing, sha256
+from classifier.project.lineage import project_root
+from classifier.project.resuming import own_code, resumable
 from classifier.repository.previous import previous_files
 from classifier.sources.catalog import SOURCES
 from classifier.sources.raw import Manifest, read_manifest, read_raw
@@ -162,8 +162,8 @@ def write(
 
 def fingerprint(preprocessing: Preprocessing) -> str:
     """Identifies what, besides a file, determines its pixels; chunks are reused only if it is the same."""
-    code = {path.name: sha256_of(path) for path in sorted((PACKAGE / "data").glob("*.py"))}
-    return sha256(json.dumps([preprocessing.model_dump(), decoder(), code], sort_keys=True).encode())[:16]
+    what = [preprocessing.model_dump(), decoder(), own_code("data")]
+    return sha256(json.dumps(what, sort_keys=True).encode())[:16]
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ def resumable(root: Path, name: str) -> Iterator[Path]:
         release(handle)
 
 
-def own_code() -> dict[str, str]:
-    """The library's modules with their SHA-256: what other code began is not resumed."""
-    return {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
+def own_code(room: str = "") -> dict[str, str]:
+    """The modules of the library, or of one room, with their SHA-256: what other code began is not resumed."""
+    modules = sorted((PACKAGE / room).rglob("*.py"))
+    return {path.relative_to(PACKAGE).as_posix(): sha256_of(path) for path in modules}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance
 
 from classifier.data.dataset import SPLITS, read_meta, read_split
 from classifier.data.pixels import decode, decoder
-from classifier.project import progress
+from classifier.project import progress, resuming
 from classifier.sources import images
 from stages import normalize
 from tests import difficult
@@ -144,7 +144,7 @@ def test_chunks_of_another_decoder_size_or_code_are_not_reused(tmp_path, folder,
     found.add(normalize.fingerprint(preprocessing))
     (tmp_path / "data").mkdir()
     (tmp_path / "data/new.py").touch()
-    monkeypatch.setattr(normalize, "PACKAGE", tmp_path)
+    monkeypatch.setattr(resuming, "PACKAGE", tmp_path)
     found.add(normalize.fingerprint(preprocessing))
     assert len(found) == 4
 
