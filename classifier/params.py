@@ -10,16 +10,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from classifier.errors import UserError
 from classifier.schema.problems import describe, unknown
 from classifier.schema.ranges import Choices, Searched
 from classifier.schema.reading import parse_yaml, read_text
 from classifier.schema.section import Arithmetic, Device, Fraction, Section, Seed, items, keys, put
+from classifier.schema.train import LENET5, LENET5_SIZE
 from classifier.schema.train import AugmentParams as AugmentParams
 from classifier.schema.train import TrainParams as TrainParams
 
@@ -109,27 +110,19 @@ class DownloadParams(Section):
     deadline_s: float = Field(gt=0, le=86400, description="time limit for one file from one mirror, seconds")
     retries: int = Field(ge=0, le=10, description="retries per mirror after a broken connection")
 
-    @model_validator(mode="after")
-    def _folder_is_one_place(self) -> Self:
+    def problems(self) -> Iterator[str]:
         path = PurePosixPath(self.folder)
         if self.folder.startswith("~") or ".." in path.parts or path == PurePosixPath():
-            raise UserError(
-                f"folder: {self.folder!r:.200}; allowed is a path in the project without .., or an absolute path"
-            )
+            yield f"folder: {self.folder!r:.200}; allowed is a path in the project without .., or an absolute path"
         if self.address is not None and self.sha256 is None:
-            raise UserError(f"address: {self.address!r:.200} with sha256: null; allowed is the archive's SHA-256")
-        return self
-
-    @model_validator(mode="after")
-    def _groups_are_named_once(self) -> Self:
+            yield f"address: {self.address!r:.200} with sha256: null; allowed is the archive's SHA-256"
         if self.groups == 0 or (isinstance(self.groups, int if self.table else str)):
             allowed = "a column of the table" if self.table else "a level of folders such as 1 or -1"
-            raise UserError(f"groups: {self.groups!r:.200}; allowed is {allowed}, or null")
+            yield f"groups: {self.groups!r:.200}; allowed is {allowed}, or null"
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise UserError(f"classes: {self.classes!r:.200}; allowed is each name once")
+            yield f"classes: {self.classes!r:.200}; allowed is each name once"
         if (length := len(str(self.classes))) > LONGEST:
-            raise UserError(f"classes: {length:,} characters; allowed are {LONGEST:,}, MLflow's limit of a param")
-        return self
+            yield f"classes: {length:,} characters; allowed are {LONGEST:,}, MLflow's limit of a param"
 
     @property
     def name(self) -> str:
@@ -180,11 +173,9 @@ class NormalizeParams(Section):
         description="standard deviation per channel of pixels scaled to 0..1; null computes it from the training split"
     )
 
-    @model_validator(mode="after")
-    def _same_channels(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
-            raise UserError(f"mean has {len(self.mean)} channels, std {len(self.std)}: allowed is the same number")
-        return self
+            yield f"mean has {len(self.mean)} channels, std {len(self.std)}: allowed is the same number"
 
 
 class EvaluateParams(Section):
@@ -240,15 +231,41 @@ class Params(Section):
     promote: PromoteParams
     sweep: SweepParams
 
-    @model_validator(mode="after")
-    def _search_is_allowed(self) -> Self:
+    def problems(self) -> Iterator[str]:
+        """Combinations of valid values that no stage can use, within sections and between them."""
+        for stage, section in self:
+            yield from (f"{stage}.{problem}" for problem in section.problems())
+        download, normalize, train = self.download, self.normalize, self.train
+        folder, size = download.dataset == "folder", normalize.image_size
+        channels = 3 if download.dataset == "cifar10" else 1
+        known = {"image_size": [LENET5_SIZE], "channels": ["auto", channels], "invert": [False, "auto"]}
+        for key, allowed in {} if folder else known.items():
+            if (value := getattr(normalize, key)) not in allowed:
+                yield f"normalize.{key} is {value}: allowed for {download.dataset} is {str(allowed[0]).lower()}"
+        if folder and train.network == LENET5 and size != LENET5_SIZE:
+            yield (
+                f"train.network: {LENET5} with normalize.image_size: {size}; allowed is {LENET5_SIZE}, or another "
+                "network, such as resnet18"
+            )
+        if train.pretrained == "imagenet" and (train.network == LENET5 or set(train.network) & set("/:")):
+            yield (
+                f"train.pretrained: imagenet with train.network: {train.network}; allowed are names of "
+                "torchvision.models (docs/networks.md), or train.pretrained: file"
+            )
+        if train.keep.weights != "last" and normalize.validation_fraction == 0 and not folder:
+            yield (
+                f"train.keep.weights: {train.keep.weights} with normalize.validation_fraction: 0.0; allowed is a "
+                "fraction above 0, or keep.weights: last"
+            )
+
+    def search_problems(self) -> Iterator[str]:
+        """Values of the search space that are not allowed in these params, which have no problems of their own."""
         for key, values in self.sweep.search.items():
             for value in values.choices if isinstance(values, Choices) else (values.low, values.high):
                 try:
                     self._check(key, value)
                 except ValueError as error:
-                    raise UserError(f"sweep.search: {error}") from None
-        return self
+                    yield f"sweep.search: {error}"
 
     def flat(self) -> dict[str, Any]:
         """Return the stages' params as `{"train.epochs": 2, ...}`, named as in DVC and MLflow.
@@ -271,10 +288,10 @@ class Params(Section):
         for key, value in changes.items():
             self._find(key)
             put(tree, key, value)
-        try:
-            return Params.model_validate(tree)
-        except ValidationError as error:
-            raise UserError("; ".join(describe(error, Params, RENAMED, BEFORE))) from None
+        found = _validated(tree)
+        if isinstance(found, Params):
+            return found
+        raise UserError("; ".join(found))
 
     def _check(self, key: str, value: Any) -> None:
         """Like `override`, for a single value of a valid section."""
@@ -283,9 +300,11 @@ class Params(Section):
         section: Section = getattr(self, stage)
         put(tree := section.model_dump(), name, value)
         try:
-            type(section).model_validate(tree)
+            found = [f"{stage}.{problem}" for problem in type(section).model_validate(tree).problems()]
         except ValidationError as error:
-            raise UserError("; ".join(describe(error, Params, RENAMED, BEFORE, within=(stage,)))) from None
+            found = describe(error, Params, RENAMED, BEFORE, within=(stage,))
+        if found:
+            raise UserError("; ".join(found))
 
     def _find(self, key: str) -> None:
         """Raise UserError unless `key` is the key of a stage's value."""
@@ -332,11 +351,18 @@ def load_params(path: Path) -> Params:
 
 def parse_params(text: str, path: Path) -> Params:
     """Like `load_params`, from the file's text; `path` is used in messages."""
-    tree = parse_yaml(text, path)
-    try:
-        return Params.model_validate(tree)
-    except ValidationError as error:
-        problems = describe(error, Params, RENAMED, BEFORE)
+    problems = _validated(parse_yaml(text, path))
+    if isinstance(problems, Params):
+        return problems
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     raise UserError("\n  ".join([f"{path} has {count}:", *problems[:SHOWN], *more]))
+
+
+def _validated(tree: Any) -> Params | list[str]:
+    """The params, or all their problems: of single values; if there are none, of combinations; then of the search."""
+    try:
+        params = Params.model_validate(tree)
+    except ValidationError as error:
+        return describe(error, Params, RENAMED, BEFORE)
+    return list(params.problems()) or list(params.search_problems()) or params

@@ -149,12 +149,40 @@ def test_values_that_contradict_each_other_are_named(tmp_path):
     assert "mean has 1 channels, std 3" in message
     message = problem_of(changed(tmp_path, ("momentum: 0.9", "momentum: 0.0"), ("patience: null", "patience: 20")))
     assert message.endswith(
-        "train: nesterov: true with momentum: 0.0; allowed is a momentum above 0, or nesterov: false; "
-        "keep.patience: 20 with keep.weights: last; allowed is validation_loss or validation_accuracy, or "
-        "patience: null; keep.patience: 20 with epochs: 20; allowed are fewer than epochs"
+        " has 3 problems:\n"
+        "  train.nesterov: true with momentum: 0.0; allowed is a momentum above 0, or nesterov: false\n"
+        "  train.keep.patience: 20 with keep.weights: last; allowed is validation_loss or validation_accuracy, or "
+        "patience: null\n"
+        "  train.keep.patience: 20 with epochs: 20; allowed are fewer than epochs"
     )
     message = problem_of(changed(tmp_path, ("batch_size: 32", "batch_size: 1"), ("mixup: 0.0", "mixup: 0.2")))
     assert "mixup or cutmix with batch_size: 1; allowed is 2 or more" in message
+
+
+def test_values_of_different_sections_that_contradict_each_other_are_named_together(tmp_path):
+    """So that nobody decodes all images before a network refuses their size."""
+    pretrained, weights = ("pretrained: null", "pretrained: imagenet"), ("weights: last", "weights: validation_loss")
+    tf32, cpu = ("precision: float32", "precision: tf32"), ("device: auto", "device: cpu")
+    none, size = ("validation_fraction: 0.1", "validation_fraction: 0.0"), ("image_size: 32", "image_size: 64")
+    message = problem_of(
+        changed(tmp_path, pretrained, weights, tf32, cpu, none, size, ("invert: false", "invert: true"))
+    )
+    assert message.endswith(
+        " has 5 problems:\n"
+        "  train.precision: tf32 with device: cpu; allowed is device: cuda or auto, or float32 or bfloat16\n"
+        "  normalize.image_size is 64: allowed for digits is 32\n"
+        "  normalize.invert is True: allowed for digits is false\n"
+        "  train.pretrained: imagenet with train.network: lenet5; allowed are names of torchvision.models "
+        "(docs/networks.md), or train.pretrained: file\n"
+        "  train.keep.weights: validation_loss with normalize.validation_fraction: 0.0; allowed is a fraction above 0, "
+        "or keep.weights: last"
+    )
+    folder = ("dataset: digits", "dataset: folder")
+    assert problem_of(changed(tmp_path, folder, size, none, weights)).endswith(
+        " has 1 problem:\n  train.network: lenet5 with normalize.image_size: 64; allowed is 32, or another network, "
+        "such as resnet18"
+    )
+    load_params(changed(tmp_path, folder, size, none, weights, ("network: lenet5", "network: resnet18")))
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.1e-2", "0.001"])

@@ -28,8 +28,9 @@ from classifier.data.preprocessing import LARGEST_SIZE, Pixels, Preprocessing
 from classifier.errors import UserError
 from classifier.project.checksummed import Checksummed, read_checksummed, write_checksummed
 from classifier.project.files import sha256, sha256_of, write_atomic
+from classifier.schema.train import LENET5_SIZE
 
-SIZE = 32  # pixels, height and width of the known sets
+SIZE = LENET5_SIZE  # of the known sets
 SPLITS = ("train", "validation", "test")
 SMALLEST_STD = 1e-9  # division by less can give Inf; the std of pixels that are not all equal is larger
 

@@ -47,14 +47,10 @@ class Files(Protocol):
 def known_set(
     dataset: str, files: Mapping[str, bytes], class_names: Sequence[str], params: NormalizeParams
 ) -> Collection:
-    """The collection of a known set, from its original files. Raises UserError for params that need a folder."""
+    """The collection of a known set, from its original files."""
     parsed = parse(dataset, files)
     splits = make_splits(*parsed, class_names, params)
     preprocessing = known_preprocessing(splits["train"].images.shape[1])
-    allowed = {"image_size": (preprocessing.image_size,), "channels": ("auto", preprocessing.channels)}
-    for key, values in {**allowed, "invert": (False, "auto")}.items():
-        if (value := getattr(params, key)) not in values:
-            raise UserError(f"normalize.{key} is {value}: allowed for {dataset} is {str(values[0]).lower()}")
     names = [f"{name}/{place}" for name, split in splits.items() for place in range(len(split))]
     height, width = parsed[0][0].shape[-2:]
     parts = [held(split.images, preprocessing.margin) for split in splits.values() if len(split)]

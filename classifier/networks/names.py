@@ -8,8 +8,8 @@ from pathlib import Path
 
 from classifier.project.files import sha256, sha256_of
 from classifier.project.lineage import PACKAGE, project_root
+from classifier.schema.train import LENET5
 
-LENET5 = "lenet5"
 FOLDER = "networks"  # of the user's networks, in the project's root
 
 

@@ -12,9 +12,10 @@ from classifier.data.dataset import DatasetMeta, PixelStatistics
 from classifier.data.preprocessing import Preprocessing
 from classifier.errors import UserError
 from classifier.networks.model import Classifier, LeNet5
-from classifier.networks.names import LENET5, is_own
+from classifier.networks.names import is_own
 from classifier.networks.own import own_network
 from classifier.networks.zoo import timm_network, torchvision_network
+from classifier.schema.train import LENET5, LENET5_SIZE
 
 
 class NetworkSpec(PixelStatistics):
@@ -73,7 +74,7 @@ def build(meta: DatasetMeta | NetworkSpec, seed: int = 0) -> Classifier:
 
 def _network(name: str, channels: int, classes: int, size: int) -> nn.Module:
     if name == LENET5:
-        if size != 32:
+        if size != LENET5_SIZE:
             raise UserError(
                 f"lenet5 takes images of 32x32 pixels, these are {size}x{size}: set normalize.image_size to 32, or "
                 "train.network to another network, such as resnet18"

@@ -17,6 +17,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def problems(self) -> Iterator[str]:
+        """Yield a line per combination of valid values that do not fit together."""
+        return iter(())
+
 
 def is_section(model: Any) -> TypeGuard[type[Section]]:
     return isinstance(model, type) and issubclass(model, Section)

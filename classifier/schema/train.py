@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from classifier.errors import UserError
 from classifier.schema.section import Arithmetic, Device, Fraction, Probability, Section, Seed
+
+LENET5, LENET5_SIZE = "lenet5", 32  # pixels, height and width; all data sets but folder have this size
 
 Count = Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
 
@@ -121,22 +123,18 @@ class TrainParams(Section):
         "On a CPU, bfloat16 is fast only in native arithmetic with AVX512-BF16 or AMX, and elsewhere ten times as slow"
     )
 
-    @model_validator(mode="after")
-    def _values_fit_together(self) -> Self:
+    def problems(self) -> Iterator[str]:
         patience = self.keep.patience
-        problems = {
-            "nesterov: true with momentum: 0.0; allowed is a momentum above 0, or nesterov: false": (
-                self.optimizer != "adamw" and self.nesterov and self.momentum == 0
-            ),
-            f"keep.patience: {patience} with keep.weights: last; allowed is validation_loss or validation_accuracy, or "
-            "patience: null": patience is not None and self.keep.weights == "last",
-            "augment.mixup or cutmix with batch_size: 1; allowed is 2 or more, since images of a batch are mixed": (
-                self.batch_size == 1 and max(self.augment.mixup, self.augment.cutmix) > 0
-            ),
-            f"keep.patience: {patience} with epochs: {self.epochs}; allowed are fewer than epochs": (
-                patience is not None and patience >= self.epochs
-            ),
-        }
-        if found := [problem for problem, holds in problems.items() if holds]:
-            raise UserError("; ".join(found))
-        return self
+        if self.optimizer != "adamw" and self.nesterov and self.momentum == 0:
+            yield "nesterov: true with momentum: 0.0; allowed is a momentum above 0, or nesterov: false"
+        if self.batch_size == 1 and max(self.augment.mixup, self.augment.cutmix) > 0:
+            yield "augment.mixup or cutmix with batch_size: 1; allowed is 2 or more, since images of a batch are mixed"
+        if patience is not None and self.keep.weights == "last":
+            yield (
+                f"keep.patience: {patience} with keep.weights: last; allowed is validation_loss or "
+                "validation_accuracy, or patience: null"
+            )
+        if patience is not None and patience >= self.epochs:
+            yield f"keep.patience: {patience} with epochs: {self.epochs}; allowed are fewer than epochs"
+        if self.precision == "tf32" and self.device in ("cpu", "mps"):
+            yield f"precision: tf32 with device: {self.device}; allowed is device: cuda or auto, or float32 or bfloat16"

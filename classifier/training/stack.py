@@ -16,8 +16,8 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from classifier.data.dataset import Split
 from classifier.networks.model import Classifier
-from classifier.networks.names import LENET5
 from classifier.params import TrainParams
+from classifier.schema.train import LENET5
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import Engine
 from classifier.training.graph import Capture, GraphedSteps, cuda_graph

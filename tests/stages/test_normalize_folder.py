@@ -328,14 +328,6 @@ def test_gray_images_with_a_light_background_are_inverted(tmp_path, paper, mode,
         assert read_split(normalized.data, "train", normalized.meta).images[0].mean() < 128
 
 
-def test_params_for_folders_are_refused_for_a_known_set(tmp_path):
-    for key, value, allowed in [("image_size", 64, 32), ("channels", 3, "auto"), ("invert", True, "false")]:
-        normalized = Normalized(tmp_path, tmp_path, **{key: value})
-        normalized.params.write_text(normalized.params.read_text().replace("dataset: folder", "dataset: digits"))
-        with pytest.raises(ValueError, match=f"normalize.{key} is {value}: allowed for digits is {allowed}"):
-            normalized.run()
-
-
 @pytest.mark.slow
 def test_a_thousand_difficult_files(tmp_path):
     difficult.main(tmp_path / "files")
