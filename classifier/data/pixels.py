@@ -103,6 +103,8 @@ def _open(content: bytes) -> Image.Image:
         raise TooLargeError(f"{image.width} x {image.height} pixels: allowed are {LARGEST_PIXELS:,} in all")
     if image.format in JPEGS and (scans := content.count(b"\xff\xda")) > MOST_SCANS:
         raise BadImageError(f"a JPEG of {scans:,} scans: allowed are {MOST_SCANS}")
+    if image.format in JPEGS and image.mode == "CMYK" and "adobe" not in image.info:
+        raise BadImageError("a CMYK JPEG that does not say whether it is inverted: convert it to RGB")
     if image.format == "TIFF" and image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:  # type: ignore[attr-defined]
         raise BadImageError(f"{RAW}, whose first picture is a preview: convert it to JPEG or PNG")
     if image.mode not in MODES:

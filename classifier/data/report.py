@@ -44,6 +44,7 @@ class Report:
         - `modes.csv`: mode, images; of the original files, in Pillow's terms
         - `channels.csv`: split, channel, mean, std; of pixels scaled to 0..1
         - `problems.csv`: path, reason; the files that cannot be used
+        - `excluded.csv`: path, reason; the images that no split holds, if there are any
         - `duplicates.csv`: kind (exact, near), crossing, first, second, first_split, second_split, first_label,
           second_label, correlation
         - `drift.csv`: path, largest_difference; only if the pixels of images changed since the last normalization
@@ -91,6 +92,8 @@ class Report:
             ),
             self._pairs(),
         )
+        if self.excluded:
+            yield "excluded.csv", ("path", "reason"), self.excluded.items()
         if self.drift and self.drift.largest:
             yield "drift.csv", ("path", "largest_difference"), self.drift.largest.items()
 

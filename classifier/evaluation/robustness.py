@@ -33,9 +33,10 @@ def table(kinds: Sequence[str], right: np.ndarray, confidence: float) -> pd.Data
 
 
 def metrics(table: pd.DataFrame) -> dict[str, float]:
-    """The mean accuracy over all kinds and strengths; omitted unless all were measured, so that runs are comparable."""
-    means = list(of_kinds(table).values())
-    return {"corrupted_accuracy": sum(means) / len(means)} if len(means) == len(KINDS) else {}
+    """The mean accuracy of each kind, and over all kinds if all were measured, so that runs are comparable."""
+    means = of_kinds(table)
+    every = {"corrupted_accuracy": sum(means.values()) / len(means)} if len(means) == len(KINDS) else {}
+    return every | {f"corrupted_accuracy/{kind}": mean for kind, mean in means.items()}
 
 
 def of_kinds(table: pd.DataFrame) -> dict[str, float]:

@@ -176,9 +176,12 @@ class Recording:
         self.journal.append("tags", tags=tags, restored=restored)
 
     def log_data_report(self, folder: Path, *, restored: bool = False) -> None:
-        """Record `reports/data/`, the data report of the stage normalize, if it exists."""
-        if not (folder / "classes.csv").is_file():
+        """Record `reports/data/`, the data report of the stage normalize, and its counts, if it exists."""
+        summary = folder / "summary.json"
+        if not summary.is_file():
             return
+        values = {f"data/{name}": float(count) for name, count in json.loads(summary.read_bytes()).items()}
+        self.journal.append("metrics", seed=None, step=0, values=values, restored=restored)
         self.journal.keep(folder, "data")
         self.journal.append("files", path="data", restored=restored)
 

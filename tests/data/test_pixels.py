@@ -163,6 +163,14 @@ def test_cmyk_and_the_inverted_ycck_of_adobe():
         assert np.abs(pixels(content).astype(int) - np.asarray(image)).max() <= 8
 
 
+def test_cmyk_that_does_not_say_whether_it_is_inverted_is_refused():
+    content = file_of(smooth(8, 8).convert("CMYK"), "JPEG")
+    start = content.index(b"\xff\xee")  # Adobe's marker, then the length of its segment
+    stop = start + 2 + int.from_bytes(content[start + 2 : start + 4])
+    with pytest.raises(BadImageError, match="a CMYK JPEG that does not say whether it is inverted"):
+        pixels(content[:start] + content[stop:])
+
+
 def test_gray_among_colour_and_colour_among_gray():
     gray = file_of(Image.fromarray(GRAY), "PNG")
     assert np.array_equal(pixels(gray), GRAY[..., None].repeat(3, 2))

@@ -75,6 +75,7 @@ def test_metrics_are_few_without_constants_and_have_all_their_digits(written: Pa
     assert set(metrics) == {
         *("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1", "roc_auc", "loss"),
         *("expected_calibration_error", "corrupted_accuracy"),
+        *(f"corrupted_accuracy/{kind}" for kind in KINDS),
     }
     expected = evaluate(PREDICTIONS, 0.95, 10)
     assert {name: metrics[name] for name in expected} == expected
@@ -168,6 +169,7 @@ def test_params_are_followed(tmp_path: Path) -> None:
     assert [len(pd.read_csv(tmp_path / name / "misclassified.csv")) for name in "ab"] == [4, 1]
     assert pd.read_csv(tmp_path / "a/robustness.csv")["corruption"].tolist() == ["jpeg"] * 5
     assert wide["accuracy_low"] < narrow["accuracy_low"]
+    assert "corrupted_accuracy/jpeg" in wide
     assert "corrupted_accuracy" not in wide  # it means all eight kinds
 
 

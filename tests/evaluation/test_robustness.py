@@ -26,12 +26,13 @@ def test_the_table_has_a_row_per_strength_with_its_interval() -> None:
     ]
 
 
-def test_there_is_a_metric_only_where_all_kinds_were_measured() -> None:
+def test_each_kind_has_a_metric_and_all_have_one_if_all_were_measured() -> None:
     some = robustness.table(["blur", "noise"], np.repeat([[True], [False]], 5, axis=0), 0.95)
     assert robustness.of_kinds(some) == {"noise": 1, "blur": 0}
-    assert robustness.metrics(some) == {}
+    assert robustness.metrics(some) == {"corrupted_accuracy/noise": 1, "corrupted_accuracy/blur": 0}
     every = robustness.table(list(KINDS), np.repeat(np.arange(8) % 2 == 0, 5)[:, None], 0.95)
-    assert robustness.metrics(every) == {"corrupted_accuracy": 0.5}
+    kinds = {f"corrupted_accuracy/{kind}": number % 2 == 0 for number, kind in enumerate(KINDS)}
+    assert robustness.metrics(every) == {"corrupted_accuracy": 0.5} | kinds
     assert robustness.metrics(robustness.table([], np.zeros((0, 4), dtype=bool), 0.95)) == {}
 
 

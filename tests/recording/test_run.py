@@ -315,8 +315,8 @@ def test_evaluate_beside_its_recorder_completes_the_run(workspace):
 def test_what_the_data_hold_is_in_the_run_of_a_training_and_in_one_that_evaluate_makes(workspace):
     outputs, folder = Workspace(), Path("reports/data")
     folder.mkdir(parents=True)
-    for name in ("classes.csv", "duplicates.csv"):
-        (folder / name).write_text('{"leaks": 2}')
+    for name in ("summary.json", "excluded.csv"):
+        (folder / name).write_text('{"leaks": 2, "excluded": 1}')
     with recording.recording("train", outputs.params) as record:
         record.begin("key", {})
         record.log_data_report(folder)
@@ -324,4 +324,6 @@ def test_what_the_data_hold_is_in_the_run_of_a_training_and_in_one_that_evaluate
     outputs.meta = outputs.meta.model_copy(update={"weights_sha256": "0" * 64})  # of no training that is recorded
     outputs.evaluate()
     of_runs = [{name for name in files(run.info.run_id) if name.startswith("data/")} for run in all_runs()]
-    assert of_runs == 2 * [{"data/classes.csv", "data/duplicates.csv"}]
+    assert of_runs == 2 * [{"data/summary.json", "data/excluded.csv"}]
+    counts = [{name: value for name, value in run.data.metrics.items() if "data/" in name} for run in all_runs()]
+    assert counts == 2 * [{"data/leaks": 2, "data/excluded": 1}]

@@ -217,7 +217,7 @@ def test_leaks_can_be_refused_or_dropped_from_train(tmp_path, leaking):
     normalized.write_params(image_size=16, validation_fraction=0.0, leaks="drop")
     normalized.run()
     dropped = {"train/cat/000.png", "train/cat/again.png", "train/dog/001.png"}
-    assert set(normalized.meta.excluded) == dropped
+    assert set(normalized.meta.excluded) == dropped == set(normalized.table("excluded.csv")["path"])
     assert not dropped & set(normalized.paths("train"))
     assert len(normalized.paths("train")) == len(normalized.split("train")) == 18
     assert len(normalized.split("test")) == 8
