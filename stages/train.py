@@ -94,7 +94,7 @@ def train(
     from classifier.training.checkpoint import checkpointed
     from classifier.training.console import Console
     from classifier.training.history import HistoryRow
-    from classifier.training.memory import check_batch
+    from classifier.training.memory import check_batch, naming_half
     from classifier.training.picture import augmented_batch
     from classifier.training.report import write_training
     from classifier.training.seeds import median_seed, seconds_of, train_seeds
@@ -121,14 +121,15 @@ def train(
             console.show(seed, row)
             record.log_row(seed, row, row.seconds)
 
-        trained = train_seeds(data, params.train, device, report, work, pretrained)
+        with naming_half(params.train, computation):
+            trained = train_seeds(data, params.train, device, report, work, pretrained)
 
     chosen = median_seed(trained, params.train.keep.weights)
     histories = {seed: each.rows for seed, each in trained.items()}
     classifiers = {seed: each.classifier for seed, each in trained.items()}
     with replacing(model, "replicas") as new_model, replacing(reports, "replicas") as new_reports:
         model_meta = write_model(new_model, classifiers, chosen, begin.spec)
-        picture = augmented_batch(classifiers[chosen], read_split(data, "train", meta), params.train)
+        picture = augmented_batch(classifiers[chosen], read_split(data, "train", meta), params.train, computation.parts)
         write_training(new_reports, histories, chosen, costs, params.train.keep.weights, picture)
     record.log_training(model, model_meta, reports, histories, seconds_of(trained, params.train, device))
 

@@ -33,8 +33,9 @@ def run(main: Callable[[list[str]], None], name: str) -> None:
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        key = f"lower {name}.batch_size, or " if name in ("train", "evaluate") else ""
-        print(f"{name}: out of memory: {out_of_memory(error)}: {key}close other programs", file=sys.stderr)
+        lower = [f"lower {name}.batch_size"] if name in ("train", "evaluate") else []
+        remedies = ", or ".join([*getattr(error, "__notes__", lower), "close other programs"])
+        print(f"{name}: out of memory: {out_of_memory(error)}: {remedies}", file=sys.stderr)
         sys.exit(1)
     finally:
         gc.freeze()  # spares the garbage collection of torch's and mlflow's objects at exit: 1 s

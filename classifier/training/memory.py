@@ -1,11 +1,14 @@
-"""Checks, before training starts, whether a batch fits into the free memory."""
+"""Whether a batch fits into the free memory: checked before training starts, and what to do when it does not."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from classifier.device import free_memory
-from classifier.errors import UserError
+from classifier.errors import UserError, lacks_memory
 from classifier.networks.layers import Costs
 from classifier.params import TrainParams
 from classifier.training.parts import Computation
@@ -32,16 +35,32 @@ def check_batch(params: TrainParams, costs: Costs, computation: Computation, dev
     sizes = (size for size in range(params.batch_size - 1, 0, -1) if needed(size, computation.parts) <= free)
     numbers = (parts for parts in range(computation.parts + 1, MOST_PARTS) if needed(params.batch_size, parts) <= free)
     size, parts = next(sizes, None), next(numbers, None)
+    raise UserError(
+        f"train.batch_size: {params.batch_size} needs at least {_gib(needed(params.batch_size, computation.parts))}, "
+        f"{_gib(free)} are free: {_remedies(size, parts)}"
+    )
+
+
+@contextmanager
+def naming_half(params: TrainParams, computation: Computation) -> Iterator[None]:
+    """Note, when memory runs out, how to halve the images that are computed at a time."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if lacks_memory(error):
+            size, parts = params.batch_size // 2, 2 * computation.parts
+            error.add_note(_remedies(size, parts if parts <= params.batch_size else None))
+        raise
+
+
+def _remedies(size: int | None, parts: int | None) -> str:
+    """Advice to use at most this batch size or at least as many parts, or neither."""
     remedies = [
         *([f"train.batch_size to {size} or less"] if size else []),
         *([f"train.parts to {parts} (the same batch, computed in smaller parts)"] if parts else []),
     ]
-    if not remedies:
-        remedies = ["normalize.image_size to fewer pixels", "train.network to a smaller one"]
-    raise UserError(
-        f"train.batch_size: {params.batch_size} needs at least {_gib(needed(params.batch_size, computation.parts))}, "
-        f"{_gib(free)} are free: set {', or '.join(remedies)}"
-    )
+    smaller = ["normalize.image_size to fewer pixels", "train.network to a smaller one"]
+    return f"set {', or '.join(remedies or smaller)}"
 
 
 def _gib(size: float) -> str:

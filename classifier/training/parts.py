@@ -133,12 +133,7 @@ class Parts:
 
     def of(self, batch: Tensor) -> list[tuple[int, Tensor]]:
         """This process's parts of a batch's images `(..., B)`, with their numbers."""
-        parts = batch.tensor_split(self._parts_of(batch.shape[-1]), -1)
-        return list(enumerate(parts))[self.crew.rank :: self.crew.size]
-
-    def _parts_of(self, size: int) -> int:
-        """A small batch has fewer parts, of at least two images, because batch normalization needs two values."""
-        return min(self.count, max(1, size // 2))
+        return list(enumerate(split(batch, self.count)))[self.crew.rank :: self.crew.size]
 
     def begin(self) -> None:
         """Call before the forward pass of a part."""
@@ -165,7 +160,7 @@ class Parts:
         """The mean loss of a batch of `size` images; its gradients and buffers become those of the network."""
         if self.count == 1:
             return self.loss
-        rows = self.rows[self.turn][: self._parts_of(size)]
+        rows = self.rows[self.turn][: parts_of(size, self.count)]
         self.crew.meet(rows.unbind())
         total = tree_sum(rows[:, : self.values].unbind())
         if len(rows) == 1:  # processes share this row, and gradients may be changed in place
@@ -176,6 +171,16 @@ class Parts:
         self.buffers.end(summed[len(self.learning) :], self.taken[self.turn])
         self.turn = (self.turn + 1) % self.sets
         return loss
+
+
+def split(batch: Tensor, count: int) -> Sequence[Tensor]:
+    """A batch's images `(..., B)` in at most `count` parts."""
+    return batch.tensor_split(parts_of(batch.shape[-1], count), -1)
+
+
+def parts_of(size: int, count: int) -> int:
+    """A small batch has fewer parts, of at least two images, because batch normalization needs two values."""
+    return min(count, max(1, size // 2))
 
 
 def tree_sum(values: Sequence[Tensor]) -> Tensor:

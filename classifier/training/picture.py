@@ -13,23 +13,33 @@ from classifier.networks.model import Classifier, normalized
 from classifier.params import TrainParams
 from classifier.training.augmentation import Augmentation
 from classifier.training.mixing import Mixing
+from classifier.training.parts import split
 from classifier.training.steps import plan_epoch
 
 COLUMNS, ROWS = 10, 6
 SMALLEST = 64  # pixels of an image's side in the picture; smaller images are enlarged
 
 
-def augmented_batch(classifier: Classifier, train: Split, params: TrainParams) -> bytes | None:
-    """The first images of the first epoch as PNG; None where nothing is augmented. Equal input gives equal bytes."""
-    size, count = train.shape[-1], min(COLUMNS * ROWS, len(train), params.batch_size)
+def augmented_batch(classifier: Classifier, train: Split, params: TrainParams, parts: int) -> bytes | None:
+    """The first images of the first batch, which is computed in `parts`, as PNG; None where nothing is augmented.
+
+    Equal input gives equal bytes.
+    """
+    size, batch = train.shape[-1], torch.arange(min(len(train), params.batch_size))
     order, draws = plan_epoch(torch.from_numpy(train.labels), size, 1, params.seed, params)
     if not draws:
         return None
-    picked, draws = order[:count], {name: values[:count] for name, values in draws.items()}
-    moved = Augmentation(params.augment, size)(torch.from_numpy(train.take(picked.numpy())), draws)
+    augment, mix = Augmentation(params.augment, size), Mixing(params.augment, size)
     offset, scale = classifier.offset.cpu(), classifier.scale.cpu()
-    seen, _ = Mixing(params.augment, size)(normalized(moved, offset, scale), picked, draws)
-    return _png(((seen - offset) / scale).round().clamp(0, 255).to(torch.uint8))
+    shown: list[Tensor] = []
+    for part in split(batch, parts):
+        places = torch.cat([part[-1:], part[: COLUMNS * ROWS]])  # the first image is mixed with the part's last
+        picked, drawn = order[places], {name: values[places] for name, values in draws.items()}
+        moved = augment(torch.from_numpy(train.take(picked.numpy())), drawn)
+        seen, _ = mix(normalized(moved, offset, scale), picked, drawn)
+        shown += seen[1:]
+    images = torch.stack(shown[: COLUMNS * ROWS])
+    return _png(((images - offset) / scale).round().clamp(0, 255).to(torch.uint8))
 
 
 def _png(images: Tensor) -> bytes:

@@ -84,6 +84,11 @@ def test_a_lack_of_memory_is_one_line_with_the_sizes_and_the_key_to_lower(body, 
     assert err.endswith(": lower train.batch_size, or close other programs\n")
 
 
+def test_what_a_program_notes_about_a_lack_of_memory_is_its_remedy():
+    process = run("error = MemoryError(); error.add_note('set train.batch_size to 8 or less'); raise error")
+    assert process.communicate()[1].endswith(": set train.batch_size to 8 or less, or close other programs\n")
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_unwind_quietly(number, status):
     process = run("\n    try:\n        print('on', flush=True); time.sleep(60)\n    finally:\n        print('unwound')")

@@ -7,7 +7,7 @@ import torch
 
 from classifier.networks.layers import Costs
 from classifier.training import memory
-from classifier.training.memory import check_batch
+from classifier.training.memory import check_batch, naming_half
 from classifier.training.parts import Computation
 from tests.samples import train_params
 
@@ -43,6 +43,28 @@ def test_the_size_and_the_parts_that_are_named_fit(monkeypatch):
     for more in ({"batch_size": size + 1}, {"parts": parts - 1}):
         with pytest.raises(ValueError, match="needs at least"):
             check(GIB, monkeypatch, **more)
+
+
+@pytest.mark.parametrize(
+    ("error", "values", "noted"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            {},
+            "set train.batch_size to 128 or less, or train.parts to 4 ",
+        ),
+        (MemoryError(), {"batch_size": 2}, "set train.batch_size to 1 or less"),
+        (MemoryError(), {"batch_size": 1}, "set normalize.image_size to fewer pixels, or train.network to a smaller"),
+        (RuntimeError("shapes differ"), {}, None),
+    ],
+)
+def test_a_batch_that_does_not_fit_after_all_names_half_of_it(error, values, noted):
+    """As on a GPU, where the check before training cannot know what kernels need."""
+    params = train_params(**({"batch_size": 256, "parts": 2} | values))
+    with pytest.raises(type(error)) as caught, naming_half(params, Computation("native", "", 2, 1, 1)):
+        raise error
+    notes = getattr(caught.value, "__notes__", [])
+    assert [note[: len(noted or "")] for note in notes] == ([noted] if noted else [])
 
 
 def test_a_network_of_which_one_image_is_too_much_is_said_so(monkeypatch):
