@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from statistics import median
 
 from benchmarks.bench import RECIPE, Bench, Processes, Samples, Section
@@ -10,11 +12,13 @@ from benchmarks.results import Bar, Result, Table, ratio, summary
 
 NETWORKS = {"mobilenet_v2": (128, 800), "resnet9": (32, 4000)}  # name -> images' size in pixels, their number
 LAYOUTS = ("contiguous_format", "channels_last")
-WAYS = {  # name -> train.arithmetic, train.data
-    "ours": ("native", "resident"),
-    "ours, streamed": ("native", "streamed"),
-    "ours, portable": ("portable", "resident"),
+WAYS = {  # name -> train.arithmetic, train.parts, train.data
+    "ours": ("native", 1, "resident"),  # one part on all cores, as a hand-written loop computes
+    "ours, streamed": ("native", 1, "streamed"),
+    "ours, two parts": ("native", 2, "resident"),
+    "ours, portable, two parts": ("portable", 2, "resident"),
 }
+OURS = ("ours", "ours, streamed")
 QUICK = 200  # images
 
 
@@ -30,24 +34,40 @@ class Networks(Section):
             contender = partial(bench.contender, "networks", "data/tutorial/normalized", name, str(size), str(count))
             for layout in LAYOUTS:
                 self.processes[f"{name}: bare, {layout}"] = partial(contender, layout)
-            for way, (arithmetic, data) in WAYS.items():
-                path = f"data/networks/{arithmetic}-{data}.yaml"
-                computing = {"parts": "auto", "processes": "auto"}
-                train = {"epochs": 1, "device": bench.device, "arithmetic": arithmetic, "data": data, **computing}
-                bench.project.write_params(path, RECIPE, train=train)
+            for way, (arithmetic, parts, data) in WAYS.items():
+                path = f"data/networks/{arithmetic}-{parts}-{data}.yaml"
+                computing = {"device": bench.device, "arithmetic": arithmetic, "parts": parts, "processes": "auto"}
+                bench.project.write_params(path, RECIPE, train={"epochs": 1, "data": data, **computing})
                 self.processes[f"{name}: {way}"] = partial(contender, path)
 
     def results(self, samples: Samples) -> Result:
-        loops = {name: [sample.loop_s for sample in samples[name]] for name in self.processes}
-        rows, bars = [], []
-        for network, (size, _) in NETWORKS.items():
-            bare = min((loops[f"{network}: bare, {layout}"] for layout in LAYOUTS), key=median)
-            for name in (name for name in self.processes if name.startswith(f"{network}: ")):
-                hashes = {sample.said["weights"][:12] for sample in samples[name] if "weights" in sample.said}
-                rows.append([name, summary(loops[name]), f"{ratio(loops[name], bare):.2f}", ", ".join(sorted(hashes))])
-            ours, streamed = loops[f"{network}: ours"], loops[f"{network}: ours, streamed"]
-            bars += [
-                Bar(f"{network} at {size}: our loop / the best bare loop", ratio(ours, bare), 1.03),
-                Bar(f"{network} at {size}: streamed / resident", ratio(streamed, ours), 1.03),
-            ]
-        return Result(bars, [Table("General networks", ["one epoch", "loop, s", "/ best bare", "weights"], rows)])
+        loops = [compared(name, size, LAYOUTS, OURS, samples) for name, (size, _) in NETWORKS.items()]
+        return of_networks("General networks", "one epoch", loops)
+
+
+Compared = tuple[list[list[str]], list[Bar]]
+
+
+def compared(network: str, size: int, bare: Iterable[str], ours: tuple[str, str], samples: Samples) -> Compared:
+    """Rows and bars of a network's loops: each relative to the best of those named `bare`.
+
+    ours: the names of our loop with resident images, and of it with streamed ones.
+    """
+    of_network = [name for name in samples if name.startswith(f"{network}: ")]
+    loops = {name: [sample.loop_s for sample in samples[name]] for name in of_network}
+    best = min((loops[f"{network}: bare, {way}"] for way in bare), key=median)
+    rows = []
+    for name in of_network:
+        hashes = {sample.said["weights"][:12] for sample in samples[name] if "weights" in sample.said}
+        rows.append([name, summary(loops[name], 3), f"{ratio(loops[name], best):.2f}", ", ".join(sorted(hashes))])
+    resident, streamed = (loops[f"{network}: {way}"] for way in ours)
+    return rows, [
+        Bar(f"{network} at {size}: our loop / the best bare loop", ratio(resident, best), 1.03),
+        Bar(f"{network} at {size}: streamed / resident", ratio(streamed, resident), 1.03),
+    ]
+
+
+def of_networks(title: str, what: str, loops: Sequence[Compared]) -> Result:
+    """The result of several networks' loops; `what` each loop runs."""
+    rows, bars = (list(chain(*parts)) for parts in zip(*loops, strict=True))
+    return Result(bars, [Table(title, [what, "loop, s", "/ best bare", "weights"], rows)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from statistics import mean, median
+from statistics import mean
 
 from benchmarks.bench import RECIPE, Bench, Processes, Samples, Section
 from benchmarks.contenders.stopwatch import BFLOAT16, GPU_BATCH, GPU_EPOCHS
+from benchmarks.networks import compared, of_networks
 from benchmarks.results import Bar, Result, Table, ratio, summary
 
 SEEDS = 200
@@ -89,22 +90,9 @@ class GpuNetworks(OnGpu):
         return processes
 
     def found(self, samples: Samples) -> Result:
-        loops = {name: [sample.loop_s for sample in samples[name]] for name in self.processes}
-        rows, bars = [], []
-        for network, size in GPU_NETWORKS.items():
-            bare = min((loops[f"{network}: bare, {way}"] for way in BFLOAT16), key=median)
-            for name in (name for name in self.processes if name.startswith(f"{network}: ")):
-                hashes = {sample.said["weights"][:12] for sample in samples[name] if "weights" in sample.said}
-                rows.append(
-                    [name, summary(loops[name], 3), f"{ratio(loops[name], bare):.2f}", ", ".join(sorted(hashes))]
-                )
-            ours, streamed = loops[f"{network}: ours, compiled"], loops[f"{network}: ours, compiled, streamed"]
-            bars += [
-                Bar(f"{network} at {size}, bfloat16: our loop / the best bare loop", ratio(ours, bare), 1.03),
-                Bar(f"{network} at {size}, bfloat16: streamed / resident", ratio(streamed, ours), 1.03),
-            ]
-        table = Table("General networks on a GPU", ["five epochs", "loop, s", "/ best bare", "weights"], rows)
-        return Result(bars, [table])
+        ours = ("ours, compiled", "ours, compiled, streamed")
+        loops = [compared(name, size, BFLOAT16, ours, samples) for name, size in GPU_NETWORKS.items()]
+        return of_networks("General networks on a GPU, bfloat16", "five epochs", loops)
 
 
 class WarmSpeedrun(OnGpu):

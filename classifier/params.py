@@ -238,7 +238,11 @@ class Params(Section):
         download, normalize, train = self.download, self.normalize, self.train
         folder, size = download.dataset == "folder", normalize.image_size
         channels = 3 if download.dataset == "cifar10" else 1
-        known = {"image_size": [LENET5_SIZE], "channels": ["auto", channels], "invert": [False, "auto"]}
+        known: dict[str, list[Any]] = {
+            "image_size": [LENET5_SIZE],
+            "channels": ["auto", channels],
+            "invert": [False, "auto"],
+        }
         for key, allowed in {} if folder else known.items():
             if (value := getattr(normalize, key)) not in allowed:
                 yield f"normalize.{key} is {value}: allowed for {download.dataset} is {str(allowed[0]).lower()}"

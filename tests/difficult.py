@@ -18,6 +18,8 @@ from PIL import Image, ImageCms
 
 COUNT = 1000
 ORIENTATION = 0x0112  # EXIF's tag
+# PNG's passes of an interlaced image: the first row and column of each, and the steps to the next ones
+ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 
 def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -33,15 +35,24 @@ def oriented(number: int) -> bytes:
     return exif.tobytes()
 
 
-def png(pixels: np.ndarray, colour: int, *chunks: tuple[bytes, bytes], size: tuple[int, int] | None = None) -> bytes:
-    """A PNG of `(H, W, C)` uint16 or uint8; `chunks` come before the pixels, `size` is what the header claims.
+def png(
+    pixels: np.ndarray,
+    colour: int,
+    *chunks: tuple[bytes, bytes],
+    size: tuple[int, int] | None = None,
+    bits: int | None = None,
+    interlaced: bool = False,
+) -> bytes:
+    """A PNG of `(H, W, C)` uint16 or uint8; `chunks` come before the pixels.
 
-    Pillow cannot write 16 bits in colour.
+    `size` and `bits` are what the header claims: with fewer bits than a byte has, the pixels are packed already. Pillow
+    can write neither 16 bits in colour nor 2 and 4 bits in gray, and nothing interlaced.
     """
     height, width = size or pixels.shape[:2]
-    bits = 8 * pixels.itemsize
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(pixels.dtype.newbyteorder(">")))
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    passes = [pixels[y::down, x::right] for y, x, down, right in ADAM7] if interlaced else [pixels]
+    stored = pixels.dtype.newbyteorder(">")
+    rows = b"".join(b"\0" + row.astype(stored).tobytes() for each in passes for row in each)
+    header = struct.pack(">IIBBBBB", width, height, bits or 8 * pixels.itemsize, colour, 0, 0, interlaced)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

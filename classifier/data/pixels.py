@@ -13,6 +13,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from classifier.data.completeness import lacks_rows
 from classifier.data.preprocessing import Pixels
 from classifier.data.preprocessing import Preprocessing as Preprocessing  # exported for callers of `decode`
 from classifier.errors import UserError
@@ -39,6 +40,7 @@ REFUSED = {  # (offset, bytes at this offset) -> kind of file
     (4, b"ftypavif"): "AVIF",
     (4, b"ftypavis"): "AVIF",
     (4, b"jP  \r\n\x87\n"): "JPEG 2000",
+    (0, b"\xff\x4f\xff\x51"): "JPEG 2000",
     (4, b"JXL \r\n\x87\n"): "JPEG XL",
     (0, b"\xff\x0a"): "JPEG XL",
     (0, b"8BPS"): "Photoshop",
@@ -46,6 +48,8 @@ REFUSED = {  # (offset, bytes at this offset) -> kind of file
     (0, b"%!PS"): "PostScript",
     (0, b"<"): "SVG, HTML or XML",
     (0, b"\0\0\1\0"): "an icon",
+    (0, b"icns"): "an icon",
+    (4, b"ftypcrx"): RAW,
     (8, b"CR\2\0"): RAW,
     (0, b"FUJIFILMCCD-RAW"): RAW,
     (0, b"IIRO"): RAW,
@@ -85,6 +89,9 @@ def decode_in_box(content: bytes, preprocessing: Preprocessing) -> tuple[Pixels,
         try:
             image = _open(content)
             _draft(image, preprocessing)
+            image.load()
+            if lacks_rows(image, content):
+                raise BadImageError("truncated: fewer rows than its header says")
             ImageOps.exif_transpose(image, in_place=True)
             return _canvas(_in_colour(image, preprocessing.channels), preprocessing)
         except (BadImageError, MemoryError):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -58,6 +59,12 @@ def test_copies_that_were_changed_are_near_duplicates_and_other_pictures_are_not
     pairs = near(thumbs_of(*pictures, *copies))
     assert {(7, 60 + number) for number in range(4)} <= pairs
     assert {place for pair in pairs for place in pair} == {7, 60, 61, 62, 63}
+
+
+def test_a_copy_of_each_picture_at_jpeg_quality_40_is_its_near_duplicate_and_no_other_is():
+    pictures = [texture(seed) for seed in range(60)]
+    copies = [Image.open(BytesIO(file_of(picture, "JPEG", quality=40))) for picture in pictures]
+    assert near(thumbs_of(*pictures, *copies)) == {(number, 60 + number) for number in range(60)}
 
 
 def test_padding_makes_no_pictures_alike():

@@ -11,7 +11,16 @@ import pytest
 from PIL import Image, ImageCms
 
 from classifier.data.dataset import known_preprocessing
-from classifier.data.pixels import LARGEST_PIXELS, BadImageError, Preprocessing, TooLargeError, decode, decode_in_box
+from classifier.data.pixels import (
+    FORMATS,
+    LARGEST_PIXELS,
+    REFUSED,
+    BadImageError,
+    Preprocessing,
+    TooLargeError,
+    decode,
+    decode_in_box,
+)
 from tests.difficult import file_of, oriented, png, ycck
 
 GENERATOR = np.random.default_rng(0)
@@ -35,6 +44,13 @@ def refuses(content: bytes, reason: str, **values: Any) -> None:
         decode(content, rule(**values))
 
 
+def retagged(content: bytes, tag: int, kind: int, old: int, new: int) -> bytes:
+    """A TIFF with another value of a tag; kind: 3 for 16 bits, 4 for 32 bits."""
+    entry = struct.pack("<HHII", tag, kind, 1, old)
+    assert entry in content
+    return content.replace(entry, struct.pack("<HHII", tag, kind, 1, new))
+
+
 def smooth(height: int, width: int) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width]
     return Image.fromarray(np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], 2).astype(np.uint8))
@@ -46,6 +62,22 @@ def test_an_original_of_a_known_set_becomes_its_canonical_pixels():
     found = decode(file_of(Image.fromarray(colour), "PNG"), known_preprocessing(3))
     assert np.array_equal(found, colour.transpose(2, 0, 1))
     assert found.flags.c_contiguous
+
+
+def test_each_format_is_decoded():
+    image = smooth(24, 24).quantize(64)
+    expected = np.asarray(image.convert("RGB"))
+    lossless, lossy = ("PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"), ("JPEG", "WEBP")
+    assert {*lossless, *lossy} == set(FORMATS)
+    for kind in lossless:
+        content = file_of(image if kind == "GIF" else image.convert("RGB"), kind, lossless=True)
+        assert np.array_equal(pixels(content, image_size=24), expected), kind
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
+        content = file_of(image.convert("RGB"), "TIFF", compression=compression)
+        assert np.array_equal(pixels(content, image_size=24), expected), compression
+    for kind in lossy:
+        found = pixels(file_of(smooth(24, 24), kind, quality=100), image_size=24).astype(int)
+        assert np.abs(found - np.asarray(smooth(24, 24))).mean() < 5, kind
 
 
 ORIENTED = {  # EXIF 2.32, table 6: what stands upright in the stored pixels
@@ -101,6 +133,19 @@ def test_1_bit():
     assert np.array_equal(pixels(few, channels=1), GRAY[..., None])
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_are_scaled(bits):
+    values = GRAY >> 8 - bits
+    packed = np.packbits(np.unpackbits(values[..., None], axis=2)[..., -bits:].reshape(8, -1), axis=1)
+    tiff = retagged(file_of(Image.fromarray(packed), "TIFF"), 256, 4, bits, 8)  # the width
+    for content in (
+        png(packed[..., None], 0, size=(8, 8), bits=bits),
+        retagged(tiff, 258, 3, 8, bits),
+        b"P5 8 8 %d\n%b" % (2**bits - 1, values.tobytes()),  # the largest value stands for white
+    ):
+        assert np.array_equal(pixels(content, channels=1), values[..., None] * (255 // (2**bits - 1))), content[:4]
+
+
 def test_16_bit_is_scaled_not_clipped():
     deep = np.ascontiguousarray(DEEP[..., 0])
     expected = (deep >> 8)[..., None]
@@ -122,9 +167,7 @@ def test_16_bit_is_scaled_not_clipped():
 def test_white_is_zero_in_some_tiffs():
     for image in (Image.fromarray(GRAY), Image.fromarray(np.ascontiguousarray(DEEP[..., 0]))):
         content = file_of(image, "TIFF")
-        tag = struct.pack("<HHII", 262, 3, 1, 1)
-        assert tag in content
-        inverted = content.replace(tag, struct.pack("<HHII", 262, 3, 1, 0))
+        inverted = retagged(content, 262, 3, 1, 0)
         assert np.array_equal(pixels(inverted, channels=1), 255 - pixels(content, channels=1)), image.mode
 
 
@@ -148,6 +191,9 @@ def test_alpha_lies_on_white():
     gray = pixels(file_of(Image.fromarray(np.dstack([GRAY, alpha])), "PNG"), channels=1)[..., 0]
     assert (gray[0] == 255).all()
     assert np.array_equal(gray[1], GRAY[1])
+    deep = pixels(png(np.dstack([DEEP, alpha.astype(np.uint16) * 257]), 6))
+    assert (deep[0] == 255).all()
+    assert np.array_equal(deep[1], DEEP[1] >> 8)
     hidden = png(COLOUR, 2, (b"tRNS", COLOUR[4, 4].astype(">u2").tobytes()))
     assert (pixels(hidden)[4, 4] == 255).all()
     assert np.array_equal(pixels(hidden)[5], COLOUR[5])
@@ -198,6 +244,14 @@ def test_progressive_is_as_baseline():
     assert np.array_equal(baseline, progressive)
 
 
+def test_interlaced_is_as_not_interlaced():
+    for image, colour in [(COLOUR, 2), (DEEP, 2), (GRAY[..., None], 0)]:
+        assert np.array_equal(pixels(png(image, colour, interlaced=True)), pixels(png(image, colour))), image.shape
+    rows, interlaced = (file_of(smooth(24, 24).quantize(64), "GIF", interlace=value) for value in (0, 1))
+    assert rows != interlaced
+    assert np.array_equal(pixels(interlaced, image_size=24), pixels(rows, image_size=24))
+
+
 def test_an_embedded_profile_is_not_applied():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for kind in ("JPEG", "PNG"):
@@ -214,7 +268,11 @@ def test_dimensions_are_limited_before_anything_is_decoded():
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("WEBP", {}), ("BMP", {}), ("TIFF", {})],
+    [
+        *((kind, {}) for kind in FORMATS),
+        ("JPEG", {"progressive": True}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
 )
 def test_a_truncated_file_is_refused_or_whole(kind, options):
     """Files may end with bytes that hold no pixels."""
@@ -229,25 +287,94 @@ def test_a_truncated_file_is_refused_or_whole(kind, options):
     assert refused >= len(content) - 20
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("image", [COLOUR, np.zeros_like(COLOUR)], ids=["colour", "black"])
+def test_a_png_with_fewer_rows_than_its_header_says_is_refused(image, interlaced):
+    """Pillow leaves them black, which an image may also be."""
+    for height in range(1, 9):
+        rows = image[:height]
+        assert np.array_equal(
+            pixels(png(rows, 2, interlaced=interlaced)), pixels(file_of(Image.fromarray(rows), "PNG"))
+        )
+        lacking = png(rows, 2, size=(8, height + 1), interlaced=interlaced)
+        refuses(lacking, "^(truncated: fewer rows than its header says|damaged: .*)$")
+
+
+def tiff(pixels: np.ndarray, planar: bool, side: int, tiled: bool, height: int) -> bytes:
+    """An uncompressed TIFF of `(H, W, 3)` in strips of `side` rows or in square tiles; its header says `height`."""
+    planes = np.split(pixels, 3, axis=2) if planar else [pixels]
+    columns = side if tiled else pixels.shape[1]
+    blocks = [
+        plane[top : top + side, left : left + columns].tobytes()
+        for plane in planes
+        for top in range(0, len(pixels), side)
+        for left in range(0, pixels.shape[1], columns)
+    ]
+    lengths = [len(block) for block in blocks]
+    places = [8 + sum(lengths[:number]) for number in range(len(blocks))]
+    tags = {256: [pixels.shape[1]], 257: [height], 258: [8] * 3, 259: [1], 262: [2], 277: [3], 284: [1 + planar]}
+    tags |= {322: [side], 323: [side], 324: places, 325: lengths} if tiled else {273: places, 278: [side], 279: lengths}
+    end = 8 + sum(lengths)
+    entries, values = b"", b""
+    for tag, numbers in sorted(tags.items()):
+        content = struct.pack(f"<{len(numbers)}I", *numbers)
+        if len(numbers) > 1:
+            content, values = struct.pack("<I", end + 6 + 12 * len(tags) + len(values)), values + content
+        entries += struct.pack("<HHI", tag, 4, len(numbers)) + content
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4) + values
+    return b"II*\0" + struct.pack("<I", end) + b"".join(blocks) + directory
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize(("side", "tiled"), [(3, False), (4, False), (8, False), (16, True)])
+def test_a_tiff_with_fewer_rows_than_its_header_says_is_refused(planar, side, tiled):
+    image = np.tile(COLOUR, (4, 4, 1))
+    content = tiff(image, planar, side, tiled, height=32)
+    assert np.array_equal(pixels(content, image_size=32), image)
+    more = tiff(image, planar, side, tiled, height=32 + side)
+    refuses(more, "^truncated: fewer rows than its header says$", image_size=32)
+
+
 def test_a_jpeg_of_endless_scans_is_refused():
     content = file_of(smooth(24, 24), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
     refuses(content[:-2] + 200 * content[last:-2] + content[-2:], "a JPEG of 2.. scans: allowed are 200")
 
 
-def test_what_is_no_image_is_refused_with_its_kind():
-    for content, reason in [
-        (b"", "an empty file"),
-        (b"hello", "not an image, or its header is damaged"),
-        (b"%PDF-1.7", "PDF, which is not supported: convert it to JPEG or PNG"),
-        (b"\0\0\0\x18ftypheic", "HEIC, which is not supported"),
-        (b"\0\0\0\x18ftypavif", "AVIF, which is not supported"),
-        (b"<!doctype html>", "SVG, HTML or XML, which is not supported"),
-        (b"II*\0\x10\0\0\0CR\2\0", "a camera's raw file, which is not supported"),
-        (file_of(smooth(8, 8), "TIFF", tiffinfo={254: 1}), "a camera's raw file, whose first picture is a preview"),
-        (file_of(smooth(8, 8), "ICO"), "an icon, which is not supported"),
-    ]:
-        refuses(content, reason)
+WITHOUT_RULE = [
+    *((b"\0\0\0\x18ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
+    *((b"\0\0\0\x18ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (file_of(Image.fromarray(COLOUR), "JPEG2000", no_jp2=True), "JPEG 2000"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (b"\xff\x0a\0", "JPEG XL"),
+    (b"8BPS\0\1", "Photoshop"),
+    (b"%PDF-1.7", "PDF"),
+    (file_of(Image.fromarray(COLOUR), "EPS"), "PostScript"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG, HTML or XML"),
+    (b"<!doctype html>", "SVG, HTML or XML"),
+    *((file_of(Image.fromarray(COLOUR), kind), "an icon") for kind in ("ICO", "ICNS")),
+    (b"\0\0\0\x18ftypcrx ", "a camera's raw file"),
+    *((magic, "a camera's raw file") for magic in (b"II*\0\x10\0\0\0CR\2\0", b"FUJIFILMCCD-RAW 0201")),
+    *((magic, "a camera's raw file") for magic in (b"IIRO\x08\0", b"IIRS\x08\0", b"IIU\0\x18\0")),
+]
+
+
+def test_a_kind_without_a_rule_is_refused_by_name():
+    for content, kind in WITHOUT_RULE:
+        refuses(content, f"^{kind}, which is not supported: convert it to JPEG or PNG$")
+    begun = {(start, content[start : start + len(magic)]) for content, _ in WITHOUT_RULE for start, magic in REFUSED}
+    assert REFUSED.keys() <= begun, "each has a case above"
+    preview = file_of(smooth(8, 8), "TIFF", tiffinfo={254: 1})
+    refuses(preview, "^a camera's raw file, whose first picture is a preview: convert it to JPEG or PNG$")
+    lab = file_of(Image.frombytes("LAB", (8, 8), COLOUR.tobytes()), "TIFF")
+    refuses(lab, "^pixels of mode LAB, which are not supported: convert it to JPEG or PNG$")
+
+
+def test_anything_else_is_refused():
+    refuses(b"", "^an empty file$")
+    for content in (b"hello", file_of(smooth(8, 8), "TGA"), file_of(smooth(8, 8), "PCX")):
+        refuses(content, "^not an image, or its header is damaged$")
 
 
 def test_resizing_pads_crops_or_stretches_with_antialiasing():

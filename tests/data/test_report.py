@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,15 +10,17 @@ import pytest
 from PIL import Image
 
 from classifier.data.collection import Collection, Originals, held
-from classifier.data.duplicates import find_duplicates
+from classifier.data.duplicates import Duplicates, Pairs, find_duplicates
 from classifier.data.pictures import Couple, Row, contact_sheet, couples, tile
 from classifier.data.report import Report
 
 
-def report(classes: int, per_class: int = 3, **values) -> Report:
+def report(classes: int, per_class: int = 3, images: np.ndarray | None = None, **values) -> Report:
+    """Of these images, or of noise with two equal images; the splits take turns."""
     count = classes * per_class
-    images = np.random.default_rng(0).integers(0, 256, (count, 3, 8, 8), np.uint8)
-    images[1] = images[0]
+    if images is None:
+        images = np.random.default_rng(0).integers(0, 256, (count, 3, 8, 8), np.uint8)
+        images[1] = images[0]
     pieces, facts = held(images, 0)
     splits = (np.arange(count) % 3).astype(np.int8)
     collection = Collection(
@@ -85,3 +88,34 @@ def test_an_image_is_shown_with_its_own_pixels():
 
 def test_a_set_without_duplicates_says_so():
     assert opened(couples("No exact or near duplicates", [])).shape[0] < 120
+
+
+def coloured(count: int) -> np.ndarray:
+    """Images of a single colour each, which tells their numbers: red 3 * number, green 255, blue 0."""
+    colours = np.array([(3 * number, 255, 0) for number in range(count)], np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(colours[:, :, None, None], (count, 3, 8, 8)))
+
+
+def numbers_in(path: Path) -> list[tuple[int, ...]]:
+    """The numbers of the images of `coloured` in a picture, from left to right, line by line."""
+    picture = np.asarray(Image.open(path).convert("RGB"))
+    lines = [dict.fromkeys((row[(row[:, 1:] == (255, 0)).all(1), 0] // 3).tolist()) for row in picture]
+    return [line for line in dict.fromkeys(map(tuple, lines)) if line]
+
+
+def test_a_sheet_shows_training_images_of_each_class_in_the_order_of_the_classes(tmp_path):
+    """Class `k` has the images 6k to 6k + 5, of which every third is in train. By name, class 10 comes before 2."""
+    report(12, 6, coloured(72)).write(tmp_path)
+    assert numbers_in(tmp_path / "classes.png") == [(start, start + 3) for start in range(0, 72, 6)]
+
+
+def test_the_pairs_of_the_table_are_shown_those_in_two_splits_first(tmp_path):
+    first, second = np.array([0, 4, 9, 2, 7]), np.array([3, 8, 12, 10, 13])
+    crossing = first % 3 != second % 3
+    pairs = Pairs(first, second, np.ones(5), np.arange(5) < 2)
+    report(3, 6, coloured(18), duplicates=Duplicates(pairs, crossing, first[crossing])).write(tmp_path)
+    table = pd.read_csv(tmp_path / "duplicates.csv").sort_values("crossing", ascending=False, kind="stable")
+    assert table["crossing"].tolist() == ["yes", "yes", "no", "no", "no"]
+    listed = [int(Path(name).stem) for name in table[["first", "second"]].to_numpy().ravel()]
+    assert listed == [4, 8, 2, 10, 0, 3, 9, 12, 7, 13]
+    assert [number for line in numbers_in(tmp_path / "duplicates.png") for number in line] == listed

@@ -16,19 +16,24 @@ import random
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+import torchvision  # noqa: F401, the reader of a model of an unknown network loads it, which opens libraries
 from safetensors.torch import save
 
 from classifier.data.cifar import read_archive
 from classifier.data.dataset import read_meta, read_split
 from classifier.data.formats import digits_csv, idx
+from classifier.data.pixels import BadImageError, decode
+from classifier.data.preprocessing import Preprocessing
 from classifier.networks.model_dir import build, read_model, write_model
 from classifier.params import parse_params
 from classifier.project.checksummed import CHECKSUM
@@ -43,6 +48,8 @@ from classifier.training.engine import Engine
 from classifier.training.history import HistoryRow, read_history, write_history
 from classifier.training.report import verify_training, write_training
 from tests import tiny_files
+from tests.data.test_difficult import REFUSED
+from tests.difficult import KINDS, photo
 from tests.faults.watch import nothing_happens
 from tests.photos import download_params, pets, write_tar, write_zip
 from tests.samples import COSTS, ROOT, file_params, train_params, write_digits
@@ -61,11 +68,16 @@ TOKENS = [
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader under test: `content` is a valid file, `feed(content)` gives the reader other content."""
+    """A reader under test: `content` is a valid file, `feed(content)` gives the reader other content.
+
+    It refuses a file by an exception of `refuses_by`, and takes less than `slow_s` seconds.
+    """
 
     name: str
     content: bytes
     feed: Callable[[bytes], Any]
+    refuses_by: tuple[type[Exception], ...] = (ValueError, OSError)
+    slow_s: float = SLOW_S
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
@@ -106,6 +118,17 @@ def with_checksum(content: bytes, **values: Any) -> bytes:
         return json_bytes(changed | {CHECKSUM: sha256(json_bytes(changed))})
     except (ValueError, AttributeError, TypeError, RecursionError):
         return content
+
+
+def with_crcs(content: bytes) -> bytes:
+    """Correct the checksums of a PNG's chunks; other content is returned unchanged."""
+    edited, start = bytearray(content), 8
+    while edited.startswith(b"\x89PNG") and start + 12 <= len(edited):
+        end = start + 8 + int.from_bytes(edited[start : start + 4])
+        if end + 4 <= len(edited):
+            edited[end : end + 4] = zlib.crc32(edited[start + 4 : end]).to_bytes(4)
+        start = end + 4
+    return bytes(edited)
 
 
 def readers(folder: Path) -> list[Reader]:
@@ -194,6 +217,7 @@ def readers(folder: Path) -> list[Reader]:
             b"\n".join(gzip.decompress((raw / "digits.csv.gz").read_bytes()).split(b"\n")[:20]),
             lambda content: digits_csv("digits", gzip.compress(content, 1)),
         ),
+        *image_readers(),
         *(Reader(f"images in {path.name}", path.read_bytes(), source) for path in packed),
         Reader("table.csv", csv_table, table),
         Reader("table.parquet", parquet, table),
@@ -203,6 +227,22 @@ def readers(folder: Path) -> list[Reader]:
             archive,
             lambda content: read_archive("cifar", gzip.compress(content, 1)),
         ),
+    ]
+
+
+def image_readers() -> list[Reader]:
+    """One for each kind of image file. A header may claim all the pixels that are allowed, which take seconds."""
+    rule = Preprocessing(image_size=24, margin=0, resize="pad", channels=3, invert=False)
+    image = photo(np.random.default_rng(0))
+
+    def pixels(content: bytes) -> None:
+        found = decode(with_crcs(content), rule)
+        assert (found.shape, found.dtype) == ((3, 24, 24), np.uint8)
+
+    return [
+        Reader(name, make(image, 0), pixels, (BadImageError,), 10 * SLOW_S)
+        for name, make in KINDS.items()
+        if name not in REFUSED
     ]
 
 
@@ -246,9 +286,9 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
 def outcome(reader: Reader, content: bytes) -> str:
     """Return `read` or `refused`; raises AssertionError for any other outcome."""
     ended, took = timed(reader, content)
-    if took >= SLOW_S:
+    if took >= reader.slow_s:
         ended, took = timed(reader, content)
-    assert took < SLOW_S, f"it took {took:.1f} s"
+    assert took < reader.slow_s, f"it took {took:.1f} s"
     return ended
 
 
@@ -258,7 +298,7 @@ def timed(reader: Reader, content: bytes) -> tuple[str, float]:
     try:
         reader.feed(content)
         ended = "read"
-    except (ValueError, OSError) as error:
+    except reader.refuses_by as error:
         said = str(error)
         assert reader.name in LISTS or "\n" not in said, f"not one line: {said!r:.500}"
         assert reader.name in LISTS or len(said) <= LONGEST_LINE, f"{len(said)} characters: {said!r:.500}"

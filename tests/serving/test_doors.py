@@ -1,4 +1,4 @@
-"""Every door agrees with `predictions.parquet` on the original files of the test images.
+"""Every door agrees with `predictions.parquet` on the original files of the test images, and with `decode` on any file.
 
 Where PyTorch computes (Python, command line, MLflow) the bits are equal; where onnxruntime does (HTTP, ONNX) classes
 are the same and probabilities differ by 1e-5 at most.
@@ -6,9 +6,12 @@ are the same and probabilities differ by 1e-5 at most.
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -17,11 +20,24 @@ import pytest
 import requests
 from safetensors.numpy import load_file
 
+from classifier.commands.application import call
+from classifier.data.dataset import known_preprocessing
+from classifier.data.pixels import BadImageError, TooLargeError, decode
+from classifier.device import pick_device
+from classifier.networks.inference import probabilities_of
+from classifier.networks.model_dir import build, read_model, write_model
+from classifier.networks.registry import NetworkSpec
 from classifier.serving.bodies import MOST_IMAGES
 from classifier.serving.card import same_answer
+from classifier.serving.export import card_of, to_onnx
+from classifier.serving.files import Answer, Named
+from classifier.serving.prediction import Predictor
 from classifier.serving.runtime import Model
+from classifier.workers import threads
+from tests import difficult
+from tests.data.test_difficult import REFUSED
 from tests.projects import Project
-from tests.samples import ROOT
+from tests.samples import DIGITS, ROOT
 from tests.serving.conftest import png, running
 
 SHARED = ROOT / "../shared/data"
@@ -89,10 +105,14 @@ def by_http(address: str, files: list[Path], classes: list[str]) -> np.ndarray:
             form = [("image", (file.name, file.read_bytes())) for file in files[start : start + MOST_IMAGES]]
             answer = session.post(f"{address}/predict?top={len(classes)}", files=form, timeout=60)
             assert answer.status_code == 200, answer.text
-            for prediction in answer.json()["predictions"]:
-                of = {each["class"]: each["probability"] for each in prediction["top"]}
-                found.append([of[name] for name in classes])
+            found += [in_order(prediction["top"], classes) for prediction in answer.json()["predictions"]]
     return np.array(found, np.float32)
+
+
+def in_order(top: list[dict[str, Any]], classes: list[str]) -> list[float]:
+    """The probabilities of an answer, most probable first, in the order of the classes."""
+    of = {each["class"]: each["probability"] for each in top}
+    return [of[name] for name in classes]
 
 
 def all_doors_agree(project: Project, count: int | None) -> None:
@@ -141,3 +161,70 @@ def test_the_doors_agree_on_a_whole_set(recipe, count, tmp_path):
     project.run("classifier", "export", "model.onnx", env=environment)
     all_doors_agree(project, None)
     assert len(list((project.folder / "originals").iterdir())) == count
+
+
+@pytest.fixture(params=[1, 3], ids=["gray", "colour"])
+def untrained(request: pytest.FixtureRequest, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The model directory of a LeNet-5 in an own project, with its export, `model.onnx`."""
+    monkeypatch.setattr("classifier.arithmetic.use", lambda arithmetic: None)  # it stays that of the tests
+    shutil.copy(ROOT / "params.yaml", workspace)
+    channels, folder = request.param, workspace / "models/classifier"
+    spec = NetworkSpec(
+        architecture="lenet5",
+        pretrained=None,
+        dataset="photos",
+        channels=channels,
+        class_names=DIGITS,
+        preprocessing=known_preprocessing(channels),
+        mean=[0.5] * channels,
+        std=[0.25] * channels,
+    )
+    meta = write_model(folder, {0: build(spec)}, 0, spec)
+    classifier = read_model(folder)
+    with threads(1):
+        (workspace / "model.onnx").write_bytes(to_onnx(classifier, card_of(meta, classifier, None)))
+    return folder
+
+
+def test_every_kind_of_file_gets_the_pixels_or_the_refusal_of_decode_at_every_door(untrained, capsys):
+    predictor, onnx = Predictor(untrained, pick_device("auto", "device")), Model.read(Path("model.onnx"))
+    contents = dict(difficult.files(len(difficult.KINDS)))
+    images, refusals = {}, {}
+    Path("files").mkdir()
+    for name, content in contents.items():
+        Path("files", name).write_bytes(content)
+        try:
+            images[name] = decode(content, predictor.meta.preprocessing)
+        except BadImageError as error:
+            refusals[name] = error
+    assert {name[5:] for name in refusals} == REFUSED
+
+    with threads(1):
+        probabilities = probabilities_of(predictor.classifier, np.stack(list(images.values()))).tolist()
+    expected = dict(zip(images, probabilities, strict=True)) | {name: str(error) for name, error in refusals.items()}
+    answers = predictor.answers([Named(name, Path("files", name)) for name in contents])
+    in_python = {
+        each.file.name: each.probabilities.tolist() if isinstance(each, Answer) else each.reason for each in answers
+    }
+    assert in_python == expected
+    with pytest.raises(SystemExit):
+        call(["predict", "files", "--json", "--top", "10"])
+    told = json.loads(capsys.readouterr().out)
+    by_command = {each["file"]: in_order(each["top"], DIGITS) for each in told["predictions"]}
+    by_command |= {each["file"]: each["reason"] for each in told["unreadable"]}
+    assert by_command == {f"files/{name}": outcome for name, outcome in expected.items()}
+
+    with running(Path("model.onnx")) as address, requests.Session() as session:
+        for name, content in contents.items():
+            of_body = {"data": content, "headers": {"Content-Type": "image/png"}}
+            predicted = session.post(f"{address}/predict?top=10", timeout=60, **of_body)
+            encoded = {"inputs": [base64.b64encode(content).decode()]}
+            invoked = session.post(f"{address}/invocations", timeout=60, json=encoded)
+            if name in images:
+                expected[name] = onnx.probabilities(images[name]).tolist()
+                assert in_order(predicted.json()["predictions"][0]["top"], DIGITS) == expected[name], name
+                assert [invoked.json()["predictions"][0][digit] for digit in DIGITS] == expected[name], name
+            else:
+                status = 413 if isinstance(refusals[name], TooLargeError) else 422
+                assert (predicted.status_code, predicted.json()) == (status, {"error": f"the body: {refusals[name]}"})
+                assert (invoked.status_code, invoked.json()["message"]) == (400, expected[name])

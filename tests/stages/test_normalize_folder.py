@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
+from classifier.data import decoding
 from classifier.data.dataset import SPLITS, read_meta, read_split
 from classifier.data.pixels import decode, decoder
 from classifier.project import progress, resuming
@@ -132,6 +135,27 @@ def test_both_stages_say_how_far_they_are(tmp_path, folder, cores, monkeypatch, 
     assert "26 of 26, 0:00:00 left" in said.partition("reading files: 26 of 26")[2]  # of the stage normalize
 
 
+def test_files_are_decoded_by_a_process_per_core_to_the_same_bytes(tmp_path, folder, monkeypatch):
+    """Each process begins once; a single core needs none beside this one."""
+    monkeypatch.setattr(decoding, "CHUNK_IMAGES", 4)
+    begin, begun, found = decoding._begin, tmp_path / "begun", []
+
+    def counted(decoder):
+        begin(decoder)
+        (begun / str(os.getpid())).touch()
+
+    monkeypatch.setattr(decoding, "_begin", counted)
+    for cores, processes in ((1, 0), (2, 2), (3, 3)):
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir()
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)), raising=False)
+        normalized = Normalized(tmp_path / str(cores), folder, image_size=16)
+        normalized.run()
+        assert len(list(begun.iterdir())) == processes
+        found.append({Path(path).name: content for path, content in normalized.contents().items()})
+    assert found[0] == found[1] == found[2]
+
+
 def test_chunks_of_another_decoder_size_or_code_are_not_reused(tmp_path, folder, monkeypatch):
     normalized = Normalized(tmp_path, folder, image_size=8)
     normalized.run()
@@ -168,6 +192,24 @@ def test_all_bad_files_are_named_at_once_or_excluded_by_name(tmp_path, folder, c
     assert dict(normalized.table("problems.csv").values.tolist()) == problems
     assert "files that cannot be used and were excluded: 4" in capsys.readouterr().out
     assert json.loads((normalized.reports / "summary.json").read_text())["excluded"] == 4
+
+
+def test_an_encrypted_file_of_a_zip_is_named_and_the_others_are_used(tmp_path):
+    """The archive's table of contents says which file is encrypted."""
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, image in pictures(20).items():
+            archive.writestr(name, file_of(image, "PNG"))
+        archive.getinfo("train/dog/003.png").flag_bits |= 1
+    normalized = Normalized(tmp_path, path, image_size=16)
+    with pytest.raises(ValueError, match=r"1 of 20 files cannot be used, the first: .*/003\.png': is encrypted"):
+        normalized.run()
+    normalized.write_params(image_size=16, bad_images="exclude")
+    normalized.run()
+    assert normalized.meta.excluded == {"train/dog/003.png": "is encrypted"}
+    assert normalized.table("problems.csv").values.tolist() == [["train/dog/003.png", "is encrypted"]]
+    used = {path for split in SPLITS for path in normalized.paths(split)}
+    assert used == pictures(20).keys() - {"train/dog/003.png"}
 
 
 def test_a_folder_without_a_single_image_says_so(tmp_path):
