@@ -147,6 +147,8 @@ def write(
     print(f"mean {', '.join(f'{value:.4f}' for value in mean)}, std {', '.join(f'{value:.4f}' for value in std)}")
     if problems:
         print(f"files that cannot be used and were excluded: {len(problems):,}, listed in {reports}/problems.csv")
+    if summary["blank"]:
+        print(f"images of a single colour: {summary['blank']:,}, listed in {reports}/blank.csv")
     if summary["leaks"]:
         done = f"images dropped: {len(leaking):,}" if params.leaks == "drop" else "normalize.leaks: drop removes them"
         print(f"pairs of duplicates in two splits: {summary['leaks']:,}, shown in {reports}/duplicates.png; {done}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from classifier.data.collection import Collection, Mask
 from classifier.data.dataset import SPLITS
@@ -38,13 +39,15 @@ class Report:
     def write(self, folder: Path) -> dict[str, int]:
         """Write the files below and return the summary. Equal input gives equal bytes.
 
-        - `summary.json`: images, classes, excluded, exact_duplicates, near_duplicates, leaks (pairs in two splits)
+        - `summary.json`: images, classes, excluded, blank, exact_duplicates, near_duplicates, leaks (pairs in two
+          splits)
         - `classes.csv`: class, name, train, validation, test; the number of images per class
         - `sizes.csv`: width, height, images; of the original files, in pixels
         - `modes.csv`: mode, images; of the original files, in Pillow's terms
         - `channels.csv`: split, channel, mean, std; of pixels scaled to 0..1
         - `problems.csv`: path, reason; the files that cannot be used
         - `excluded.csv`: path, reason; the images that no split holds, if there are any
+        - `blank.csv`: path, split, label; the images of a single colour, if there are any
         - `duplicates.csv`: kind (exact, near), crossing, first, second, first_split, second_split, first_label,
           second_label, correlation
         - `drift.csv`: path, largest_difference; only if the pixels of images changed since the last normalization
@@ -55,6 +58,7 @@ class Report:
             "images": int(self.kept.sum()),
             "classes": len(self.collection.class_names),
             "excluded": len(self.excluded),
+            "blank": len(self.blank),
             "exact_duplicates": int(self.duplicates.pairs.exact.sum()),
             "near_duplicates": int((~self.duplicates.pairs.exact).sum()),
             "leaks": int(self.duplicates.crossing.sum()),
@@ -66,6 +70,12 @@ class Report:
         for name, content in self._pictures():
             write_atomic(folder / name, content)
         return summary
+
+    @property
+    def blank(self) -> npt.NDArray[np.int64]:
+        """The kept images of a single colour, without their padding."""
+        thumbs = self.collection.facts.thumbs.reshape(len(self.kept), -1)
+        return np.flatnonzero(self.kept & (thumbs.min(1) == thumbs.max(1)))
 
     def _tables(self) -> Iterable[tuple[str, Sequence[str], Iterable[Sequence[Any]]]]:
         collection, originals = self.collection, self.collection.originals
@@ -92,6 +102,9 @@ class Report:
             ),
             self._pairs(),
         )
+        if len(self.blank):
+            rows = [(originals.names[n], SPLITS[collection.splits[n]], names[collection.labels[n]]) for n in self.blank]
+            yield "blank.csv", ("path", "split", "label"), rows
         if self.excluded:
             yield "excluded.csv", ("path", "reason"), self.excluded.items()
         if self.drift and self.drift.largest:

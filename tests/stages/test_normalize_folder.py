@@ -240,12 +240,35 @@ def test_leaks_are_listed_and_shown(tmp_path, leaking, capsys):
     ]
     metrics = json.loads((normalized.reports / "summary.json").read_text())
     assert metrics == {
-        **{"images": 29, "classes": 2, "excluded": 0, "exact_duplicates": 2, "near_duplicates": 1, "leaks": 3}
+        **{
+            "images": 29,
+            "classes": 2,
+            "excluded": 0,
+            "blank": 0,
+            "exact_duplicates": 2,
+            "near_duplicates": 1,
+            "leaks": 3,
+        }
     }
     with Image.open(normalized.reports / "duplicates.png") as shown:
         assert shown.height > 100
     assert "pairs of duplicates in two splits: 3" in capsys.readouterr().out
     assert sum(normalized.meta.counts["train"]) == 21
+
+
+def test_images_of_a_single_colour_are_told_and_listed(tmp_path, folder, capsys):
+    """Such as a white drawing on a transparent ground, with its padding."""
+    white = np.full((20, 30, 4), 255, np.uint8)
+    white[:, ::2, 3] = 0
+    write(folder, {"train/cat/white.png": file_of(Image.fromarray(white), "PNG")})
+    normalized = Normalized(tmp_path, folder, image_size=32, validation_fraction=0.0)
+    normalized.run()
+    assert "images of a single colour: 1, listed in " in capsys.readouterr().out
+    assert normalized.table("blank.csv").values.tolist() == [["train/cat/white.png", "train", "cat"]]
+    normalized.write_params(image_size=32, validation_fraction=0.0, resize="crop")
+    (folder / "train/cat/white.png").unlink()
+    normalized.run()
+    assert not (normalized.reports / "blank.csv").exists()
 
 
 def test_leaks_can_be_refused_or_dropped_from_train(tmp_path, leaking):
