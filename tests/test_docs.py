@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 
 from benchmarks.results import Result, bars, markdown
 from classifier.commands.application import COMMANDS, application
+from classifier.commands.results import text
+from classifier.evaluation.metrics import wilson_interval
 from classifier.params import Params
 from tests.samples import ROOT, file_params
 
@@ -134,6 +136,19 @@ def test_readme_is_two_screens_and_shows_every_folder():
     assert len(text.splitlines()) <= 200
     for folder in sorted({path.parent.name for path in (ROOT / "classifier").glob("*/__init__.py")}):
         assert re.search(rf"^  {folder}/ ", text, re.MULTILINE), folder
+
+
+def test_readme_shows_the_accuracy_that_the_recipe_of_the_default_was_measured_with():
+    """The recipe has the share of the test images that are right, from which the other figures follow."""
+    readme, measured = (ROOT / "README.md").read_text(), YAML(typ="safe").load(ROOT / "recipes/digits.yaml")["measured"]
+    found = re.match(r"(\d+\.\d%) of the (\d+) test images for seed 0;", measured)
+    assert found
+    share, count, level = found[1], int(found[2]), file_params().evaluate.confidence
+    (right,) = [right for right in range(count + 1) if f"{right / count:.1%}" == share]
+    low, high = wilson_interval(right, count, level)
+    metrics = {"accuracy": right / count, "accuracy_low": low, "accuracy_high": high}
+    assert text(metrics, {}, "digits", count, level) in readme
+    assert re.search(rf"^run +digits lenet5 {share} ", readme, re.MULTILINE)
 
 
 if __name__ == "__main__":

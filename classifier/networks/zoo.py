@@ -55,10 +55,7 @@ def smallest_size(name: str) -> int | None:
 
 def timm_network(name: str, classes: int, size: int) -> nn.Module:
     """A network of timm, `timm/NAME`, for three channels and images of `size` pixels, height and width."""
-    try:
-        import timm
-    except ImportError:
-        raise UserError(f"{name} needs timm: pip install timm") from None
+    timm = _timm(name)
     short = name.removeprefix("timm/")
     if not timm.is_model(short):
         raise UserError(_unknown(name, [f"timm/{each}" for each in timm.list_models()]))
@@ -73,6 +70,15 @@ def timm_network(name: str, classes: int, size: int) -> nn.Module:
     except (ValueError, AssertionError) as error:
         raise UserError(f"{name} does not take images of {size}x{size} pixels: {_line(error)}") from None
     return network
+
+
+def _timm(name: str) -> Any:
+    """The package. Raises UserError, for the network with this name, if it is not installed."""
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"{name} needs timm: pip install timm") from None
+    return timm
 
 
 def _unknown(name: str, names: list[str]) -> str:
@@ -129,9 +135,7 @@ class Published:
 def statistics_of(network: str) -> tuple[list[float], list[float]] | tuple[None, None]:
     """Mean and std, of pixels in 0..1, that published weights of the network expect; None for a user's network."""
     if network.startswith("timm/"):
-        import timm
-
-        config = timm.get_pretrained_cfg(network.removeprefix("timm/"))
+        config = _timm(network).get_pretrained_cfg(network.removeprefix("timm/"))
         return (list(config.mean), list(config.std)) if config else (None, None)
     if network in WITH_AUXILIARIES:  # as torchvision's `transform_input` makes of its statistics
         return [0.5] * 3, [0.5] * 3

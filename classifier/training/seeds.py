@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -68,8 +68,21 @@ def train_seeds(
     if workers > 1 and device.type == "cuda":
         return train_in_stacks(data, seeds, params, device, report, work, pretrained)
     if workers == 1:
-        return {seed: train_one(data, seed, params, device, report, work, pretrained) for seed in seeds}
+        trained = {}
+        for seed in seeds:
+            with naming(seed) if len(seeds) > 1 else nullcontext():
+                trained[seed] = train_one(data, seed, params, device, report, work, pretrained)
+        return trained
     return _train_in_processes(data, seeds, params, workers, report, work, pretrained)
+
+
+@contextmanager
+def naming(seed: int) -> Iterator[None]:
+    """Begin the user's errors with the seed."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"seed {seed}: {error}") from None
 
 
 def seconds_of(trained: Mapping[int, Trained], params: TrainParams, device: torch.device) -> float:

@@ -12,7 +12,7 @@ from torchvision.models import regnet
 from classifier.errors import UserError
 from classifier.networks import own
 from classifier.networks.registry import build, specify
-from classifier.networks.zoo import smallest_size
+from classifier.networks.zoo import smallest_size, statistics_of
 from tests.processes import run_without
 from tests.samples import ROOT, write_digits
 
@@ -105,6 +105,14 @@ def test_networks_of_timm_by_name(digits):
     pytest.importorskip("timm")
     assert logits(digits, "timm/resnet10t").shape == (2, 7)
     assert logits(digits, "timm/vit_tiny_patch16_224", channels=1, size=32).shape == (2, 7)
+
+
+def test_without_timm_its_networks_say_what_to_install(digits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # as Python notes what cannot be imported
+    with pytest.raises(UserError, match=r"^timm/resnet10t needs timm: pip install timm$"):
+        build(specify(data(digits), "timm/resnet10t"))
+    with pytest.raises(UserError, match=r"^timm/resnet10t needs timm: pip install timm$"):
+        statistics_of("timm/resnet10t")
 
 
 def test_a_network_of_ones_own(digits):

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from classifier.data.dataset import read_meta, write_meta
+from classifier.networks import names
+from classifier.networks.manifest import write_none
+from classifier.params import TrainParams
 from classifier.project import files, resuming
 from classifier.project.ownership import claim, release
 from classifier.project.resuming import ABANDONED_S
@@ -16,6 +19,7 @@ from classifier.training.checkpoint import (
     checkpointed,
     fingerprint_of,
 )
+from stages.train import prepare
 from tests.samples import ROOT, StoppedError, train_params, write_digits
 
 
@@ -79,6 +83,52 @@ def test_the_fingerprint_covers_params_data_and_environment_but_not_how_often_it
     write_meta(data, read_meta(data).model_copy(update={"mean": [0.25]}))
     others.append(fingerprint_of(params, data, environment, stage))
     assert len({fingerprint, *others}) == 5
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # of values that are not allowed
+def test_the_fingerprint_covers_all_params_but_those_that_change_no_bit(tmp_path):
+    data, params = tmp_path / "data", train_params()
+    write_digits(data)
+
+    def fingerprint(**values):
+        return fingerprint_of(params.model_copy(update=values), data, {}, Path(__file__))
+
+    same = {name for name in TrainParams.model_fields if fingerprint(**{name: "another"}) == fingerprint()}
+    assert same == {"checkpoint_every", "processes", "data"}
+
+
+def test_the_fingerprint_covers_the_code_of_the_network_and_no_other(tmp_path, monkeypatch):
+    data, own = tmp_path / "data", tmp_path / "networks"
+    write_digits(data)
+    (own / "blocks").mkdir(parents=True)
+    monkeypatch.setattr(names, "own_folder", lambda: own)
+
+    def fingerprints():
+        networks = ("lenet5", "resnet18", "timm/resnet10t", "mine:net")
+        return [fingerprint_of(train_params(network=network), data, {}, Path(__file__)) for network in networks]
+
+    before = fingerprints()
+    for path in (own / "mine.py", own / "blocks/deep.py"):  # a module may import others
+        path.touch()
+        *others, mine = fingerprints()
+        assert others == before[:3]
+        assert mine != before[3]
+        before = [*others, mine]
+    monkeypatch.setattr(names, "version", {"torchvision": "1", "timm": "2"}.__getitem__)
+    now = fingerprints()
+    assert [after == earlier for after, earlier in zip(now, before, strict=True)] == [True, False, False, True]
+    monkeypatch.setattr(names, "version", {"torchvision": "1", "timm": "3"}.__getitem__)
+    assert [after == earlier for after, earlier in zip(fingerprints(), now, strict=True)] == [True, True, False, True]
+
+
+def test_the_fingerprint_covers_pretrained_weights_if_params_ask_for_some(tmp_path):
+    data, found = tmp_path / "data", []
+    write_digits(data)
+    for name in ("one", "another"):
+        write_none(tmp_path, name)  # a manifest, which has the hash of the weights
+        both = (train_params(pretrained="file"), train_params())
+        found.append([prepare(params, data, tmp_path).fingerprint for params in both])
+    assert [one == another for one, another in zip(*found, strict=True)] == [False, True]
 
 
 def test_the_fingerprint_covers_the_code_of_the_package_and_of_the_stage(tmp_path, monkeypatch):

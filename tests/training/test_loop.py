@@ -15,6 +15,7 @@ from classifier.training import engine
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.engine import DivergedError, Engine
 from classifier.training.loop import fit
+from classifier.training.mixing import Targets
 from classifier.training.steps import Steps, plan_epoch
 from tests.samples import digits_split, train_params
 
@@ -324,3 +325,15 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
     assert not torch.equal(weights(full), weights(half))
     torch.testing.assert_close(weights(full), weights(half), rtol=0, atol=0.05)
     assert math.isfinite(rows[-1].running_loss)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_convolutions_run_over_the_last_dimension_on_a_cpu_and_in_less_than_float32_on_a_gpu(device, precision):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 10))
+    engine = Engine(Classifier(network, [0.5], [1.0]).to(device), train_params(precision=precision, parts=1), device)
+    seen = []
+    network.register_forward_pre_hook(lambda module, arguments: seen.extend([*arguments, module[0].weight]))
+    labels = torch.arange(4, device=device)
+    engine.step([(0, torch.rand(4, 3, 8, 8, device=device), Targets(labels))], 4, 0.1)
+    last = device == CPU or precision == "bfloat16"
+    assert [tensor.is_contiguous(memory_format=torch.channels_last) for tensor in seen] == [last, last]

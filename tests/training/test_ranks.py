@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,16 @@ import torch
 from ruamel.yaml import YAML
 
 from classifier.arithmetic import CAPS
+from classifier.device import environment
 from classifier.errors import UserError
 from classifier.project.files import sha256_of
-from classifier.training.parts import computation_of
+from classifier.recording.journal import JOURNALS, Journal
+from classifier.training.checkpoint import deciding
+from classifier.training.parts import Computation, computation_of
+from classifier.training.ranks import COMPARED
 from tests.commands.test_ui import free_port
 from tests.processes import words_of
-from tests.samples import ROOT, train_params, write_digits
+from tests.samples import ROOT, file_params, train_params, write_digits
 
 COMMAND = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["cmd"]
 STAGE = COMMAND.split()[1:]
@@ -82,22 +87,12 @@ def runs(folder):
     return sorted(path.name for path in (folder / ".pipeline/checkpoints").glob("*"))
 
 
-@pytest.fixture
-def write_project(monkeypatch):
-    """`write_project(folder, parts)`: some seconds of training, a checkpoint after every tenth step."""
-
-    def write(folder, parts=3, train=600):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_digits(folder / "data/normalized", train=train)
-        text = (ROOT / "params.yaml").read_text()
-        changes = {"checkpoint_every: 500": "checkpoint_every: 10", "parts: auto": f"parts: {parts}"}
-        for old, new in changes.items():
-            assert old in text
-            text = text.replace(old, new)
-        (folder / "params.yaml").write_text(text)
-        return folder
-
-    return write
+def write_project(folder, train=600, **values):
+    """Some seconds of training in three parts, with a checkpoint after every tenth step, and other values of train."""
+    write_digits(folder / "data/normalized", train=train)
+    changes = {f"train.{name}": value for name, value in ({"parts": 3, "checkpoint_every": 10} | values).items()}
+    (folder / "params.yaml").write_text(file_params().override(changes).model_dump_json())  # JSON is YAML
+    return folder
 
 
 def ranks_of(torchrun):
@@ -119,6 +114,14 @@ def test_the_page_has_the_command_of_dvc_yaml():
     page = re.sub(r" \\\n\s+", " ", (ROOT / "docs/equal-bits.md").read_text())  # a command on several lines
     assert launched in page
     assert COMMAND.removeprefix("python ") in page.replace(launched, "")
+
+
+def test_all_that_decides_the_bits_is_compared_but_the_machines(tmp_path):
+    write_digits(tmp_path)
+    cpu = torch.device("cpu")
+    decisive = Computation("portable", "AVX2", parts=2, processes=1, threads=1).decisive(environment(cpu))
+    deciders = deciding(train_params(), tmp_path, decisive, ROOT / "stages/train.py")
+    assert deciders.keys() - {"threads"} == set(COMPARED)
 
 
 def test_processes_are_as_many_as_parts_at_most(monkeypatch):
@@ -147,7 +150,7 @@ def test_what_processes_exchange_is_everywhere_afterwards(tmp_path, processes, d
 
 
 @pytest.mark.slow
-def test_torchrun_gives_the_bytes_of_one_process(tmp_path, write_project):
+def test_torchrun_gives_the_bytes_of_one_process(tmp_path):
     alone = write_project(tmp_path / "alone")
     subprocess.run([sys.executable, *STAGE], cwd=alone, env=free_variables(), check=True, capture_output=True)
     for processes in (2, 3):
@@ -162,7 +165,7 @@ def test_torchrun_gives_the_bytes_of_one_process(tmp_path, write_project):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGTERM)])
-def test_a_process_that_is_killed_ends_all_and_training_resumes(tmp_path, write_project, victim, how):
+def test_a_process_that_is_killed_ends_all_and_training_resumes(tmp_path, victim, how):
     alone, folder = write_project(tmp_path / "alone"), write_project(tmp_path / "torchrun")
     subprocess.run([sys.executable, *STAGE], cwd=alone, env=free_variables(), check=True, capture_output=True)
     with launch(STAGE, folder) as torchrun:
@@ -218,7 +221,7 @@ run_stage(main, shared=True)
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_ends_all(tmp_path, write_project):
+def test_a_process_that_hangs_ends_all(tmp_path):
     folder = write_project(tmp_path / "torchrun")
     (folder / "train.py").write_text(IMPATIENT)
     with launch(["train.py", *STAGE[2:]], folder) as torchrun:
@@ -241,7 +244,7 @@ def launch_hosts(folders, port, processes=1):
 
 
 @pytest.mark.slow
-def test_two_machines_with_clones_of_their_own_train_one_model(tmp_path, write_project):
+def test_two_machines_with_clones_of_their_own_train_one_model(tmp_path):
     alone = write_project(tmp_path / "alone")
     subprocess.run([sys.executable, *STAGE], cwd=alone, env=free_variables(), check=True, capture_output=True)
     folders = [write_project(tmp_path / name) for name in ("first", "second")]
@@ -253,14 +256,57 @@ def test_two_machines_with_clones_of_their_own_train_one_model(tmp_path, write_p
     assert not (folders[1] / ".pipeline").exists()
 
 
+def change_code(folder, *names):
+    """Give the machine in `folder` a clone of its own, in which these modules differ."""
+    for name in ("classifier", "networks", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in names:
+        with (folder / name).open("a") as file:
+            file.write("# changed\n")
+
+
 @pytest.mark.slow
-def test_machines_with_other_data_say_so_before_anything_is_recorded(tmp_path, write_project):
-    folders = [write_project(tmp_path / "first"), write_project(tmp_path / "second", train=500)]
-    hosts = launch_hosts(folders, free_port())
+@pytest.mark.parametrize("other", [("data",), ("params", "data", "code", "network")], ids=" ".join)
+def test_machines_that_differ_say_in_what_before_anything_is_recorded(tmp_path, other):
+    first = write_project(tmp_path / "first", network="example:small")
+    values = {"learning_rate": 0.1} if "params" in other else {}
+    second = write_project(tmp_path / "second", train=500, network="example:small", **values)
+    if "code" in other:
+        change_code(second, "classifier/training/loss.py", "networks/example.py")
+    hosts = launch_hosts([first, second], free_port())
     said = [host.communicate(timeout=200)[0] for host in hosts]
     assert 0 not in [host.returncode for host in hosts]
-    assert re.search(
-        r"train: rank 0 on \S+ and rank 1 differ in data \(here: data \w+\): give every machine the", said[0]
+    for rank, there in ((0, 1), (1, 0)):
+        expected = rf"train: rank {rank} on \S+ and rank {there} differ in {', '.join(other)} \(here: {other[0]} \w+"
+        assert re.search(rf"^{expected}.*: give every machine the same commit, params", said[rank], re.MULTILINE)
+    assert not runs(first)
+    assert not (second / ".pipeline").exists()
+
+
+@pytest.mark.slow
+def test_several_seeds_have_the_bytes_of_one_process_and_rank_0_alone_writes_a_journal(tmp_path):
+    plan = {"seeds": 2, "epochs": 3, "processes": 2}
+    alone, folder = write_project(tmp_path / "alone", **plan), write_project(tmp_path / "torchrun", **plan)
+    subprocess.run([sys.executable, *STAGE], cwd=alone, env=free_variables(), check=True, capture_output=True)
+    (folder / "mlflow.db").mkdir()  # no store, so that journals stay
+    with launch(STAGE, folder) as torchrun:
+        said = torchrun.communicate(timeout=200)[0]
+    assert torchrun.returncode == 0, said
+    assert outputs(folder) == outputs(alone)
+    assert "reports/train/replicas/seed-1.csv" in outputs(folder)
+    (journal,) = [Journal(path) for path in (folder / JOURNALS).glob("*-*")]
+    assert journal.begin()["params"]["train.seeds"] == "2"
+
+
+@pytest.mark.slow
+def test_a_seed_that_diverges_ends_all_with_one_line_that_says_so(tmp_path):
+    folder = write_project(tmp_path / "torchrun", seeds=2, learning_rate=100.0)
+    with launch(STAGE, folder) as torchrun:
+        said = torchrun.communicate(timeout=200)[0]  # until all have ended, which share its output
+    assert torchrun.returncode == 1
+    assert len(re.findall(r"^train: seed 0: loss or gradients are not finite at step \d+ ", said, re.MULTILINE)) == 1, (
+        said
     )
-    assert re.search(r"train: rank 1 on \S+ and rank 0 differ in data", said[1])
-    assert not runs(folders[0])
+    assert not outputs(folder)
+    assert not list(folder.rglob(".*.tmp"))
+    assert runs(folder)

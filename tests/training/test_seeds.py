@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import classifier.training.seeds
+from classifier.errors import UserError
 from classifier.networks.model import Classifier, LeNet5
+from classifier.networks.model_dir import weights_bytes
 from classifier.training import stack as vectorized
 from classifier.training.checkpoint import NO_WORK
 from classifier.training.history import HistoryRow
@@ -60,6 +62,17 @@ def test_each_of_several_seeds_is_the_seed_trained_alone_bit_for_bit(data, one_t
         alone = train_one(data, seed, params, CPU, lambda seed, row: None)
         assert torch.equal(weights(each.classifier), weights(alone.classifier))
         assert each.rows == alone.rows == [row for reporter, row in reported if reporter == seed]
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_seeds_with_batch_normalization_and_averaged_weights_have_the_bytes_of_each_alone(data, monkeypatch, cores):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    params = train_params(seed=5, seeds=2, epochs=2, network="example:small", ema=0.9)
+    trained = train_seeds(data, params, CPU, lambda seed, row: None)
+    for seed, each in trained.items():
+        alone = train_one(data, seed, params, CPU, lambda seed, row: None)
+        assert weights_bytes(each.classifier) == weights_bytes(alone.classifier)
+        assert each.rows == alone.rows
 
 
 @pytest.mark.slow
@@ -217,6 +230,13 @@ def test_a_process_ends_with_its_standard_input_without_waiting_for_a_row_to_bre
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=rows, cwd=ROOT)
         worker.communicate(timeout=60)
     assert worker.returncode == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_seed_that_diverges_is_named(data, processes):
+    params = train_params(seeds=2, processes=processes, learning_rate=100.0)
+    with pytest.raises(UserError, match=r"^seed \d: loss or gradients are not finite at step"):
+        train_seeds(data, params, CPU, lambda seed, row: None)
 
 
 def test_a_process_that_is_killed_in_the_middle_ends_the_stage(data):

@@ -153,3 +153,14 @@ def test_slices_of_images_on_disk_are_those_in_memory(stored):
 def test_a_split_in_memory_can_be_streamed_too():
     assert trained(digits_split(60), data="streamed") == trained(digits_split(60), data="resident")
     assert OnDisk(Split(np.zeros((0, 1, 32, 32), np.uint8), np.zeros(0, np.int64)), CPU)[:1].shape == (0, 1, 32, 32)
+
+
+@pytest.mark.gpu
+def test_a_gpu_copies_streamed_images_from_pinned_memory(stored, cuda):
+    images, picked = OnDisk(stored[1], cuda), torch.tensor([99, 0, 50])
+    assert images.read(picked).is_pinned()
+    ahead = ReadAhead(images)
+    ahead.ask(picked)
+    found = ahead.next()
+    assert found.device.type == "cuda"
+    assert torch.equal(found.cpu(), torch.from_numpy(digits_split(100).images)[picked])
