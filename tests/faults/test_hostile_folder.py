@@ -12,15 +12,19 @@ import tarfile
 import time
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from classifier.data.dataset import SPLITS
 from classifier.sources import archives
 from classifier.sources.images import Images, open_files, write_images
+from stages import normalize
 from tests.faults.test_hostile_archive import bomb, member
 from tests.faults.watch import nothing_happens
+from tests.folders import Normalized
 from tests.photos import download_params, image, pets, write_files, write_tar, write_zip
 
 LIMIT = 64 << 20  # bytes of memory
@@ -110,10 +114,16 @@ def central(values: bytes) -> bytes:
     return b"PK\x01\x02\x14\x03\x14\x00" + values
 
 
-def huge_header(folder: Path) -> Path:
+def of_size(side: int) -> bytes:
+    """A PNG whose header states this width and height."""
     content = bytearray(image(5))
-    content[16:24] = struct.pack(">II", 2**31 - 1, 2**31 - 1)
-    return write_zip(folder / "photos.zip", GOOD | {"cat/huge.png": bytes(content)})
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+def huge_header(folder: Path) -> Path:
+    return write_zip(folder / "photos.zip", GOOD | {"cat/huge.png": of_size(2**31 - 1)})
 
 
 ATTACKS: dict[str, tuple[Make, bool]] = {  # whether it must be refused
@@ -208,3 +218,64 @@ def test_nothing_is_extracted_and_time_and_memory_are_bounded(attack, tmp_path: 
         tracemalloc.stop()
         assert sorted(place.rglob("*")) == before
     row.verdict()
+
+
+LINK, LIMIT_OF_PIXELS = "is a symbolic link, but not to a regular file", "pixels: allowed are 89,478,485 in all"
+HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {  # path -> how it is made, and what is said of it
+    "cat/\n.png": (lambda path: path.write_bytes(image()[:99]), "damaged: image file is truncated"),
+    "cat/\\xff.png": (lambda path: made(path.with_name(os.fsdecode(b"\xff.png"))), "has a name that is not UTF-8"),
+    "cat/device.png": (lambda path: path.symlink_to("/dev/zero"), LINK),
+    "cat/huge.png": (lambda path: path.write_bytes(of_size(1 << 20)), f"1048576 x 1048576 {LIMIT_OF_PIXELS}"),
+    "cat/huger.png": (lambda path: path.write_bytes(of_size(2**31 - 1)), f"2147483647 x 2147483647 {LIMIT_OF_PIXELS}"),
+    "cat/large.png": (
+        lambda path: os.truncate(made(path), 1 << 40),
+        "has 1,099,511,627,776 bytes: allowed are 268,435,456",
+    ),
+    "cat/loop": (
+        lambda path: path.symlink_to(path.parent),
+        "is a symbolic link to a folder, which DVC does not follow",
+    ),
+    "cat/nowhere.png": (lambda path: path.symlink_to("nowhere.jpg"), LINK),
+    "cat/pipe.png": (os.mkfifo, "is not a regular file"),
+}
+if os.geteuid():  # root reads every file
+    HOSTILE["cat/secret.png"] = (lambda path: made(path).chmod(0), "cannot be read: Permission denied")
+
+
+def test_normalize_says_a_line_of_each_hostile_file_and_writes_all_or_nothing(workspace: Path):
+    good = pets(6) | {'cat/a\n"b".png': image(99)}
+    normalized = Normalized(workspace, write_files(workspace / "photos", good))
+    before = set(workspace.iterdir())
+    for path, (make, _) in HOSTILE.items():
+        make(normalized.folder / path)
+    with nothing_happens(but_within=workspace), pytest.raises(ValueError, match="files cannot be used") as caught:
+        normalized.run()
+    first, reason = r"'cat/\n.png'", HOSTILE["cat/\n.png"][1]
+    many = f"{len(HOSTILE)} of {len(HOSTILE) + len(good)} files cannot be used, the first: {first}: {reason}: repair or"
+    assert str(caught.value).startswith(many)
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in set(workspace.iterdir()) - before} == {".pipeline", "raw", "reports"}
+    assert [path.name for path in normalized.reports.iterdir()] == ["problems.csv"]
+    expected = {path: reason for path, (_, reason) in HOSTILE.items()}
+    assert dict(normalized.table("problems.csv").values.tolist()) == expected
+
+    normalized.write_params(bad_images="exclude")
+    with nothing_happens(but_within=workspace):
+        normalized.run()
+    assert {path.name for path in set(workspace.iterdir()) - before} == {".pipeline", "raw", "reports", "normalized"}
+    assert normalized.meta.excluded == expected
+    assert sorted(path for split in SPLITS for path in normalized.paths(split)) == sorted(good)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to itself", "/dev/zero", "nowhere"])
+def test_a_file_that_becomes_something_else_after_download_is_a_line(workspace: Path, kind: str):
+    normalized = Normalized(workspace, write_files(workspace / "photos", pets(6)))
+    normalized.run()
+    before = normalized.contents()
+    path = normalized.folder / "cat/3.png"
+    path.unlink()
+    path.mkdir() if kind == "folder" else path.symlink_to("3.png" if kind == "link to itself" else kind)
+    with pytest.raises(ValueError, match=r"photos: 'cat/3\.png' .*: run dvc repro -f download$") as caught:
+        normalize.main([str(path) for path in (normalized.params, normalized.raw, normalized.data, normalized.reports)])
+    assert "\n" not in str(caught.value)
+    assert normalized.contents() == before

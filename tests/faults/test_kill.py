@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -23,6 +23,7 @@ from classifier.recording.run import RATE, ROW_METRICS
 from classifier.recording.tags import KEY_TAG, WEIGHTS_TAG
 from classifier.repository.dvc import reads
 from tests.faults.attack import PERCENT, limit
+from tests.photos import pets, write_files
 from tests.projects import OUTPUTS, Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(limit(21_600))]
@@ -30,11 +31,14 @@ DETERMINED = ["data/raw", "data/normalized", "models/classifier", "reports/train
 
 
 class Victim(Project):
-    """Two short epochs with a checkpoint after each step."""
+    """Two short epochs with a checkpoint after each step, on digits or on photos in the folder images/."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, photos: bool = False) -> None:
         super().__init__(folder)
         self.groups: list[int] = []  # process groups of everything that was started
+        if photos:
+            write_files(folder / "images", pets(100))
+            self.edit_params("dataset: digits", "dataset: folder")
         self.edit_params("epochs: 20", "epochs: 2")
         self.edit_params("checkpoint_every: 500", "checkpoint_every: 1")
         self.commit("quick")
@@ -99,8 +103,22 @@ def commands() -> list[tuple[psutil.Process, list[str]]]:
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """Reproduced once without a kill, for `.expected` and its duration."""
-    victim = Victim(tmp_path_factory.mktemp("victim"))
+    with undisturbed(Victim(tmp_path_factory.mktemp("victim"))) as victim:
+        yield victim
+
+
+@pytest.fixture(scope="module")
+def victim_with_photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    with undisturbed(Victim(tmp_path_factory.mktemp("victim"), photos=True)) as victim:
+        yield victim
+
+
+ON_PHOTOS = {"victim": "", "victim_with_photos": ", on a folder of images"}  # fixture -> end of a row's name
+
+
+@contextmanager
+def undisturbed(victim: Victim) -> Iterator[Victim]:
+    """Reproduce it once without a kill, for `.expected` and its duration; stop all of its processes at the end."""
     begin = time.monotonic()
     victim.end()
     victim.seconds = time.monotonic() - begin
@@ -219,13 +237,16 @@ def check(victim: Victim) -> None:
     assert victim.query(f"SELECT value FROM metrics WHERE key = 'test/accuracy' AND run_uuid = ({newest})")
 
 
-def test_killed_at_random_times(victim, attack):
+@pytest.mark.parametrize(("data", "full"), [("victim", 70), ("victim_with_photos", 30)])
+def test_killed_at_random_times(request, data, full, attack):
     """About six kills per run of the pipeline; every third also kills the recorder.
 
     Of four kills, two are of everything, one of DVC only, whose stage continues without it, and one of the stage only.
     """
-    row = attack("SIGKILL at random times: of `dvc repro` and all it started, of DVC alone, of the stage alone")
-    kills = max(1, round(70 * PERCENT / 100))
+    victim = request.getfixturevalue(data)
+    what = "`dvc repro` and all it started, of DVC alone, of the stage alone"
+    row = attack(f"SIGKILL at random times: of {what}{ON_PHOTOS[data]}")
+    kills = max(1, round(full * PERCENT / 100))
     number = 0
     while number < kills:
         with row.case(f"kill {number}"):
@@ -278,10 +299,13 @@ def test_a_stage_that_outlives_dvc_is_waited_for(victim):
     check(victim)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_inside_a_write(victim, attack, moment):
+@pytest.mark.parametrize(
+    ("data", "moment"), [*(("victim", moment) for moment in MOMENTS), ("victim_with_photos", "checkpoint")]
+)
+def test_killed_inside_a_write(request, data, attack, moment):
     """Counts only kills that interrupted a write."""
-    row = attack(f"SIGKILL inside the writing of {moment}")
+    victim = request.getfixturevalue(data)
+    row = attack(f"SIGKILL inside the writing of {moment}{ON_PHOTOS[data]}")
     kills = max(1, round(10 * PERCENT / 100))
     times: Counter[bool] = Counter()
     while times[True] < kills and not row.problems:

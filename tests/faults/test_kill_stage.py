@@ -1,4 +1,4 @@
-"""A stage that is killed and run again writes the bytes of an undisturbed one: train, and download of a folder."""
+"""A stage that is killed and run again writes the bytes of an undisturbed one: download, train and evaluate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from classifier.project.files import sha256_of
 from classifier.project.ownership import claim, release
 from classifier.recording.deliverer import DELIVERY
 from tests.faults.attack import Attack, cases, limit
-from tests.photos import image, write_download_params, write_files, write_tar
+from tests.folders import Normalized
+from tests.photos import image, pets, write_download_params, write_files, write_tar
 from tests.processes import words_of
 from tests.samples import ROOT, file_params, write_digits
 
@@ -41,12 +42,20 @@ PATHS = {
 
 
 class Stage:
-    """`stages.train` in a project of its own, with a checkpoint after each step; its journal waits for nobody."""
+    """`stages.train` in a project of its own, with a checkpoint after each step; its journal waits for nobody.
 
-    def __init__(self, folder: Path, **values: Any) -> None:
+    photos: in place of digits, as many of a folder, whose splits are in several files.
+    """
+
+    def __init__(self, folder: Path, *, photos: bool = False, **values: Any) -> None:
         self.folder = folder
         (folder / ".dvc").mkdir(parents=True)
-        write_digits(folder / "data/normalized")
+        if photos:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("classifier.data.writing.LARGEST_FILE", 10 * (3 * 32 * 32 + 8) + 1024)
+                Normalized(folder / "data", write_files(folder / "photos", pets(56))).run()
+        else:
+            write_digits(folder / "data/normalized")
         params = file_params().override({"train.epochs": 40, "train.checkpoint_every": 1, **values})
         (folder / "params.yaml").write_text(params.model_dump_json())  # JSON is YAML
 
@@ -112,7 +121,9 @@ def test_a_stage_killed_while_mlflow_stores_its_run_belongs_to_the_same_run(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "all kinds of state"])
+@pytest.mark.parametrize(
+    "values", [{}, EVERYTHING, {"photos": True}], ids=["default", "all kinds of state", "a folder of images"]
+)
 def test_train_killed_three_times_resumes_and_writes_the_same_bytes(tmp_path, values):
     expected = outputs_of(Stage(tmp_path / "undisturbed", **values))
     kill_at([1, STEPS // 2, STEPS * 3 // 4], Stage(tmp_path / "killed", **values), expected)
@@ -188,6 +199,43 @@ def test_random_processes_of_a_training_with_two_are_killed(tmp_path, expected, 
             deliver_all(stage)
             assert runs(stage.folder) == ["FINISHED"]
         assert trainings < wanted + 20, "trainings end before they are killed"
+        shutil.rmtree(stage.folder)
+    row.run = kills
+    row.verdict()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(limit(3600))
+def test_train_and_evaluate_are_killed_on_a_folder_of_images(tmp_path, attack: Callable[[str], Attack]):
+    """At random times, their start included; up to three kills per stage, which then ends with one run."""
+    row = attack("SIGKILL of train and of evaluate on a folder of images, at random times")
+    wanted, kills, projects = cases(30), 0, 0
+    whole, seconds = Stage(tmp_path / "undisturbed", photos=True), {}
+    for name in PATHS:
+        began = time.monotonic()
+        assert whole.start(name).wait(timeout=300) == 0
+        seconds[name] = time.monotonic() - began
+    while kills < wanted:
+        projects += 1
+        stage = Stage(tmp_path / str(projects), photos=True)
+        with row.case(f"project {projects}"):
+            for name in PATHS:
+                for left in (3, 2, 1, 0):
+                    process = stage.start(name)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(row.random.uniform(0, seconds[name]) if left else 300)
+                    if process.poll() is not None:
+                        break
+                    process.kill()
+                    process.wait()
+                    kills += 1
+                assert process.returncode == 0
+            assert stage.outputs() == whole.outputs()
+            for work in ("checkpoints", "evaluations"):
+                assert not list(stage.folder.glob(f".pipeline/{work}/*-*"))
+            deliver_all(stage)
+            assert runs(stage.folder) == ["FINISHED"]
+        assert projects < wanted + 20, "stages end before they are killed"
         shutil.rmtree(stage.folder)
     row.run = kills
     row.verdict()

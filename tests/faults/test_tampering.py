@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from classifier.data.dataset import SPLITS, DatasetMeta
 from classifier.networks.model_dir import build, read_model, read_models, write_model
 from classifier.recording import run as recording_module
 from classifier.recording.run import recording
@@ -23,10 +24,13 @@ from classifier.training.loop import train_one
 from classifier.training.report import write_training
 from stages import download, normalize
 from stages.evaluate import evaluate
+from tests.folders import Normalized
 from tests.photos import pets, write_download_params, write_files
 from tests.projects import Project
 from tests.recorded import ROWS
 from tests.samples import COSTS, ROOT, file_params, train_params, write_digits
+
+Read = Callable[[], object]  # reads a file as a stage does
 
 EDITS: dict[str, Callable[[int], int]] = {
     "first byte": lambda size: 0,
@@ -43,7 +47,8 @@ def changed(path: Path, at: int) -> Iterator[None]:
     edited[at] ^= 1
     for version in (bytes(edited), content):
         path.chmod(0o644)
-        path.write_bytes(version)
+        with path.open("r+b") as file:  # not truncated: a thread of the last case may still read it
+            file.write(version)
         path.chmod(status.st_mode)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         now = path.stat()
@@ -52,15 +57,10 @@ def changed(path: Path, at: int) -> Iterator[None]:
             yield
 
 
-def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
-    """Every file that a later stage reads, and the part of that stage that reads it."""
-    raw, data, model, training = (folder / name for name in ("raw", "normalized", "model", "training"))
-    params_path = str(ROOT / "params.yaml")
-    download.main([params_path, str(raw)])
-    normalize.main([params_path, str(raw), str(folder / "other"), str(folder / "reports")])
-    meta = write_digits(data)
-    models = {seed: build(meta, seed) for seed in (0, 1)}
-    write_model(model, models, 0, meta)
+def readers(folder: Path, data: Path, meta: DatasetMeta) -> tuple[Read, Read]:
+    """The parts of train and evaluate that read `data` and, for the latter, a model and a report, written here."""
+    model, training = folder / "model", folder / "training"
+    write_model(model, {seed: build(meta, seed) for seed in (0, 1)}, 0, meta)
     write_training(training, {0: ROWS, 1: ROWS}, 0, COSTS)
     params = file_params()
     several = params.model_copy(update={"train": params.train.model_copy(update={"seeds": 2})})
@@ -71,6 +71,17 @@ def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
     def evaluated() -> None:
         with recording("evaluate", several) as record:
             evaluate(several, data, model, training, folder / "reports", record)
+
+    return train, evaluated
+
+
+def outputs(folder: Path) -> list[tuple[Path, Read]]:
+    """Every file that a later stage reads, and the part of that stage that reads it."""
+    raw, data, model, training = (folder / name for name in ("raw", "normalized", "model", "training"))
+    params_path = str(ROOT / "params.yaml")
+    download.main([params_path, str(raw)])
+    normalize.main([params_path, str(raw), str(folder / "other"), str(folder / "reports")])
+    train, evaluated = readers(folder, data, write_digits(data))
 
     def normalized() -> None:
         normalize.main([params_path, str(raw), str(folder / "other"), str(folder / "reports")])
@@ -93,22 +104,50 @@ def outputs(folder: Path) -> list[tuple[Path, Callable[[], object]]]:
     ]
 
 
-def test_every_stage_verifies_what_it_reads_and_names_the_file(attack, workspace, monkeypatch):
-    row = attack("an output changed, size, time and mode kept")
-    idle = ["cat"]  # in place of the recorder, which is not tested here
+@pytest.fixture
+def unrecorded(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workspace, without the recorder, which is not tested here."""
+    idle = ["cat"]
     monkeypatch.setattr(
         recording_module, "start_recorder", lambda journal: subprocess.Popen(idle, stdin=subprocess.PIPE)
     )
-    found = outputs(workspace)
+    return workspace
+
+
+def assert_named(path: Path, edit: str, read: Read) -> None:
+    """The reader refuses the edited file in one line that names it, and the stage that writes it."""
+    with (
+        changed(path, EDITS[edit](path.stat().st_size)),
+        pytest.raises(ValueError, match=re.escape(path.name)) as caught,
+    ):
+        read()
+    assert re.search(r"run dvc repro -f (download|normalize|train)$", str(caught.value)), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_every_stage_verifies_what_it_reads_and_names_the_file(attack, unrecorded):
+    row = attack("an output changed, size, time and mode kept")
+    found = outputs(unrecorded)
     for (path, read), edit in row.some([(each, edit) for each in found for edit in EDITS]):
-        with row.case(f"{path.relative_to(workspace)}, {edit}"):
-            with (
-                changed(path, EDITS[edit](path.stat().st_size)),
-                pytest.raises(ValueError, match=re.escape(path.name)) as caught,
-            ):
-                read()
-            assert re.search(r"run dvc repro -f (download|normalize|train)$", str(caught.value)), caught.value
-            assert "\n" not in str(caught.value)
+        with row.case(f"{path.relative_to(unrecorded)}, {edit}"):
+            assert_named(path, edit, read)
+    row.verdict()
+
+
+@pytest.mark.parametrize("images", [4, 1000], ids=["in several files", "in one file"])
+def test_splits_of_a_folder_and_their_table_are_verified_too(attack, unrecorded, monkeypatch, images):
+    """All cases, since none computes anything unless a file is accepted. images: the most in a file."""
+    row = attack(f"a split of a folder or its table changed, size, time and mode kept, at most {images} images a file")
+    monkeypatch.setattr("classifier.data.writing.LARGEST_FILE", images * (3 * 32 * 32 + 8) + 1024)
+    normalized = Normalized(unrecorded, write_files(unrecorded / "photos", pets(20)), validation_fraction=0.2)
+    normalized.run()
+    train, evaluated = readers(unrecorded, normalized.data, normalized.meta)
+    readers_of = {"train": train, "validation": train, "test": evaluated, "images.parquet": evaluated}
+    found = [(path, read) for name, read in readers_of.items() for path in sorted(normalized.data.glob(f"{name}*"))]
+    assert len(found) == (1 + 3 + sum(-(-len(normalized.paths(name)) // 4) for name in SPLITS) if images == 4 else 4)
+    for (path, read), edit in [(each, edit) for each in found for edit in EDITS]:
+        with row.case(f"{path.name}, {edit}"):
+            assert_named(path, edit, read)
     row.verdict()
 
 

@@ -18,6 +18,7 @@ from classifier.data.dataset import SPLITS, read_meta, read_split
 from classifier.device import environment, pick_device
 from classifier.networks.model_dir import read_model_meta
 from classifier.params import BEFORE, load_params
+from classifier.project.files import sha256_of
 from classifier.recording.store import sqlite_uri
 from classifier.runs.reading import all_runs
 from classifier.sources.raw import read_raw
@@ -25,6 +26,7 @@ from classifier.training.checkpoint import checkpointed, fingerprint_of
 from classifier.training.history import read_history
 from classifier.training.parts import computation_of
 from classifier.training.report import verify_training
+from stages import download, normalize
 from tests.projects import Project
 from tests.recorded import own_store
 from tests.samples import ROOT, file_params
@@ -214,6 +216,16 @@ def test_outputs_of_before_are_read(golden):
     (of_seeds,) = (golden / "mlartifacts").glob("*/artifacts/train/replicas")
     verify_training(of_seeds.parent)
     assert len(read_history(of_seeds / "seed-2.csv")) == 10
+
+
+def test_the_digits_are_still_the_same_bytes(tmp_path):
+    """meta.json is another file today; the images, labels, splits and statistics in it are not."""
+    raw, data = str(tmp_path / "raw"), tmp_path / "normalized"
+    download.main([str(ROOT / "params.yaml"), raw])
+    normalize.main([str(ROOT / "params.yaml"), raw, str(data), str(tmp_path / "reports")])
+    before, meta = json.loads(from_archive("data/normalized/meta.json")), read_meta(data)
+    assert {name: sha256_of(data / f"{name}.safetensors") for name in SPLITS} == before["sha256"] == meta.sha256
+    assert (meta.mean, meta.std, meta.counts) == (before["mean"], before["std"], before["counts"])
 
 
 def test_a_checkpoint_of_other_code_is_not_resumed(golden):

@@ -93,6 +93,7 @@ def test_dvc_shows_metrics_plots_and_params(project):
         "misclassified.png",
         "robustness.png",
         "classes.png",
+        "duplicates.png",
     ):
         assert name in text
     assert "https://" not in text  # it is drawn without a network

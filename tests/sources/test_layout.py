@@ -89,6 +89,30 @@ def test_a_level_of_folders_names_the_group(level, names, expected):
     assert not problems(layout)
 
 
+@pytest.mark.parametrize(
+    ("level", "names"),
+    [
+        (1, ("p1/a/mole", "p2/a/mole", "p3/a/nevus")),
+        (2, ("a/p1/mole", "a/p2/mole", "a/p3/nevus")),
+        (-1, ("a/mole/p1", "a/mole/p2", "a/nevus/p3")),
+        (-2, ("a/p1/mole", "a/p2/mole", "a/p3/nevus")),
+    ],
+)
+@pytest.mark.parametrize("splits", [("train", "train", "train"), ("train", "Test", "train")])
+@pytest.mark.parametrize("root", ["", "photos/"])
+def test_levels_are_counted_below_the_splits(level, names, splits, root):
+    """As without them: neither train/ nor the folder around everything in an archive is a level."""
+    paths = [f"{root}{split}/{name}/1" for split, name in zip(splits, names, strict=True)]
+    known = [("a/mole", "p1"), ("a/mole", "p2"), ("a/nevus", "p3")]
+    expected = {
+        path: (class_name, split.lower(), group)
+        for path, split, (class_name, group) in zip(paths, splits, known, strict=True)
+    }
+    assert placed(laid_out(*paths, root=root, groups=level)) == expected
+    shallow = laid_out(f"{root}train/x/1", *paths, root=root, groups=level)
+    assert list(problems(shallow)) == [f"{root}train/x/1"]
+
+
 def test_a_file_that_its_folders_do_not_place_is_named():
     layout = laid_out("README.md", "cat/1", "dog/1", "dog/clip/1")
     assert problems(layout) == {"README.md": "is not in a class folder"}

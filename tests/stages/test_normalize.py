@@ -10,6 +10,7 @@ import pytest
 
 from classifier.data.dataset import SPLITS, read_meta, read_split
 from classifier.data.formats import parse
+from classifier.project.files import sha256_of
 from classifier.sources.catalog import SOURCES, Origin, SourceFile
 from classifier.sources.raw import read_raw, write_manifest
 from stages import download, normalize
@@ -18,6 +19,16 @@ from tests.conftest import ROOT
 from tests.processes import HEAVY, run_without
 
 OUTPUT = {"train.safetensors", "validation.safetensors", "test.safetensors", "meta.json"}
+OF_MNIST = {  # split -> SHA-256 of its file, of tests/tiny_files.py
+    "train": "2fe6452c2220e96ca035ca7b0c178e2e751e8cf7a5475c29a3f58b2e656c7ad5",
+    "validation": "cb6bcc1686267ca473d8c2b0bdee3a34b0f1ca5301d7eb56114425f17e6d43c8",
+    "test": "1d5840d62ef88a0dfa1d9be9bb4d2ee454246f71ba9f079e1e29dbc78a7add4d",
+}
+OF_CIFAR10 = {
+    "train": "204a308d30da69fb9abfd6655f42fdb579244f0982c52652b28c39ead412fc20",
+    "validation": "76364aa0e0ad33d77eee89642ef46a1cf3723f92a3c9c9371883bf9a88ccad96",
+    "test": "f9e9022ec64c291f145a1454e8426e847da00b5cc6e604fa891938b1ff6c6e90",
+}
 
 
 def params(folder: Path, **changes: str) -> str:
@@ -112,6 +123,19 @@ def test_cifar10_with_statistics_of_params_and_no_validation_split(tmp_path):
     assert read_split(normalized, "train", meta).images.shape == (100, 3, 32, 32)
     assert read_split(normalized, "validation", meta).images.shape == (0, 3, 32, 32)
     assert meta.counts["validation"] == [0] * 10
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist", "kmnist", "cifar10"])
+def test_the_bytes_of_the_splits_are_these(tmp_path, dataset):
+    """Other bytes mean other data: every result measured so far is void. tests/pipeline/test_golden.py has digits."""
+    files = tiny_files.cifar10() if dataset == "cifar10" else tiny_files.mnist()
+    expected = OF_CIFAR10 if dataset == "cifar10" else OF_MNIST
+    raw = raw_folder(tmp_path / "raw", dataset, files)
+    normalize.main(arguments(tmp_path, raw, tmp_path / "normalized"))
+    meta = read_meta(tmp_path / "normalized")
+    assert meta.sha256 == expected
+    for split, known in expected.items():
+        assert sha256_of(tmp_path / f"normalized/{split}.safetensors") == known
 
 
 def test_another_number_of_channels_is_one_message_before_anything_is_written(tmp_path):

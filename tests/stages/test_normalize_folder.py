@@ -116,6 +116,31 @@ def test_images_of_a_group_stay_in_one_split(tmp_path, groups):
     assert (sum(map(len, clips)) == 12) is (groups == "clip")  # each in one split only
 
 
+@pytest.mark.parametrize("level", [1, -1])
+@pytest.mark.parametrize("tops", [[""], ["train/"], ["test/", "train/"]], ids=["classes", "train", "train and test"])
+def test_images_of_a_folder_at_this_level_stay_in_one_split(tmp_path, tops, level):
+    """Eight clips that show both classes, outermost or innermost below the splits; then one clip in two splits."""
+    place = tmp_path / "photos"
+
+    def path(number: int, top: str) -> str:
+        folders = (f"clip {number // 8}", ("cat", "dog")[number % 2])
+        return f"{top}{'/'.join(folders[::level])}/{number:02d}.png"
+
+    write(place, {path(number, tops[number // 8 % len(tops)]): texture(number) for number in range(64)})
+    normalized = Normalized(tmp_path, place, {"groups": level}, image_size=8, validation_fraction=0.3)
+    normalized.run()
+    assert normalized.meta.class_names == ["cat", "dog"]
+    folders = [{part for path in normalized.paths(split) for part in path.split("/")} for split in SPLITS]
+    clips = [{name for name in names if name.startswith("clip")} for names in folders]
+    assert all(clips)
+    assert sum(map(len, clips)) == 8, "each in one split only"
+    if "test/" in tops:
+        assert clips[2] == {"clip 0", "clip 2", "clip 4", "clip 6"}
+        write(place, {path(0, "train/"): texture(64)})
+        with pytest.raises(ValueError, match="groups in several splits: 'clip 0' is in train and test: put each group"):
+            normalized.run()
+
+
 def test_a_listed_class_without_images_keeps_its_number(tmp_path, folder):
     normalized = Normalized(tmp_path, folder, {"classes": ["cat", "bird", "dog"]}, image_size=8)
     normalized.run()
