@@ -271,6 +271,11 @@ class Params(Section):
                 except ValueError as error:
                     yield f"sweep.search: {error}"
 
+    @property
+    def own_files(self) -> list[str]:
+        """The user's images and weights: paths in the project, or absolute ones."""
+        return [self.download.folder, self.train.pretrained_file]
+
     def flat(self) -> dict[str, Any]:
         """Return the stages' params as `{"train.epochs": 2, ...}`, named as in DVC and MLflow.
 

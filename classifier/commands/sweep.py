@@ -74,12 +74,17 @@ def sweep(
     check(params, points, bool(values), jobs, search)
     # Imported here: they take seconds, which an invalid command line does not need.
     from classifier.repository.clones import Baseline, stop_processes
+    from classifier.repository.dvc import dvc_tracks
+    from classifier.sources.images import check_exists
     from classifier.sweeps import running as sweeping
     from classifier.sweeps.record import Record, sweep_key
     from classifier.tracking.errors import reported
 
     collect_garbage()
-    baseline = Baseline.of(project_root(), [params.download.folder, params.train.pretrained_file])
+    root, source = project_root(), params.download
+    if source.dataset == "folder" and source.address is None and not dvc_tracks(root, source.folder):
+        check_exists(root / source.folder)
+    baseline = Baseline.of(root, params.own_files)
     key = sweep_key([params.sweep.model_dump(), points] if search else points, params)
     name = f"sweep-{key[:8]}"
     folder = baseline.root / sweeping.SWEEPS / name

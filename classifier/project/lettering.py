@@ -19,11 +19,15 @@ def font_file(*, bold: bool = False) -> Path:
     return Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
 
 
+PRINTABLE = range(32, 127)  # of ASCII, which every font draws
+
+
 def drawable(text: str) -> str:
-    r"""The text with an escape such as `\u732b` for each character that the font lacks. Only pictures need it."""
-    if text.isascii():
-        return text
-    known = _letters()
+    r"""The text in a line, with an escape such as `\u732b` or `\n` for each character that the font does not draw.
+
+    Only pictures need it.
+    """
+    known = PRINTABLE if text.isascii() else _letters()
     return "".join(letter if ord(letter) in known else letter.encode("unicode_escape").decode() for letter in text)
 
 

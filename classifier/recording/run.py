@@ -127,7 +127,7 @@ class Recording:
         `code` defaults to that of the working folder. With `outputs`, which already exist, a run that has them is not
         recorded again.
         """
-        tags, state = experiment_tags(), code or git_state()
+        tags, state = experiment_tags(), code or git_state(self.params.own_files)
         tags |= {f"{ENVIRONMENT}{name}": value for name, value in environment.items()}
         if parent := os.environ.get("MLFLOW_PARENT_RUN_ID"):
             tags[PARENT_TAG] = parent

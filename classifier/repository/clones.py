@@ -53,7 +53,7 @@ class Baseline:
     @classmethod
     def of(cls, root: Path, own: Sequence[str] = ()) -> Baseline:
         """Capture the current state. Raises UserError if the project has no commit."""
-        state = git_state()
+        state = git_state(own)
         if state.commit is None:
             raise UserError(f"DVC's experiments start from a commit: {state.problem}")
         plain = ("--name-only", "--no-renames", "--ignore-submodules", "--relative", "-z")

@@ -53,8 +53,11 @@ class GitState:
         return f"{'the code is not recorded completely' if self.commit else 'no commit is recorded'}: {self.problem}"
 
 
-def git_state() -> GitState:
-    """The state of the project in the current folder, without dvc.lock, which runs write and do not read."""
+def git_state(own: Sequence[str] = ()) -> GitState:
+    """The state of the project in the current folder, without dvc.lock, which runs write and do not read.
+
+    own: the user's images and weights, as paths in the project; those that git does not track are not code.
+    """
     try:
         repository = Repository.of(Path())
         commit = repository.head()
@@ -62,7 +65,7 @@ def git_state() -> GitState:
         return GitState(problem=str(error)[:500])
     try:
         with repository.scratch() as scratch:
-            problem, secret = _add_project(scratch, commit)
+            problem, secret = _add_project(scratch, commit, own)
             whole = scratch.write_tree()
             code = code_digests(scratch, [whole]).get(whole, "")
             _reset(scratch, commit, [*secret, repository.path("dvc.lock")])
@@ -109,7 +112,7 @@ def code_digests(scratch: Scratch, revisions: Iterable[str]) -> dict[str, str]:
     return digests
 
 
-def _add_project(scratch: Scratch, commit: str) -> tuple[str, list[str]]:
+def _add_project(scratch: Scratch, commit: str, own: Sequence[str]) -> tuple[str, list[str]]:
     """Fill the index with the commit and the changes since; returns a message about files left out of the record.
 
     The index has the changes of all tracked files. The names of those that may hold secrets are returned too, so that
@@ -122,7 +125,12 @@ def _add_project(scratch: Scratch, commit: str) -> tuple[str, list[str]]:
         scratch.git("add", "--update", "--", project)
     changed = _names(scratch.git("diff-index", "--cached", "--name-only", "-z", commit))
     tracked = [name for name in changed if _is_secret(name.removeprefix(repository.prefix))]
-    new = _names(scratch.git("ls-files", "--others", "--exclude-standard", "-z", "--", project))
+    places = [repository.top / repository.prefix / path for path in own]
+    new = [
+        name
+        for name in _names(scratch.git("ls-files", "--others", "--exclude-standard", "-z", "--", project))
+        if not any((repository.top / name).is_relative_to(place) for place in places)
+    ]
     secret = [*tracked, *(name for name in new if _is_secret(name.removeprefix(repository.prefix)))]
     new = sorted({*new} - {*secret, lock})
     foreign = [name for name in new if not _is_source(name)]

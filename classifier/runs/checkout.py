@@ -30,7 +30,10 @@ class Checkout:
         self.environment["MLFLOW_TRACKING_URI"] = sqlite_uri(project / DATABASE)
         params = YAML(typ="safe", pure=True).load(project / "params.yaml")
         download = params.get("download", {})
-        share_images(root, project, download.get("folder", "images"))
+        folder = download.get("folder", "images")
+        is_folder = download.get("dataset") == "folder" and not download.get("address")
+        self.lacking = folder if is_folder and not (root / folder).exists() else None  # the user's images, if missing
+        share_images(root, project, folder)
         share_images(root, project, params.get("train", {}).get("pretrained_file", "weights"))
         mirror = os.environ.get("DATA_MIRROR") or download.get("mirror")
         if mirror and (root / mirror).is_dir():  # relative to the project's root

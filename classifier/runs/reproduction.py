@@ -153,7 +153,9 @@ class StoredRun:
     @property
     def portable(self) -> bool:
         """Whether the results are independent of the processor and the number of threads."""
-        return self.tags.get(f"{ENVIRONMENT}arithmetic") == "portable"
+        if not self.environment:  # of a run that evaluate or record made
+            return self.params.get("train.arithmetic") == "portable"
+        return self.environment.get("arithmetic") == "portable"
 
     def check(self) -> None:
         """Raise UserError or FileNotFoundError if this run cannot be reproduced."""
@@ -269,7 +271,8 @@ class Reproduction(Checkout):
             said.append(f"dvc repro normalize: {complaint(self.output)}")
             raise FileNotFoundError(
                 f"the data {wanted} could not be restored ({'; '.join(said)}); "
-                "if a remote has them: dvc remote add -d NAME ADDRESS, then dvc pull"
+                + (f"copy the images to {self.lacking}; " if self.lacking else "")
+                + "if a remote has the data: dvc remote add -d NAME ADDRESS, then dvc pull"
             )
 
     def _bring_by_hash(self, wanted: str) -> bool:

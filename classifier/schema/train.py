@@ -103,7 +103,7 @@ class TrainParams(Section):
     )
     parts: Count = Field(
         description="parts of a batch, each computed by one thread, whose gradients are accumulated: more of them need "
-        "less memory; auto: 2 on a CPU, else 1"
+        "less memory; auto: 2 on a CPU, else 1. A single part in native arithmetic is computed by a thread per core"
     )
     processes: Count = Field(description="processes that share the parts on a CPU (Linux); auto: one per core")
     deterministic: bool = Field(

@@ -128,12 +128,17 @@ def open_files(source: Path, scratch: Path) -> Files:
     """
     if source.is_dir():
         return Folder(source)
+    check_exists(source)
+    return Archive(source, scratch)
+
+
+def check_exists(source: Path) -> None:
+    """Raises FileNotFoundError, naming download.folder, if there is neither folder nor archive."""
     if not source.exists():
         raise FileNotFoundError(
             f"{source} does not exist: set download.folder to the folder, zip or tar with the images; "
             "a path in the project, or an absolute path"
         )
-    return Archive(source, scratch)
 
 
 def write_images(raw: Path, files: Files, params: DownloadParams, archive: str | None = None) -> Manifest:

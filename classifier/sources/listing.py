@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from classifier.errors import UserError
 
@@ -54,10 +55,13 @@ def readable(path: str) -> str:
 def _problem_of(entry: os.DirEntry[str]) -> str | None:
     if readable(entry.path) != entry.path:
         return "has a name that is not UTF-8"
-    if entry.is_file():
-        return None
-    if entry.is_symlink():
-        return LINKED if entry.is_dir() else "is a symbolic link, but not to a regular file"
+    try:
+        if entry.is_file():
+            return None
+        if entry.is_symlink():
+            return LINKED if entry.is_dir() else "is a symbolic link, but not to a regular file"
+    except OSError as error:  # a link to itself
+        return f"cannot be read: {error.strerror}"
     return "is not a regular file"
 
 
@@ -99,9 +103,12 @@ class Folder:
 
     def read(self, path: str, offset: int | None, size: int | None) -> bytes:
         """The bytes of a file. Raises UserError or OSError if it cannot be read."""
-        handle = os.open(f"{self.path}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(f"{self.path}/{path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would block
         try:
-            size = os.fstat(handle).st_size
+            about = os.fstat(handle)
+            size = about.st_size
+            if not S_ISREG(about.st_mode):
+                raise UserError("is not a regular file")
             if size > LARGEST_IMAGE:
                 raise UserError(f"has {size:,} bytes: allowed are {LARGEST_IMAGE:,}")
             content = os.read(handle, size + 1)

@@ -14,6 +14,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {  # path -> how it i
         "is a symbolic link to a folder, which DVC does not follow",
     ),
     "cat/nowhere.png": (lambda path: path.symlink_to("nowhere.jpg"), LINK),
+    "cat/itself.png": (lambda path: path.symlink_to(path.name), "cannot be read: Too many levels of symbolic links"),
     "cat/pipe.png": (os.mkfifo, "is not a regular file"),
 }
 if os.geteuid():  # root reads every file
@@ -243,7 +245,7 @@ if os.geteuid():  # root reads every file
 
 
 def test_normalize_says_a_line_of_each_hostile_file_and_writes_all_or_nothing(workspace: Path):
-    good = pets(6) | {'cat/a\n"b".png': image(99)}
+    good = pets(6) | {'cat/a\n"b".png': image(5)}  # a duplicate, whose name is drawn
     normalized = Normalized(workspace, write_files(workspace / "photos", good))
     before = set(workspace.iterdir())
     for path, (make, _) in HOSTILE.items():
@@ -267,14 +269,15 @@ def test_normalize_says_a_line_of_each_hostile_file_and_writes_all_or_nothing(wo
     assert sorted(path for split in SPLITS for path in normalized.paths(split)) == sorted(good)
 
 
-@pytest.mark.parametrize("kind", ["folder", "link to itself", "/dev/zero", "nowhere"])
+@pytest.mark.parametrize("kind", ["folder", "link to itself", "/dev/zero", "nowhere", "pipe"])
 def test_a_file_that_becomes_something_else_after_download_is_a_line(workspace: Path, kind: str):
     normalized = Normalized(workspace, write_files(workspace / "photos", pets(6)))
     normalized.run()
     before = normalized.contents()
     path = normalized.folder / "cat/3.png"
     path.unlink()
-    path.mkdir() if kind == "folder" else path.symlink_to("3.png" if kind == "link to itself" else kind)
+    make = {"folder": path.mkdir, "pipe": partial(os.mkfifo, path), "link to itself": partial(path.symlink_to, "3.png")}
+    make.get(kind, partial(path.symlink_to, kind))()
     with pytest.raises(ValueError, match=r"photos: 'cat/3\.png' .*: run dvc repro -f download$") as caught:
         normalize.main([str(path) for path in (normalized.params, normalized.raw, normalized.data, normalized.reports)])
     assert "\n" not in str(caught.value)

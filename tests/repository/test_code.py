@@ -151,6 +151,15 @@ def test_photos_and_secrets_are_left_out_and_named(project):
     assert state.warning == f"the code is not recorded completely: {state.problem}"
 
 
+def test_the_users_images_and_weights_are_not_code(project):
+    """They are recorded as data, wherever they are; what git tracks among them is code, as before."""
+    write(project, photos__cat__1_txt="1\n", photos2__a_py="1\n", weights__a_txt="1\n")
+    own = ["photos", str(project / "weights")]
+    assert git_state(own).problem == ""
+    assert changed(git_state(own)) == [Repository.of(project).path("photos2/a.py")]
+    assert len(changed(git_state())) == 3
+
+
 def test_a_secret_that_git_has_is_not_recorded_either(project):
     write(project, _env="A=\n", a_py="1\n")
     commit(project)

@@ -157,6 +157,12 @@ def test_what_a_record_lacks_is_a_warning(workspace):
         "the run's code was not recorded completely",
         "the number of threads, on which results depend, was not recorded",
     ]
+    record.tags = {"git.problem": "x"}  # a training that evaluate recorded, of which nothing more is known
+    record.code.pop("environment.json", None)
+    assert record.params["train.arithmetic"] == "portable"
+    assert len(record.warnings()) == 1
+    record.params["train.arithmetic"] = "native"
+    assert len(record.warnings()) == 2
 
 
 def test_what_a_record_lacks_cannot_be_called_identical(workspace, capsys):

@@ -37,7 +37,7 @@ class Made(Project):
             Path(folder).mkdir()
             Path(folder, "manifest.json").write_text("{}")
         Path("reports/data").mkdir()
-        Path("reports/data/classes.csv").write_text("class")
+        Path("reports/data/summary.json").write_text('{"leaks": 0}')
         self.run("dvc", "commit", "--force", "--quiet")
 
     def change_code(self, old, new):
@@ -108,7 +108,7 @@ def test_a_pulled_clone_is_recorded_once_with_what_dvc_lock_says(made, tmp_path_
         name for name in run.data.tags if name.startswith("mlflow.classifier.env.")
     ]  # of which nothing is known
     assert files(run_id) == {
-        "code/params.yaml", "code/dvc.lock", "data/classes.csv", "train/history.csv", "train/layers.csv",
+        "code/params.yaml", "code/dvc.lock", "data/summary.json", "train/history.csv", "train/layers.csv",
         "train/metrics.json", "train/summary.json", "train/manifest.json", "evaluate/metrics.json"
     }  # fmt: skip
     assert len(run.outputs.model_outputs) == 1
