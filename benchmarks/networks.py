@@ -41,17 +41,19 @@ class Networks(Section):
                 self.processes[f"{name}: {way}"] = partial(contender, path)
 
     def results(self, samples: Samples) -> Result:
-        loops = [compared(name, size, LAYOUTS, OURS, samples) for name, (size, _) in NETWORKS.items()]
+        own = {name: samples[name] for name in self.processes}
+        titles = {name: f"{name} at {size}, native, one part" for name, (size, _) in NETWORKS.items()}
+        loops = [compared(name, title, LAYOUTS, OURS, own) for name, title in titles.items()]
         return of_networks("General networks", "one epoch", loops)
 
 
 Compared = tuple[list[list[str]], list[Bar]]
 
 
-def compared(network: str, size: int, bare: Iterable[str], ours: tuple[str, str], samples: Samples) -> Compared:
+def compared(network: str, title: str, bare: Iterable[str], ours: tuple[str, str], samples: Samples) -> Compared:
     """Rows and bars of a network's loops: each relative to the best of those named `bare`.
 
-    ours: the names of our loop with resident images, and of it with streamed ones.
+    title: of the bars; ours: the names of our loop with resident images, and of it with streamed ones.
     """
     of_network = [name for name in samples if name.startswith(f"{network}: ")]
     loops = {name: [sample.loop_s for sample in samples[name]] for name in of_network}
@@ -62,8 +64,8 @@ def compared(network: str, size: int, bare: Iterable[str], ours: tuple[str, str]
         rows.append([name, summary(loops[name], 3), f"{ratio(loops[name], best):.2f}", ", ".join(sorted(hashes))])
     resident, streamed = (loops[f"{network}: {way}"] for way in ours)
     return rows, [
-        Bar(f"{network} at {size}: our loop / the best bare loop", ratio(resident, best), 1.03),
-        Bar(f"{network} at {size}: streamed / resident", ratio(streamed, resident), 1.03),
+        Bar(f"{title}: our loop / the best bare loop", ratio(resident, best), 1.03),
+        Bar(f"{title}: streamed / resident", ratio(streamed, resident), 1.03),
     ]
 
 

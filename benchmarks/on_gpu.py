@@ -81,17 +81,19 @@ class GpuNetworks(OnGpu):
         for name, size in GPU_NETWORKS.items():
             contender = partial(bench.contender, "networks", "data/tutorial/normalized", name, str(size), str(IMAGES))
             for way in BFLOAT16:
-                processes[f"{name}: bare, {way}"] = partial(contender, way)
+                processes[f"GPU {name}: bare, {way}"] = partial(contender, way)
             for way, values in GPU_WAYS.items():
                 path = f"data/networks/{'-'.join(map(str, values.values()))}.yaml"
                 train = {"epochs": GPU_EPOCHS, "batch_size": GPU_BATCH, "device": "cuda", "precision": "bfloat16"}
                 bench.project.write_params(path, RECIPE, train=train | values)
-                processes[f"{name}: {way}"] = partial(contender, path)
+                processes[f"GPU {name}: {way}"] = partial(contender, path)
         return processes
 
     def found(self, samples: Samples) -> Result:
         ours = ("ours, compiled", "ours, compiled, streamed")
-        loops = [compared(name, size, BFLOAT16, ours, samples) for name, size in GPU_NETWORKS.items()]
+        own = {name.removeprefix("GPU "): samples[name] for name in self.processes}
+        networks = GPU_NETWORKS.items()
+        loops = [compared(name, f"{name} at {size}, bfloat16", BFLOAT16, ours, own) for name, size in networks]
         return of_networks("General networks on a GPU, bfloat16", "five epochs", loops)
 
 

@@ -245,7 +245,8 @@ class Params(Section):
         }
         for key, allowed in {} if folder else known.items():
             if (value := getattr(normalize, key)) not in allowed:
-                yield f"normalize.{key} is {value}: allowed for {download.dataset} is {str(allowed[0]).lower()}"
+                wrong, right = (json.dumps(each).strip('"') for each in (value, allowed[0]))
+                yield f"normalize.{key}: {wrong} with download.dataset: {download.dataset}; allowed is {right}"
         if folder and train.network == LENET5 and size != LENET5_SIZE:
             yield (
                 f"train.network: {LENET5} with normalize.image_size: {size}; allowed is {LENET5_SIZE}, or another "
@@ -309,7 +310,7 @@ class Params(Section):
         section: Section = getattr(self, stage)
         put(tree := section.model_dump(), name, value)
         try:
-            found = [f"{stage}.{problem}" for problem in type(section).model_validate(tree).problems()]
+            found = list(self.model_copy(update={stage: type(section).model_validate(tree)}).problems())
         except ValidationError as error:
             found = describe(error, Params, RENAMED, BEFORE, within=(stage,))
         if found:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from classifier.errors import UserError
 from classifier.networks.model import LeNet5
 
 
@@ -12,7 +13,7 @@ def shifted_lenet5(channels: int, classes: int, size: int) -> nn.Module:
     Its 61,706 parameters are trained as those of LeNet-5. Train it with `train.augment.shift: 1` or more.
     """
     if size != 32:
-        raise ValueError(f"LeNet-5 takes images of 32x32 pixels, these are {size}x{size}")
+        raise UserError(f"LeNet-5 takes images of 32x32 pixels, not {size}x{size}: set normalize.image_size to 32")
     return Shifted(LeNet5(channels, classes))
 
 

@@ -109,7 +109,7 @@ def write(
             "images, or set normalize.leaks: report"
         )
     mean, std = statistics(*collection.sums(train), params)
-    report = Report(collection, kept, duplicates, problems, excluded, drift)
+    report = Report(collection, preprocessing, kept, duplicates, problems, excluded, drift)
     if leaking and params.leaks == "refuse":
         with replacing(reports) as new:
             report.write(new)

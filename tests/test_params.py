@@ -170,8 +170,8 @@ def test_values_of_different_sections_that_contradict_each_other_are_named_toget
     assert message.endswith(
         " has 5 problems:\n"
         "  train.precision: tf32 with device: cpu; allowed is device: cuda or auto, or float32 or bfloat16\n"
-        "  normalize.image_size is 64: allowed for digits is 32\n"
-        "  normalize.invert is True: allowed for digits is false\n"
+        "  normalize.image_size: 64 with download.dataset: digits; allowed is 32\n"
+        "  normalize.invert: true with download.dataset: digits; allowed is false\n"
         "  train.pretrained: imagenet with train.network: lenet5; allowed are names of torchvision.models "
         "(docs/networks.md), or train.pretrained: file\n"
         "  train.keep.weights: validation_loss with normalize.validation_fraction: 0.0; allowed is a fraction above 0, "
@@ -182,7 +182,12 @@ def test_values_of_different_sections_that_contradict_each_other_are_named_toget
         " has 1 problem:\n  train.network: lenet5 with normalize.image_size: 64; allowed is 32, or another network, "
         "such as resnet18"
     )
-    load_params(changed(tmp_path, folder, size, none, weights, ("network: lenet5", "network: resnet18")))
+    resnet18 = ("network: lenet5", "network: resnet18")
+    load_params(changed(tmp_path, folder, size, none, weights, resnet18))
+    search = ("search: {", "search: {train.network: {choices: [resnet18, lenet5]}, ")
+    assert "sweep.search: train.network: lenet5 with normalize.image_size: 64; allowed is 32" in problem_of(
+        changed(tmp_path, folder, size, resnet18, search)
+    )
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.1e-2", "0.001"])

@@ -74,17 +74,14 @@ def sweep(
     check(params, points, bool(values), jobs, search)
     # Imported here: they take seconds, which an invalid command line does not need.
     from classifier.repository.clones import Baseline, stop_processes
-    from classifier.repository.dvc import dvc_tracks
-    from classifier.sources.images import check_exists
+    from classifier.repository.worktree import lacks_images
+    from classifier.sources.images import NOWHERE
     from classifier.sweeps import running as sweeping
     from classifier.sweeps.record import Record, sweep_key
     from classifier.tracking.errors import reported
 
     collect_garbage()
-    root, source = project_root(), params.download
-    if source.dataset == "folder" and source.address is None and not dvc_tracks(root, source.folder):
-        check_exists(root / source.folder)
-    baseline = Baseline.of(root, params.own_files)
+    baseline = Baseline.of(project_root(), params.own_files)
     key = sweep_key([params.sweep.model_dump(), points] if search else points, params)
     name = f"sweep-{key[:8]}"
     folder = baseline.root / sweeping.SWEEPS / name
@@ -93,6 +90,11 @@ def sweep(
         if dry_run:
             show_plan(record, points, search, params, baseline.root, retry_failed, as_json)
             return
+    for point in points or [{}]:
+        source = {key: value for key, value in point.items() if key.startswith("download.")}
+        download = params.override(source).download if source else params.download
+        if lacks_images(baseline.root, download.model_dump()):
+            raise FileNotFoundError(NOWHERE.format(baseline.root / download.folder))
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
     with owning(folder / "owner"):

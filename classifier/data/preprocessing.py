@@ -43,3 +43,8 @@ class Preprocessing(BaseModel):
             return self.inner, self.inner
         side = max(width, height) if self.resize == "pad" else min(width, height)
         return max(1, round(width * self.inner / side)), max(1, round(height * self.inner / side))
+
+    def area(self, width: int, height: int) -> int:
+        """Pixels of the result that show an image of this size; the others are padding."""
+        across, down = self.resized(width, height)
+        return min(across, self.inner) * min(down, self.inner)

@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from classifier.data.drift import Drift
 from classifier.data.duplicates import Duplicates
 from classifier.data.normalization import mean_and_std
 from classifier.data.pictures import Couple, Row, contact_sheet, couples, tile
+from classifier.data.preprocessing import Preprocessing
 from classifier.project.files import write_atomic, write_json
 
 SHEET_ROWS, TILES = 50, (8, 16)  # classes in a sheet; images of a class, with many and with few classes
@@ -30,6 +32,7 @@ class Report:
     """What reports/data/ shows."""
 
     collection: Collection
+    preprocessing: Preprocessing
     kept: Mask
     duplicates: Duplicates
     problems: Mapping[str, str]  # path -> reason
@@ -71,11 +74,14 @@ class Report:
             write_atomic(folder / name, content)
         return summary
 
-    @property
+    @cached_property
     def blank(self) -> npt.NDArray[np.int64]:
-        """The kept images of a single colour, without their padding."""
-        thumbs = self.collection.facts.thumbs.reshape(len(self.kept), -1)
-        return np.flatnonzero(self.kept & (thumbs.min(1) == thumbs.max(1)))
+        """The kept images of a single colour, apart from their padding: n pixels whose squares sum to sum^2 / n."""
+        originals = self.collection.originals
+        sizes, same = np.unique(np.stack([originals.widths, originals.heights], 1), axis=0, return_inverse=True)
+        areas = np.array([self.preprocessing.area(*size) for size in sizes.tolist()], np.float64)[same.ravel(), None]
+        sums, squares = np.moveaxis(self.collection.facts.sums.astype(np.float64), 2, 0)  # (N, C) each
+        return np.flatnonzero(self.kept & (areas * squares - sums**2 < areas / 2).all(1))
 
     def _tables(self) -> Iterable[tuple[str, Sequence[str], Iterable[Sequence[Any]]]]:
         collection, originals = self.collection, self.collection.originals

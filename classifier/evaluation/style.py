@@ -64,5 +64,5 @@ def png(draw: Callable[P, Figure]) -> Callable[P, bytes]:
 
 def elided(name: str, longest: int = LONGEST) -> str:
     """A name as one drawable line. A longer name loses its start: its end tells nested classes and files apart."""
-    line = drawable("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name))
+    line = drawable(name)
     return line if len(line) <= longest else f"\N{HORIZONTAL ELLIPSIS}{line[1 - longest :]}"

@@ -34,7 +34,8 @@ def run(main: Callable[[list[str]], None], name: str) -> None:
         if not lacks_memory(error):
             raise
         lower = [f"lower {name}.batch_size"] if name in ("train", "evaluate") else []
-        remedies = ", or ".join([*getattr(error, "__notes__", lower), "close other programs"])
+        advice = [note for note in getattr(error, "__notes__", []) if note.startswith("set ")]
+        remedies = ", or ".join([*(advice or lower), "close other programs"])
         print(f"{name}: out of memory: {out_of_memory(error)}: {remedies}", file=sys.stderr)
         sys.exit(1)
     finally:

@@ -28,7 +28,10 @@ def drawable(text: str) -> str:
     Only pictures need it.
     """
     known = PRINTABLE if text.isascii() else _letters()
-    return "".join(letter if ord(letter) in known else letter.encode("unicode_escape").decode() for letter in text)
+    return "".join(
+        letter if ord(letter) in known and letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 @cache

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from classifier.data.dataset import DatasetMeta
+from classifier.errors import UserError
 from classifier.networks.names import FOLDER, is_own, own_folder, packages_of
 from classifier.params import Params
 from classifier.project.files import json_bytes
@@ -180,7 +181,10 @@ class Recording:
         summary = folder / "summary.json"
         if not summary.is_file():
             return
-        values = {f"data/{name}": float(count) for name, count in json.loads(summary.read_bytes()).items()}
+        try:
+            values = {f"data/{name}": float(count) for name, count in json.loads(summary.read_bytes()).items()}
+        except ValueError:
+            raise UserError(f"{summary} is corrupt: run dvc repro -f normalize") from None
         self.journal.append("metrics", seed=None, step=0, values=values, restored=restored)
         self.journal.keep(folder, "data")
         self.journal.append("files", path="data", restored=restored)

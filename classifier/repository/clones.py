@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from classifier.errors import UserError
 from classifier.project.processes import end_processes
-from classifier.repository.code import git_state
+from classifier.repository.code import git_state, outside
 from classifier.repository.dvc import (
     cache,
     dvc_command,
@@ -59,11 +59,8 @@ class Baseline:
         plain = ("--name-only", "--no-renames", "--ignore-submodules", "--relative", "-z")
         tracked = git(root, "diff", *plain, "HEAD", "--", ".")
         others = git(root, "ls-files", "--others", "--exclude-standard", "-z")
-        changed = [
-            name
-            for name in os.fsdecode(tracked + others).split("\0")
-            if name and not any(Path(name).is_relative_to(path) for path in own)
-        ]
+        names = [name for name in os.fsdecode(tracked + others).split("\0") if name]
+        changed = outside(names, root.resolve(), [root.resolve() / path for path in own])
         return cls(root, Repository.of(root), state.commit, state.diff, changed, own)
 
 

@@ -56,7 +56,8 @@ class GitState:
 def git_state(own: Sequence[str] = ()) -> GitState:
     """The state of the project in the current folder, without dvc.lock, which runs write and do not read.
 
-    own: the user's images and weights, as paths in the project; those that git does not track are not code.
+    own: the user's images and weights, as paths in the project or absolute ones. Those that git does not track are
+    not code.
     """
     try:
         repository = Repository.of(Path())
@@ -125,12 +126,8 @@ def _add_project(scratch: Scratch, commit: str, own: Sequence[str]) -> tuple[str
         scratch.git("add", "--update", "--", project)
     changed = _names(scratch.git("diff-index", "--cached", "--name-only", "-z", commit))
     tracked = [name for name in changed if _is_secret(name.removeprefix(repository.prefix))]
-    places = [repository.top / repository.prefix / path for path in own]
-    new = [
-        name
-        for name in _names(scratch.git("ls-files", "--others", "--exclude-standard", "-z", "--", project))
-        if not any((repository.top / name).is_relative_to(place) for place in places)
-    ]
+    new = _names(scratch.git("ls-files", "--others", "--exclude-standard", "-z", "--", project))
+    new = outside(new, repository.top, [repository.top / repository.prefix / path for path in own])
     secret = [*tracked, *(name for name in new if _is_secret(name.removeprefix(repository.prefix)))]
     new = sorted({*new} - {*secret, lock})
     foreign = [name for name in new if not _is_source(name)]
@@ -152,6 +149,12 @@ def _add_project(scratch: Scratch, commit: str, own: Sequence[str]) -> tuple[str
         if names
     )
     return problem, tracked
+
+
+def outside(names: Iterable[str], base: Path, places: Iterable[Path]) -> list[str]:
+    """The names, relative to `base`, of files that are not in these places, which may be links."""
+    both = {place for path in places for place in (path, path.resolve())}
+    return [name for name in names if not any((base / name).is_relative_to(place) for place in both)]
 
 
 def _reset(scratch: Scratch, commit: str, names: Sequence[str]) -> None:

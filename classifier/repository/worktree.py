@@ -6,9 +6,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from classifier.repository.dvc import dvc_tracks, share_cache
 from classifier.repository.git import Repository, Scratch, git, git_line
@@ -56,6 +57,14 @@ def check_out(repository: Repository, folder: Path, commit: str, diff: bytes) ->
     theirs = {"GIT_DIR": str(repository.git_dir), "GIT_WORK_TREE": str(folder), **scratch.variables}
     git(folder, "read-tree", "--reset", "-u", tree, variables=theirs)
     git(folder, "clean", "-d", "--force", "--quiet")
+
+
+def lacks_images(root: Path, download: Mapping[str, Any]) -> bool:
+    """Whether the project at `root` lacks the images of its section `download`, and DVC does not track them either."""
+    if download.get("dataset") != "folder" or download.get("address"):
+        return False
+    folder = download["folder"]
+    return not (root / folder).exists() and not dvc_tracks(root, folder)
 
 
 def share_images(root: Path, project: Path, folder: str) -> None:

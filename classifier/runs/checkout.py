@@ -15,7 +15,7 @@ from classifier.arithmetic import CAPS
 from classifier.project.processes import end_processes
 from classifier.recording.store import DATABASE, sqlite_uri
 from classifier.repository.dvc import dvc_command, dvc_environment
-from classifier.repository.worktree import share_images
+from classifier.repository.worktree import lacks_images, share_images
 
 
 class Checkout:
@@ -31,8 +31,8 @@ class Checkout:
         params = YAML(typ="safe", pure=True).load(project / "params.yaml")
         download = params.get("download", {})
         folder = download.get("folder", "images")
-        is_folder = download.get("dataset") == "folder" and not download.get("address")
-        self.lacking = folder if is_folder and not (root / folder).exists() else None  # the user's images, if missing
+        lacks = lacks_images(root, download) and not (project / folder).exists()
+        self.lacking = folder if lacks else None  # the user's images
         share_images(root, project, folder)
         share_images(root, project, params.get("train", {}).get("pretrained_file", "weights"))
         mirror = os.environ.get("DATA_MIRROR") or download.get("mirror")

@@ -102,8 +102,8 @@ class TrainParams(Section):
         description="on a CPU: portable (the same bits on every x86-64 processor with AVX2) or native (its own kernels)"
     )
     parts: Count = Field(
-        description="parts of a batch, each computed by one thread, whose gradients are accumulated: more of them need "
-        "less memory; auto: 2 on a CPU, else 1. A single part in native arithmetic is computed by a thread per core"
+        description="parts of a batch, whose gradients are accumulated: more of them need less memory; auto: 2 on a "
+        "CPU, else 1. On a CPU each is computed by one thread, but a single part in native arithmetic by one per core"
     )
     processes: Count = Field(description="processes that share the parts on a CPU (Linux); auto: one per core")
     deterministic: bool = Field(

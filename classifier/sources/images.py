@@ -41,6 +41,11 @@ FRAMES = {0xC0, 0xC1, 0xC2}  # JPEG's markers of frames: baseline, extended, pro
 SEGMENTS = (0xC4, 0xFE)  # first and last marker of the segments that may precede a frame
 JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
+NOWHERE = (
+    "{} does not exist: set download.folder to the folder, zip or tar with the images; a path in the project, or an "
+    "absolute path"
+)
+
 Files = Folder | Archive
 Header = tuple[int, int, str] | tuple[None, None, None]  # width, height, mode
 Measured = tuple[int | None, str | None, int | None, int | None, str | None, str | None]  # bytes to mode, problem
@@ -128,17 +133,9 @@ def open_files(source: Path, scratch: Path) -> Files:
     """
     if source.is_dir():
         return Folder(source)
-    check_exists(source)
-    return Archive(source, scratch)
-
-
-def check_exists(source: Path) -> None:
-    """Raises FileNotFoundError, naming download.folder, if there is neither folder nor archive."""
     if not source.exists():
-        raise FileNotFoundError(
-            f"{source} does not exist: set download.folder to the folder, zip or tar with the images; "
-            "a path in the project, or an absolute path"
-        )
+        raise FileNotFoundError(NOWHERE.format(source))
+    return Archive(source, scratch)
 
 
 def write_images(raw: Path, files: Files, params: DownloadParams, archive: str | None = None) -> Manifest:

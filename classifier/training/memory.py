@@ -11,11 +11,10 @@ from classifier.device import free_memory
 from classifier.errors import UserError, lacks_memory
 from classifier.networks.layers import Costs
 from classifier.params import TrainParams
-from classifier.training.parts import Computation
+from classifier.training.parts import Computation, parts_of
 
 COPIES = {"sgd": 3, "adamw": 4, "muon": 3}  # of the weights: themselves, their gradients, the optimizer's state
-
-MOST_PARTS = 1024
+MOST_PARTS = 1024  # that params allow
 
 
 def check_batch(params: TrainParams, costs: Costs, computation: Computation, device: torch.device) -> None:
@@ -33,7 +32,8 @@ def check_batch(params: TrainParams, costs: Costs, computation: Computation, dev
     if needed(params.batch_size, computation.parts) <= free:
         return
     sizes = (size for size in range(params.batch_size - 1, 0, -1) if needed(size, computation.parts) <= free)
-    numbers = (parts for parts in range(computation.parts + 1, MOST_PARTS) if needed(params.batch_size, parts) <= free)
+    more = range(computation.parts + 1, _most_parts(params) + 1)
+    numbers = (parts for parts in more if needed(params.batch_size, parts) <= free)
     size, parts = next(sizes, None), next(numbers, None)
     raise UserError(
         f"train.batch_size: {params.batch_size} needs at least {_gib(needed(params.batch_size, computation.parts))}, "
@@ -48,9 +48,13 @@ def naming_half(params: TrainParams, computation: Computation) -> Iterator[None]
         yield
     except (MemoryError, RuntimeError) as error:
         if lacks_memory(error):
-            size, parts = params.batch_size // 2, 2 * computation.parts
-            error.add_note(_remedies(size, parts if parts <= params.batch_size else None))
+            parts = 2 * computation.parts
+            error.add_note(_remedies(params.batch_size // 2, parts if parts <= _most_parts(params) else None))
         raise
+
+
+def _most_parts(params: TrainParams) -> int:
+    return min(MOST_PARTS, parts_of(params.batch_size, MOST_PARTS))
 
 
 def _remedies(size: int | None, parts: int | None) -> str:

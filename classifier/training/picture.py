@@ -33,6 +33,8 @@ def augmented_batch(classifier: Classifier, train: Split, params: TrainParams, p
     offset, scale = classifier.offset.cpu(), classifier.scale.cpu()
     shown: list[Tensor] = []
     for part in split(batch, parts):
+        if len(shown) >= COLUMNS * ROWS:
+            break
         places = torch.cat([part[-1:], part[: COLUMNS * ROWS]])  # the first image is mixed with the part's last
         picked, drawn = order[places], {name: values[places] for name, values in draws.items()}
         moved = augment(torch.from_numpy(train.take(picked.numpy())), drawn)

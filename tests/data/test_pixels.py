@@ -325,6 +325,12 @@ def tiff(pixels: np.ndarray, planar: bool, side: int, tiled: bool, height: int) 
     return b"II*\0" + struct.pack("<I", end) + b"".join(blocks) + directory
 
 
+def test_a_compressed_tiff_is_not_refused_for_its_strips():
+    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
+        pixels(file_of(Image.fromarray(COLOUR), "TIFF", compression=compression))
+    pixels(file_of(smooth(9, 9).convert("1"), "TIFF", compression="group4"))
+
+
 @pytest.mark.parametrize("planar", [False, True])
 @pytest.mark.parametrize(("side", "tiled"), [(3, False), (4, False), (8, False), (16, True)])
 def test_a_tiff_with_fewer_rows_than_its_header_says_is_refused(planar, side, tiled):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from classifier.data.collection import Collection, Originals, held
 from classifier.data.duplicates import Duplicates, Pairs, find_duplicates
 from classifier.data.pictures import Couple, Row, contact_sheet, couples, tile
+from classifier.data.preprocessing import Preprocessing
 from classifier.data.report import Report
 
 
@@ -39,7 +41,8 @@ def report(classes: int, per_class: int = 3, images: np.ndarray | None = None, *
     )
     found = find_duplicates(facts.digests, facts.thumbs, splits)
     given = {"kept": np.ones(count, bool), "duplicates": found, "problems": {}, "excluded": {}, "drift": None}
-    return Report(collection, **given | values)
+    known = Preprocessing(image_size=8, margin=0, resize="stretch", channels=3, invert=False)
+    return Report(collection, known, **given | values)
 
 
 def test_the_tables_hold_what_is_kept(tmp_path):
@@ -71,6 +74,27 @@ def test_equal_data_give_equal_bytes(tmp_path):
         report(3).write(tmp_path / name)
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+
+
+def test_blank_images_have_a_single_colour_apart_from_padding(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), np.uint8)
+    images[[0, 1, 2, 3]] = np.array([0, 255, 7, 9], np.uint8)[:, None, None, None]
+    images[4] = images[5] = 0
+    images[4, :, 2:6] = 200  # a strip of 8x4 with its padding
+    images[5, :, ::2, ::2] = 255
+    images[2, 2, 5, 5] = 8
+    found = report(3, 3, images)
+    found.collection.originals.widths[:] = 8
+    found.collection.originals.heights[:] = np.where(np.arange(9) == 4, 4, 8)
+    found = replace(found, preprocessing=found.preprocessing.model_copy(update={"resize": "pad"}))
+    found.write(tmp_path)
+    expected = [
+        ["a,b/0.png", "train"],
+        ["a,b/1.png", "validation"],
+        ["a,b/3.png", "train"],
+        ["a,b/4.png", "validation"],
+    ]
+    assert pd.read_csv(tmp_path / "blank.csv")[["path", "split"]].values.tolist() == expected
 
 
 def opened(content: bytes) -> np.ndarray:

@@ -1,7 +1,9 @@
 """The networks of the folder networks/ that recipes use."""
 
+import pytest
 import torch
 
+from classifier.errors import UserError
 from classifier.networks.model import parameter_count
 from networks.cifar import mirrored_resnet9
 from networks.mnist import shifted_lenet5
@@ -19,6 +21,11 @@ def test_the_mean_over_shifted_copies_is_of_lenet5_which_is_trained_as_it_is():
         expected = torch.stack([lenet5.eval()(copy) for copy in copies]).mean(0)
         torch.testing.assert_close(network.eval()(images), expected)
         assert not torch.allclose(expected, lenet5(images), atol=1e-4)
+
+
+def test_lenet5_of_another_size_is_refused_in_a_line():
+    with pytest.raises(UserError, match=r"takes images of 32x32 pixels, not 64x64: set normalize\.image_size to 32"):
+        shifted_lenet5(1, 10, 64)
 
 
 def test_the_mean_over_both_mirror_images_is_of_a_network_that_is_trained_as_it_is():

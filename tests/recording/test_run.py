@@ -315,8 +315,8 @@ def test_evaluate_beside_its_recorder_completes_the_run(workspace):
 def test_what_the_data_hold_is_in_the_run_of_a_training_and_in_one_that_evaluate_makes(workspace):
     outputs, folder = Workspace(), Path("reports/data")
     folder.mkdir(parents=True)
-    for name in ("summary.json", "excluded.csv"):
-        (folder / name).write_text('{"leaks": 2, "excluded": 1}')
+    (folder / "summary.json").write_text('{"leaks": 2, "excluded": 1}')
+    (folder / "excluded.csv").write_text("path,reason")
     with recording.recording("train", outputs.params) as record:
         record.begin("key", {})
         record.log_data_report(folder)

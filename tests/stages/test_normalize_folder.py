@@ -290,7 +290,10 @@ def test_images_of_a_single_colour_are_told_and_listed(tmp_path, folder, capsys)
     normalized.run()
     assert "images of a single colour: 1, listed in " in capsys.readouterr().out
     assert normalized.table("blank.csv").values.tolist() == [["train/cat/white.png", "train", "cat"]]
-    normalized.write_params(image_size=32, validation_fraction=0.0, resize="crop")
+    for values in ({"image_size": 16}, {"image_size": 32, "resize": "crop"}):
+        normalized.write_params(validation_fraction=0.0, **values)
+        normalized.run()
+        assert len(normalized.table("blank.csv")) == 1
     (folder / "train/cat/white.png").unlink()
     normalized.run()
     assert not (normalized.reports / "blank.csv").exists()

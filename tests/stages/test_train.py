@@ -75,7 +75,7 @@ def test_an_interrupted_training_resumes_with_other_values_of_params_that_change
     [
         ("nn.Threshold(9, torch.nan)", {}, "the network mine:net gives NaN or Inf for random images before it is"),
         ("nn.BatchNorm1d(classes)", {}, r"train\.batch_size: 30 leaves a batch of a single one of the 61 training"),
-        ("nn.Identity()", {"batch_size": 32}, r"train\.batch_size: 32 needs at least .* are free: set train\.batch"),
+        ("nn.Identity()", {"batch_size": 32}, r"train\.batch_size: 32 needs at least .* are free: set "),
     ],
     ids=["network", "last batch", "memory"],
 )

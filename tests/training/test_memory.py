@@ -53,7 +53,7 @@ def test_the_size_and_the_parts_that_are_named_fit(monkeypatch):
             {},
             "set train.batch_size to 128 or less, or train.parts to 4 ",
         ),
-        (MemoryError(), {"batch_size": 2}, "set train.batch_size to 1 or less"),
+        (MemoryError(), {"batch_size": 7}, "set train.batch_size to 3 or less"),  # no part of a single image
         (MemoryError(), {"batch_size": 1}, "set normalize.image_size to fewer pixels, or train.network to a smaller"),
         (RuntimeError("shapes differ"), {}, None),
     ],
