@@ -6,7 +6,7 @@ COPY requirements-serve.lock ./
 RUN pip install --no-cache-dir --require-hashes -r requirements-serve.lock
 # Only what serves; tests/serving/test_container.py runs it without the rest.
 COPY classifier/__init__.py classifier/errors.py classifier/
-COPY classifier/data/__init__.py classifier/data/pixels.py classifier/data/preprocessing.py classifier/data/ranges.py classifier/data/
+COPY classifier/data/__init__.py classifier/data/completeness.py classifier/data/pixels.py classifier/data/preprocessing.py classifier/data/ranges.py classifier/data/
 COPY classifier/serving/*.py classifier/serving/page.html classifier/serving/
 COPY model.onnx ./
 USER nobody

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -232,21 +233,25 @@ class Params(Section):
     sweep: SweepParams
 
     def problems(self) -> Iterator[str]:
-        """Combinations of valid values that no stage can use, within sections and between them."""
+        """Combinations of valid values that cannot be used, within sections and between them."""
         for stage, section in self:
             yield from (f"{stage}.{problem}" for problem in section.problems())
-        download, normalize, train = self.download, self.normalize, self.train
-        folder, size = download.dataset == "folder", normalize.image_size
+        download, normalize = self.download, self.normalize
         channels = 3 if download.dataset == "cifar10" else 1
         known: dict[str, list[Any]] = {
             "image_size": [LENET5_SIZE],
             "channels": ["auto", channels],
             "invert": [False, "auto"],
         }
-        for key, allowed in {} if folder else known.items():
+        for key, allowed in {} if download.dataset == "folder" else known.items():
             if (value := getattr(normalize, key)) not in allowed:
                 wrong, right = (json.dumps(each).strip('"') for each in (value, allowed[0]))
                 yield f"normalize.{key}: {wrong} with download.dataset: {download.dataset}; allowed is {right}"
+
+    def training_problems(self) -> Iterator[str]:
+        """Combinations of valid values that make data which cannot be trained on."""
+        normalize, train = self.normalize, self.train
+        folder, size = self.download.dataset == "folder", normalize.image_size
         if folder and train.network == LENET5 and size != LENET5_SIZE:
             yield (
                 f"train.network: {LENET5} with normalize.image_size: {size}; allowed is {LENET5_SIZE}, or another "
@@ -310,7 +315,8 @@ class Params(Section):
         section: Section = getattr(self, stage)
         put(tree := section.model_dump(), name, value)
         try:
-            found = list(self.model_copy(update={stage: type(section).model_validate(tree)}).problems())
+            changed = self.model_copy(update={stage: type(section).model_validate(tree)})
+            found = [*changed.problems(), *changed.training_problems()]
         except ValidationError as error:
             found = describe(error, Params, RENAMED, BEFORE, within=(stage,))
         if found:
@@ -351,17 +357,21 @@ def _leaves(section: Mapping[str, Any], known: set[str], prefix: str = "") -> It
             yield f"{prefix}{name}", value
 
 
-def load_params(path: Path) -> Params:
+def load_params(path: Path, *, for_training: bool = True) -> Params:
     """Read and validate params.yaml.
 
-    Raises UserError, which lists every problem with its key, its value and what is allowed.
+    Raises UserError, which lists every problem with its key, its value and what is allowed. Unless `for_training`,
+    problems of training alone are printed: the data can be made and looked at.
     """
-    return parse_params(read_text(path), path)
+    params = parse_params(read_text(path), path, for_training=for_training)
+    for problem in params.training_problems():
+        print(f"before training, change {path}: {problem}", file=sys.stderr)
+    return params
 
 
-def parse_params(text: str, path: Path) -> Params:
+def parse_params(text: str, path: Path, *, for_training: bool = True) -> Params:
     """Like `load_params`, from the file's text; `path` is used in messages."""
-    problems = _validated(parse_yaml(text, path))
+    problems = _validated(parse_yaml(text, path), for_training=for_training)
     if isinstance(problems, Params):
         return problems
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -369,10 +379,13 @@ def parse_params(text: str, path: Path) -> Params:
     raise UserError("\n  ".join([f"{path} has {count}:", *problems[:SHOWN], *more]))
 
 
-def _validated(tree: Any) -> Params | list[str]:
+def _validated(tree: Any, *, for_training: bool = True) -> Params | list[str]:
     """The params, or all their problems: of single values; if there are none, of combinations; then of the search."""
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:
         return describe(error, Params, RENAMED, BEFORE)
-    return list(params.problems()) or list(params.search_problems()) or params
+    problems, of_training = list(params.problems()), list(params.training_problems())
+    if problems or (for_training and of_training):
+        return problems + of_training
+    return (list(params.search_problems()) if for_training else []) or params

@@ -28,7 +28,7 @@ LARGEST_ARCHIVE = 1 << 40  # bytes
 
 def main(arguments: list[str]) -> None:
     params_path, raw = paths(arguments, "params", "raw")
-    params = load_params(params_path).download
+    params = load_params(params_path, for_training=False).download
     with replacing(raw) as new:
         manifest = describe_images(new, params) if params.dataset == "folder" else download(new, params)
     if (images := manifest.images) is None:

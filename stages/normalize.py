@@ -45,7 +45,7 @@ WORK = Path(".pipeline/normalizing")  # in the project's root
 
 def main(arguments: list[str]) -> None:
     params_path, raw, normalized, reports = paths(arguments, "params", "raw", "normalized", "reports")
-    params = load_params(params_path)
+    params = load_params(params_path, for_training=False)
     manifest = read_manifest(raw)
     if manifest.images is None:
         _, files = read_raw(raw)

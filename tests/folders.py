@@ -26,8 +26,7 @@ class Normalized:
 
     def write_params(self, **values: Any) -> None:
         text = (ROOT / "params.yaml").read_text()
-        sections = {"download": self.source, "normalize": values, "train": {"network": "resnet18"}}  # takes any size
-        self.params.write_text(apply(text, sections)[0])
+        self.params.write_text(apply(text, {"download": self.source, "normalize": values})[0])
 
     def run(self) -> None:
         download.main([str(self.params), str(self.raw)])

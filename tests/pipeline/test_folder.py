@@ -128,6 +128,16 @@ def test_images_in_the_projects_own_folder_of_images(project):
     assert "with" in project.run("dvc", "exp", "list")
 
 
+def test_images_that_neither_git_nor_dvc_tracks_are_copied_for_an_experiment(project):
+    write_files(project.folder / "photos", pets(3))
+    use(project, "photos")
+    assert project.repro() == RAN
+    project.git("add", "dvc.lock", "params.yaml")
+    project.git("commit", "-q", "-m", "with images")
+    project.run("dvc", "exp", "run", "--temp", "-C", "photos", "-n", "copied", "-S", "download.retries=1")
+    assert "copied" in project.run("dvc", "exp", "list")
+
+
 def test_an_archive_in_the_project(project):
     project.run("python", "-m", "zipfile", "-c", "images/photos.zip", str(write_files(project.folder / "p", pets(2))))
     use(project, "images/photos.zip")

@@ -21,6 +21,7 @@ from PIL import Image, ImageEnhance
 from classifier.data import decoding
 from classifier.data.dataset import SPLITS, read_meta, read_split
 from classifier.data.pixels import decode, decoder
+from classifier.params import load_params
 from classifier.project import progress, resuming
 from classifier.sources import images
 from stages import normalize
@@ -279,6 +280,16 @@ def test_leaks_are_listed_and_shown(tmp_path, leaking, capsys):
         assert shown.height > 100
     assert "pairs of duplicates in two splits: 3" in capsys.readouterr().out
     assert sum(normalized.meta.counts["train"]) == 21
+
+
+def test_data_that_the_network_does_not_take_are_made_and_the_problem_is_told_first(tmp_path, folder, capsys):
+    """People look at their data before they choose a network."""
+    normalized = Normalized(tmp_path, folder, image_size=16)
+    normalized.run()
+    problem = "train.network: lenet5 with normalize.image_size: 16; allowed is 32, or another network, such as resnet18"
+    assert capsys.readouterr().err.splitlines() == 2 * [f"before training, change {normalized.params}: {problem}"]
+    with pytest.raises(ValueError, match=r"has 1 problem:\n  train\.network: lenet5 with normalize\.image_size: 16"):
+        load_params(normalized.params)
 
 
 def test_images_of_a_single_colour_are_told_and_listed(tmp_path, folder, capsys):
