@@ -88,9 +88,9 @@ def test_the_page_states_the_sha256_of_the_weights_and_of_each_split(finished):
 
 
 def test_make_repro_ends_with_the_accuracy_the_page_and_what_to_type_next(finished):
-    recipe = subprocess.run(
-        ["make", "--dry-run", "--assume-old=setup", "repro"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    command = ["make", "--no-print-directory", "--dry-run", "--assume-old=setup", "repro"]
+    alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")}  # of make test
+    recipe = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, check=True).stdout
     program, *arguments = shlex.split(recipe.splitlines()[-1])
     assert program == ".venv/bin/python"
     done = subprocess.run(
