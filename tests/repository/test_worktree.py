@@ -10,7 +10,7 @@ from dvc.config import Config
 
 from classifier.repository.code import git_state
 from classifier.repository.dvc import dvc_command, dvc_environment
-from classifier.repository.worktree import share_images, worktree
+from classifier.repository.worktree import lacks_images, share_images, worktree
 
 
 def git(*arguments):
@@ -220,3 +220,15 @@ def test_images_elsewhere_or_that_dvc_brings_are_left_alone(root, tmp_path):
     for folder in ("sets/photos", str(tmp_path), "nowhere"):
         share_images(root, tmp_path / "checkout", folder)
     assert not (tmp_path / "checkout").exists()
+
+
+def test_a_project_lacks_images_that_are_nowhere_and_that_dvc_does_not_track(tmp_path):
+    here = {"dataset": "folder", "folder": "photos", "address": None}
+    assert lacks_images(tmp_path, here)
+    assert lacks_images(tmp_path, here | {"folder": str(tmp_path / "photos")})
+    assert not lacks_images(tmp_path, here | {"dataset": "digits"})
+    assert not lacks_images(tmp_path, here | {"address": "https://example.org/photos.zip"})
+    (tmp_path / "photos.dvc").write_text("outs: [{path: photos}]\n")
+    assert not lacks_images(tmp_path, here), "dvc pull fetches them"
+    (tmp_path / "photos.dvc").rename(tmp_path / "photos")
+    assert not lacks_images(tmp_path, here)
