@@ -388,4 +388,4 @@ def _validated(tree: Any, *, for_training: bool = True) -> Params | list[str]:
     problems, of_training = list(params.problems()), list(params.training_problems())
     if problems or (for_training and of_training):
         return problems + of_training
-    return (list(params.search_problems()) if for_training else []) or params
+    return ([] if of_training else list(params.search_problems())) or params

@@ -112,11 +112,7 @@ def test_a_stage_killed_while_mlflow_stores_its_run_belongs_to_the_same_run(tmp_
         release(delivery)
         outputs = stage.outputs()
         assert stage.start(name).wait(timeout=300) == 0
-        assert stage.outputs() == outputs
-        assert not list(stage.folder.glob(".pipeline/checkpoints/*-*"))
-        assert not list(stage.folder.glob(".pipeline/evaluations/*-*"))
-        deliver_all(stage)
-        assert runs(stage.folder) == ["FINISHED"]
+        check_end(stage, outputs)
     assert re.search(r"^run digits lenet5 .*, id ", (stage.folder / "stdout.txt").read_text(), re.MULTILINE)
 
 
@@ -170,6 +166,15 @@ def deliver_all(stage: Stage) -> None:
         assert time.monotonic() < end, "not all is recorded"
 
 
+def check_end(stage: Stage, expected: dict[str, str]) -> None:
+    """The outputs are as expected, nothing is left to resume, and there is one run."""
+    assert stage.outputs() == expected
+    for work in ("checkpoints", "evaluations"):
+        assert not list(stage.folder.glob(f".pipeline/{work}/*-*"))
+    deliver_all(stage)
+    assert runs(stage.folder) == ["FINISHED"]
+
+
 def runs(folder: Path) -> list[str]:
     """The status of every run in MLflow."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
@@ -194,10 +199,7 @@ def test_random_processes_of_a_training_with_two_are_killed(tmp_path, expected, 
                 kills += 1
                 process = stage.start()
             assert process.wait(timeout=300) == 0
-            assert stage.outputs() == expected
-            assert not list(stage.folder.glob(".pipeline/checkpoints/*-*"))
-            deliver_all(stage)
-            assert runs(stage.folder) == ["FINISHED"]
+            check_end(stage, expected)
         assert trainings < wanted + 20, "trainings end before they are killed"
         shutil.rmtree(stage.folder)
     row.run = kills
@@ -230,11 +232,7 @@ def test_train_and_evaluate_are_killed_on_a_folder_of_images(tmp_path, attack: C
                     process.wait()
                     kills += 1
                 assert process.returncode == 0
-            assert stage.outputs() == whole.outputs()
-            for work in ("checkpoints", "evaluations"):
-                assert not list(stage.folder.glob(f".pipeline/{work}/*-*"))
-            deliver_all(stage)
-            assert runs(stage.folder) == ["FINISHED"]
+            check_end(stage, whole.outputs())
         assert projects < wanted + 20, "stages end before they are killed"
         shutil.rmtree(stage.folder)
     row.run = kills
