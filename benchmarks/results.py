@@ -73,6 +73,11 @@ def ratio(values: Sequence[float], others: Sequence[float]) -> float:
     return median(values) / median(others)
 
 
+def paired(values: Sequence[float], others: Sequence[float]) -> float:
+    """Return the median of the ratios of each round: less noisy where the machine's speed changes between rounds."""
+    return median(value / other for value, other in zip(values, others, strict=True))
+
+
 def summary(values: Sequence[float], digits: int = 2) -> str:
     """Format as `median (min to max)`, or as the value if there is only one."""
     middle = f"{median(values):.{digits}f}"

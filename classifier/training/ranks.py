@@ -41,7 +41,7 @@ COMPARED = (
     "torch",
     "numpy",
 )
-RESUMES = "run again: training resumes from its last checkpoint"
+RESUMES = "unless another rank says why, run again: training resumes from its last checkpoint"
 
 
 def crew_of(computation: Computation, device: torch.device) -> Crew:

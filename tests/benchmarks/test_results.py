@@ -4,11 +4,17 @@ import json
 
 import pytest
 
-from benchmarks.results import Bar, Result, Table, document, line, markdown, ratio, summary
+from benchmarks.results import Bar, Result, Table, document, line, markdown, paired, ratio, summary
 
 
 def test_ratio_is_that_of_the_medians() -> None:
     assert ratio([1.0, 100.0, 3.0], [2.0, 2.0, 0.1]) == 1.5
+
+
+def test_paired_ratio_is_the_median_of_each_rounds() -> None:
+    assert paired([2.0, 30.0, 9.0], [1.0, 10.0, 10.0]) == 2.0
+    with pytest.raises(ValueError, match="zip"):
+        paired([1.0], [1.0, 2.0])
 
 
 def test_spread_shows_median_and_range() -> None:
